@@ -1,0 +1,49 @@
+# Everything a person or a machine does with a checkout. Nothing here needs root.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup check test demo clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Install the locked dependencies and xkd itself into .venv
+
+# The kfp script of this package replaces the one kfp installs, so xkd always comes last, and anew.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@if command -v uv >/dev/null; then \
+	    set -ex; \
+	    test -x $(BIN)/python || uv venv --quiet --python 3.11 $(VENV); \
+	    uv pip install --python $(BIN)/python --compile-bytecode -r requirements.lock; \
+	    uv pip install --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package xkd -e .; \
+	else \
+	    for python in python3.11 python3.12 python3; do \
+	        $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && break; \
+	        python=; \
+	    done; \
+	    test -n "$$python" || { echo "setup needs Python 3.11 or 3.12 (or uv, which fetches one)" >&2; exit 1; }; \
+	    set -ex; \
+	    test -x $(BIN)/python || $$python -m venv $(VENV); \
+	    $(BIN)/python -m pip install -r requirements.lock; \
+	    $(BIN)/python -m pip install --no-deps --no-build-isolation --force-reinstall -e .; \
+	fi
+	@touch $@
+
+check: setup ## Lint, formatting and types, without exclusions
+	ruff check
+	ruff format --check
+	mypy
+
+test: setup ## The quick tests
+	pytest
+
+demo: setup ## The whole pipeline on the embedded dataset: a table and a report at the end
+	kfp run submit pipelines/xkd_full.py --local preset=toy root=$(DEMO)
+	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
+
+clean: ## Remove what runs and tools left behind; the environment stays
+	rm -rf runs data build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
