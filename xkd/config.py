@@ -1,0 +1,407 @@
+"""Every setting of pretraining, typed, with the paper's symbol and table beside it.
+
+These frozen dataclasses are the only schema. Presets (`xkd.presets`) are Python values of
+`PretrainConfig`; YAML only travels. Precedence: preset < file < ``--set``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from xkd.errors import UserError, nearest
+
+Modality = Literal["video", "audio"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio")
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def other(modality: Modality) -> Modality:
+    """The modality across: the one whose teacher distils into this one's student."""
+    return "audio" if modality == "video" else "video"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModalityConfig:
+    """One modality's inputs, masking and temperatures (Tables S3, S4)."""
+
+    global_view: tuple[int, ...]
+    """Size of the global view: video (frames, height, width), audio (mel bins, frames)."""
+    local_view: tuple[int, ...]
+    """Size of one local view, same order."""
+    patch: tuple[int, ...]
+    """Size of one patch (token), same order."""
+    local_views: int = 1
+    """Number of local views the student sees (Table S10)."""
+    mask_ratio: float
+    """Share of the global view's tokens hidden from the student."""
+    student_temperature: float = 0.1
+    """tau_s of Equation 10."""
+    teacher_temperature: float
+    """tau_t of Equation 10."""
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> ModalityConfig:
+        for name, size in (("global_view", self.global_view), ("local_view", self.local_view)):
+            if len(size) != len(self.patch) or any(s % p for s, p in zip(size, self.patch, strict=False)):
+                raise ValueError(f"{name} {size} must be a multiple of patch {self.patch}")
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio} must be in [0, 1)")
+        if min(self.student_temperature, self.teacher_temperature) <= 0:
+            raise ValueError("temperatures must be positive")
+        if self.local_views < 0:
+            raise ValueError(f"local_views {self.local_views} must not be negative")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Tokens of the global view along each axis."""
+        return tuple(s // p for s, p in zip(self.global_view, self.patch, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ClipConfig:
+    """How a window of a clip becomes tensors (section A.3; method of the log-mel front end)."""
+
+    seconds: float = 4.0
+    """Length of the window both global views cover."""
+    fps: int = 8
+    """Video frames a second."""
+    sample_rate: int = 16000
+    """Audio samples a second."""
+    n_fft: int = 1024
+    """Window of the short-time Fourier transform, samples."""
+    hop: int = 143
+    """Step between spectrogram frames, samples."""
+    f_max: float = 8000.0
+    """Upper edge of the mel filter bank, Hz."""
+
+    def samples(self, spectrogram_frames: int) -> int:
+        """Waveform length whose centred spectrogram has this many frames, on whole-second grids.
+
+        A centred transform of n samples has ``1 + n // hop`` frames; the shortest multiple of a
+        hundredth of a second that fits is taken (448 frames: 64000, 112 frames: 16000).
+        """
+        step = self.sample_rate // 100
+        return -(-(spectrogram_frames - 1) * self.hop // step) * step
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VideoAugment:
+    """Augmentation of one kind of video view (Table S1)."""
+
+    crop_area: tuple[float, float]
+    """Multi-scale crop: range of the crop's share of the frame."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.2
+    gray: float = 0.0
+    """Probability of dropping the color."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AudioAugment:
+    """Augmentation of one kind of audio view (Table S2)."""
+
+    volume: float
+    """Volume jitter: the waveform is scaled by U(1 - volume, 1 + volume)."""
+    crop_range: tuple[float, float] | None = None
+    """Random crop: range of the crop's sides relative to the view; None: no crop."""
+    crop_canvas: float = 1.5
+    """Random crop: width of the zero canvas in which the view is centred, relative to the view."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ViewsConfig:
+    """Augmentations of the global and the local views (Tables S1, S2)."""
+
+    video_global: VideoAugment = VideoAugment(crop_area=(0.2, 1.0))
+    video_local: VideoAugment = VideoAugment(crop_area=(0.08, 0.4), gray=0.2, blur=0.5)
+    audio_global: AudioAugment = AudioAugment(volume=0.1)
+    audio_local: AudioAugment = AudioAugment(volume=0.2, crop_range=(0.6, 1.5))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TransformerConfig:
+    """Size of an encoder or a decoder (Table S3)."""
+
+    dim: int
+    depth: int
+    heads: int
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> TransformerConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ProjectorConfig:
+    """Size of the projector heads (Table S3)."""
+
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    out_dim: int = 8192
+    """K: the number of outputs the distillation's distributions range over (Table S12)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LossConfig:
+    """Weights of Equation 12 and the teachers' centering."""
+
+    align: float = 1.0
+    """lambda_da: weight of the MMD domain alignment."""
+    distill: float = 1.0
+    """lambda_kd: weight of the cross-modal distillation."""
+    reconstruct: float = 5.0
+    """lambda_ae: weight of the masked reconstruction."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """sum: Equations 2, 7, 11 and 12 as printed. mean: the authors' code, which halves each pair of
+    terms and divides the total by the sum of the weights (all gradients 14 times smaller)."""
+    align_gather: bool = False
+    """Take the MMD over the rows of all processes instead of each process's own (the authors')."""
+    centering: bool = True
+    """Subtract the running center from the teachers' outputs (B.5; without it the run collapses)."""
+    center_momentum: float = 0.9
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> LossConfig:
+        weights = (self.align, self.distill, self.reconstruct)
+        if min(weights) < 0 or sum(weights) == 0:
+            raise ValueError("align, distill and reconstruct must not be negative, and not all zero")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimConfig:
+    """Optimizer and schedules (Table S4)."""
+
+    epochs: int = 800
+    """One window of every clip per epoch."""
+    batch_size: int = 256
+    """Clips per step over all processes."""
+    lr: float = 1e-4
+    lr_final: float = 0.0
+    warmup_epochs: int = 30
+    weight_decay: float = 0.3
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 0.3
+    """Largest L2 norm of each encoder or projector parameter's gradient (from the authors' code)."""
+    ema_base: float = 0.997
+    """The teachers' momentum at the start; a cosine carries it to ema_final (Equation 13, B.2)."""
+    ema_final: float = 1.0
+
+    @model_validator(mode="after")
+    def _positive(self) -> OptimConfig:
+        for name in ("epochs", "batch_size", "lr", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be in [0, epochs)")
+        if not 0 <= self.ema_base <= self.ema_final <= 1:
+            raise ValueError("ema_base and ema_final must satisfy 0 <= ema_base <= ema_final <= 1")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RunConfig:
+    """How a run behaves; nothing here changes what the method computes."""
+
+    seed: int = 0
+    workers: int = 4
+    """Decoding processes per training process; 0 decodes in the training process."""
+    log_every: int = 10
+    """Steps between two rows of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    metrics_port: int | None = 9460
+    """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> RunConfig:
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PretrainConfig:
+    """Everything a pretraining run is made of. The defaults are the paper's (Tables S1-S4)."""
+
+    preset: str = "paper"
+    """The preset this configuration started from."""
+    video: ModalityConfig = ModalityConfig(
+        global_view=(32, 112, 112),
+        local_view=(8, 96, 96),
+        patch=(4, 16, 16),
+        mask_ratio=0.85,
+        teacher_temperature=0.1,
+    )
+    audio: ModalityConfig = ModalityConfig(
+        global_view=(80, 448),
+        local_view=(80, 112),
+        patch=(4, 16),
+        mask_ratio=0.80,
+        teacher_temperature=0.07,
+    )
+    clip: ClipConfig = ClipConfig()
+    views: ViewsConfig = ViewsConfig()
+    encoder: TransformerConfig = TransformerConfig(dim=768, depth=12, heads=12)
+    decoder: TransformerConfig = TransformerConfig(dim=384, depth=4, heads=12)
+    projector: ProjectorConfig = ProjectorConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _views_fit_the_clip(self) -> PretrainConfig:
+        if self.video.global_view[0] != round(self.clip.seconds * self.clip.fps):
+            raise ValueError(
+                f"video.global_view has {self.video.global_view[0]} frames but clip.seconds x clip.fps is "
+                f"{self.clip.seconds * self.clip.fps:g}"
+            )
+        if 1 + round(self.clip.seconds * self.clip.sample_rate) // self.clip.hop != self.audio.global_view[1]:
+            raise ValueError(
+                f"audio.global_view has {self.audio.global_view[1]} frames but clip.seconds of sound give "
+                f"{1 + round(self.clip.seconds * self.clip.sample_rate) // self.clip.hop}"
+            )
+        if self.audio.local_view[0] != self.audio.global_view[0]:
+            raise ValueError("audio.local_view and audio.global_view must have the same mel bins")
+        return self
+
+    def modality(self, modality: Modality) -> ModalityConfig:
+        """The section of one modality."""
+        return self.video if modality == "video" else self.audio
+
+
+Settings = TypeVar("Settings")
+"""Any of this package's settings dataclasses."""
+
+
+def to_dict(settings: object) -> dict[str, Any]:
+    """Plain lists, dicts and numbers, as YAML and JSON hold them."""
+    dumped: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return dumped
+
+
+def to_yaml(settings: object) -> str:
+    """The settings as YAML, in the order of their definition."""
+    return str(yaml.safe_dump(to_dict(settings), sort_keys=False))
+
+
+def build(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
+    """Validate a whole settings dataclass.
+
+    Raises:
+        UserError: one line naming `source` and the field that is unknown, ill-typed or out of range.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first_problem(error, kind)}") from None
+
+
+def load_config(path: str | Path) -> PretrainConfig:
+    """The resolved configuration that a run saved."""
+    return build(PretrainConfig, load_yaml(path), str(path))
+
+
+def load_yaml(path: str | Path, section: str | None = None) -> dict[str, Any]:
+    """Read a mapping from a YAML file, or the mapping under one of its top-level keys."""
+    try:
+        values = _FloatLoader(Path(path).read_text()).get_single_data()
+    except OSError as error:
+        raise UserError(f"cannot read configuration {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if section is not None:
+        if not isinstance(values, dict) or section not in values:
+            raise UserError(f"{path} has no section {section!r}")
+        values = values[section]
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a mapping of settings")
+    return values
+
+
+def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = ()) -> Settings:
+    """Defaults or preset < file < ``--set``: the settings a verb uses.
+
+    Args:
+        base: the preset.
+        file: ``FILE.yaml`` or ``FILE.yaml:SECTION``; may hold any subset of the settings.
+        overrides: ``dotted.name=value``, the value read as YAML (so ``1e-3`` is a float).
+    """
+    values = to_dict(base)
+    if file is not None:
+        path, _, section = file.partition(":")
+        _merge(values, load_yaml(path, section or None), path)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override}: write it as name=value, for example optim.lr=1e-4")
+        nested: Any = _FloatLoader(text).get_single_data()
+        for key in reversed(name.strip().split(".")):
+            nested = {key: nested}
+        _merge(values, nested, "--set")
+    return build(type(base), values, "configuration")
+
+
+def difference(ours: object, theirs: object) -> list[str]:
+    """The dotted names of all settings in which two configurations differ."""
+
+    def walk(a: Any, b: Any, prefix: str) -> list[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return [name for key in a | b for name in walk(a.get(key), b.get(key), f"{prefix}{key}.")]
+        return [] if a == b else [prefix[:-1]]
+
+    return walk(to_dict(ours), to_dict(theirs), "")
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    """Lay `values` over `into`; a name that `into` lacks is a typo, reported with its neighbours."""
+    for key, value in values.items():
+        if key not in into:
+            raise UserError(f"{source}: no setting {prefix}{key}{nearest(key, into)}")
+        if isinstance(into[key], dict):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
+            _merge(into[key], value, source, f"{prefix}{key}.")
+        else:
+            into[key] = value
+
+
+def _first_problem(error: ValidationError, kind: type[Any]) -> str:
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"no setting {name}{nearest(name, [field.name for field in dataclasses.fields(kind)])}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+    return f"{name}: {message}{shown}" if name else message
+
+
+class _FloatLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """SafeLoader that also reads 1e-3 as a float, as people write it (YAML 1.1 wants 1.0e-3)."""
+
+
+_FloatLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)?\.?\d[\d_]*[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
