@@ -1,0 +1,1 @@
+"""The paper, readable beside it: encoders, autoencoders, refinement, losses, schedules."""

@@ -1,0 +1,82 @@
+"""Domain alignment and cross-modal distillation (Equations 7-11, sections B.5, B.7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+KERNEL_GAMMAS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+
+
+def mmd(x: Tensor, y: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of two sets of rows under a sum of Gaussian kernels (Equation 8).
+
+    ``mean K(x,x) + mean K(y,y) - 2 mean K(x,y)``, diagonals included, K the sum over `KERNEL_GAMMAS` of
+    ``exp(-gamma d)``. Rows are wide and alike, and gamma reaches 1000, so rounding in d would swamp the
+    gradient: the mean row, which d does not depend on, is subtracted first, distances are never taken in
+    less than float32, and a row's distance to itself is exactly 0.
+
+    Args:
+        x: (n, K).
+        y: (m, K); n and m may differ.
+    """
+    x, y = _at_least_float32(x), _at_least_float32(y)
+    with torch.autocast(x.device.type, enabled=False):
+        middle = torch.cat([x, y]).mean(dim=0).detach()
+        x, y = x - middle, y - middle
+        return _mean_kernel_to_itself(x) + _mean_kernel_to_itself(y) - 2 * _kernel(x, y).mean()
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    squared = x.square().sum(1)[:, None] + y.square().sum(1)[None, :] - 2 * x @ y.T
+    distance = squared.clamp_min(1e-30)
+    return torch.stack([torch.exp(-gamma * distance) for gamma in KERNEL_GAMMAS]).sum(dim=0)
+
+
+def _mean_kernel_to_itself(x: Tensor) -> Tensor:
+    rows = len(x)
+    between = _kernel(x, x) * (1 - torch.eye(rows, dtype=x.dtype, device=x.device))
+    return (between.sum() + rows * len(KERNEL_GAMMAS)) / rows**2
+
+
+class Distillation(NamedTuple):
+    """What one teacher teaches the student of the other modality, and how it went."""
+
+    kd: Tensor
+    """Cross-entropy of the student under the teacher: the loss (Equation 11)."""
+    kld: Tensor
+    """KL(teacher || student): tracked, not optimized; kd = entropy + kld."""
+    entropy: Tensor
+    """Mean entropy of the teacher's distributions; ln K when they are uniform."""
+
+
+def distill(
+    student: Tensor, teacher: Tensor, center: Tensor, student_temperature: float, teacher_temperature: float
+) -> Distillation:
+    """Distil one teacher into the other modality's student (Equations 9-11).
+
+    Args:
+        student: (V B, K) projector outputs of V views, view-major.
+        teacher: (B, K) projector outputs of the other modality's teacher.
+        center: (K,) running mean of the teacher's outputs.
+    """
+    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        log_target = torch.log_softmax((teacher - center) / teacher_temperature, dim=-1).detach()
+        target = log_target.exp()
+        log_student = torch.log_softmax(student / student_temperature, dim=-1)
+        views = log_student.reshape(-1, *target.shape)
+        kd = -(target * views).sum(dim=-1).mean()
+        entropy = -(target * log_target).sum(dim=-1).mean()
+    return Distillation(kd, kd.detach() - entropy, entropy)
+
+
+def moved_center(center: Tensor, teacher_mean: Tensor, momentum: float) -> Tensor:
+    """The center after a step: an average over steps of the teacher's mean output, (K,)."""
+    return center * momentum + teacher_mean * (1 - momentum)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

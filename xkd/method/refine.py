@@ -1,0 +1,36 @@
+"""Feature refinement of the teachers by cross-modal attention (Equations 3-6, section B.8)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def cross_modal_attention(own: Tensor, across: Tensor) -> Tensor:
+    """Relevance of each own token given the other modality (Equation 4).
+
+    The outer product of both attentions, averaged over the other modality's tokens and divided by the
+    own mean, is the own attention times one number per head, so no map over both is ever formed.
+
+    Args:
+        own: (B, heads, N) attention of the cls query to this modality's patches.
+        across: (B, heads, M) the same of the other modality.
+
+    Returns:
+        (B, heads, N).
+    """
+    return own * (across.mean(dim=-1, keepdim=True) / own.mean(dim=-1, keepdim=True))
+
+
+def refine(tokens: Tensor, relevance: Tensor) -> Tensor:
+    """Weight the teacher's tokens by their relevance, keeping the norm of their mean (Equations 5, 6).
+
+    Args:
+        tokens: (B, N, D) patch tokens after the final norm.
+        relevance: (B, heads, N) from `cross_modal_attention`.
+
+    Returns:
+        (B, N, D) refined tokens.
+    """
+    weighted = tokens * relevance.mean(dim=1).unsqueeze(-1)
+    scale: Tensor = tokens.mean(dim=1).norm(dim=-1) / weighted.mean(dim=1).norm(dim=-1)
+    return weighted * scale[:, None, None]

@@ -1,0 +1,1 @@
+"""Pretraining: the loop, its checkpoints, its processes and how they are launched."""

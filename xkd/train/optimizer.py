@@ -1,0 +1,38 @@
+"""The optimizer of pretraining (section A.3, Table S4) and its per-tensor gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from xkd.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over everything trainable; biases and other one-dimensional tensors do not decay.
+
+    Class tokens, mask tokens and position tables do decay, as in the authors' code.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip each tensor's gradient by itself to an L2 norm of `max_norm` (the authors' code; no host sync).
+
+    Returns:
+        The L2 norm of all the gradients together before clipping, a scalar on their device.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    scales = (max_norm / (torch.stack(norms) + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, list(scales.unbind()))
+    total: Tensor = torch.stack(norms).norm()
+    return total
