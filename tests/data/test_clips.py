@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.data.samples import FPS, frame_numbers, write_kinetics, write_video
+from tests.tiny import tiny_config
+from xkd.config import PretrainConfig, resolve
+from xkd.data.clips import (
+    ClipSampler,
+    TrainingClips,
+    evaluation_batches,
+    evaluation_windows,
+    training_batches,
+)
+from xkd.data.manifest import Manifest
+from xkd.data.prepare import PrepareConfig, prepare
+from xkd.errors import UserError
+
+CONFIG = tiny_config()
+PREPARE = PrepareConfig(short_side=40, workers=2, max_skipped=0.2)
+
+
+def with_settings(*settings: str) -> PretrainConfig:
+    return resolve(CONFIG, None, settings)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    prepare(write_kinetics(folder / "k400", train=9, val=2), folder / "out", PREPARE)
+    return folder / "out"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Wide and tall clips in one dataset."""
+    root = write_kinetics(tmp_path / "k400", train=6, val=2)
+    tall = write_video(tmp_path / "tall.mkv", size=(48, 60)).read_bytes()
+    for path in (root / "train" / "clapping").iterdir():
+        path.write_bytes(tall)
+    prepare(root, tmp_path / "out", PREPARE)
+    return tmp_path / "out"
+
+
+def flat(item: dict[str, Any]) -> dict[str, Any]:
+    draws: dict[str, Any] = item["draws"]
+    return {name: value for name, value in item.items() if name != "draws"} | draws
+
+
+def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    pairs = flat(ours), flat(theirs)
+    return pairs[0].keys() == pairs[1].keys() and all(
+        np.array_equal(np.asarray(value), np.asarray(pairs[1][name])) for name, value in pairs[0].items()
+    )
+
+
+def row(batch: dict[str, Any], number: int) -> dict[str, Any]:
+    return {
+        name: value[number]
+        if isinstance(value, Tensor)
+        else {key: draw[number] for key, draw in value.items()}
+        for name, value in batch.items()
+    }
+
+
+def start_of(frames: Tensor, waveform: Tensor) -> tuple[float, float]:
+    """Seconds at which a window's pictures and its sound begin, told from their contents."""
+    first = frame_numbers(frames[:1].permute(0, 2, 3, 1).numpy())[0] / FPS
+    return first, float(waveform[0]) * 32767 / 5000
+
+
+def test_item(data: Path) -> None:
+    item = TrainingClips(data, CONFIG)[0, 3]
+    assert item["frames"].shape == (32, 3, 32, int(54 * 32 / 40))
+    assert item["frames"].dtype == torch.uint8
+    assert item["waveform"].shape == (64000,)
+    assert item["waveform"].dtype == torch.float32
+    assert (item["clip"], item["skipped"]) == (3, 0)
+    assert all(len(values) == 2 for values in item["draws"].values())
+
+
+def test_both_modalities_start_together_anywhere(data: Path) -> None:
+    clips = TrainingClips(data, CONFIG)
+    starts = [start_of(item["frames"], item["waveform"]) for item in (clips[epoch, 0] for epoch in range(20))]
+    for seen, heard in starts:
+        assert seen <= heard + 1e-3 < seen + 1 / FPS + 2e-3
+    times = [heard for _, heard in starts]
+    assert min(times) < 0.25
+    assert max(times) > 0.75
+    assert len(set(times)) == len(times)
+
+
+def test_frames_follow_at_the_asked_rate(data: Path) -> None:
+    frames = TrainingClips(data, CONFIG)[0, 0]["frames"]
+    numbers = frame_numbers(frames.permute(0, 2, 3, 1).numpy())
+    assert np.diff(numbers).tolist() == [2] * 31
+
+
+def test_items_depend_on_seed_epoch_and_index_alone(data: Path) -> None:
+    ours, theirs = TrainingClips(data, CONFIG), TrainingClips(data, CONFIG)
+    theirs[5, 5]
+    assert same(ours[2, 4], theirs[2, 4])
+    assert not same(ours[2, 4], ours[3, 4])
+    assert not same(ours[2, 4], ours[2, 5])
+    assert not same(ours[2, 4], TrainingClips(data, with_settings("run.seed=1"))[2, 4])
+
+
+def test_batches_do_not_depend_on_workers(data: Path) -> None:
+    runs = []
+    for workers in (0, 1, 2):
+        config = with_settings(f"run.workers={workers}")
+        runs.append(list(training_batches(TrainingClips(data, config), config, 0, 5)))
+    for batches in runs[1:]:
+        assert all(same(ours, theirs) for ours, theirs in zip(runs[0], batches, strict=True))
+
+
+def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: Path) -> None:
+    clips = TrainingClips(data, CONFIG)
+    whole = list(training_batches(clips, CONFIG, 0, 5))
+    halves = [list(training_batches(clips, CONFIG, 3, 5, rank, 2)) for rank in (0, 1)]
+    for step in (3, 4):
+        for number in range(4):
+            assert same(row(whole[step], number), row(halves[number // 2][step - 3], number % 2))
+
+
+def test_epoch_is_a_permutation_without_the_rest() -> None:
+    steps = list(ClipSampler(9, 4, seed=0, first=0, steps=6))
+    epochs = [sorted(key for step in steps[first : first + 2] for key in step) for first in (0, 2, 4)]
+    for epoch, keys in enumerate(epochs):
+        assert {key[0] for key in keys} == {epoch}
+        assert len({key[1] for key in keys}) == 8
+    assert len({tuple(index for _, index in keys) for keys in epochs}) > 1
+    assert len(ClipSampler(9, 4, seed=0, first=2, steps=6)) == 4
+
+
+def test_impossible_batches() -> None:
+    with pytest.raises(UserError, match=r"optim.batch_size 8 is more than the 4 training clips"):
+        ClipSampler(4, 8, seed=0, first=0, steps=1)
+    with pytest.raises(UserError, match="must be a multiple of the 3 processes"):
+        ClipSampler(40, 8, seed=0, first=0, steps=1, world_size=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_clip_is_replaced_and_counted(
+    data: Path, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = damage(data, tmp_path, [0])
+    config = with_settings(f"run.workers={workers}")
+    clips = TrainingClips(damaged, config)
+    (batch,) = training_batches(clips, config, 0, 1)
+    again = next(training_batches(clips, with_settings("run.workers=0"), 0, 1))
+    assert same(batch, again)
+    keys = next(iter(ClipSampler(len(clips), 4, CONFIG.run.seed, 0, 1)))
+    expected = [index == 0 for _, index in keys]
+    assert [bool(skipped) for skipped in batch["skipped"]] == expected or not any(expected)
+    item = clips[0, 0]
+    assert item["skipped"] >= 1
+    assert item["clip"] != 0
+    assert f"clip {clips.clips[0].id} of {damaged} cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_readable_is_one_line(data: Path, tmp_path: Path, workers: int) -> None:
+    damaged = damage(data, tmp_path, range(9))
+    config = with_settings(f"run.workers={workers}")
+    with pytest.raises(UserError, match="nor 9 others; prepare the dataset again") as caught:
+        list(training_batches(TrainingClips(damaged, config), config, 0, 1))
+    assert "\n" not in str(caught.value)
+
+
+def damage(data: Path, to: Path, places: Any) -> Path:
+    """A copy of the prepared data with the videos of some clips overwritten."""
+    manifest = Manifest.read(data)
+    for path in data.rglob("*"):
+        if path.is_file():
+            copy = to / path.relative_to(data)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    for place in places:
+        clip = manifest.clips[place]
+        assert clip.video_offset is not None
+        assert clip.video_size is not None
+        with (to / clip.shard).open("r+b") as shard:
+            shard.seek(clip.video_offset)
+            shard.write(bytes(clip.video_size))
+    return to
+
+
+def test_unequal_frames_are_padded(mixed: Path) -> None:
+    clips = TrainingClips(mixed, CONFIG)
+    (batch,) = training_batches(clips, replace(CONFIG, run=replace(CONFIG.run, workers=0)), 0, 1)
+    assert {tuple(clips[0, place]["frames"].shape[-2:]) for place in batch["clip"].tolist()} == {
+        (32, 43),
+        (40, 32),
+    }
+    assert batch["frames"].shape == (4, 32, 3, 40, 43)
+    for number, place in enumerate(batch["clip"].tolist()):
+        item = clips[0, place]
+        height, width = item["frames"].shape[-2:]
+        assert torch.equal(batch["frames"][number, ..., :height, :width], item["frames"])
+        boxes = item["draws"]["video_box"]
+        assert (boxes[:, 0] + boxes[:, 2]).max() <= height
+        assert (boxes[:, 1] + boxes[:, 3]).max() <= width
+
+
+def test_short_clip_repeats_its_last_frame_and_ends_in_silence(tmp_path: Path) -> None:
+    root = write_kinetics(tmp_path / "k400", train=2, val=1)
+    short = write_video(tmp_path / "short.mkv", seconds=1.5).read_bytes()
+    for path in root.rglob("*.mkv"):
+        path.write_bytes(short)
+    prepare(root, tmp_path / "out", PREPARE)
+    item = TrainingClips(tmp_path / "out", CONFIG)[0, 0]
+    numbers = frame_numbers(item["frames"].permute(0, 2, 3, 1).numpy())
+    assert numbers == [*range(0, 24, 2), *[23] * 20]
+    assert item["waveform"][23000] > 0
+    assert not item["waveform"][24000:].any()
+
+
+def test_wrong_sample_rate(data: Path) -> None:
+    audio = ("audio.global_view=[80,451]", "audio.patch=[40,11]", "audio.local_view=[80,110]")
+    config = with_settings("clip.sample_rate=8000", "clip.hop=71", "clip.f_max=4000", *audio)
+    with pytest.raises(UserError, match=r"audio at sample_rate 16000 but clip\.sample_rate is 8000"):
+        TrainingClips(data, config)
+
+
+def test_split_without_sound(tmp_path: Path) -> None:
+    root = write_kinetics(tmp_path / "k400", train=2, val=2)
+    silent = write_video(tmp_path / "silent.mkv", audio=False).read_bytes()
+    for path in (root / "train").rglob("*.mkv"):
+        path.write_bytes(silent)
+    prepare(root, tmp_path / "out", PREPARE)
+    with pytest.raises(UserError, match="no clip of split train has both video and audio"):
+        TrainingClips(tmp_path / "out", CONFIG)
+
+
+def test_evaluation_windows_are_even(data: Path) -> None:
+    clips = Manifest.read(data).split("val")
+    windows = list(evaluation_windows(data, clips, CONFIG, 3))
+    assert [place for _, _, place in windows] == [0, 0, 0, 1, 1, 1]
+    heard = [start_of(frames, waveform)[1] for frames, waveform, _ in windows]
+    np.testing.assert_allclose(heard, [0, 0.5, 1.0] * 2, atol=1e-3)
+    assert all(frames.shape == (32, 3, 32, 32) for frames, _, _ in windows)
+
+
+def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Path) -> None:
+    clips = Manifest.read(data).split("train")
+    batches = list(evaluation_batches(data, clips, CONFIG, 5, train=True, seed=1))
+    places = torch.cat([batch["clip"] for batch in batches]).tolist()
+    assert places == [place for place in range(9) for _ in range(5)]
+    assert batches[0]["draws"]["video_box"].shape == (30, 1, 4)
+    (other,) = evaluation_batches(data, clips[1:2], CONFIG, 5, train=True, seed=1)
+    assert torch.equal(other["waveform"], batches[0]["waveform"][5:10])
+    assert torch.equal(other["draws"]["video_box"], batches[0]["draws"]["video_box"][5:10])
+    (reseeded,) = evaluation_batches(data, clips[1:2], CONFIG, 5, train=True, seed=2)
+    assert not torch.equal(reseeded["waveform"], other["waveform"])
+
+
+def test_one_modality_reads_only_that(data: Path) -> None:
+    clips = Manifest.read(data).split("val")
+    (heard,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("audio",))
+    assert sorted(heard) == ["clip", "waveform"]
+    (seen,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("video",))
+    assert sorted(seen) == ["clip", "frames"]
+
+
+def test_unreadable_clip_stops_an_evaluation(data: Path, tmp_path: Path) -> None:
+    damaged = damage(data, tmp_path, [9])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        list(evaluation_windows(damaged, Manifest.read(damaged).split("val"), CONFIG, 1))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xkd.data.manifest import Clip, Manifest
+from xkd.errors import UserError
+
+SEEN = Clip(
+    id="a_000000_000005",
+    split="train",
+    labels=("clapping", "playing organ"),
+    shard="shards/000000.tar",
+    video_offset=512,
+    video_size=10,
+    audio_offset=1536,
+    audio_size=44,
+    duration=4.875,
+)
+HEARD = Clip(
+    id="é",
+    split="all",
+    labels=("dog",),
+    shard="shards/000000.tar",
+    video_offset=None,
+    video_size=None,
+    audio_offset=0,
+    audio_size=9,
+    duration=5.0,
+    fold=3,
+)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / SEEN.shard).touch()
+    found = Manifest(
+        root=tmp_path,
+        name="mine",
+        revision="r1",
+        classes=("clapping", "dog", "playing organ"),
+        clips=(SEEN, HEARD),
+        settings={"short_side": 32},
+        skipped=1,
+    )
+    found.write()
+    return found
+
+
+def test_reads_what_was_written(manifest: Manifest) -> None:
+    assert Manifest.read(manifest.root) == manifest
+    assert not HEARD.has_video
+    assert SEEN.has_video
+
+
+def test_columns_are_documented_order(manifest: Manifest) -> None:
+    header, first = (manifest.root / "manifest.csv").read_text().splitlines()[:2]
+    assert header == ("id,split,labels,shard,video_offset,video_size,audio_offset,audio_size,duration,fold")
+    assert first == "a_000000_000005,train,clapping;playing organ,shards/000000.tar,512,10,1536,44,4.875000,0"
+
+
+def test_dataset_json_counts(manifest: Manifest) -> None:
+    about = json.loads((manifest.root / "dataset.json").read_text())
+    assert about["splits"] == {"all": 1, "train": 1}
+    assert about["seconds"] == 9.875
+    assert about["skipped"] == 1
+    assert about["without_audio"] == 0
+
+
+def test_split(manifest: Manifest) -> None:
+    assert manifest.split("train") == [SEEN]
+    with pytest.raises(UserError, match="no split test; it has all, train"):
+        manifest.split("test")
+
+
+def test_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere does not exist: make it with `xkd prepare"):
+        Manifest.read(tmp_path / "nowhere")
+
+
+def test_unprepared_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a prepared dataset"):
+        Manifest.read(tmp_path)
+
+
+def test_missing_shard(manifest: Manifest) -> None:
+    (manifest.root / SEEN.shard).unlink()
+    with pytest.raises(UserError, match=r"000000\.tar is missing"):
+        Manifest.read(manifest.root)
+
+
+@pytest.mark.parametrize(("name", "text"), [("manifest.csv", "id,split\na,train\n"), ("dataset.json", "{")])
+def test_damage_is_one_line(manifest: Manifest, name: str, text: str) -> None:
+    (manifest.root / name).write_text(text)
+    with pytest.raises(UserError, match="is damaged") as caught:
+        Manifest.read(manifest.root)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_rows(manifest: Manifest) -> None:
+    (manifest.root / "manifest.csv").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*manifest\.csv"):
+        Manifest.read(manifest.root)

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import csv
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.samples import RATE, decode, frame_numbers, ramp, write_kinetics, write_video
+from xkd.config import resolve
+from xkd.data import prepare as module
+from xkd.data.manifest import Manifest
+from xkd.data.media import WAV_HEADER, encode_wav
+from xkd.data.prepare import PrepareConfig, Summary, prepare
+from xkd.errors import UserError
+
+CONFIG = PrepareConfig(short_side=32, max_fps=8, workers=2, max_skipped=0.2)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_kinetics(tmp_path_factory.mktemp("source") / "k400")
+
+
+def replica(root: Path, to: Path) -> Path:
+    """A copy of a dataset that a test may damage."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            copy = to / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    return to
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def skipped(out: Path) -> list[dict[str, str]]:
+    with (out / "skipped.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_result_is_complete(root: Path, tmp_path: Path) -> None:
+    summary = prepare(root, tmp_path / "out", CONFIG)
+    assert (summary.name, summary.clips, summary.skipped, summary.classes) == ("kinetics400", 8, 0, 2)
+    assert summary.splits == {"train": 6, "val": 2}
+    assert summary.hours == pytest.approx(8 * 5 / 3600, rel=1e-3)
+    assert sorted(everything(tmp_path / "out")) == [
+        "dataset.json",
+        "manifest.csv",
+        "shards/000000.tar",
+        "skipped.csv",
+    ]
+    manifest = Manifest.read(tmp_path / "out")
+    assert [clip.id for clip in manifest.clips][:2] == ["train00_000000_000005", "train01_000000_000005"]
+    assert manifest.classes == ("clapping", "playing organ")
+
+
+def test_offsets_address_the_members_of_a_plain_tar(root: Path, tmp_path: Path) -> None:
+    prepare(root, tmp_path, CONFIG)
+    manifest = Manifest.read(tmp_path)
+    for clip in manifest.clips:
+        shard = (tmp_path / clip.shard).read_bytes()
+        with tarfile.open(tmp_path / clip.shard) as tar:
+            video, audio = (tar.getmember(f"{clip.id}.{suffix}") for suffix in ("mp4", "wav"))
+            assert (video.offset_data, video.size) == (clip.video_offset, clip.video_size)
+            assert (audio.offset_data, audio.size) == (clip.audio_offset, clip.audio_size)
+        found = decode(shard[video.offset_data : video.offset_data + video.size])
+        assert [frame_numbers(picture[None])[0] for _, picture in found] == list(range(0, 80, 2))
+        sound = shard[audio.offset_data + WAV_HEADER : audio.offset_data + audio.size]
+        assert np.array_equal(np.frombuffer(sound, "<i2"), ramp(5.0))
+
+
+def test_bytes_do_not_depend_on_the_workers(root: Path, tmp_path: Path) -> None:
+    prepare(root, tmp_path / "two", CONFIG)
+    prepare(root, tmp_path / "one", resolve(CONFIG, None, ["workers=1"]))
+    assert everything(tmp_path / "two") == everything(tmp_path / "one")
+
+
+def test_rerun_does_nothing_and_says_so(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare(root, tmp_path, CONFIG)
+    before = (tmp_path / "manifest.csv").stat().st_mtime_ns
+    again = prepare(root, tmp_path, resolve(CONFIG, None, ["workers=1"]))
+    assert (first.unchanged, again.unchanged) == (False, True)
+    assert again.clips == first.clips
+    assert "nothing to do" in capsys.readouterr().err
+    assert (tmp_path / "manifest.csv").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused(root: Path, tmp_path: Path) -> None:
+    prepare(root, tmp_path, CONFIG)
+    with pytest.raises(UserError, match=r"another short_side 32 \(now 16\)"):
+        prepare(root, tmp_path, resolve(CONFIG, None, ["short_side=16"]))
+
+
+def test_other_source_is_refused(root: Path, tmp_path: Path) -> None:
+    prepare(root, tmp_path / "out", CONFIG)
+    other = replica(root, tmp_path / "other")
+    (other / "val.csv").write_text((other / "val.csv").read_text().replace("playing organ", "clapping"))
+    (other / "val" / "playing_organ" / "val01_000000_000005.mkv").rename(
+        other / "val" / "clapping" / "val01_000000_000005.mkv"
+    )
+    with pytest.raises(UserError, match="another revision"):
+        prepare(other, tmp_path / "out", CONFIG)
+
+
+def test_directory_of_something_else_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        prepare(root, tmp_path, CONFIG)
+
+
+def test_broken_clip_is_counted_and_listed(root: Path, tmp_path: Path) -> None:
+    source = replica(root, tmp_path / "source")
+    broken = source / "train" / "clapping" / "train02_000000_000005.mkv"
+    broken.write_bytes(broken.read_bytes()[:100])
+    summary = prepare(source, tmp_path / "out", CONFIG)
+    assert (summary.clips, summary.skipped) == (7, 1)
+    (row,) = skipped(tmp_path / "out")
+    assert row["clip"] == "train02_000000_000005"
+    assert row["reason"]
+    assert "train02_000000_000005" not in (tmp_path / "out" / "manifest.csv").read_text()
+
+
+def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:
+    source = replica(root, tmp_path / "source")
+    for path in (source / "train" / "clapping").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 of 8 clips failed, more than max_skipped=0.2") as caught:
+        prepare(source, tmp_path / "out", CONFIG)
+    assert "\n" not in str(caught.value)
+    assert [row["reason"] for row in skipped(tmp_path / "out")] == ["empty file", "empty file"]
+
+
+def test_dataset_without_audio(tmp_path: Path) -> None:
+    root = write_kinetics(tmp_path / "silent", train=2, val=1, audio=False)
+    with pytest.raises(UserError, match="silent: no clip has any audio"):
+        prepare(root, tmp_path / "out", CONFIG)
+
+
+def test_clip_without_audio_is_kept_without(root: Path, tmp_path: Path) -> None:
+    source = replica(root, tmp_path / "source")
+    path = source / "val" / "clapping" / "val00_000000_000005.mkv"
+    path.write_bytes(write_video(tmp_path / "silent.mkv", audio=False).read_bytes())
+    summary = prepare(source, tmp_path / "out", CONFIG)
+    assert summary.without_audio == 1
+    (silent,) = (clip for clip in Manifest.read(tmp_path / "out").clips if not clip.has_audio)
+    assert silent.id == "val00_000000_000005"
+    assert silent.has_video
+
+
+def test_audio_datasets(tmp_path: Path) -> None:
+    root = tmp_path / "esc"
+    (root / "audio").mkdir(parents=True)
+    (root / "meta").mkdir()
+    (root / "meta" / "esc50.csv").write_text(
+        "filename,fold,target,category,esc10,src_file,take\n1-1-A-0.wav,1,0,dog,True,1,A\n2-1-A-0.wav,2,0,dog,True,1,A\n"
+    )
+    for fold in (1, 2):
+        (root / "audio" / f"{fold}-1-A-0.wav").write_bytes(encode_wav(ramp(2.0), RATE))
+    summary = prepare(root, tmp_path / "out", CONFIG)
+    clips = Manifest.read(tmp_path / "out").clips
+    assert (summary.name, [clip.fold for clip in clips]) == ("esc50", [1, 2])
+    assert not clips[0].has_video
+    assert clips[0].duration == 2.0
+
+
+def test_interrupted_run_continues(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SHARD_CLIPS", 3)
+    whole = prepare(root, tmp_path / "whole", CONFIG)
+    source = replica(root, tmp_path / "source")
+    path = source / "train" / "playing_organ" / "train05_000000_000005.mkv"
+    content = path.read_bytes()
+    strict = resolve(CONFIG, None, ["max_skipped=0"])
+    path.write_bytes(bytes(len(content)))
+    with pytest.raises(UserError, match="1 of 8 clips failed"):
+        prepare(source, tmp_path / "out", strict)
+    first = tmp_path / "out" / "shards" / "000000.tar"
+    written = first.stat().st_mtime_ns
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="another max_fps 8"):
+        prepare(source, tmp_path / "out", resolve(CONFIG, None, ["max_fps=4"]))
+    resumed: Summary = prepare(source, tmp_path / "out", strict)
+    assert resumed.clips == whole.clips
+    assert first.stat().st_mtime_ns == written
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("short_side=15", "short_side"), ("workers=0", "workers"), ("short_sid=3", "did you mean short_side")],
+)
+def test_bad_settings_are_one_line(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        resolve(PrepareConfig(), None, [setting])
+    assert "\n" not in str(caught.value)

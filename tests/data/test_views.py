@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import tiny_config
+from xkd.config import PretrainConfig
+from xkd.data.draws import draw, linear_recipe, pretrain_recipe
+from xkd.data.media import LogMel
+from xkd.data.views import Views, plain_views, to_pixels
+
+oracle = pytest.importorskip("torchvision.transforms.v2.functional")
+CONFIG = tiny_config()
+ADJUST = (oracle.adjust_brightness, oracle.adjust_contrast, oracle.adjust_saturation, oracle.adjust_hue)
+"""In the order of `color.JITTER`."""
+RECIPE = pretrain_recipe(CONFIG)
+
+
+def batch_of(
+    count: int, height: int = 32, width: int = 40, *, config: PretrainConfig = CONFIG
+) -> dict[str, Any]:
+    recipe = pretrain_recipe(config)
+    draws = [draw(np.random.default_rng(key), recipe, config, height, width) for key in range(count)]
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "frames": torch.randint(
+            0, 256, (count, 32, 3, height, width), generator=generator, dtype=torch.uint8
+        ),
+        "waveform": torch.randn(count, 64000, generator=generator) * 0.1,
+        "draws": {name: torch.from_numpy(np.stack([d[name] for d in draws])) for name in draws[0]},
+    }
+
+
+def sample(batch: dict[str, Any], part: slice) -> dict[str, Any]:
+    draws = {name: values[part] for name, values in batch["draws"].items()}
+    return {"frames": batch["frames"][part], "waveform": batch["waveform"][part], "draws": draws}
+
+
+def fix(draws: dict[str, Tensor], **values: Any) -> dict[str, Tensor]:
+    """The draws with some of them set for all samples and views."""
+    return draws | {
+        name: torch.as_tensor(value, dtype=draws[name].dtype).expand_as(draws[name])
+        for name, value in values.items()
+    }
+
+
+def test_draws_stay_in_their_tables() -> None:
+    many = [draw(np.random.default_rng(key), RECIPE, CONFIG, 32, 40) for key in range(400)]
+    stacked = {name: np.stack([draws[name] for draws in many]) for name in many[0]}
+    area = stacked["video_box"][..., 2] * stacked["video_box"][..., 3] / (32 * 40)
+    assert 0.18 < area[:, 0].min() < 0.25
+    assert area[:, 0].max() > 0.9
+    assert 0.06 < area[:, 1].min() < 0.1
+    assert 0.35 < area[:, 1].max() < 0.42
+    assert set(stacked["video_start"][:, 0]) == {0}
+    assert set(stacked["video_start"][:, 1]) == set(range(25))
+    jitter = stacked["video_jitter"]
+    assert np.abs(jitter[..., :3] - 1).max() <= 0.4 + 1e-6
+    assert 0.19 < np.abs(jitter[..., 3]).max() <= 0.2
+    assert 0.4 < stacked["video_flip"].mean() < 0.6
+    assert not stacked["video_gray"][:, 0].any()
+    assert 0.12 < stacked["video_gray"][:, 1].mean() < 0.28
+    sigma = stacked["video_sigma"]
+    assert not sigma[:, 0].any()
+    assert 0.4 < (sigma[:, 1] > 0).mean() < 0.6
+    assert 0.1 <= sigma[sigma > 0].min() < 0.2
+    assert 1.9 < sigma.max() <= 2.0
+    assert np.abs(stacked["audio_volume"][:, 0] - 1).max() <= 0.1
+    assert np.abs(stacked["audio_volume"][:, 1] - 1).max() > 0.18
+    starts = stacked["audio_start"]
+    assert not starts[:, 0].any()
+    assert not (starts[:, 1] % 100).any()
+    assert starts[:, 1].max() > 47000
+    assert starts[:, 1].max() <= 48000
+    box = stacked["audio_box"][:, 1]
+    assert (box[:, 0] + box[:, 2]).max() <= 80
+    assert (box[:, 1] + box[:, 3]).max() <= 168
+    assert box[:, 2].min() >= 48
+    assert box[:, 3].max() > 160
+    # The local windows of the two modalities are drawn apart.
+    assert abs(np.corrcoef(stacked["video_start"][:, 1], starts[:, 1])[0, 1]) < 0.15
+    assert sorted({tuple(row) for row in stacked["video_order"][:, 0]})[0] == (0, 1, 2, 3)
+    assert len({tuple(row) for row in stacked["video_order"][:, 0]}) == 24
+
+
+def test_crop_that_never_fits_falls_back_to_the_center() -> None:
+    config = replace(
+        CONFIG,
+        views=replace(CONFIG.views, video_global=replace(CONFIG.views.video_global, crop_area=(1.0, 1.0))),
+    )
+    box = draw(np.random.default_rng(0), pretrain_recipe(config), config, 20, 80)["video_box"][0]
+    assert box.tolist() == [0, 26, 20, 27]
+
+
+def test_shapes_and_order() -> None:
+    views = Views(CONFIG)(batch_of(3))
+    assert [tuple(view.shape) for view in views["video"]] == [(3, 3, 32, 32, 32), (3, 3, 8, 16, 16)]
+    assert [tuple(view.shape) for view in views["audio"]] == [(3, 1, 80, 448), (3, 1, 80, 112)]
+    assert all(view.isfinite().all() for views_ in views.values() for view in views_)
+
+
+def test_several_local_views_differ() -> None:
+    config = replace(
+        CONFIG, video=replace(CONFIG.video, local_views=3), audio=replace(CONFIG.audio, local_views=2)
+    )
+    views = Views(config)(batch_of(2, config=config))
+    assert [len(views["video"]), len(views["audio"])] == [4, 3]
+    assert not torch.equal(views["video"][1], views["video"][2])
+    assert not torch.equal(views["audio"][1], views["audio"][2])
+
+
+def test_no_local_views() -> None:
+    config = replace(
+        CONFIG, video=replace(CONFIG.video, local_views=0), audio=replace(CONFIG.audio, local_views=0)
+    )
+    views = Views(config)(batch_of(2, config=config))
+    assert [len(views["video"]), len(views["audio"])] == [1, 1]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_samples_views_depend_on_nothing_else(threads: int) -> None:
+    before = torch.get_num_threads()
+    batch = batch_of(5)
+    torch.set_num_threads(1)
+    make = Views(CONFIG)
+    alone = [make(sample(batch, slice(number, number + 1))) for number in range(5)]
+    try:
+        torch.set_num_threads(threads)
+        together = make(batch)
+        with torch.inference_mode():
+            make(batch)
+    finally:
+        torch.set_num_threads(before)
+    for modality, views in together.items():
+        for number in range(5):
+            for view, one in zip(views, alone[number][modality], strict=True):
+                torch.testing.assert_close(view[number], one[0], atol=1e-6, rtol=1e-6)
+
+
+def test_padding_is_never_seen() -> None:
+    batch = batch_of(3)
+    padded = batch | {"frames": torch.nn.functional.pad(batch["frames"], (0, 9, 0, 5), value=255)}
+    ours, theirs = Views(CONFIG)(batch), Views(CONFIG)(padded)
+    for one, other in zip(ours["video"], theirs["video"], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_global_view_equals_torchvision_step_by_step() -> None:
+    batch = batch_of(3)
+    ours = to_pixels(Views(CONFIG)(batch)["video"][0])
+    for number in range(3):
+        d = {name: values[number, 0] for name, values in batch["draws"].items()}
+        frames = oracle.resized_crop(
+            batch["frames"][number].float() / 255, *d["video_box"].tolist(), size=[32, 32], antialias=True
+        )
+        if d["video_flip"]:
+            frames = oracle.horizontal_flip(frames)
+        for operation in d["video_order"].tolist():
+            frames = ADJUST[operation](frames, float(d["video_jitter"][operation]))
+        torch.testing.assert_close(ours[number], frames.transpose(0, 1), atol=2e-5, rtol=0)
+
+
+def test_local_view_equals_torchvision_step_by_step() -> None:
+    batch = batch_of(6)
+    batch["draws"]["video_gray"][:3, 1] = True
+    batch["draws"]["video_sigma"][:, 1] = torch.tensor([0.0, 0.5, 1.9, 0.0, 0.5, 1.9])
+    ours = to_pixels(Views(CONFIG)(batch)["video"][1])
+    for number in range(6):
+        d = {name: values[number, 1] for name, values in batch["draws"].items()}
+        start = int(d["video_start"])
+        frames = batch["frames"][number, start : start + 8].float() / 255
+        frames = oracle.resized_crop(frames, *d["video_box"].tolist(), size=[16, 16], antialias=True)
+        if d["video_flip"]:
+            frames = oracle.horizontal_flip(frames)
+        for operation in d["video_order"].tolist():
+            frames = ADJUST[operation](frames, float(d["video_jitter"][operation]))
+        if d["video_gray"]:
+            frames = oracle.rgb_to_grayscale(frames, 3)
+        if sigma := float(d["video_sigma"]):
+            frames = oracle.gaussian_blur(frames, [9, 9], [sigma, sigma])
+        torch.testing.assert_close(ours[number], frames.transpose(0, 1), atol=2e-5, rtol=0)
+
+
+def test_normalization_equals_the_authors(recorded: dict[str, Any]) -> None:
+    torch.testing.assert_close(
+        to_pixels(recorded["video/normalized_96"][None])[0], recorded["video/to_tensor_96"], atol=1e-6, rtol=0
+    )
+
+
+def test_audio_views_equal_the_authors(recorded: dict[str, Any]) -> None:
+    batch = batch_of(1)
+    batch["waveform"] = recorded["audio/wav"][None]
+    start = int(recorded["audio/local_start"])
+    batch["draws"] = fix(
+        batch["draws"],
+        audio_volume=[[1.07, 1.0]],
+        audio_start=[[0, start]],
+        audio_box=[[[0, 28, 80, 112], [0, 28, 80, 112]]],
+    )
+    spectrogram, local = Views(CONFIG)(batch)["audio"]
+    torch.testing.assert_close(
+        spectrogram[0], recorded["audio/spec_global_voljitter_1.07"], atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(local[0], recorded["audio/spec_local"], atol=1e-4, rtol=0)
+
+
+def test_linear_recipe_makes_one_augmented_global_view() -> None:
+    recipe = linear_recipe(CONFIG)
+    draws = draw(np.random.default_rng(0), recipe, CONFIG, 32, 40)
+    batch = batch_of(1) | {"draws": {name: torch.from_numpy(value[None]) for name, value in draws.items()}}
+    views = Views(CONFIG, recipe)(batch)
+    assert [tuple(view.shape) for view in views["video"]] == [(1, 3, 32, 32, 32)]
+    assert [tuple(view.shape) for view in views["audio"]] == [(1, 1, 80, 448)]
+    ((augment, _),) = recipe.video
+    assert (augment.crop_area, augment.gray, augment.blur) == ((0.08, 1.0), 0.2, 0.0)
+
+
+def test_plain_views_are_the_centers() -> None:
+    batch = batch_of(2)
+    plain = plain_views(batch["frames"], batch["waveform"], CONFIG)
+    expected = batch["frames"][..., 4:36].transpose(1, 2).float() / 255
+    torch.testing.assert_close(to_pixels(plain["video"]), expected, atol=1e-6, rtol=0)
+    assert torch.equal(plain["audio"], LogMel(CONFIG.clip, 80)(batch["waveform"]))
+
+
+def test_one_modality_alone() -> None:
+    batch = batch_of(2)
+    make = Views(CONFIG)
+    assert list(make({name: batch[name] for name in ("frames", "draws")})) == ["video"]
+    assert list(make.plain({"waveform": batch["waveform"]})) == ["audio"]

@@ -1,0 +1,1 @@
+"""From a named dataset revision to tensors: fetch, prepare, read, augment."""

@@ -1,0 +1,170 @@
+"""The manifest of a prepared dataset: one row a clip, and where its bytes lie.
+
+A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision,
+classes, counts, the settings of `prepare`), ``skipped.csv`` and ``shards/*.tar``. The shards are
+plain tar files; a row's offsets address a member's bytes directly, so no reader needs to walk a tar.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xkd.errors import UserError
+
+ROWS = "manifest.csv"
+DATASET = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip of a prepared dataset."""
+
+    id: str
+    split: str
+    """``train``, ``val``, ``test``; ``all`` where the dataset has folds instead."""
+    labels: tuple[str, ...]
+    shard: str
+    """Path of the tar file, relative to the prepared directory."""
+    video_offset: int | None
+    """First byte of the mp4 in the shard; None: the clip has no video."""
+    video_size: int | None
+    audio_offset: int | None
+    """First byte of the wav in the shard; None: the clip has no audio."""
+    audio_size: int | None
+    duration: float
+    """Seconds that all the clip's modalities cover."""
+    fold: int = 0
+    """Fold of a cross-validated dataset, from 1; 0: the dataset has none."""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether the shard holds an mp4 of it."""
+        return self.video_offset is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the shard holds a wav of it."""
+        return self.audio_offset is not None
+
+    def to_row(self) -> dict[str, str]:
+        """The row of manifest.csv; None becomes an empty cell."""
+        values = dataclasses.asdict(self) | {
+            "labels": ";".join(self.labels),
+            "duration": f"{self.duration:.6f}",
+        }
+        return {name: "" if value is None else str(value) for name, value in values.items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> Clip:
+        """Inverse of `to_row`.
+
+        Raises:
+            KeyError, ValueError: a column is missing or is no number.
+        """
+        places = {name: int(row[name]) if row[name] else None for name in _PLACES}
+        return cls(
+            id=row["id"],
+            split=row["split"],
+            labels=tuple(filter(None, row["labels"].split(";"))),
+            shard=row["shard"],
+            duration=float(row["duration"]),
+            fold=int(row["fold"]),
+            **places,
+        )
+
+
+_PLACES = ("video_offset", "video_size", "audio_offset", "audio_size")
+COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A prepared dataset: its rows and what they came from."""
+
+    root: Path
+    name: str
+    revision: str
+    """Revision of the source the clips were prepared from."""
+    classes: tuple[str, ...]
+    """All labels, sorted: a label's place here is its number."""
+    clips: tuple[Clip, ...]
+    settings: Mapping[str, Any]
+    """The settings of `prepare` that decide the bytes of the shards."""
+    skipped: int = 0
+    """Listed clips that could not be prepared (skipped.csv has the reasons)."""
+
+    @classmethod
+    def read(cls, root: Path) -> Manifest:
+        """Read a prepared directory.
+
+        Raises:
+            UserError: the directory is missing, was not (completely) prepared, or lacks a shard.
+        """
+        if not (root / DATASET).is_file():
+            state = "is not a prepared dataset" if root.is_dir() else "does not exist"
+            raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE {root}`")
+        try:
+            about = json.loads((root / DATASET).read_text())
+            with (root / ROWS).open(newline="", encoding="utf-8") as file:
+                clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
+            manifest = cls(
+                root=root,
+                name=about["name"],
+                revision=about["revision"],
+                classes=tuple(about["classes"]),
+                clips=clips,
+                settings=about["settings"],
+                skipped=about["skipped"],
+            )
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{root}: {ROWS} or {DATASET} is damaged ({error}); prepare it again") from None
+        for shard in sorted({clip.shard for clip in clips}):
+            if not (root / shard).is_file():
+                raise UserError(f"{root / shard} is missing though {ROWS} lists it; prepare {root} again")
+        return manifest
+
+    def write(self) -> None:
+        """Write manifest.csv, then dataset.json, whose presence says that the directory is complete."""
+        with (self.root / ROWS).open("w", newline="", encoding="utf-8") as file:
+            write_rows(file, COLUMNS, (clip.to_row() for clip in self.clips))
+        about = {
+            "name": self.name,
+            "revision": self.revision,
+            "classes": list(self.classes),
+            "splits": dict(sorted(Counter(clip.split for clip in self.clips).items())),
+            "seconds": round(sum(clip.duration for clip in self.clips), 3),
+            "without_audio": sum(not clip.has_audio for clip in self.clips),
+            "skipped": self.skipped,
+            "settings": dict(self.settings),
+        }
+        partial = self.root / f"{DATASET}.partial"
+        partial.write_text(json.dumps(about, indent=1) + "\n")
+        partial.replace(self.root / DATASET)
+
+    def split(self, name: str) -> list[Clip]:
+        """The clips of one split, in the manifest's order.
+
+        Raises:
+            UserError: the dataset has no such split.
+        """
+        clips = [clip for clip in self.clips if clip.split == name]
+        if not clips:
+            known = ", ".join(sorted({clip.split for clip in self.clips}))
+            raise UserError(f"{self.root} has no split {name}; it has {known}")
+        return clips
+
+
+def write_rows(file: Any, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a CSV table with a header and Unix line ends to an open text file."""
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

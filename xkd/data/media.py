@@ -1,0 +1,282 @@
+"""Media files and arrays: decode, encode, and the log-mel front end.
+
+Prepared clips are read by decord (video, by timestamps) and as raw wav bytes; foreign files are read
+once, sequentially, by PyAV. Readers are always opened where they are used: one that is inherited
+across a fork hangs.
+"""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+import torch
+import torch.nn.functional as F
+from av.container import InputContainer, OutputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xkd.config import ClipConfig
+from xkd.data.threads import over_samples
+
+WAV_HEADER = 44
+"""Bytes before the samples in a wav written by `encode_wav`."""
+_TICKS = 90_000
+"""Time base of the mp4 files we write: exact for the usual frame rates."""
+_MISREAD_WIDTHS = (16, 24, 48, 72)
+"""decord 0.6.0 cannot read these: it takes their rows, padded to 4/3, for four channels."""
+_FULL_SCALE = 32767.0
+"""The authors' front end divides 16-bit samples by this (method notes, section 9)."""
+_MEAN, _STD = -5.3688107, 4.410007
+"""Standardisation of the log-mel: the authors' constants, measured on Kinetics-Sound (section 9)."""
+
+
+class MediaError(Exception):
+    """A file that cannot be decoded. It is counted and skipped; it never stops a run by itself."""
+
+
+def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The frames on display at the given times, by timestamps (frame rates may vary).
+
+    Times beyond either end give the first or the last frame; frames repeat where the source is slower.
+    Only for files written by `transcode_video`: seeks lie in some foreign ones (B-frames in AVI).
+
+    Args:
+        source: an encoded file.
+        times: seconds from the start, shape (T,).
+
+    Returns:
+        uint8, shape (T, H, W, 3).
+
+    Raises:
+        MediaError: the bytes cannot be decoded.
+    """
+    try:
+        reader = decord.VideoReader(io.BytesIO(source), num_threads=1)
+        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        # Half a tick of tolerance: a frame's stored start may round to just after the time asked for.
+        shown = np.searchsorted(starts, times + 0.5 / _TICKS, side="right") - 1
+        wanted, places = np.unique(shown.clip(0), return_inverse=True)
+        frames: NDArray[np.uint8] = reader.get_batch(wanted).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise MediaError(_first_line(error)) from None
+    return frames if len(wanted) == len(times) else frames[places]
+
+
+def transcode_video(path: Path, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
+    """Decode a foreign file from its start and encode it for random access.
+
+    The short side becomes `short_side` (never enlarged), frames keep their timestamps; above `max_fps`
+    the first frame of every 1/max_fps interval is kept. H.264 without B-frames, a keyframe every half
+    second, so that a window anywhere in the clip decodes few frames in vain.
+
+    Returns:
+        the mp4 file, and the seconds it lasts.
+
+    Raises:
+        MediaError: there is no video stream or no frame can be decoded.
+    """
+    buffer = io.BytesIO()
+    try:
+        with _open(path) as source, av.open(buffer, "w", format="mp4") as target:
+            if not source.streams.video:
+                raise MediaError("no video stream")
+            rate = source.streams.video[0].average_rate or Fraction(25)
+            if max_fps is not None:
+                rate = min(rate, Fraction(max_fps).limit_denominator(1000))
+            stream, time = None, 0.0
+            for time, frame in _timed_frames(source, max_fps):
+                if stream is None:
+                    width, height = _small_size(frame, short_side)
+                    stream = _add_stream(target, rate, width, height)
+                small = frame.reformat(width, height, "yuv420p", interpolation="BILINEAR")
+                small.pts, small.time_base = round(time * _TICKS), Fraction(1, _TICKS)
+                target.mux(stream.encode(small))
+            if stream is None:
+                raise MediaError("no video frames")
+            target.mux(stream.encode(None))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(_first_line(error)) from None
+    return buffer.getvalue(), time + float(1 / rate)
+
+
+def _small_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
+    """Width and height of the prepared video; even, as 4:2:0 chroma wants."""
+    scale = min(1.0, short_side / min(frame.width, frame.height))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+    return width + 2 * (width in _MISREAD_WIDTHS), height
+
+
+def _add_stream(target: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:
+    stream = target.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p")
+    stream.options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0"}
+    stream.codec_context.gop_size = max(1, round(rate / 2))
+    stream.codec_context.time_base = Fraction(1, _TICKS)
+    # One thread: the clips run in parallel, and x264's output depends on the threads.
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def read_audio(path: Path, sample_rate: int) -> NDArray[np.int16] | None:
+    """The sound of a foreign file, mixed down to mono and resampled; sample 0 is at the file's start.
+
+    Returns:
+        int16, shape (S,); None when the file has no audio stream.
+
+    Raises:
+        MediaError: the file cannot be decoded or its audio stream is empty.
+    """
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
+    chunks: list[NDArray[np.int16]] = []
+    lead = 0.0
+    try:
+        with _open(path) as source:
+            if not source.streams.audio:
+                return None
+            for frame in source.decode(source.streams.audio[0]):
+                if not chunks and frame.time is not None:
+                    lead = frame.time - _origin(source)
+                # A resampler counts samples itself; late timestamps in the middle must not stop it.
+                frame.pts = None
+                chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+            chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(_first_line(error)) from None
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
+    if not samples.size:
+        raise MediaError("no audio samples")
+    shift = round(lead * sample_rate)
+    if shift > 60 * sample_rate:
+        raise MediaError(f"audio starts {lead:.0f} s after the file does")
+    return np.pad(samples, (shift, 0)) if shift > 0 else samples[-shift:]
+
+
+def encode_wav(samples: NDArray[np.int16], sample_rate: int) -> bytes:
+    """A mono 16-bit wav file of the samples (S,)."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def to_waveform(samples: bytes, length: int) -> NDArray[np.float32]:
+    """16-bit samples as float32 in [-1, 1], cut or padded with zeros at the end to `length`."""
+    waveform = np.zeros(length, np.float32)
+    values = np.frombuffer(samples, "<i2")[:length]
+    np.divide(values, _FULL_SCALE, out=waveform[: len(values)], dtype=np.float32, casting="unsafe")
+    return waveform
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Gives every decoded frame a time, also where the file's timestamps are missing or go back."""
+
+    origin: float
+    step: float
+
+    def after(self, last: float | None, stamp: float | None) -> float:
+        if stamp is not None and (last is None or stamp - self.origin > last):
+            return stamp - self.origin
+        return 0.0 if last is None else last + self.step
+
+
+def _timed_frames(source: InputContainer, max_fps: float | None) -> Iterator[tuple[float, VideoFrame]]:
+    """Decode sequentially; yield (seconds from the file's start, frame), thinned to `max_fps`.
+
+    Frames before the start are pre-roll of a trimmed file and are dropped.
+    """
+    stream = source.streams.video[0]
+    stream.codec_context.thread_count = 1
+    clock = _Clock(_origin(source), float(1 / (stream.average_rate or 25)))
+    time: float | None = None
+    slot = -1
+    for frame in source.decode(stream):
+        time = clock.after(time, frame.time)
+        if time < -0.5 / _TICKS:
+            continue
+        if max_fps is not None:
+            if int(time * max_fps + 1e-3) <= slot:
+                continue
+            slot = int(time * max_fps + 1e-3)
+        yield max(time, 0.0), frame
+
+
+def _open(path: Path) -> InputContainer:
+    return av.open(str(path), metadata_errors="replace")
+
+
+def _origin(source: InputContainer) -> float:
+    """Seconds at which the file's own clock starts; both streams are counted from it."""
+    return max(0, source.start_time or 0) / av.time_base
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+class LogMel(nn.Module):
+    """Waveform → standardised log-mel spectrogram (method notes, section 9).
+
+    Centred Hann windows with reflected edges, power, Slaney mel bands, natural logarithm, then the
+    authors' mean and standard deviation. Silence becomes the constant -2.39763.
+    """
+
+    window: Tensor
+    bands: Tensor
+
+    def __init__(self, clip: ClipConfig, mels: int) -> None:
+        super().__init__()
+        self.n_fft, self.hop = clip.n_fft, clip.hop
+        bands = torch.from_numpy(_mel_bands(clip, mels))
+        self.register_buffer("window", torch.hann_window(clip.n_fft), persistent=False)
+        self.register_buffer("bands", bands, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, S) in [-1, 1] → (B, 1, mels, 1 + S // hop)."""
+        spectrogram = waveform.new_empty(
+            len(waveform), 1, self.bands.shape[1], 1 + waveform.shape[1] // self.hop
+        )
+
+        def make(part: slice) -> None:
+            padded = F.pad(waveform[part, None], (self.n_fft // 2, self.n_fft // 2), mode="reflect")[:, 0]
+            spectrum = torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop) * self.window)
+            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).add_(2.2e-16)
+            mel = (power @ self.bands).add_(1.1921e-7).log_()
+            spectrogram[part, 0] = mel.sub_(_MEAN).div_(_STD).mT
+
+        over_samples(make, len(waveform), waveform.device)
+        return spectrogram
+
+
+def _mel_bands(clip: ClipConfig, mels: int) -> NDArray[np.float32]:
+    """Slaney's mel filter bank, each band of unit area: (n_fft // 2 + 1, mels).
+
+    In double precision until the end, as librosa; torchaudio's is in single, and the log-mel of narrow
+    bands then differs by more than 1e-4.
+    """
+    per_linear, knee, per_log = 200 / 3, 1000.0, np.log(6.4) / 27
+    highest = clip.f_max / per_linear
+    if clip.f_max > knee:
+        highest = knee / per_linear + np.log(clip.f_max / knee) / per_log
+    steps = np.linspace(0.0, highest, mels + 2)
+    above = knee * np.exp(per_log * (steps - knee / per_linear))
+    edges = np.where(steps < knee / per_linear, per_linear * steps, above)
+    bins = np.linspace(0.0, clip.sample_rate / 2, clip.n_fft // 2 + 1)[:, None]
+    low, center, high = edges[:-2], edges[1:-1], edges[2:]
+    weights = np.minimum((bins - low) / (center - low), (high - bins) / (high - center)).clip(0.0)
+    bands: NDArray[np.float32] = (weights * 2 / (high - low)).astype(np.float32)
+    return bands

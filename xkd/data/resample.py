@@ -1,0 +1,77 @@
+"""Linear image operations as matrices, one per sample: out = rows @ image @ columns^T.
+
+A crop, a resize, a flip and a blur are linear along each axis, so a batch whose samples all have
+other parameters is still two batched matrix products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def triangle(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
+    """Cut [start, start + length) and resize it: bilinear with antialiasing, as PIL does.
+
+    Args:
+        start: first pixel of the interval, (B,).
+        length: its pixels, (B,).
+        out_size: pixels after the resize.
+        in_size: pixels of the uncut axis.
+
+    Returns:
+        (B, out_size, in_size); rows sum to 1, pixels outside the interval weigh 0.
+    """
+    start, length = start.float()[:, None, None], length.float()[:, None, None]
+    scale = length / out_size
+    centers = (torch.arange(out_size, device=start.device)[:, None] + 0.5) * scale
+    pixels = torch.arange(in_size, device=start.device)[None, :] + 0.5 - start
+    weights = (1 - (pixels - centers).abs() / scale.clamp_min(1)).clamp_min_(0)
+    weights = weights * ((pixels > 0) & (pixels < length))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
+    """Cut [start, start + length) and resize it: bicubic, align_corners, no antialiasing (BYOL-A's crop).
+
+    Same arguments and result as `triangle`. The kernel's parameter is PyTorch's, -0.75; taps beyond
+    the interval repeat its edge.
+    """
+    start, length = start.long()[:, None], length.long()[:, None]
+    steps = torch.arange(out_size, device=start.device)
+    places = steps * (length - 1).float() / max(out_size - 1, 1)
+    first = places.floor()
+    offsets = torch.arange(-1, 3, device=start.device)
+    distance = (places - first)[..., None].sub(offsets).abs()
+    a = -0.75
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    weights = torch.where(distance <= 1, near, far)
+    taps = (first.long()[..., None] + offsets).clamp_min(0).minimum(length[..., None] - 1) + start[..., None]
+    return _scatter(taps, weights, in_size)
+
+
+def gaussian(sigma: Tensor, kernel: int, size: int) -> Tensor:
+    """Gaussian blur with reflected edges; sigma 0 is the identity.
+
+    Args:
+        sigma: pixels, (B,).
+        kernel: taps, odd.
+        size: pixels of the axis, more than kernel // 2.
+
+    Returns:
+        (B, size, size).
+    """
+    offsets = torch.arange(kernel, device=sigma.device) - kernel // 2
+    weights = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)
+    weights = weights / weights.sum(-1, keepdim=True)
+    taps = (torch.arange(size, device=sigma.device)[:, None] + offsets).abs()
+    taps = (size - 1) - ((size - 1) - taps).abs()
+    shape = (len(sigma), size, kernel)
+    return _scatter(taps.expand(shape), weights[:, None].expand(shape), size)
+
+
+def _scatter(taps: Tensor, weights: Tensor, in_size: int) -> Tensor:
+    """Taps and weights (B, out, K) → matrix (B, out, in_size)."""
+    matrix = weights.new_zeros(*weights.shape[:2], in_size)
+    return matrix.scatter_add_(2, taps, weights)
