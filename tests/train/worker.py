@@ -1,0 +1,33 @@
+"""A worker for the launcher's tests: does what its first argument says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from xkd.errors import UserError
+from xkd.train.agent import worker
+
+
+def main() -> None:
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    rank = os.environ["RANK"]
+    (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    (folder / f"{rank}.threads").write_text(os.environ["OMP_NUM_THREADS"])
+    print(f"worker {rank} of {os.environ['WORLD_SIZE']} speaks", flush=True)
+    if what == "mistake":
+        raise UserError("optim.lr must be positive; got -1")
+    if what == "crash":
+        raise RuntimeError("the bug is here")
+    if what == "killed" and rank == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what in ("wait", "killed"):
+        (folder / f"{rank}.ready").touch()
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    worker(main)

@@ -1,0 +1,126 @@
+"""Start pretraining through TorchX and torchrun, follow it to its end, leave nothing running.
+
+TorchX's ``local_cwd`` scheduler starts one torchrun on this machine, which starts the workers
+(``python -m xkd.train.pretrain``). Their output goes straight to this process's console.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from torchx.runner import Runner
+from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
+from torchx.specs import AppDef, AppState, Role, macros
+
+from xkd.config import PretrainConfig, to_yaml
+from xkd.errors import UserError
+from xkd.train.run import read_json
+from xkd.watch.collapse import Verdict
+
+_POLL = 0.5
+
+
+class TrainingError(UserError):
+    """A worker ended before its work was done; the same command resumes from the last checkpoint."""
+
+    exit_code = 1
+
+
+def launch(config: PretrainConfig, data: Path, out: Path, processes: int = 1) -> Verdict:
+    """Pretrain on this machine, in `processes` workers, and wait for the end.
+
+    A run directory of the same configuration is resumed from its last checkpoint.
+
+    Returns:
+        How the finished run was judged.
+
+    Raises:
+        UserError: a mistake to mend first, as a worker found it.
+        TrainingError: a worker crashed or was killed.
+        KeyboardInterrupt, SystemExit: after the workers were stopped, on SIGINT and SIGTERM.
+    """
+    if processes < 1:
+        raise UserError(f"processes must be at least 1, not {processes}")
+    with NamedTemporaryFile("w", prefix="xkd-", suffix=".yaml") as file:
+        file.write(to_yaml(config))
+        file.flush()
+        arguments = ["--config", file.name, "--data", str(data.resolve()), "--out", str(out.resolve())]
+        follow(appdef("xkd.train.pretrain", arguments, processes))
+    return Verdict(**read_json(out / "verdict.json"))
+
+
+def appdef(module: str, arguments: Sequence[str], processes: int) -> AppDef:
+    """The job: torchrun of ``-m module`` with this many workers, which share the machine's cores."""
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    torchrun = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", macros.app_id]
+    workers = ["--nnodes", "1", "--nproc-per-node", str(processes), "--max-restarts", "0"]
+    role = Role(
+        name="train",
+        image="",
+        entrypoint=sys.executable,
+        args=["-m", "xkd.train.agent", *torchrun, *workers, "-m", module, *arguments],
+        env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))},
+    )
+    return AppDef(name="xkd", roles=[role])
+
+
+def follow(app: AppDef) -> None:
+    """Run a job to its end on this machine. Whatever ends the wait, the job is gone afterwards.
+
+    Raises:
+        UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
+    """
+    with _signals_restored(), Runner("xkd", {"local_cwd": _local_scheduler}) as runner:
+        try:
+            status = runner.wait(runner.run(app, "local_cwd"), wait_interval=_POLL)
+        except SignalException as error:
+            if error.sigval is signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + error.sigval) from None
+    if status is None or status.state is not AppState.SUCCEEDED:
+        raise _failure(status.structured_error_msg if status else "")
+
+
+def _failure(report: str) -> UserError:
+    """The error to raise for what torchrun's agent wrote (`xkd.train.agent`), if it could write."""
+    try:
+        entry = json.loads(report)["message"]
+    except (ValueError, KeyError):
+        entry = {"message": "torchrun failed", "errorCode": 1}
+    if entry["errorCode"] == UserError.exit_code:
+        return UserError(entry["message"])
+    hint = ", often for want of memory" if entry["errorCode"] == -signal.SIGKILL else ""
+    return TrainingError(
+        f"pretraining failed: {entry['message']}{hint}; the lines above say more, and the same command "
+        "resumes from the last checkpoint"
+    )
+
+
+class _Console(CWDImageProvider):  # type: ignore[misc]
+    """Gives the workers this process's stdout and stderr: progress bars stay bars."""
+
+    def get_replica_param(self, img_root: str, role: Role, *_files: str | None) -> ReplicaParam:
+        return super().get_replica_param(img_root, role)
+
+
+def _local_scheduler(session_name: str, **_: Any) -> LocalScheduler:
+    return LocalScheduler(session_name, image_provider_class=_Console)
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """TorchX's local scheduler takes SIGINT and SIGTERM for good; give them back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

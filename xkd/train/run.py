@@ -1,0 +1,126 @@
+"""The run directory: who it belongs to, where it stands and how it ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xkd.config import PretrainConfig, difference, load_config, to_yaml
+from xkd.data.manifest import Manifest
+from xkd.errors import UserError
+from xkd.train.checkpoint import write_atomically
+from xkd.train.distributed import World
+from xkd.watch.collapse import Verdict
+
+
+class Run:
+    """One run's directory, claimed by its configuration and its data."""
+
+    def __init__(self, out: Path, config: PretrainConfig, data: Manifest, world: World) -> None:
+        """Claim the directory.
+
+        Raises:
+            UserError: `out` already holds a run of another configuration or other data.
+        """
+        self.out, self.world = out, world
+        if world.main:
+            claim(out, config)
+        world.barrier()
+        self._facts: dict[str, Any] = read_json(out / "run.json") if (out / "run.json").exists() else {}
+        revision = self._facts.get("data_revision", data.revision)
+        if revision != data.revision:
+            raise UserError(
+                f"{out} was started on data revision {revision[:12]}, not {data.revision[:12]}; "
+                "use another --out"
+            )
+        self._facts |= {
+            "preset": config.preset,
+            "seed": config.run.seed,
+            "dataset": data.name,
+            "data_revision": data.revision,
+            "commit": git_commit(),
+            "processes": world.size,
+            "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
+            "torch": torch.__version__,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier process ended this run; then there is nothing left to do."""
+        return (self.out / "verdict.json").exists()
+
+    def verdict(self) -> Verdict:
+        """How the finished run was judged."""
+        return Verdict(**read_json(self.out / "verdict.json"))
+
+    def started(self, first: int, steps: int, address: str | None) -> None:
+        """Say and record that training goes on after `first` of `steps` steps."""
+        self._begin, self._first = time.time(), first
+        self._facts |= {"steps": steps}
+        if not self.world.main:
+            return
+        self._write("run.json", self._facts)
+        resumed = f", resumed after step {first}" if first else ""
+        metrics = f", metrics at {address}" if address else ""
+        print(f"pretrain: {steps} steps into {self.out}{resumed}{metrics}", file=sys.stderr, flush=True)
+
+    def finish(self, verdict: Verdict, skipped_clips: int) -> None:
+        """Record the end; verdict.json is written last and marks the run finished."""
+        seconds = self._facts.get("seconds", 0.0) + time.time() - self._begin
+        self._facts |= {"seconds": seconds, "skipped_clips": skipped_clips}
+        self._write("run.json", self._facts)
+        self._write("verdict.json", verdict.to_dict())
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        text = json.dumps(values, indent=2) + "\n"
+
+        def write(file: Any) -> None:
+            file.write(text.encode())
+
+        write_atomically(self.out / name, write)
+
+
+def claim(out: Path, config: PretrainConfig) -> None:
+    """Make `out` the run directory of `config`, or confirm that it already is.
+
+    Raises:
+        UserError: it holds a run whose settings differ (``run.*`` may: they change no result), or
+            something that is no run at all.
+    """
+    saved = out / "config.yaml"
+    if saved.exists():
+        changed = [
+            name
+            for name in difference(load_config(saved), config)
+            if not name.startswith("run.") or name == "run.seed"
+        ]
+        if changed:
+            raise UserError(f"{out} holds a run with another {', '.join(changed)}; use another --out")
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no run; use another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    saved.write_text(to_yaml(config))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that a run wrote."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in {path.parent}; is it a finished run?") from None
+    return values
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, "unknown" outside a checkout."""
+    here = Path(__file__).resolve().parent
+    found = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,1 @@
+"""The collapse watch: what a run tells and the verdict on it."""

@@ -1,0 +1,72 @@
+"""The verdict on a run: is the distillation alive (section B.5, Figure S3)?
+
+KD = teacher entropy + KLD. When the outputs turn one-hot, KD goes to 0; when they turn constant, KLD
+goes to 0. Both are judged by the median of a window, because single steps spike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Literal
+
+DIRECTIONS = ("video_to_audio", "audio_to_video")
+WINDOW = 10
+"""Rows of metrics that a judgement rests on."""
+ONE_HOT_KD = 0.01
+CONSTANT_KLD = 0.01
+"""Shares of ln K (the largest possible entropy) under which KD or KLD counts as zero."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a run."""
+
+    verdict: Literal["healthy", "one_hot", "constant", "non_finite"]
+    reason: str
+    """One sentence for people."""
+    step: int
+    """The step of the newest row it rests on."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether an evaluation of the run means anything."""
+        return self.verdict == "healthy"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As verdict.json holds it."""
+        return asdict(self)
+
+
+def judge(history: Sequence[Mapping[str, Any]], out_dim: int) -> Verdict:
+    """Judge the rows of metrics.jsonl.
+
+    Args:
+        history: rows with ``step``, ``loss`` and ``kd_*``, ``kld_*`` per direction, oldest first.
+        out_dim: K, the width of the projector's output.
+    """
+    if not history:
+        return Verdict("non_finite", "the run logged nothing, so nothing can be said of it", 0)
+    step = int(history[-1]["step"])
+    for row in history:
+        bad = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        if bad:
+            return Verdict(
+                "non_finite", f"{', '.join(bad)} not finite at step {row['step']}", int(row["step"])
+            )
+    window = history[-WINDOW:]
+    for direction in DIRECTIONS:
+        kd = median(row[f"kd_{direction}"] for row in window)
+        if kd < ONE_HOT_KD * math.log(out_dim):
+            reason = (
+                f"KD {direction} fell to {kd:.3g}: the teachers' outputs turned one-hot (is centering off?)"
+            )
+            return Verdict("one_hot", reason, step)
+        kld = median(row[f"kld_{direction}"] for row in window)
+        if kld < CONSTANT_KLD * math.log(out_dim):
+            reason = f"KLD {direction} fell to {kld:.3g}: teacher and student agree on one constant output"
+            return Verdict("constant", reason, step)
+    lowest = min(median(row[f"kld_{d}"] for row in window) for d in DIRECTIONS)
+    return Verdict("healthy", f"KD and KLD stay away from zero (lowest KLD {lowest:.3g})", step)
