@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import tiny_config
+from xkd.config import MODALITIES, Modality
+from xkd.data.clips import evaluation_windows
+from xkd.data.manifest import Manifest
+from xkd.data.views import plain_views
+from xkd.errors import UserError
+from xkd.evaluate.features import FeatureStore, describer, extract, hash_weights, published_hash, raw_input
+from xkd.train.checkpoint import load_encoder
+
+
+def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, run: Path) -> None:
+    config, clips = tiny_config(), Manifest.read(prepared).split("val")[:3]
+    frames, waveforms, places = zip(*evaluation_windows(prepared, clips, config, 2), strict=True)
+    views = plain_views(torch.stack(frames), torch.stack(waveforms), config)
+    for m in MODALITIES:
+        encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")
+        expected = encoder(views[m])[:, 1:].mean(dim=1)
+        found = extract(
+            describer(run, config, "teacher", m, 0), prepared, clips, config, 2, train=False, seed=0
+        )
+        np.testing.assert_allclose(found.features, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+        assert found.clip.tolist() == list(places) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_extraction_repeats_itself_and_follows_the_seed(
+    prepared: Path, run: Path, modality: Modality
+) -> None:
+    config, clips = tiny_config(), Manifest.read(prepared).split("train")[:3]
+    encoder = describer(run, config, "random", modality, 0)
+    first, again, other = (
+        extract(encoder, prepared, clips, config, 2, train=True, seed=seed).features for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_a_window_does_not_depend_on_the_clips_beside_it(prepared: Path, run: Path) -> None:
+    config, clips = tiny_config(), Manifest.read(prepared).split("train")[:4]
+    encoder = describer(run, config, "random", "video", 0)
+    together = extract(encoder, prepared, clips, config, 2, train=True, seed=0).features
+    alone = extract(encoder, prepared, clips[2:3], config, 2, train=True, seed=0).features
+    np.testing.assert_allclose(together[4:6], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_random_encoder_is_fresh_and_follows_the_seed(run: Path) -> None:
+    hashes = [describer(run, tiny_config(), "random", "audio", seed).hash for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] != published_hash(run, "teacher", "audio")
+
+
+def test_the_hash_follows_the_weights_alone(run: Path) -> None:
+    weights = load_encoder(run / "encoders" / "student_video.safetensors").state_dict()
+    assert hash_weights(weights) == published_hash(run, "student", "video")
+    weights["cls_token"] = weights["cls_token"] + 1e-6
+    assert hash_weights(weights) != published_hash(run, "student", "video")
+
+
+def test_the_raw_baseline_is_the_shrunken_view() -> None:
+    video = torch.zeros(2, 3, 32, 64, 64)
+    video[1, :, :4, :8, :8] = 3.0
+    features = raw_input(video)
+    assert features.shape == (2, 8 * 8 * 8)
+    assert features[1].tolist() == [3.0] + [0.0] * 511
+    assert raw_input(torch.zeros(2, 1, 80, 448)).shape == (2, 20 * 28)
+
+
+def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) -> None:
+    config, manifest = tiny_config(), Manifest.read(prepared)
+    clips = manifest.split("val")[:2]
+    store = FeatureStore(tmp_path, prepared, manifest.revision, config, 0)
+    encoder = describer(run, config, "teacher", "audio", 0)
+    first = store.windows(encoder, clips, 2, train=False)
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    again = store.windows(encoder, clips, 2, train=False)
+    assert np.array_equal(first.features, again.features)
+    assert file.stat().st_mtime_ns == written
+    store.windows(encoder, clips, 3, train=False)
+    store.windows(describer(run, config, "random", "audio", 0), clips, 2, train=False)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_run_without_encoders_is_a_clear_line(tmp_path: Path) -> None:
+    for find in (lambda: describer(tmp_path, tiny_config(), "teacher", "video", 0),
+                 lambda: published_hash(tmp_path, "teacher", "video")):  # fmt: skip
+        with pytest.raises(UserError, match=r"no encoder at .*teacher_video\.safetensors"):
+            find()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.svm import LinearSVC
+
+from xkd.errors import UserError
+from xkd.evaluate.probe import COSTS, VALIDATION_SHARE, Windows, probe, validation_clips
+from xkd.evaluate.scores import top1
+
+CLASSES = 4
+
+
+def windows(labels: NDArray[Any], count: int, noise: float, seed: int) -> Windows:
+    """Features around a center per class that share a large mean, as encoders' do."""
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(99).normal(size=(CLASSES, 12))
+    clip = np.repeat(np.arange(len(labels)), count)
+    features = 3 + centers[labels[clip]] + noise * rng.normal(size=(len(clip), 12))
+    return Windows(features.astype(np.float32), clip)
+
+
+def test_it_learns_what_is_separable() -> None:
+    labels = np.tile(np.arange(CLASSES), 15)
+    result = probe(
+        windows(labels, 3, 0.3, 0), labels, windows(labels, 2, 0.3, 1), len(labels), CLASSES, seed=0
+    )
+    assert top1(result.decisions, labels) > 0.95
+    assert set(result.sweep) == set(COSTS)
+    assert result.sweep[result.cost] == max(result.sweep.values())
+
+
+def test_choosing_the_cost_cannot_see_test_rows() -> None:
+    """Plant the training windows as test windows under wrong labels.
+
+    Whoever chose C by the test score would now take one that fits worst; the choice must not move.
+    """
+    labels = np.tile(np.arange(CLASSES), 15)
+    train, honest = windows(labels, 3, 1.0, 0), windows(labels, 3, 1.0, 1)
+    wrong = (labels + 1) % CLASSES
+    fair = probe(train, labels, honest, len(labels), CLASSES, seed=0)
+    planted = probe(train, labels, train, len(labels), CLASSES, seed=0)
+    assert (planted.cost, planted.sweep) == (fair.cost, fair.sweep)
+    seen = {
+        cost: top1(probe(train, labels, train, len(labels), CLASSES, seed=0, costs=[cost]).decisions, wrong)
+        for cost in COSTS
+    }
+    assert seen[fair.cost] < max(seen.values()), "the planted rows would not have tempted anyone"
+
+
+def test_windows_of_a_clip_never_straddle_the_validation_split() -> None:
+    """Each clip has a fingerprint that all its windows share and that says nothing of its class.
+
+    If windows were split instead of clips, the fingerprint alone would score high in the sweep.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.tile(np.arange(CLASSES), 20))
+    clip = np.repeat(np.arange(len(labels)), 5)
+    fingerprints = rng.normal(size=(len(labels), 200))
+    train = Windows(fingerprints[clip] + 0.01 * rng.normal(size=(len(clip), 200)), clip)
+    result = probe(train, labels, train, len(labels), CLASSES, seed=0)
+    assert max(result.sweep.values()) < 0.6
+    assert top1(result.decisions, labels) > 0.95  # by windows it would have looked like this
+
+
+def test_the_validation_part_is_stratified_and_never_takes_a_whole_class() -> None:
+    labels = np.array([0] * 20 + [1] * 10 + [2] * 2 + [3])
+    held_out = validation_clips(labels, seed=0)
+    counts = [int(held_out[labels == label].sum()) for label in range(4)]
+    assert counts == [round(20 * VALIDATION_SHARE), round(10 * VALIDATION_SHARE), 1, 0]
+    assert np.array_equal(held_out, validation_clips(labels, seed=0))
+    assert not np.array_equal(held_out, validation_clips(labels, seed=1))
+
+
+def test_a_clip_is_decided_by_the_mean_over_its_windows() -> None:
+    labels = np.tile(np.arange(CLASSES), 10)
+    train, test = windows(labels, 2, 0.5, 0), windows(labels, 3, 0.5, 1)
+    result = probe(train, labels, test, len(labels), CLASSES, seed=7, costs=[0.1])
+    machine = LinearSVC(C=0.1, max_iter=1000, random_state=7).fit(train.features, labels[train.clip])
+    decisions = machine.decision_function(test.features).reshape(len(labels), 3, CLASSES).mean(axis=1)
+    np.testing.assert_allclose(result.decisions, decisions, rtol=1e-5)
+
+
+def test_two_classes_have_two_columns() -> None:
+    labels = np.tile([0, 1], 10)
+    result = probe(windows(labels, 2, 0.1, 0), labels, windows(labels, 2, 0.1, 1), len(labels), 2, seed=0)
+    assert result.decisions.shape == (20, 2)
+    assert top1(result.decisions, labels) == 1
+
+
+def test_a_class_absent_from_training_is_never_decided_for() -> None:
+    labels = np.tile([0, 2], 10)
+    result = probe(windows(labels, 2, 0.1, 0), labels, windows(labels, 2, 0.1, 1), len(labels), 4, seed=0)
+    assert set(result.decisions.argmax(axis=1)) <= {0, 2}
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 0, 0]])
+def test_too_few_clips_to_choose_from_is_a_clear_line(labels: list[int]) -> None:
+    with pytest.raises(UserError, match="at least two classes and two training clips"):
+        validation_clips(np.array(labels), seed=0)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, recall_score
+
+from tests.report.synthetic import write_run, write_scores
+from tests.tiny import tiny_config
+from xkd.errors import UserError
+from xkd.evaluate.scores import Score, per_class, read_scores, top1
+from xkd.evaluate.task import TASKS
+
+
+def test_top1_and_per_class_equal_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    decisions, labels = rng.normal(size=(200, 7)), rng.integers(7, size=200)
+    predicted = decisions.argmax(axis=1)
+    assert top1(decisions, labels) == pytest.approx(accuracy_score(labels, predicted))
+    recalls = recall_score(labels, predicted, average=None, labels=range(7))
+    assert list(per_class(decisions, labels, list("abcdefg")).values()) == pytest.approx(list(recalls))
+
+
+def test_a_class_without_test_clips_has_no_score() -> None:
+    assert per_class(np.eye(2), np.array([0, 0]), ["a", "b"]) == {"a": 0.5, "b": None}
+
+
+def test_a_score_survives_its_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tiny_config(), rows=1)
+    folder = write_scores(tmp_path / "scores", run, TASKS[:3])
+    scores = read_scores(folder)
+    assert {score.name for score in scores} == {task.name for task in TASKS[:3]}
+    for score in scores:
+        assert Score.read(score.write(tmp_path / "copy")) == score
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not a score"),
+        ('{"dataset": "x", "protocol": "knn"}', "not a score"),
+    ],
+)
+def test_a_damaged_score_is_one_clear_line(tmp_path: Path, damage: str, said: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(damage)
+    with pytest.raises(UserError, match=said) as caught:
+        Score.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ill_typed_field_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tiny_config(), rows=1)
+    path = next(write_scores(tmp_path / "scores", run, TASKS[:1]).glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"score": "good"}))
+    with pytest.raises(UserError, match="score: "):
+        Score.read(path)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.synthetic import write_run
+from tests.tiny import tiny_config
+from xkd.data.manifest import Manifest
+from xkd.errors import UserError
+from xkd.evaluate.scores import Score
+from xkd.evaluate.task import TASKS, Task, evaluate, parse_task, task_values
+
+
+def task(modality: str = "video", encoder: str = "random", **settings: object) -> Task:
+    protocol = "fusion" if modality == "audiovisual" else "svm"
+    windows = {"train_windows": 2, "test_windows": 2}
+    return parse_task({"modality": modality, "protocol": protocol, "encoder": encoder, **windows, **settings})
+
+
+def test_the_fan_out_crosses_encoders_and_modalities() -> None:
+    assert len({task.name for task in TASKS}) == len(TASKS) == 12
+    assert {task.protocol for task in TASKS if task.modality == "audiovisual"} == {"fusion"}
+
+
+def test_a_task_survives_json_even_with_whole_floats() -> None:
+    values = json.loads(json.dumps(task_values(TASKS[0])))
+    assert parse_task(values) == TASKS[0]
+    assert parse_task(values | {"train_windows": 25.0}) == replace(TASKS[0], train_windows=25)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"modality": "video", "protocol": "fusion"},
+            "protocol fusion is for modality audiovisual, not video",
+        ),
+        ({"modality": "audiovisual", "protocol": "svm"}, "protocol svm is for modality video or audio"),
+        ({"modality": "smell"}, "modality"),
+        ({"encoder": "teachr"}, "encoder"),
+        ({"test_window": 3}, r"test_window .*test_windows"),
+        ({"test_windows": 2.5}, "test_windows"),
+        ({"train_windows": 0}, "at least 1"),
+    ],
+)
+def test_a_wrong_task_is_one_clear_line(values: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        parse_task(values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("modality", ["video", "audio", "audiovisual"])
+@pytest.mark.parametrize("encoder", ["teacher", "raw"])
+def test_a_task_becomes_a_score(
+    prepared: Path, run: Path, tmp_path_factory: pytest.TempPathFactory, modality: str, encoder: str
+) -> None:
+    out = tmp_path_factory.getbasetemp() / "scores"  # shared, so that fusion finds the features
+    wanted = task(modality, encoder)
+    path = evaluate(run, prepared, wanted, out)
+    assert path == out / f"{wanted.name}.json"
+    score = Score.read(path)
+    assert (score.train_clips, score.test_clips, len(score.classes)) == (30, 10, 10)
+    assert score.chance == pytest.approx(0.1)
+    assert score.windows == {"train": 2, "test": 2}
+    assert score.data_revision == Manifest.read(prepared).revision
+    shares = [value for value in score.per_class.values() if value is not None]
+    assert np.mean(shares) == pytest.approx(score.score)  # one test clip of each action
+    assert float(score.C) in {float(cost) for cost in score.sweep}
+    assert not list(out.glob("*.failed"))
+
+
+def test_fusion_concatenates_the_features_of_both(prepared: Path, run: Path, tmp_path: Path) -> None:
+    evaluate(run, prepared, task("audiovisual", "random"), tmp_path)
+    names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "features").iterdir()}
+    assert names == {f"random-{m}-{part}" for m in ("video", "audio") for part in ("train", "test")}
+    score = Score.read(tmp_path / "embedded-audiovisual-fusion-random.json")
+    assert score.encoder_hash.count("+") == 1
+
+
+def test_a_score_that_is_there_is_kept(prepared: Path, run: Path, tmp_path: Path) -> None:
+    path = evaluate(run, prepared, task("audio"), tmp_path)
+    written = path.stat().st_mtime_ns
+    assert evaluate(run, prepared, task("audio"), tmp_path) == path
+    assert path.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="a score of another windows"):
+        evaluate(run, prepared, task("audio", train_windows=3), tmp_path)
+    with pytest.raises(UserError, match="a score of another encoder"):
+        evaluate(run, prepared, task("audio", seed=1), tmp_path)
+
+
+def test_mistakes_are_clear_lines_and_leave_their_reason(prepared: Path, run: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run, unfinished, ignore=shutil.ignore_patterns("encoders"))
+    silent = without_audio(prepared, tmp_path / "silent")
+    no_split = tmp_path / "no_split"
+    shutil.copytree(prepared, no_split)
+    rewrite(no_split, lambda text: text.replace(",train,", ",val,"))
+    many = tmp_path / "many"
+    shutil.copytree(prepared, many)
+    rewrite(many, lambda text: text.replace(",bounce,", ",bounce;jump,"))
+    out = tmp_path / "scores"
+    for arguments, said in (
+        ((tmp_path / "none", prepared, task()), "no run in .*none"),
+        ((unfinished, prepared, task(encoder="teacher")), "no encoder at .*teacher_video"),
+        ((run, tmp_path / "none", task()), "none does not exist"),
+        ((run, prepared, task(dataset="ucf101")), "the task is for dataset ucf101, but .* holds embedded"),
+        ((run, no_split, task()), "has no split train; it has val"),
+        ((run, silent, task("audio")), "no clip of split train in .*silent has audio"),
+        ((run, many, task()), "protocol svm needs one label a clip; .* has 2"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            evaluate(*arguments, out)
+        assert "\n" not in str(caught.value)
+        assert (out / f"{arguments[2].name}.failed").read_text() == str(caught.value)
+
+
+def test_success_removes_the_note_of_an_earlier_failure(prepared: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{task('audio').name}.failed").write_text("the disk was full")
+    evaluate(run, prepared, task("audio"), tmp_path)
+    assert not list(tmp_path.glob("*.failed"))
+
+
+def test_a_collapsed_run_is_evaluated_when_asked(prepared: Path, tmp_path: Path) -> None:
+    from tests.report.synthetic import ONE_HOT
+
+    run = write_run(tmp_path / "run", tiny_config(), ONE_HOT, rows=1)
+    assert evaluate(run, prepared, task("audio", "teacher"), tmp_path / "scores").is_file()
+
+
+def without_audio(prepared: Path, out: Path) -> Path:
+    shutil.copytree(prepared, out)
+    manifest = Manifest.read(out)
+    clips = tuple(replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips)
+    replace(manifest, clips=clips).write()
+    return out
+
+
+def rewrite(prepared: Path, change: object) -> None:
+    path = prepared / "manifest.csv"
+    assert callable(change)
+    path.write_text(change(path.read_text()))

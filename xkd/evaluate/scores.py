@@ -1,0 +1,114 @@
+"""Scores: how good a set of decisions is, and the small file that remembers it with its circumstances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from xkd.config import build, to_dict
+from xkd.errors import UserError
+from xkd.train.checkpoint import write_atomically
+
+EvaluatedModality = Literal["video", "audio", "audiovisual"]
+EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
+Protocol = Literal["svm", "fusion"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Score:
+    """The outcome of one evaluation task and everything needed to reproduce it."""
+
+    dataset: str
+    modality: EvaluatedModality
+    protocol: Protocol
+    encoder: EvaluatedEncoder
+    fold: int = 1
+    metric: str = "top1"
+    score: float
+    """In [0, 1]."""
+    chance: float
+    """What guessing among the classes scores."""
+    classes: list[str]
+    per_class: dict[str, float | None]
+    """Share of each class's test clips that were recognized; None for a class without test clips."""
+    train_clips: int
+    test_clips: int
+    windows: dict[str, int]
+    """Windows a clip, by ``train`` and ``test``."""
+    C: float
+    """The cost the support vector machine was fitted with."""
+    sweep: dict[str, float]
+    """Score on the validation part of the training split by cost."""
+    encoder_hash: str
+    data_revision: str
+    preset: str
+    seed: int
+    commit: str
+    date: str
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The task's name and the file's, without its ending."""
+        return f"{self.dataset}-{self.modality}-{self.protocol}-{self.encoder}"
+
+    def write(self, folder: Path) -> Path:
+        """Write ``{name}.json`` into a folder, whole or not at all."""
+        path = folder / f"{self.name}.json"
+        text = json.dumps(to_dict(self), indent=2) + "\n"
+
+        def write(file: BinaryIO) -> None:
+            file.write(text.encode())
+
+        write_atomically(path, write)
+        return path
+
+    @staticmethod
+    def read(path: Path) -> Score:
+        """Read a score.
+
+        Raises:
+            UserError: the file is not a score; the line names the file and the field.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except OSError as error:
+            raise UserError(f"cannot read score {path}: {error.strerror}") from None
+        except ValueError:
+            raise UserError(f"{path} is not valid JSON; remove it and evaluate again") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is not a score; remove it")
+        return build(Score, values, f"{path} is not a score")
+
+
+def read_scores(folder: Path) -> list[Score]:
+    """Every score in a folder, by name."""
+    return [Score.read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def top1(decisions: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+    """Share of rows whose largest decision is their label.
+
+    Args:
+        decisions: (n, classes).
+        labels: (n,) columns of `decisions`.
+    """
+    return float(np.mean(decisions.argmax(axis=1) == labels))
+
+
+def per_class(
+    decisions: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
+) -> dict[str, float | None]:
+    """`top1` within each class (its recall); None for a class without rows."""
+    right = decisions.argmax(axis=1) == labels
+    return {
+        name: float(right[labels == index].mean()) if np.any(labels == index) else None
+        for index, name in enumerate(classes)
+    }
