@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.report.synthetic import ONE_HOT, write_run, write_scores
+from xkd.errors import UserError
+from xkd.evaluate.task import TASKS
+from xkd.presets import get_preset
+from xkd.report.collect import cell_of, collect
+from xkd.report.tabulate import tabulate
+from xkd.watch.collapse import Verdict
+
+NETWORK = re.compile(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "toy", get_preset("toy"))
+
+
+@pytest.fixture(scope="module")
+def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    return tabulate(run, write_scores(out / "scores", run), out / "report")
+
+
+class Page(HTMLParser):
+    """The text, the tags' nesting and the addresses of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text, self.open, self.addresses, self.tags = "", list[str](), list[str](), list[str]()
+        self.feed(path.read_text())
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data + "\n"
+
+
+def test_the_table_holds_the_scores_and_gains(report: Path) -> None:
+    table = (report.parent / "tables.md").read_text()
+    assert "| Teacher | 52.0 (+31.0) | 60.0 (+31.0) | 65.0 (+31.0) |" in table
+    assert "| Random initialization | 21.0 | 29.0 | 34.0 |" in table
+    assert "| Raw input | 12.0 (-9.0) | 20.0 (-9.0) | 25.0 (-9.0) |" in table
+    assert "| Chance | 10.0 | 10.0 | 10.0 |" in table
+    assert "missing" not in table
+    assert "Settings that differ from the preset: none" in table
+
+
+def test_the_page_needs_no_network_and_is_well_formed(report: Path) -> None:
+    page = Page(report)
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert len(page.addresses) == 6  # scores, three curves, two reconstructions
+    assert "script" not in page.tags
+    assert not NETWORK.search(report.read_text())
+    for said in (
+        "Healthy",
+        "Teacher",
+        "Random initialization",
+        "52.0",
+        "+31.0",
+        "What was evaluated",
+        "bounce",
+    ):
+        assert said in page.text
+
+
+def test_the_figures_need_no_network(report: Path) -> None:
+    figures = sorted(report.parent.glob("figures/*"))
+    assert [figure.name for figure in figures] == [
+        "distillation.svg",
+        "losses.svg",
+        "reconstruction_audio.png",
+        "reconstruction_video.png",
+        "schedules.svg",
+        "scores_embedded.svg",
+    ]
+    for figure in figures:
+        if figure.suffix == ".svg":
+            assert not NETWORK.search(figure.read_text())
+    assert "ln K = 6.93" in (report.parent / "figures" / "distillation.svg").read_text()
+
+
+def test_files_for_dvc(report: Path, run: Path) -> None:
+    metrics = json.loads((report.parent / "scores.json").read_text())
+    assert metrics["verdict"] == "healthy"
+    assert metrics["embedded"]["teacher"] == {"video": 0.52, "audio": 0.6, "audiovisual": 0.65}
+    assert metrics["embedded"]["teacher_gain"]["video"] == pytest.approx(0.31)
+    assert metrics["embedded"]["chance"] == pytest.approx(0.1)
+    with (report.parent / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(TASKS)
+    assert {row["train_windows"] for row in rows} == {"5"}
+    with (report.parent / "curves.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    assert len(curves) == 100
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert float(curves[-1]["kld_video_to_audio"]) == history[-1]["kld_video_to_audio"]
+
+
+def test_the_same_findings_give_the_same_bytes(report: Path, run: Path, tmp_path: Path) -> None:
+    again = tabulate(run, report.parent.parent / "scores", tmp_path)
+    assert again.read_bytes() == report.read_bytes()
+
+
+def test_holes_are_shown_with_their_reason(run: Path, tmp_path: Path) -> None:
+    some = tuple(t for t in TASKS if t.encoder != "raw" and t.name != "embedded-audio-svm-student")
+    scores = write_scores(tmp_path / "scores", run, some)
+    (scores / "embedded-audio-svm-student.failed").write_text("no clip of split train has <audio>")
+    report = tabulate(run, scores, tmp_path / "report")
+    table = (report.parent / "tables.md").read_text()
+    assert "| Student | 47.0 (+26.0) | missing | 60.0 (+26.0) |" in table
+    assert "- Student, audio: no clip of split train has <audio>" in table
+    assert "- Raw input, late fusion: not evaluated" in table
+    page = Page(report)
+    assert page.text.count("missing\n") == 4
+    assert "no clip of split train has <audio>" in page.text
+
+
+def test_without_the_random_initialization_there_is_no_gain(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", run, TASKS[:3])
+    report = tabulate(run, scores, tmp_path / "report")
+    assert "| Teacher | 52.0 | 60.0 | 65.0 |" in (report.parent / "tables.md").read_text()
+
+
+def test_a_collapsed_run_gets_a_report_without_tables(tmp_path: Path) -> None:
+    config = get_preset("toy")
+    config = replace(config, loss=replace(config.loss, centering=False))
+    run = write_run(tmp_path / "run", config, ONE_HOT)
+    report = tabulate(run, tmp_path / "no scores", tmp_path / "report")
+    page = Page(report)
+    for said in ("Collapsed: one-hot", ONE_HOT.reason, "fan-out was skipped", "loss.centering"):
+        assert said in page.text
+    assert 'class="scores"' not in report.read_text()
+    assert len(page.addresses) == 5
+    assert "evaluation was skipped" in (report.parent / "tables.md").read_text()
+    assert json.loads((report.parent / "scores.json").read_text())["verdict"] == "one_hot"
+
+
+def test_a_run_that_broke_early_gets_a_report(tmp_path: Path) -> None:
+    verdict = Verdict("non_finite", "loss not finite at step 10", 10)
+    run = write_run(tmp_path / "run", get_preset("toy"), verdict, rows=1)
+    row = json.loads((run / "metrics.jsonl").read_text())
+    row |= {"loss": float("nan"), "kd_video_to_audio": float("inf")}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n" + '{"step": 20, "lo')
+    (run / "reconstruction.pt").unlink()
+    report = tabulate(run, tmp_path / "scores", tmp_path / "report")
+    page = Page(report)
+    assert "Loss not finite at step 10" in page.text
+    assert page.text.count("the run kept no reconstructions") == 2
+    metrics = json.loads((report.parent / "scores.json").read_text())
+    assert "loss" not in metrics["pretrain"]
+    assert "nan" not in (report.parent / "curves.csv").read_text()
+
+
+def test_a_run_that_logged_nothing_gets_a_report(tmp_path: Path) -> None:
+    verdict = Verdict("non_finite", "the run logged nothing, so nothing can be said of it", 0)
+    run = write_run(tmp_path / "run", get_preset("toy"), verdict, rows=0)
+    assert "the run logged nothing" in tabulate(run, tmp_path / "scores", tmp_path / "report").read_text()
+
+
+def test_several_folds_become_mean_and_deviation(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", run)
+    findings = collect(run, scores)
+    score = findings.scores[0]
+    cell = cell_of([replace(score, score=0.4), replace(score, score=0.6, fold=2)])
+    assert cell.mean == pytest.approx(0.5)
+    assert cell.spread == pytest.approx(0.1 * 2**0.5)
+    single = cell_of([replace(score, score=0.5)])
+    assert single.spread == pytest.approx((0.25 / score.test_clips) ** 0.5)
+
+
+def test_mistakes_are_clear_lines(run: Path, tmp_path: Path) -> None:
+    unfinished = write_run(tmp_path / "unfinished", get_preset("toy"), rows=1)
+    (unfinished / "verdict.json").unlink()
+    foreign = write_scores(tmp_path / "foreign", run, TASKS[:1], encoder_hash="0123")
+    mixed = write_scores(tmp_path / "mixed", run, TASKS[:1])
+    write_scores(mixed, run, TASKS[1:2], data_revision="another")
+    for arguments, said in (
+        ((tmp_path / "none", mixed), "no run in .*none"),
+        ((unfinished, mixed), "no verdict.json in .*unfinished"),
+        ((run, tmp_path / "none"), "no folder of scores at .*none"),
+        ((run, foreign), "teacher.json is a score of another run"),
+        ((run, mixed), "another revision of embedded"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            tabulate(*arguments, tmp_path / "report")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_long_history_is_thinned(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", get_preset("toy"), rows=2500)
+    report = tabulate(run, write_scores(tmp_path / "scores", run, ()), tmp_path / "report")
+    with (report.parent / "curves.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert (len(steps), steps[0], steps[-1]) == (1000, 10, 25000)
+    assert "nothing was evaluated" in Page(report).text

@@ -1,0 +1,1 @@
+"""What a run came to: tables, figures and one page."""
