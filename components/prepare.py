@@ -1,0 +1,26 @@
+"""prepare: decode every clip once."""
+
+from kfp.dsl import Dataset, Output
+
+from components import component
+
+
+@component
+def prepare(source: str, revision: str, out: str, manifest: Output[Dataset]) -> None:
+    """Write shards and a manifest.
+
+    Args:
+        source: the fetched dataset.
+        revision: its revision; another one is other work, so this belongs to the caching key.
+        out: directory to write.
+        manifest: one row a clip.
+    """
+    import shutil
+    from pathlib import Path
+
+    from xkd.data.prepare import PrepareConfig
+    from xkd.data.prepare import prepare as run
+
+    summary = run(Path(source), Path(out), PrepareConfig())
+    shutil.copy(Path(out) / "manifest.csv", manifest.path)
+    manifest.metadata |= {"dataset": summary.name, "revision": revision, "clips": summary.clips}

@@ -1,0 +1,80 @@
+"""The whole of XKD: fetch, prepare, pretrain, evaluate in a fan-out, tabulate.
+
+kfp run submit pipelines/xkd_full.py --local
+kfp --endpoint URL run submit pipelines/xkd_full.py preset=paper root=runs/paper
+kfp dsl compile --py pipelines/xkd_full.py --output xkd_full.yaml
+"""
+
+from kfp import dsl, kubernetes
+
+from components import IMAGE
+from components.evaluate import evaluate
+from components.fetch import fetch
+from components.prepare import prepare
+from components.pretrain import pretrain
+from components.tabulate import tabulate
+
+TASKS = [
+    {"modality": modality, "protocol": protocol, "encoder": encoder}
+    for encoder in ("teacher", "student", "random", "raw")
+    for modality, protocol in (("video", "svm"), ("audio", "svm"), ("audiovisual", "fusion"))
+]
+"""The fan-out of `xkd.evaluate.task.TASKS`, spelled out so that compiling needs no torch."""
+
+VOLUME = "xkd"
+"""The claim of the volume that all tasks share, mounted at /workspace/runs, so `root` is a path on it."""
+
+
+def place(task: dsl.PipelineTask, image: str) -> dsl.PipelineTask:
+    """Where a task runs: in this image, with the shared volume."""
+    task.set_container_image(image)
+    return kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path="/workspace/runs")
+
+
+@dsl.pipeline(name="xkd-full", description="Pretrain XKD, judge the run, evaluate its frozen encoders.")
+def xkd_full(
+    preset: str = "toy",
+    overrides: list[str] = [],  # noqa: B006 -- KFP reads the default, nobody appends to it
+    dataset: str = "embedded",
+    clips: int = 800,
+    seed: int = 0,
+    revision: str = "",
+    tasks: list[dict[str, str]] = TASKS,
+    processes: int = 1,
+    root: str = "runs/demo",
+    image: str = IMAGE,
+) -> None:
+    """The graph.
+
+    Args:
+        preset: named configuration of the pretraining.
+        overrides: settings laid over the preset, for example ``["optim.lr=1e-4"]``.
+        dataset: dataset to pretrain and evaluate on.
+        clips: clips of the embedded dataset.
+        seed: seed of the embedded dataset.
+        revision: revision the dataset must have; empty takes what there is.
+        tasks: what to evaluate, fields of `xkd.evaluate.task.Task`.
+        processes: training processes.
+        root: directory of everything this run writes.
+        image: image of every task.
+    """
+    source, data, run = f"{root}/{dataset}", f"{root}/prepared", f"{root}/pretrained"
+    fetched = place(fetch(name=dataset, out=source, clips=clips, seed=seed, revision=revision), image)
+    prepared = place(prepare(source=source, revision=fetched.output, out=data), image)
+    judged = place(
+        pretrain(
+            preset=preset,
+            overrides=overrides,
+            data=data,
+            revision=fetched.output,
+            out=run,
+            processes=processes,
+        ),
+        image,
+    ).after(prepared)
+    with dsl.If(judged.outputs["verdict"] == "healthy"):
+        with dsl.ParallelFor(tasks) as task:
+            scored = place(evaluate(run=run, data=data, task=task, out=f"{root}/scores"), image)
+        place(tabulate(run=run, out=f"{root}/report", scores=dsl.Collected(scored.outputs["score"])), image)
+    with dsl.Else():
+        place(tabulate(run=run, out=f"{root}/report"), image)

@@ -1,0 +1,136 @@
+"""The command line: a verb, its function, nothing in between."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xkd.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+Config = Annotated[
+    str | None, typer.Option(help="YAML settings, FILE or FILE:SECTION, laid over the defaults.")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, dotted.name=value; repeatable.")]
+Out = Annotated[Path, typer.Option(help="Directory to write.")]
+Data = Annotated[Path, typer.Option(help="Prepared dataset (from xkd prepare).")]
+Run = Annotated[Path, typer.Option(help="Run directory (from xkd pretrain).")]
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Dataset; 'embedded' is generated here.")],
+    out: Out,
+    clips: Annotated[int, typer.Option(help="Clips to generate.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also test that shortcuts fail and learning works.")
+    ] = False,
+) -> None:
+    """Get a dataset in its official layout."""
+    from xkd.data.fetch import fetch as run
+
+    run(name, out, clips=clips, seed=seed, check=check)
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Fetched dataset.")],
+    out: Out,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Decode every clip once and write shards with a manifest."""
+    from xkd.config import resolve
+    from xkd.data.prepare import PrepareConfig
+    from xkd.data.prepare import prepare as run
+
+    run(source, out, resolve(PrepareConfig(), config, set_ or ()))
+
+
+@app.command()
+def pretrain(
+    data: Data,
+    out: Out,
+    preset: Annotated[str, typer.Option(help="Named configuration; see xkd presets.")] = "paper",
+    config: Config = None,
+    set_: Set = None,
+    processes: Annotated[int, typer.Option(help="Training processes on this machine.")] = 1,
+) -> None:
+    """Pretrain XKD; go on where an earlier run into the same directory stopped."""
+    from xkd.config import resolve
+    from xkd.presets import get_preset
+    from xkd.train.launch import launch
+
+    launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Directory of scores; one JSON file is added.")],
+    modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
+    protocol: Annotated[str, typer.Option(help="svm, or fusion for audiovisual.")],
+    encoder: Annotated[str, typer.Option(help="teacher, student, random or raw.")],
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Score one frozen encoder on one task."""
+    from xkd.config import resolve
+    from xkd.evaluate.task import Task
+    from xkd.evaluate.task import evaluate as score
+
+    overrides = [f"modality={modality}", f"protocol={protocol}", f"encoder={encoder}", *(set_ or ())]
+    score(run, data, resolve(Task(), config, overrides), out)
+
+
+@app.command()
+def tabulate(
+    run: Run,
+    scores: Annotated[Path, typer.Option(help="Directory of scores (from xkd evaluate).")],
+    out: Out,
+) -> None:
+    """Turn a run and its scores into tables, curves and a report."""
+    from xkd.report.tabulate import tabulate as write
+
+    report = write(run, scores, out)
+    print((out / "tables.md").read_text())
+    print(f"report: {report}")
+
+
+@app.command()
+def presets() -> None:
+    """List the named configurations."""
+    from xkd.presets import list_presets
+
+    for name, summary in list_presets().items():
+        print(f"{name:20} {summary}")
+
+
+@app.command(name="config")
+def show_config(
+    preset: Annotated[str, typer.Option(help="Named configuration; see xkd presets.")] = "paper",
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Print the resolved configuration of a pretraining run as YAML."""
+    from xkd.config import resolve, to_yaml
+    from xkd.presets import get_preset
+
+    print(to_yaml(resolve(get_preset(preset), config, set_ or ())), end="")
+
+
+def main() -> None:
+    """The ``xkd`` command: a user's mistake is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"xkd: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
