@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.prepared import prepared as prepared
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 

@@ -68,7 +68,8 @@ def pretrain(
     from xkd.presets import get_preset
     from xkd.train.launch import launch
 
-    launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
+    judged = launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
+    print(f"verdict: {judged.verdict}: {judged.reason}")
 
 
 @app.command()

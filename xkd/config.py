@@ -85,7 +85,7 @@ class ClipConfig:
     """Upper edge of the mel filter bank, Hz."""
 
     def samples(self, spectrogram_frames: int) -> int:
-        """Waveform length whose centred spectrogram has this many frames, on whole-second grids.
+        """Waveform length whose centred spectrogram has this many frames.
 
         A centred transform of n samples has ``1 + n // hop`` frames; the shortest multiple of a
         hundredth of a second that fits is taken (448 frames: 64000, 112 frames: 16000).
@@ -171,7 +171,7 @@ class LossConfig:
     """lambda_ae: weight of the masked reconstruction."""
     reduction: Literal["sum", "mean"] = "sum"
     """sum: Equations 2, 7, 11 and 12 as printed. mean: the authors' code, which halves each pair of
-    terms and divides the total by the sum of the weights (all gradients 14 times smaller)."""
+    terms and divides the total by the sum of the weights (by default, gradients 14 times smaller)."""
     align_gather: bool = False
     """Take the MMD over the rows of all processes instead of each process's own (the authors')."""
     centering: bool = True
@@ -219,7 +219,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
-    """How a run behaves; nothing here changes what the method computes."""
+    """How a run behaves; but for the seed, nothing here changes what the method computes."""
 
     seed: int = 0
     workers: int = 4

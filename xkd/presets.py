@@ -48,7 +48,7 @@ def list_presets() -> dict[str, str]:
 
 @preset
 def paper() -> PretrainConfig:
-    """XKD with ViT-B as published (Tables S1-S4): HMDB51 59.3, UCF101 84.7, ESC50 91.0.
+    """XKD with ViT-B (Tables S1-S4); the paper: HMDB51 59.3, UCF101 84.7, ESC50 91.0.
 
     The figures are the teachers' linear probes on the first splits after 800 epochs of Kinetics400
     (Table S15). ``xkd pretrain --preset paper --data kinetics400-prepared --out runs/paper``

@@ -1,4 +1,4 @@
-"""Forty real clips, prepared once for the tests of this room."""
+"""A run directory as pretraining leaves it, without the training."""
 
 from __future__ import annotations
 
@@ -8,16 +8,6 @@ import pytest
 
 from tests.report.synthetic import write_run
 from tests.tiny import tiny_config
-from xkd.data.fetch import fetch
-from xkd.data.prepare import PrepareConfig, prepare
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("embedded")
-    fetch("embedded", folder / "source", clips=40)
-    prepare(folder / "source", folder / "prepared", PrepareConfig(short_side=48, max_fps=8))
-    return folder / "prepared"
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,21 @@ class TrainingClips(Dataset[Item]):
         return in_threads(self.__getitem__, keys)
 
 
+def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1) -> int:
+    """Global batches in one pass over the clips; what does not fill one is left for another epoch.
+
+    Raises:
+        UserError: a batch needs more clips than there are, or the processes cannot share it evenly.
+    """
+    if clips < batch_size:
+        raise UserError(
+            f"optim.batch_size {batch_size} is more than the {clips} training clips; set it lower"
+        )
+    if batch_size % world_size:
+        raise UserError(f"optim.batch_size {batch_size} must be a multiple of the {world_size} processes")
+    return clips // batch_size
+
+
 class ClipSampler(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) keys of one process's batches, from step `first` up to `steps`.
 
@@ -112,12 +127,7 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if length < batch_size:
-            raise UserError(
-                f"optim.batch_size {batch_size} is more than the {length} training clips; set it lower"
-            )
-        if batch_size % world_size:
-            raise UserError(f"optim.batch_size {batch_size} must be a multiple of the {world_size} processes")
+        self.per_epoch = steps_per_epoch(length, batch_size, world_size)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.first, self.steps, self.rank, self.world_size = first, steps, rank, world_size
 
@@ -125,10 +135,10 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         return max(0, self.steps - self.first)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch, share = self.length // self.batch_size, self.batch_size // self.world_size
+        share = self.batch_size // self.world_size
         order, shuffled = np.arange(self.length), -1
         for step in range(self.first, self.steps):
-            epoch, number = divmod(step, per_epoch)
+            epoch, number = divmod(step, self.per_epoch)
             if epoch != shuffled:
                 order, shuffled = _generator(_ORDER, self.seed, epoch).permutation(self.length), epoch
             begin = number * self.batch_size + self.rank * share

@@ -109,7 +109,7 @@ class Manifest:
         """
         if not (root / DATASET).is_file():
             state = "is not a prepared dataset" if root.is_dir() else "does not exist"
-            raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE {root}`")
+            raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE --out {root}`")
         try:
             about = json.loads((root / DATASET).read_text())
             with (root / ROWS).open(newline="", encoding="utf-8") as file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -48,10 +49,10 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps, then drop the oldest."""
-        path = self.folder / f"step_{step:08d}.pt"
-        write_atomically(path, lambda file: torch.save({**state, "step": step}, file))
+    def save(self, step: int, model: XKD, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state after `step` steps, then drop the oldest. Nothing random needs saving."""
+        state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        write_atomically(self.folder / f"step_{step:08d}.pt", lambda file: torch.save(state, file))
         for old in self._paths()[: -self.keep]:
             old.unlink()
 
@@ -81,7 +82,8 @@ def save_encoders(model: XKD, config: PretrainConfig, folder: Path) -> None:
 
 def save_encoder(weights: dict[str, Tensor], config: PretrainConfig, modality: Modality, path: Path) -> None:
     """Write one encoder's weights with its configuration."""
-    metadata = {"modality": modality, "config": json.dumps(to_dict(config))}
+    # One entry, because safetensors writes several in no fixed order: equal encoders are equal files.
+    metadata = {"xkd": json.dumps({"modality": modality, "config": to_dict(config)})}
     write_atomically(path, lambda file: _ignore(file.write(save(weights, metadata))))
 
 
@@ -96,8 +98,6 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         UserError: the file is missing or not an encoder of ours.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no encoder at {path}; a finished run has them under encoders/")
@@ -107,10 +107,10 @@ def load_encoder(path: str | Path) -> Encoder:
         weights = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
-    if not {"modality", "config"} <= metadata.keys():
+    if "xkd" not in metadata:
         raise UserError(f"{path} carries no xkd configuration; it is not an encoder that xkd wrote")
-    modality: Modality = "video" if metadata["modality"] == "video" else "audio"
-    encoder = build_encoder(build(PretrainConfig, json.loads(metadata["config"]), str(path)), modality)
+    facts = json.loads(metadata["xkd"])
+    encoder = build_encoder(build(PretrainConfig, facts["config"], str(path)), facts["modality"])
     encoder.load_state_dict(weights)
     return encoder.eval()
 

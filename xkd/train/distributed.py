@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,8 +53,13 @@ def join_world() -> Iterator[World]:
         device = torch.device("cpu")
     if size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    world = World(rank, size, device)
     try:
-        yield World(rank, size, device)
+        yield world
+        # Gloo's threads need the interpreter to let go of their last tensors; wait for them here, and have
+        # whatever uses the group gone by now, or both wait for each other at its end.
+        gc.collect()
+        world.barrier()
     finally:
         if size > 1:
             dist.destroy_process_group()

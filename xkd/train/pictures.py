@@ -20,14 +20,15 @@ CLIPS = 4
 
 @torch.no_grad()
 def save_pictures(model: XKD, data: Path, path: Path) -> None:
-    """Write the original, masked and reconstructed global views of a few held-out clips.
+    """Write the original, masked and reconstructed global views of a few clips, held-out if there are any.
 
     The file holds, per modality, ``original``, ``masked`` and ``reconstructed``: video (n, 3, T, H, W) in
     [0, 1], spectrograms (n, 1, F, T) as the model sees them.
     """
     device = next(model.parameters()).device
     manifest = Manifest.read(data)
-    clips = (manifest.split("val") or manifest.split("train"))[:CLIPS]
+    whole = [clip for clip in manifest.clips if clip.has_video and clip.has_audio]
+    clips = sorted(whole, key=lambda clip: clip.split == "train")[:CLIPS]
     frames, waveforms = zip(
         *((f, w) for f, w, _ in evaluation_windows(data, clips, model.config, 1)), strict=True
     )

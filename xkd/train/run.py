@@ -61,7 +61,7 @@ class Run:
 
     def started(self, first: int, steps: int, address: str | None) -> None:
         """Say and record that training goes on after `first` of `steps` steps."""
-        self._begin, self._first = time.time(), first
+        self._begin = time.time()
         self._facts |= {"steps": steps}
         if not self.world.main:
             return
@@ -70,10 +70,10 @@ class Run:
         metrics = f", metrics at {address}" if address else ""
         print(f"pretrain: {steps} steps into {self.out}{resumed}{metrics}", file=sys.stderr, flush=True)
 
-    def finish(self, verdict: Verdict, skipped_clips: int) -> None:
+    def finish(self, verdict: Verdict) -> None:
         """Record the end; verdict.json is written last and marks the run finished."""
         seconds = self._facts.get("seconds", 0.0) + time.time() - self._begin
-        self._facts |= {"seconds": seconds, "skipped_clips": skipped_clips}
+        self._facts |= {"seconds": seconds}
         self._write("run.json", self._facts)
         self._write("verdict.json", verdict.to_dict())
 
@@ -90,7 +90,7 @@ def claim(out: Path, config: PretrainConfig) -> None:
     """Make `out` the run directory of `config`, or confirm that it already is.
 
     Raises:
-        UserError: it holds a run whose settings differ (``run.*`` may: they change no result), or
+        UserError: it holds a run whose settings differ (``run.*`` may, but for the seed), or
             something that is no run at all.
     """
     saved = out / "config.yaml"
@@ -121,6 +121,6 @@ def git_commit() -> str:
     """The commit of the code that runs, "unknown" outside a checkout."""
     here = Path(__file__).resolve().parent
     found = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(here), "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or "unknown"

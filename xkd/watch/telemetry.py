@@ -75,17 +75,20 @@ class Telemetry:
     Every series is NaN until its first row: a fresh gauge would read 0 and look like a collapse.
     """
 
-    def __init__(self, run: Path, port: int | None, resume_step: int = 0) -> None:
+    def __init__(self, run: Path, port: int | None, resume_step: int = 0, *, write: bool = True) -> None:
         """Start telling.
 
         Args:
             run: the run directory; its name is the ``run`` label.
             port: where to serve, 0 for any free port, None not to serve.
             resume_step: rows of later steps, which a crash left behind, are dropped.
+            write: False where another process writes the file.
         """
         self.path = run / "metrics.jsonl"
         self.rows = [row for row in read_rows(self.path) if row["step"] <= resume_step] if resume_step else []
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self._write = write
+        if write:
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         registry = CollectorRegistry()
         self._series: list[tuple[Gauge, str]] = []
         for metric in METRICS:
@@ -104,10 +107,11 @@ class Telemetry:
     def log(self, row: Row) -> None:
         """Record one row; numbers that are not finite stay in the file as NaN or Infinity."""
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if self._write:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         for series, field in self._series:
             if field in row:
                 series.set(row[field])
