@@ -1,0 +1,148 @@
+"""What the documentation names must exist, and its commands must be accepted."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from xkd.cli import app
+from xkd.config import resolve
+from xkd.data.prepare import PrepareConfig
+from xkd.errors import UserError
+from xkd.evaluate.task import Task
+from xkd.presets import get_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BASES: dict[str, Any] = {"prepare": PrepareConfig(), "evaluate": Task()}
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def command_lines(page: Path) -> list[str]:
+    return [line for block in blocks(page) for line in block.splitlines()]
+
+
+def code(page: Path) -> str:
+    """Everything set as code, in blocks and within lines."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return "\n".join([*command_lines(page), *re.findall(r"`([^`]+)`", text)])
+
+
+def names_in(module: Path) -> Iterator[str]:
+    """The top-level names of a module and, dotted, the methods of its classes."""
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+            members: list[ast.stmt] = node.body if isinstance(node, ast.ClassDef) else []
+            yield from (f"{node.name}.{m.name}" for m in members if isinstance(m, ast.FunctionDef))
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+@each_page
+def test_relative_links_resolve(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", code(page))) <= targets
+
+
+@each_page
+def test_verbs_exist(page: Path) -> None:
+    verbs: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    assert set(re.findall(r"\bxkd ([a-z]+)", code(page))) <= verbs.keys()
+
+
+@each_page
+def test_xkd_commands_are_accepted(page: Path) -> None:
+    verbs: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    for line in command_lines(page):
+        if line.startswith("xkd "):
+            verb, *arguments = shlex.split(line, comments=True)[1:]
+            given = verbs[verb].make_context(verb, arguments).params
+            if "set_" in given:
+                base = get_preset(given["preset"]) if "preset" in given else BASES[verb]
+                resolve(base, None, given["set_"] or ())
+
+
+@each_page
+def test_pipeline_parameters_exist(page: Path) -> None:
+    for line in command_lines(page):
+        if "run submit" in line and line.startswith("kfp "):
+            words = shlex.split(line, comments=True)
+            file = next(word for word in words if word.endswith(".py"))
+            functions = [
+                n for n in ast.parse((ROOT / file).read_text()).body if isinstance(n, ast.FunctionDef)
+            ]
+            known = {a.arg for f in functions if f.name == Path(file).stem for a in f.args.args}
+            assert {word.partition("=")[0] for word in words if "=" in word} <= known
+
+
+@each_page
+def test_names_of_the_code_exist(page: Path) -> None:
+    for name in re.findall(r"`(xkd(?:\.\w+)+)`", page.read_text()):
+        parts = name.split(".")
+        depth = max(n for n in range(1, len(parts) + 1) if exists(parts[:n]))
+        rest = ".".join(parts[depth:])
+        module = ROOT.joinpath(*parts[:depth]).with_suffix(".py")
+        assert not rest or name == "xkd.load_encoder" or rest in names_in(module), name
+
+
+def exists(parts: list[str]) -> bool:
+    path = ROOT.joinpath(*parts)
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+@each_page
+def test_files_named_exist(page: Path) -> None:
+    tops = r"(?:xkd|components|pipelines|docs|tests)"
+    named = re.findall(rf"`({tops}(?:/[\w.-]+)*)`", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists() and path != "xkd"] == []
+
+
+@each_page
+def test_python_is_valid(page: Path) -> None:
+    for block in blocks(page, "python"):
+        ast.parse(block)
+
+
+def test_the_readme_shows_load_encoder() -> None:
+    assert any("xkd.load_encoder(" in block for block in blocks(ROOT / "README.md", "python"))
+
+
+def test_settings_named_by_decisions_exist() -> None:
+    page = ROOT / "docs" / "adr" / "0002-text-over-code.md"
+    for name in re.findall(r"`(loss\.\w+)", page.read_text()):
+        with pytest.raises(UserError, match=rf"^configuration: {name}"):  # known, but of another type
+            resolve(get_preset("paper"), None, [f"{name}=[wrong]"])
+
+
+def test_rooms_import_only_what_the_architecture_allows() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The rooms")[2]
+    rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", text.partition("\n## ")[0], re.MULTILINE)
+    allowed = {room: set(re.findall(r"`(\w+)`", cell)) for room, cell in rows}
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "xkd").rglob("*.py"):
+        if path != ROOT / "xkd" / "__init__.py":
+            room = path.relative_to(ROOT / "xkd").parts[0].removesuffix(".py")
+            imports = set(re.findall(r"^\s*from xkd\.(\w+)", path.read_text(), re.MULTILINE)) - {room}
+            found[room] = found.get(room, set()) | imports
+    assert found == allowed
