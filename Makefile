@@ -42,8 +42,8 @@ test: setup ## The quick tests
 	pytest
 
 demo: setup ## The whole pipeline on the embedded dataset: a table and a report at the end
-	kfp run submit pipelines/xkd_full.py --local preset=toy root=$(DEMO)
+	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO)
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
 
 clean: ## Remove what runs and tools left behind; the environment stays
-	rm -rf runs data build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs data dvc_plots build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """The whole of XKD: fetch, prepare, pretrain, evaluate in a fan-out, tabulate.
 
 kfp run submit pipelines/xkd_full.py --local
-kfp --endpoint URL run submit pipelines/xkd_full.py preset=paper root=runs/paper
+kfp --endpoint URL run submit pipelines/xkd_full.py preset=paper run=runs/paper
 kfp dsl compile --py pipelines/xkd_full.py --output xkd_full.yaml
 """
 
@@ -22,7 +22,7 @@ TASKS = [
 """The fan-out of `xkd.evaluate.task.TASKS`, spelled out so that compiling needs no torch."""
 
 VOLUME = "xkd"
-"""The claim of the volume that all tasks share, mounted at /workspace/runs, so `root` is a path on it."""
+"""The claim of the volume that all tasks share, mounted where the image works: at /workspace/runs."""
 
 
 def place(task: dsl.PipelineTask, image: str) -> dsl.PipelineTask:
@@ -41,7 +41,8 @@ def xkd_full(
     revision: str = "",
     tasks: list[dict[str, str]] = TASKS,
     processes: int = 1,
-    root: str = "runs/demo",
+    data: str = "runs/data",
+    run: str = "runs/demo",
     image: str = IMAGE,
 ) -> None:
     """The graph.
@@ -55,26 +56,27 @@ def xkd_full(
         revision: revision the dataset must have; empty takes what there is.
         tasks: what to evaluate, fields of `xkd.evaluate.task.Task`.
         processes: training processes.
-        root: directory of everything this run writes.
+        data: directory of datasets, which runs may share.
+        run: the run directory; scores and report go there too.
         image: image of every task.
     """
-    source, data, run = f"{root}/{dataset}", f"{root}/prepared", f"{root}/pretrained"
+    source, prepared = f"{data}/{dataset}", f"{data}/{dataset}-prepared"
     fetched = place(fetch(name=dataset, out=source, clips=clips, seed=seed, revision=revision), image)
-    prepared = place(prepare(source=source, revision=fetched.output, out=data), image)
+    ready = place(prepare(source=source, revision=fetched.output, out=prepared), image)
     judged = place(
         pretrain(
             preset=preset,
             overrides=overrides,
-            data=data,
+            data=prepared,
             revision=fetched.output,
             out=run,
             processes=processes,
         ),
         image,
-    ).after(prepared)
+    ).after(ready)
     with dsl.If(judged.outputs["verdict"] == "healthy"):
         with dsl.ParallelFor(tasks) as task:
-            scored = place(evaluate(run=run, data=data, task=task, out=f"{root}/scores"), image)
-        place(tabulate(run=run, out=f"{root}/report", scores=dsl.Collected(scored.outputs["score"])), image)
+            scored = place(evaluate(run=run, data=prepared, task=task, out=f"{run}/scores"), image)
+        place(tabulate(run=run, out=f"{run}/report", scores=dsl.Collected(scored.outputs["score"])), image)
     with dsl.Else():
-        place(tabulate(run=run, out=f"{root}/report"), image)
+        place(tabulate(run=run, out=f"{run}/report"), image)

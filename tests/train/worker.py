@@ -1,4 +1,4 @@
-"""A worker for the launcher's tests: does what its first argument says."""
+"""A worker for the launcher's tests: it notes who it is and does what its first argument says."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from xkd.train.agent import worker
 
 
 def main() -> None:
-    what, folder = sys.argv[1], Path(sys.argv[2])
-    rank = os.environ["RANK"]
+    what, folder, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    (folder / f"{rank}.parent").write_text(str(os.getppid()))
     (folder / f"{rank}.threads").write_text(os.environ["OMP_NUM_THREADS"])
     print(f"worker {rank} of {os.environ['WORLD_SIZE']} speaks", flush=True)
     if what == "mistake":
-        raise UserError("optim.lr must be positive; got -1")
+        raise UserError("optim.lr must be positive")
     if what == "crash":
         raise RuntimeError("the bug is here")
     if what == "killed" and rank == "0":

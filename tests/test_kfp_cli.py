@@ -1,0 +1,225 @@
+"""The `kfp` command, run as people run it; a small HTTP server speaks the part of KFP's API it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KFP = str(Path(sys.executable).with_name("kfp"))
+FULL = str(ROOT / "pipelines" / "xkd_full.py")
+
+SMALL = """
+from kfp import dsl
+
+@dsl.component(base_image="xkd", install_kfp_package=False)
+def speak(word: str, times: int, folder: str) -> None:
+    import time, os, pathlib
+    print(" ".join([word] * times))
+    pathlib.Path(folder, "pid").write_text(str(os.getpid()))
+    if word == "fail":
+        raise ValueError("as asked")
+    if word == "wait":
+        time.sleep(600)
+
+@dsl.pipeline(name="small")
+def small(word: str = "hello", times: int = 2, folder: str = "."):
+    speak(word=word, times=times, folder=folder)
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    file = tmp_path / "small.py"
+    file.write_text(SMALL)
+    return file
+
+
+def environment() -> dict[str, str]:
+    """No server by accident: neither a kubeconfig nor KFP's own variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KF_", "KFP_", "KUBE"))}
+    return kept | {"KUBECONFIG": "/nonexistent"}
+
+
+def kfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [KFP, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        timeout=120,
+        check=False,
+    )
+
+
+class Server(BaseHTTPRequestHandler):
+    """One experiment, one run; what was submitted is kept on the server object."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/healthz"):
+            self.answer({"multi_user": False})
+        elif "/experiments" in self.path:
+            self.answer({"experiments": []})
+        else:
+            self.answer(self.submitted)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "/experiments" in self.path:
+            self.server.experiment = body  # type: ignore[attr-defined]
+            self.answer({**body, "experiment_id": "e1"})
+        else:
+            self.server.run = body  # type: ignore[attr-defined]
+            self.answer(self.submitted)
+
+    @property
+    def submitted(self) -> dict[str, Any]:
+        run: dict[str, Any] = self.server.run  # type: ignore[attr-defined]
+        return {
+            "run_id": "r1",
+            "experiment_id": "e1",
+            "display_name": run["display_name"],
+            "state": "PENDING",
+            "created_at": "2026-01-01T00:00:00Z",
+        }
+
+    def answer(self, values: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(values).encode())
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_the_version_is_upstreams_and_quick() -> None:
+    begin = time.monotonic()
+    done = kfp("--version")
+    assert done.stdout.startswith("kfp 2.17")
+    assert time.monotonic() - begin < 5  # a second when the machine is free
+
+
+def test_help_passes_through_without_a_server() -> None:
+    done = kfp("run", "create", "--help")
+    assert done.returncode == 0
+    assert "--package-file" in done.stdout
+    assert "--py" in kfp("dsl", "compile", "--help").stdout
+
+
+def test_help_of_submit_says_what_is_added() -> None:
+    done = kfp("run", "submit", "--help")
+    assert "run submit FILE.py [--local]" in done.stdout
+    assert "--package-file" in done.stdout
+
+
+def test_upstreams_own_submit_stays() -> None:
+    done = kfp("run", "submit", "-e", "x", "-f", "package.yaml")
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
+
+
+def test_the_full_pipeline_compiles(tmp_path: Path) -> None:
+    done = kfp("dsl", "compile", "--py", FULL, "--output", str(tmp_path / "full.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert "name: xkd-full" in (tmp_path / "full.yaml").read_text()
+
+
+def test_without_a_server_one_line_names_local() -> None:
+    done = kfp("run", "submit", FULL)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "no Kubeflow Pipelines server answers" in line
+    assert "--local" in line
+
+
+def test_submit_delivers_the_compiled_pipeline(server: ThreadingHTTPServer) -> None:
+    address = f"http://127.0.0.1:{server.server_port}"
+    done = kfp("--endpoint", address, "run", "submit", FULL, "-r", "mine", "clips=40", "preset=toy")
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout
+    run = server.run  # type: ignore[attr-defined]
+    assert server.experiment["display_name"] == "xkd-full"  # type: ignore[attr-defined]
+    assert run["display_name"] == "mine"
+    assert run["runtime_config"]["parameters"] == {"clips": 40, "preset": "toy"}
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "xkd-full"
+
+
+def test_submit_names_the_experiment(server: ThreadingHTTPServer, small: Path) -> None:
+    address = f"http://127.0.0.1:{server.server_port}"
+    done = kfp("--endpoint", address, "run", "submit", "-e", "trials", str(small))
+    assert done.returncode == 0, done.stderr
+    assert server.experiment["display_name"] == "trials"  # type: ignore[attr-defined]
+
+
+def test_local_runs_here(small: Path, tmp_path: Path) -> None:
+    arguments = ["-e", "trials", "word=7", "times=3", f"folder={tmp_path}"]
+    done = kfp("run", "submit", str(small), "--local", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "7 7 7" in done.stdout
+    assert "executor_input" not in done.stdout
+    assert "RuntimeWarning" not in done.stderr
+
+
+def test_a_failed_local_run_fails(small: Path, tmp_path: Path) -> None:
+    done = kfp("run", "submit", str(small), "--local", "word=fail", f"folder={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "as asked" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere.py", "--local"], "error: no pipeline file nowhere.py"),
+        (
+            [FULL, "--local", "prest=toy"],
+            "error: the pipeline has no parameter 'prest' (did you mean preset?)",
+        ),
+        ([FULL, "--local", "toy"], "error: run submit --local takes parameters as name=value, not 'toy'"),
+        ([FULL, "--local", "-w"], "error: run submit --local takes parameters as name=value, not '-w'"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
+    done = kfp("run", "submit", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.strip() == line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_a_local_run_stops_its_tasks(small: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [KFP, "run", "submit", str(small), "--local", "word=wait"]
+    with subprocess.Popen(
+        [*command, f"folder={tmp_path}"], cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL
+    ) as run:
+        task = tmp_path / "pid"
+        end = time.monotonic() + 60
+        while not (task.exists() and task.read_text()):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        run.send_signal(number)
+        assert run.wait(timeout=20) != 0
+    end = time.monotonic() + 20
+    while Path(f"/proc/{task.read_text()}/cmdline").exists():
+        assert time.monotonic() < end, "the task still runs"
+        time.sleep(0.1)

@@ -1,0 +1,79 @@
+"""What the files at the root of the repository promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xkd.config import build, load_yaml, resolve, to_dict
+from xkd.data.prepare import PrepareConfig
+from xkd.evaluate.task import TASKS, Task
+from xkd.presets import get_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+PARAMS = str(ROOT / "params.yaml")
+
+
+def stages() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return found
+
+
+def test_params_hold_the_toy_preset() -> None:
+    # After a change of the preset: xkd config --preset toy, and its output under pretrain:
+    assert load_yaml(PARAMS, "pretrain") == to_dict(get_preset("toy"))
+
+
+def test_params_prepare_are_the_defaults() -> None:
+    assert resolve(PrepareConfig(), f"{PARAMS}:prepare") == PrepareConfig()
+
+
+def test_dvc_evaluates_what_the_pipeline_evaluates() -> None:
+    evaluate = stages()["evaluate"]
+    common = load_yaml(PARAMS, "evaluate")
+    tasks = [build(Task, common | item, "params.yaml") for item in evaluate["foreach"].values()]
+    assert tasks == list(TASKS)
+
+
+def test_dvc_depends_on_files_that_exist() -> None:
+    listed = chain.from_iterable(stage.get("do", stage)["deps"] for stage in stages().values())
+    sources = [path for path in listed if path.startswith("xkd/")]
+    assert sources
+    assert [path for path in sources if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("target", ["help", "setup", "check", "test", "demo", "clean"])
+def test_make_has_the_target(target: str) -> None:
+    subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_make_help_is_the_default_and_lists_the_targets() -> None:
+    said = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"make (\w+)", said) == ["help", "setup", "check", "test", "demo", "clean"]
+
+
+def test_the_lock_pins_exactly_and_names_no_index() -> None:
+    lines = [line for line in LOCK.splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.+]+", line)] == []
+    assert "://" not in LOCK
+
+
+def test_the_lock_holds_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = chain(project["dependencies"], *project["optional-dependencies"].values())
+    names = {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted}
+    locked = {line.partition("==")[0] for line in LOCK.splitlines()}
+    assert names <= locked
+
+
+def test_the_library_needs_no_pipeline_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [name for name in project["dependencies"] if name.startswith(("kfp", "dvc"))]

@@ -1,0 +1,128 @@
+"""The launcher starts real torchruns of tests/train/worker.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xkd.errors import UserError
+from xkd.presets import get_preset
+from xkd.train.launch import TrainingError, appdef, follow, launch
+
+LAUNCHER = (
+    "import sys; from xkd.train.launch import appdef, follow; "
+    "follow(appdef('tests.train.worker', sys.argv[1:3], int(sys.argv[3])))"
+)
+
+
+@pytest.fixture(autouse=True)
+def _from_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def run(what: str, folder: Path, processes: int = 1) -> None:
+    follow(appdef("tests.train.worker", [what, str(folder)], processes))
+
+
+def start(what: str, folder: Path, processes: int) -> subprocess.Popen[str]:
+    """A launcher in a process of its own, once all its workers run."""
+    command = [sys.executable, "-c", LAUNCHER, what, str(folder), str(processes)]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: all((folder / f"{rank}.ready").exists() for rank in range(processes)), launcher)
+    return launcher
+
+
+def wait_for(condition: object, launcher: subprocess.Popen[str] | None = None, seconds: float = 60) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert launcher is None or launcher.poll() is None, launcher.communicate()[0]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def running(folder: Path) -> list[int]:
+    """The workers, and the torchruns above them, that still run."""
+    pids = [int(path.read_text()) for pattern in ("*.pid", "*.parent") for path in folder.glob(pattern)]
+    return [pid for pid in pids if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_workers_share_the_cores_and_the_console(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run("speak", tmp_path, processes=2)
+    said = capfd.readouterr().out
+    assert "worker 0 of 2 speaks" in said
+    assert "worker 1 of 2 speaks" in said
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {path.read_text() for path in tmp_path.glob("*.threads")} == {str(threads)}
+
+
+def test_a_workers_mistake_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"^optim\.lr must be positive$") as caught:
+        run("mistake", tmp_path, processes=2)
+    assert caught.value.exit_code == 2
+    assert capfd.readouterr().err == ""
+
+
+def test_a_crash_keeps_its_traceback_and_adds_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(TrainingError, match="worker 0 failed with exit code 1") as caught:
+        run("crash", tmp_path)
+    assert caught.value.exit_code == 1
+    said = capfd.readouterr().err
+    assert "RuntimeError: the bug is here" in said
+    assert "ChildFailedError" not in said
+
+
+def test_a_killed_worker_takes_the_others_with_it(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="worker 0 was ended by SIGKILL, often for want of memory"):
+        run("killed", tmp_path, processes=2)
+    assert running(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+def test_a_signal_stops_every_process(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    launcher = start("wait", tmp_path, processes=2)
+    launcher.send_signal(number)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == code
+    assert running(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
+def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
+    launcher = start("wait", tmp_path, processes=2)
+    launcher.kill()
+    launcher.communicate(timeout=30)
+    wait_for(lambda: running(tmp_path) == [])
+
+
+def test_signal_handlers_are_given_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run("speak", tmp_path)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_missing_data_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere") as caught:
+        launch(get_preset("toy"), tmp_path / "nowhere", tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="processes must be at least 1, not 0"):
+        launch(get_preset("toy"), tmp_path, tmp_path / "run", processes=0)
