@@ -37,6 +37,7 @@ def tiny_config() -> PretrainConfig:
         encoder=TransformerConfig(dim=32, depth=2, heads=2),
         decoder=TransformerConfig(dim=16, depth=1, heads=2),
         projector=ProjectorConfig(hidden_dim=32, bottleneck_dim=16, out_dim=64),
+        loss=LossConfig(),
         optim=OptimConfig(epochs=4, batch_size=4, lr=1e-3, warmup_epochs=1),
         run=RunConfig(workers=0, log_every=1, checkpoint_every=2, metrics_port=None),
     )

@@ -10,13 +10,13 @@ from dataclasses import replace
 from inspect import getdoc
 
 from xkd.config import (
-    ClipConfig,
-    ModalityConfig,
+    LossConfig,
     OptimConfig,
     PretrainConfig,
     ProjectorConfig,
     RunConfig,
     TransformerConfig,
+    ViewsConfig,
 )
 from xkd.errors import UserError, nearest
 
@@ -58,26 +58,25 @@ def paper() -> PretrainConfig:
 
 @preset
 def toy() -> PretrainConfig:
-    """The demo: a small XKD on the embedded dataset, minutes on two CPU cores."""
+    """The demo: a small XKD on the embedded dataset, minutes on two CPU cores.
+
+    The paper's clip length and frame rate on 48 x 48 pictures, with about 70 video and 140 audio tokens. At
+    this size the distillation's gradient is tens of times the reconstruction's and, clipped with it,
+    leaves the encoders where they began; a tenth of its weight and of the alignment's lets them learn.
+    Gentler crops keep the moving object in the picture.
+    """
+    paper = PretrainConfig()
     return PretrainConfig(
-        video=ModalityConfig(
-            global_view=(32, 64, 64),
-            local_view=(8, 48, 48),
-            patch=(4, 16, 16),
-            mask_ratio=0.85,
-            teacher_temperature=0.1,
+        video=replace(paper.video, global_view=(32, 48, 48), local_view=(8, 32, 32)),
+        audio=replace(paper.audio, patch=(16, 16)),
+        views=ViewsConfig(
+            video_global=replace(paper.views.video_global, crop_area=(0.5, 1.0)),
+            video_local=replace(paper.views.video_local, crop_area=(0.2, 0.6)),
         ),
-        audio=ModalityConfig(
-            global_view=(80, 448),
-            local_view=(80, 112),
-            patch=(16, 16),
-            mask_ratio=0.80,
-            teacher_temperature=0.07,
-        ),
-        clip=ClipConfig(),
         encoder=TransformerConfig(dim=128, depth=4, heads=4),
         decoder=TransformerConfig(dim=64, depth=2, heads=2),
         projector=ProjectorConfig(hidden_dim=512, bottleneck_dim=64, out_dim=1024),
-        optim=OptimConfig(epochs=60, batch_size=32, lr=5e-4, warmup_epochs=4),
-        run=RunConfig(workers=0, log_every=10, checkpoint_every=100),
+        loss=LossConfig(align=0.1, distill=0.1),
+        optim=OptimConfig(epochs=24, batch_size=32, lr=1e-3, warmup_epochs=2),
+        run=RunConfig(workers=0, log_every=5, checkpoint_every=100, metrics_port=0),
     )
