@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from xkd.config import (
+    LossConfig,
     ModalityConfig,
     OptimConfig,
     PretrainConfig,
