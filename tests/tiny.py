@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from xkd.config import (
-    LossConfig,
     ModalityConfig,
     OptimConfig,
     PretrainConfig,
@@ -13,13 +10,11 @@ from xkd.config import (
     RunConfig,
     TransformerConfig,
 )
-from xkd.presets import get_preset
 
 
 def tiny_config() -> PretrainConfig:
-    """The toy preset's clips, seen coarsely by a very small model."""
-    return replace(
-        get_preset("toy"),
+    """The paper's clips and augmentations, seen coarsely by a very small model."""
+    return PretrainConfig(
         preset="tiny",
         video=ModalityConfig(
             global_view=(32, 32, 32),
@@ -38,7 +33,6 @@ def tiny_config() -> PretrainConfig:
         encoder=TransformerConfig(dim=32, depth=2, heads=2),
         decoder=TransformerConfig(dim=16, depth=1, heads=2),
         projector=ProjectorConfig(hidden_dim=32, bottleneck_dim=16, out_dim=64),
-        loss=LossConfig(),
         optim=OptimConfig(epochs=4, batch_size=4, lr=1e-3, warmup_epochs=1),
         run=RunConfig(workers=0, log_every=1, checkpoint_every=2, metrics_port=None),
     )
