@@ -55,16 +55,7 @@ def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
         panel.axhline(top, color=FAINT, linewidth=1, linestyle=DASHED)
         panel.set_title(f"{m.capitalize()} teacher → {other(m)} student")
         panel.set_xlabel("step")
-    axes[1].annotate(
-        f"ln K = {top:.2f}",
-        (1, top),
-        (4, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        va="center",
-        color=FAINT,
-        fontsize=8,
-    )
+    _name_level(axes[1], top, f"ln K = {top:.2f}")
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("nats")
     axes[1].legend()
@@ -116,16 +107,7 @@ def score_bars(table: Table) -> Figure:
         panel.bar(0, 0, color=ENCODER_COLORS[encoder], label=title)
     if table.chance is not None:
         panel.axhline(table.chance, color=FAINT, linewidth=1, linestyle=DASHED, zorder=3)
-        panel.annotate(
-            "chance",
-            (1, table.chance),
-            (4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            color=FAINT,
-            fontsize=8,
-        )
+        _name_level(panel, table.chance, "chance")
     panel.set_xticks(range(len(COLUMNS)), [column.title for column in COLUMNS])
     panel.tick_params(axis="x", length=0)
     panel.grid(visible=False, axis="x")
@@ -157,3 +139,17 @@ def thin(history: Sequence[Row], count: int) -> list[Row]:
     if len(history) <= count:
         return list(history)
     return [history[round(index * (len(history) - 1) / (count - 1))] for index in range(count)]
+
+
+def _name_level(panel: Axes, level: float, name: str) -> None:
+    """Write a dashed line's name at its right end."""
+    panel.annotate(
+        name,
+        (1, level),
+        (4, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        color=FAINT,
+        fontsize=8,
+    )
