@@ -36,8 +36,8 @@ def pretrain(
     import shutil
     from pathlib import Path
 
-    from xkd.config import resolve
     from xkd.presets import get_preset
+    from xkd.settings import resolve
     from xkd.train.launch import launch
 
     judged = launch(resolve(get_preset(preset), None, overrides), Path(data), Path(out), processes)

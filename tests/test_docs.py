@@ -13,11 +13,11 @@ import pytest
 from typer.main import get_command
 
 from xkd.cli import app
-from xkd.config import resolve
 from xkd.data.prepare import PrepareConfig
 from xkd.errors import UserError
 from xkd.evaluate.task import Task
 from xkd.presets import get_preset
+from xkd.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

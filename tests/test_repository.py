@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from xkd.config import build, load_yaml, resolve, to_dict
 from xkd.data.prepare import PrepareConfig
 from xkd.evaluate.task import TASKS, Task
 from xkd.presets import get_preset
+from xkd.settings import build, load_yaml, resolve, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()

@@ -47,9 +47,9 @@ def prepare(
     set_: Set = None,
 ) -> None:
     """Decode every clip once and write shards with a manifest."""
-    from xkd.config import resolve
     from xkd.data.prepare import PrepareConfig
     from xkd.data.prepare import prepare as run
+    from xkd.settings import resolve
 
     run(source, out, resolve(PrepareConfig(), config, set_ or ()))
 
@@ -64,8 +64,8 @@ def pretrain(
     processes: Annotated[int, typer.Option(help="Training processes on this machine.")] = 1,
 ) -> None:
     """Pretrain XKD; go on where an earlier run into the same directory stopped."""
-    from xkd.config import resolve
     from xkd.presets import get_preset
+    from xkd.settings import resolve
     from xkd.train.launch import launch
 
     judged = launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
@@ -84,9 +84,9 @@ def evaluate(
     set_: Set = None,
 ) -> None:
     """Score one frozen encoder on one task."""
-    from xkd.config import resolve
     from xkd.evaluate.task import Task
     from xkd.evaluate.task import evaluate as score
+    from xkd.settings import resolve
 
     overrides = [f"modality={modality}", f"protocol={protocol}", f"encoder={encoder}", *(set_ or ())]
     score(run, data, resolve(Task(), config, overrides), out)
@@ -122,8 +122,8 @@ def show_config(
     set_: Set = None,
 ) -> None:
     """Print the resolved configuration of a pretraining run as YAML."""
-    from xkd.config import resolve, to_yaml
     from xkd.presets import get_preset
+    from xkd.settings import resolve, to_yaml
 
     print(to_yaml(resolve(get_preset(preset), config, set_ or ())), end="")
 

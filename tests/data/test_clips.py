@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.data.samples import FPS, frame_numbers, write_kinetics, write_video
 from tests.tiny import tiny_config
-from xkd.config import PretrainConfig, resolve
+from xkd.config import PretrainConfig
 from xkd.data.clips import (
     ClipSampler,
     TrainingClips,
@@ -22,6 +22,7 @@ from xkd.data.clips import (
 from xkd.data.manifest import Manifest
 from xkd.data.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
+from xkd.settings import resolve
 
 CONFIG = tiny_config()
 PREPARE = PrepareConfig(short_side=40, workers=2, max_skipped=0.2)

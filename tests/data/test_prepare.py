@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.data.samples import RATE, decode, frame_numbers, ramp, write_kinetics, write_video
-from xkd.config import resolve
 from xkd.data import prepare as module
 from xkd.data.manifest import Clip, Manifest
 from xkd.data.media import WAV_HEADER, encode_wav
 from xkd.data.prepare import PrepareConfig, Summary, prepare
 from xkd.errors import UserError
+from xkd.settings import resolve
 
 CONFIG = PrepareConfig(short_side=32, max_fps=8, workers=2, max_skipped=0.2)
 

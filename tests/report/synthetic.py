@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from xkd.config import MODALITIES, PretrainConfig, to_yaml
+from xkd.config import MODALITIES, PretrainConfig
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.scores import Score
 from xkd.evaluate.task import INPUTS, TASKS, Task
 from xkd.method.model import XKD
+from xkd.settings import to_yaml
 from xkd.train.checkpoint import save_encoders
 from xkd.watch.collapse import Verdict
 

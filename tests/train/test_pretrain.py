@@ -20,9 +20,10 @@ import torch
 
 from tests.tiny import tiny_config
 from xkd import load_encoder
-from xkd.config import PretrainConfig, to_yaml
+from xkd.config import PretrainConfig
 from xkd.errors import UserError
 from xkd.method.model import XKD
+from xkd.settings import to_yaml
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.optimizer import build_optimizer
 from xkd.train.pretrain import pretrain

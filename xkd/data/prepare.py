@@ -19,13 +19,13 @@ from typing import Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
-from xkd.config import STRICT
 from xkd.data.datasets import Source, SourceClip, open_source
 from xkd.data.manifest import DATASET, Clip, Manifest, write_rows
 from xkd.data.media import MediaError, encode_wav, read_audio, transcode_video
 from xkd.data.workers import Failure, run_each
 from xkd.errors import UserError
 from xkd.progress import progress
+from xkd.settings import STRICT
 
 _SHARD_CLIPS = 256
 _SECONDS_LIMIT = 120.0

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from xkd.config import build, to_dict
 from xkd.errors import UserError
+from xkd.settings import build, to_dict
 from xkd.train.checkpoint import write_atomically
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from xkd.config import Modality, PretrainConfig, build, load_config, to_dict
+from xkd.config import Modality, PretrainConfig, load_config
 from xkd.data.manifest import Clip, Manifest
 from xkd.errors import UserError
 from xkd.evaluate.features import FeatureStore, describer
 from xkd.evaluate.probe import Windows, probe
 from xkd.evaluate.scores import EvaluatedEncoder, EvaluatedModality, Protocol, Score, per_class, top1
+from xkd.settings import build, to_dict
 from xkd.train.run import git_commit
 
 INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {

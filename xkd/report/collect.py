@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from xkd.config import MODALITIES, PretrainConfig, difference, to_dict
+from xkd.config import MODALITIES, PretrainConfig
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.scores import EvaluatedEncoder, EvaluatedModality, Protocol, Score, read_scores
 from xkd.evaluate.task import INPUTS, read_config
 from xkd.presets import get_preset, list_presets
+from xkd.settings import difference, to_dict
 from xkd.train.run import read_json
 from xkd.watch.collapse import Verdict
 from xkd.watch.telemetry import Row, read_rows

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from xkd.config import MODALITIES, Modality, PretrainConfig, build, to_dict
+from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.errors import UserError
 from xkd.method.model import XKD, build_encoder
 from xkd.method.vit import Encoder
+from xkd.settings import build, to_dict
 
 ROLES = ("teacher", "student")
 

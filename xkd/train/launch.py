@@ -20,8 +20,9 @@ from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
 from torchx.specs import AppDef, AppState, Role, macros
 
-from xkd.config import PretrainConfig, to_yaml
+from xkd.config import PretrainConfig
 from xkd.errors import UserError
+from xkd.settings import to_yaml
 from xkd.train.run import read_json
 from xkd.watch.collapse import Verdict
 

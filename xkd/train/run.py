@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from xkd.config import PretrainConfig, difference, load_config, to_yaml
+from xkd.config import PretrainConfig, load_config
 from xkd.data.manifest import Manifest
 from xkd.errors import UserError
+from xkd.settings import difference, to_yaml
 from xkd.train.checkpoint import write_atomically
 from xkd.train.distributed import World
 from xkd.watch.collapse import Verdict
