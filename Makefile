@@ -42,7 +42,8 @@ test: setup ## The quick tests
 	pytest
 
 demo: setup ## The whole pipeline on the embedded dataset: a table and a report at the end
-	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO)
+	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \
+	    'preparation=["short_side=64", "max_fps=8"]'
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
 
 clean: ## Remove what runs and tools left behind; the environment stays

@@ -6,12 +6,13 @@ from components import component
 
 
 @component
-def prepare(source: str, revision: str, out: str, manifest: Output[Dataset]) -> None:
+def prepare(source: str, revision: str, overrides: list[str], out: str, manifest: Output[Dataset]) -> None:
     """Write shards and a manifest.
 
     Args:
         source: the fetched dataset.
         revision: its revision; another one is other work, so this belongs to the caching key.
+        overrides: settings of `xkd.data.prepare.PrepareConfig`, each ``name=value``.
         out: directory to write.
         manifest: one row a clip.
     """
@@ -20,7 +21,8 @@ def prepare(source: str, revision: str, out: str, manifest: Output[Dataset]) -> 
 
     from xkd.data.prepare import PrepareConfig
     from xkd.data.prepare import prepare as run
+    from xkd.settings import resolve
 
-    summary = run(Path(source), Path(out), PrepareConfig())
+    summary = run(Path(source), Path(out), resolve(PrepareConfig(), None, overrides))
     shutil.copy(Path(out) / "manifest.csv", manifest.path)
     manifest.metadata |= {"dataset": summary.name, "revision": revision, "clips": summary.clips}

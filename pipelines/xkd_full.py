@@ -39,6 +39,7 @@ def xkd_full(
     clips: int = 800,
     seed: int = 0,
     revision: str = "",
+    preparation: list[str] = [],  # noqa: B006
     tasks: list[dict[str, str]] = TASKS,
     processes: int = 1,
     data: str = "runs/data",
@@ -54,6 +55,7 @@ def xkd_full(
         clips: clips of the embedded dataset.
         seed: seed of the embedded dataset.
         revision: revision the dataset must have; empty takes what there is.
+        preparation: settings of the preparation, for example ``["short_side=64", "max_fps=8"]``.
         tasks: what to evaluate, fields of `xkd.evaluate.task.Task`.
         processes: training processes.
         data: directory of datasets, which runs may share.
@@ -62,7 +64,7 @@ def xkd_full(
     """
     source, prepared = f"{data}/{dataset}", f"{data}/{dataset}-prepared"
     fetched = place(fetch(name=dataset, out=source, clips=clips, seed=seed, revision=revision), image)
-    ready = place(prepare(source=source, revision=fetched.output, out=prepared), image)
+    ready = place(prepare(source=source, revision=fetched.output, overrides=preparation, out=prepared), image)
     judged = place(
         pretrain(
             preset=preset,

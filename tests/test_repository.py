@@ -32,8 +32,15 @@ def test_params_hold_the_toy_preset() -> None:
     assert load_yaml(PARAMS, "pretrain") == to_dict(get_preset("toy"))
 
 
-def test_params_prepare_are_the_defaults() -> None:
-    assert resolve(PrepareConfig(), f"{PARAMS}:prepare") == PrepareConfig()
+def test_dvc_prepares_as_the_demo_does() -> None:
+    given = re.search(r"'preparation=(.*)'", (ROOT / "Makefile").read_text())
+    assert given
+    overrides = yaml.safe_load(given[1])
+    by_dvc, by_demo = (
+        resolve(PrepareConfig(workers=1), f"{PARAMS}:prepare"),
+        resolve(PrepareConfig(workers=1), None, overrides),
+    )
+    assert by_dvc == by_demo != PrepareConfig(workers=1)
 
 
 def test_dvc_evaluates_what_the_pipeline_evaluates() -> None:

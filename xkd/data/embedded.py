@@ -33,7 +33,7 @@ from xkd.data.workers import Failure, run_each
 from xkd.errors import UserError
 from xkd.progress import progress
 
-VERSION = 1
+VERSION = 2
 """Part of the revision: raise it whenever a clip would come out differently."""
 
 FEWEST = 20

@@ -1,7 +1,9 @@
 """The pictures of the embedded dataset.
 
 A single frame says nothing about the action: shapes, textures, colors, sizes and places are drawn
-alike for all ten, and every clip has a second large object.
+alike for all ten, and every clip has a second large object. What acts and sounds is lit and the rest is
+dark, so that a small transformer finds it: with objects of any brightness before backgrounds of any
+color, even one trained on the labels stayed at chance for hundreds of steps.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
     shake = np.cumsum(rng.normal(0, 0.35, (len(times), 2)), axis=0)
     shake -= np.linspace(0, 1, len(times))[:, None] * shake[-1]
     frames = _background(rng, times, shake)
-    amplitude = rng.uniform(0.13, 0.20) * SIDE
-    radius, partner_radius = rng.uniform(0.09, 0.14, 2) * SIDE
+    amplitude = rng.uniform(0.16, 0.22) * SIDE
+    radius, partner_radius = rng.uniform(0.11, 0.16, 2) * SIDE
     reach = amplitude + radius
     place = rng.uniform(reach, SIDE - reach, 2)
     offset = np.stack((pose.x, pose.y), axis=1) * amplitude
@@ -47,7 +49,7 @@ def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
         _draw(frames, rng, small, small_path + shake, rng.uniform(0.05, 0.08) * SIDE, rng.choice(MATERIALS))
     partner = _still(rng, times)
     _draw(frames, rng, partner, partner_path + shake, partner_radius, rng.choice(MATERIALS))
-    _draw(frames, rng, pose, path + shake, radius, scene.material)
+    _draw(frames, rng, pose, path + shake, radius, scene.material, lit=True)
     _add_noise(frames, rng)
     drawn: NDArray[np.uint8] = np.clip(frames, 0, 255).astype(np.uint8)
     return drawn
@@ -68,7 +70,8 @@ def _drift(rng: np.random.Generator, times: Floats, pixels: float) -> Floats:
 def _background(rng: np.random.Generator, times: Floats, shake: Floats) -> NDArray[np.float32]:
     """Smooth colored clouds, panning: frames (T, SIDE, SIDE, 3) of 0..255."""
     cells = int(rng.integers(5, 14))
-    corners = rng.uniform(-1, 1, (cells, cells, 3)) * rng.uniform(10, 40) + rng.uniform(50, 200, 3)
+    tone = 60 + rng.normal(0, 2, 3)
+    corners = rng.uniform(-1, 1, (cells, cells, 3)) * rng.uniform(4, 12) + tone
     at = np.linspace(0, cells - 1, _BACKDROP)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells)))
     picture = np.einsum("yi,xj,ijc->yxc", weights, weights, corners, optimize=True).astype(np.float32)
@@ -85,13 +88,15 @@ def _draw(
     path: Floats,
     radius: float,
     material: str,
+    *,
+    lit: bool = False,
 ) -> None:
     """Paint a textured shape over the frames, in place.
 
     Frames are (T, SIDE, SIDE, 3), the path (T, 2) is the centers in pixels, the radius is in pixels at
-    relative size 1.
+    relative size 1. A lit one is brighter than any background, the others are darker.
     """
-    color = _color(rng)
+    color = _color(rng) * (1.0 if lit else 0.18)
     sides = int(rng.choice((3, 4, 5, 6, 40)))
     tilt = rng.uniform(0, 2 * np.pi)
     half = int(np.ceil(radius * pose.size.max() * np.sqrt(pose.stretch.max()) * 1.56)) + 1
@@ -123,9 +128,9 @@ def _draw(
 
 
 def _color(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A lively color (3,) of 0..255."""
+    """A light color (3,) of 0..255."""
     wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (rng.uniform() + np.array((0, 1 / 3, 2 / 3))))
-    color: NDArray[np.float32] = (255 * rng.uniform(0.7, 1.0) * (0.25 + 0.75 * wheel)).astype(np.float32)
+    color: NDArray[np.float32] = (230 * (0.7 + 0.3 * wheel)).astype(np.float32)
     return color
 
 
@@ -146,7 +151,7 @@ def _texture(material: str, u: Floats, v: Floats) -> Floats:
 
 def _add_noise(frames: NDArray[np.float32], rng: np.random.Generator) -> None:
     """Grain and flicker, in place: one field of grain shifted from frame to frame."""
-    grain = rng.normal(0, rng.uniform(1.5, 5.0), (2 * SIDE, 2 * SIDE, 1)).astype(np.float32)
-    flicker = rng.normal(0, 1.5, len(frames)).astype(np.float32)
+    grain = rng.normal(0, rng.uniform(0.5, 2.0), (2 * SIDE, 2 * SIDE, 1)).astype(np.float32)
+    flicker = rng.normal(0, 0.7, len(frames)).astype(np.float32)
     for frame, shift, (x, y) in zip(frames, flicker, rng.integers(0, SIDE, (len(frames), 2)), strict=True):
         frame += grain[y : y + SIDE, x : x + SIDE] + shift

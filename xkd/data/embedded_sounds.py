@@ -73,7 +73,7 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
     Nuisances: pitch ± half an octave, reverberation, noise, level; unrelated sounds in 30 %.
     """
     samples = np.arange(round(SECONDS * RATE)) / RATE
-    shift, wander, rate, phase = rng.uniform((-0.5, 0, 0.05, 0), (0.5, 0.25, 0.3, 1))
+    shift, wander, rate, phase = rng.uniform((-0.5, 0, 0.05, 0), (0.5, 0.1, 0.3, 1))
 
     def pitch(seconds: Floats) -> Floats:
         return np.asarray(
@@ -94,18 +94,18 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
         sound += _unrelated(rng)
     if rng.uniform() < 0.5:
         sound = _reverberate(rng, sound)
-    sound = _colored(sound, rng.uniform(-0.5, 0.5))
-    hiss = _colored(rng.normal(0, 1, len(sound)), -rng.uniform(0.2, 0.9))
-    sound += hiss * 10 ** (rng.uniform(-24, -4) / 20)
+    sound = _colored(sound, rng.uniform(-0.15, 0.15))
+    hiss = _colored(rng.normal(0, 1, len(sound)), -rng.uniform(0.4, 0.6))
+    sound += hiss * 10 ** (rng.uniform(-30, -20) / 20)
     # equally loud, not equally peaked: the level must not tell blows from rubbing
-    sound *= 10 ** (rng.uniform(-32, -18) / 20) / np.sqrt(np.mean(sound**2))
+    sound *= 10 ** (rng.uniform(-25, -23) / 20) / np.sqrt(np.mean(sound**2))
     return np.asarray((sound / max(1.0, np.abs(sound).max())).astype(np.float32))
 
 
 def _pitch(scene: Scene, seconds: Floats) -> Floats:
     """Octaves: up with the height, down with the size."""
     pose = scene.pose(seconds)
-    return -0.45 * pose.y - 1.2 * np.log2(pose.size)
+    return -0.8 * pose.y - 1.2 * np.log2(pose.size)
 
 
 def _loudness(scene: Scene, seconds: Floats) -> Floats:
@@ -141,10 +141,10 @@ def _unrelated(rng: np.random.Generator) -> Floats:
 def _reverberate(rng: np.random.Generator, sound: Floats) -> Floats:
     """Exponentially decaying noise as the room's response."""
     seconds = np.arange(RATE // 2) / RATE
-    room = rng.normal(0, 1, len(seconds)) * np.exp(-6.9 * seconds / rng.uniform(0.15, 0.6))
+    room = rng.normal(0, 1, len(seconds)) * np.exp(-6.9 * seconds / rng.uniform(0.15, 0.4))
     length = len(sound) + len(room)
     wet = np.fft.irfft(np.fft.rfft(sound, length) * np.fft.rfft(room, length), length)[: len(sound)]
-    reverberated: Floats = sound + rng.uniform(0.1, 0.7) * wet / (np.sqrt(np.mean(wet**2)) + 1e-9)
+    reverberated: Floats = sound + rng.uniform(0.1, 0.4) * wet / (np.sqrt(np.mean(wet**2)) + 1e-9)
     return reverberated
 
 
