@@ -17,7 +17,7 @@ from xkd.train.launch import TrainingError, appdef, follow, launch
 
 LAUNCHER = (
     "import sys; from xkd.train.launch import appdef, follow; "
-    "follow(appdef('tests.train.worker', sys.argv[1:3], int(sys.argv[3])))"
+    "follow(appdef('tests.train.worker', sys.argv[1:3], int(sys.argv[3]), 1))"
 )
 
 
@@ -28,7 +28,7 @@ def _from_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(what: str, folder: Path, processes: int = 1) -> None:
-    follow(appdef("tests.train.worker", [what, str(folder)], processes))
+    follow(appdef("tests.train.worker", [what, str(folder)], processes, 1))
 
 
 def start(what: str, folder: Path, processes: int) -> subprocess.Popen[str]:

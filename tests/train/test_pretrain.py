@@ -191,6 +191,8 @@ def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
             assert process.returncode == 2
             assert line in said
             assert "Traceback" not in said
+    # What can be told before training starts leaves no run behind that a corrected command would trip over.
+    assert not (tmp_path / "run0").exists()
 
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:

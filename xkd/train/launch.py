@@ -54,13 +54,14 @@ def launch(config: PretrainConfig, data: Path, out: Path, processes: int = 1) ->
         file.write(to_yaml(config))
         file.flush()
         arguments = ["--config", file.name, "--data", str(data.resolve()), "--out", str(out.resolve())]
-        follow(appdef("xkd.train.pretrain", arguments, processes))
+        # What the loader's workers decode on is not there for computing.
+        threads = len(os.sched_getaffinity(0)) // processes - config.run.workers
+        follow(appdef("xkd.train.pretrain", arguments, processes, max(1, threads)))
     return Verdict(**read_json(out / "verdict.json"))
 
 
-def appdef(module: str, arguments: Sequence[str], processes: int) -> AppDef:
-    """The job: torchrun of ``-m module`` with this many workers, which share the machine's cores."""
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+def appdef(module: str, arguments: Sequence[str], processes: int, threads: int) -> AppDef:
+    """The job: torchrun of ``-m module`` with this many workers, each computing on so many threads."""
     torchrun = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", macros.app_id]
     workers = ["--nnodes", "1", "--nproc-per-node", str(processes), "--max-restarts", "0"]
     role = Role(

@@ -43,10 +43,10 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
 
 def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdict:
     clips = TrainingClips(data, config)
+    per_epoch = steps_per_epoch(len(clips), config.optim.batch_size, world.size)
     run = Run(out, config, clips.manifest, world)
     if run.finished:
         return run.verdict()
-    per_epoch = steps_per_epoch(len(clips), config.optim.batch_size, world.size)
     steps = config.optim.epochs * per_epoch
 
     torch.manual_seed(config.run.seed)

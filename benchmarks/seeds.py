@@ -1,0 +1,75 @@
+r"""A preset's linear evaluation over several seeds: the tables of docs/results.md.
+
+python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded
+python benchmarks/seeds.py --data data/prepared --out runs/seeds-alone --preset embedded \
+    --set loss.align=0 --set loss.distill=0
+
+Runs one seed after the other; called again, it keeps what is finished and goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from xkd.evaluate.scores import Score
+from xkd.evaluate.task import TASKS, evaluate
+from xkd.presets import get_preset
+from xkd.settings import resolve
+from xkd.train.launch import launch
+
+ENCODERS = ("teacher", "student", "random")
+MODALITIES = ("video", "audio", "audiovisual")
+
+
+def scores_of(run: Path, data: Path) -> dict[tuple[str, str], float]:
+    """The scores of a finished run in percent, by encoder and modality."""
+    tasks = [task for task in TASKS if task.encoder in ENCODERS]
+    scores = [Score.read(evaluate(run, data, task, run / "scores")) for task in tasks]
+    return {(score.encoder, score.modality): 100 * score.score for score in scores}
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± standard deviation over the seeds."""
+    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.1f}{deviation}"
+
+
+def table(seeds: Sequence[dict[tuple[str, str], float]]) -> str:
+    """Markdown: scores, and in parentheses gains over the random initialization of the same seed."""
+    lines = ["| | Video | Audio | Late fusion |", "|---|---:|---:|---:|"]
+    for encoder in ENCODERS:
+        cells = []
+        for modality in MODALITIES:
+            gains = [scores[encoder, modality] - scores["random", modality] for scores in seeds]
+            gain = "" if encoder == "random" else f" ({spread(gains, '+')})"
+            cells.append(spread([scores[encoder, modality] for scores in seeds]) + gain)
+        lines.append(f"| {encoder.capitalize()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train and evaluate every seed, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the runs, one a seed")
+    parser.add_argument("--preset", default="embedded")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    given = parser.parse_args()
+    seeds = []
+    for seed in given.seeds:
+        run = given.out / str(seed)
+        config = resolve(get_preset(given.preset), None, [*given.set, f"run.seed={seed}"])
+        verdict = launch(config, given.data, run, 1)
+        print(f"seed {seed}: {verdict.verdict}: {verdict.reason}", flush=True)
+        seeds.append(scores_of(run, given.data))
+        print(table(seeds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
