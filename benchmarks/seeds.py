@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -24,9 +25,9 @@ ENCODERS = ("teacher", "student", "random")
 MODALITIES = ("video", "audio", "audiovisual")
 
 
-def scores_of(run: Path, data: Path) -> dict[tuple[str, str], float]:
-    """The scores of a finished run in percent, by encoder and modality."""
-    tasks = [task for task in TASKS if task.encoder in ENCODERS]
+def scores_of(run: Path, data: Path, seed: int) -> dict[tuple[str, str], float]:
+    """The scores of a finished run in percent; the seed also draws the random initialization."""
+    tasks = [replace(task, seed=seed) for task in TASKS if task.encoder in ENCODERS]
     scores = [Score.read(evaluate(run, data, task, run / "scores")) for task in tasks]
     return {(score.encoder, score.modality): 100 * score.score for score in scores}
 
@@ -67,7 +68,7 @@ def main() -> None:
         config = resolve(get_preset(given.preset), None, [*given.set, f"run.seed={seed}"])
         verdict = launch(config, given.data, run, 1)
         print(f"seed {seed}: {verdict.verdict}: {verdict.reason}", flush=True)
-        seeds.append(scores_of(run, given.data))
+        seeds.append(scores_of(run, given.data, seed))
         print(table(seeds), flush=True)
 
 

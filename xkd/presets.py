@@ -93,9 +93,6 @@ def embedded() -> PretrainConfig:
 
 @preset
 def toy() -> PretrainConfig:
-    """The demo: the preset `embedded` for a quarter of its epochs, minutes on two CPU cores.
-
-    Its teachers follow their students faster, for want of steps.
-    """
+    """The demo: the preset `embedded` for a quarter of its epochs, minutes on two CPU cores."""
     longer = embedded()
-    return replace(longer, optim=replace(longer.optim, epochs=50, warmup_epochs=5, ema_base=0.995))
+    return replace(longer, optim=replace(longer.optim, epochs=50, warmup_epochs=5))
