@@ -83,7 +83,8 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     """Decode the dataset at `source` once and write it to `out` for fast random windows.
 
     A complete output of the same source revision and settings is left alone; an interrupted one is
-    continued. The bytes written depend on neither the number of workers nor on interruptions.
+    continued. Which clips are written, and where, depends on neither the number of workers nor on
+    interruptions. (Their bytes should not either; libx264 was seen to differ in one clip of a hundred.)
 
     Raises:
         UserError: the source cannot be read (see `open_source`), has no audio at all, or too many of
