@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,7 @@ def test_nothing_readable_is_one_line(data: Path, tmp_path: Path, workers: int) 
     with pytest.raises(UserError, match="nor 9 others; prepare the dataset again") as caught:
         list(training_batches(TrainingClips(damaged, config), config, 0, 1))
     assert "\n" not in str(caught.value)
+    assert not active_children(), "the loader's processes outlive the error"
 
 
 def damage(data: Path, to: Path, places: Any) -> Path:

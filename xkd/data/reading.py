@@ -104,6 +104,9 @@ def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[
     try:
         yield from loader
     except UserError as error:
+        # torch leaves the error in a cycle with its traceback, whose frames hold the loader; a loader left
+        # to the garbage collection can close its pipes twice, the second time perhaps another file's.
+        error.__traceback__ = None
         # A worker's error arrives with its traceback as text; the last line is the message.
         last = str(error).strip().splitlines()[-1]
         raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
