@@ -66,6 +66,7 @@ def embedded() -> PretrainConfig:
     - Local views last two seconds and show most of the picture: one second of a small crop holds no action.
     - Fewer video tokens are hidden and colors are hardly changed: a few hundred clips teach no invariance.
     - Cooler teachers: at the paper's temperatures their outputs flatten to ln K before they know anything.
+    - Momentum hardly rises: in a few thousand steps a teacher that stops moving keeps what it learned early.
     - Distillation and alignment weigh less: their gradients are tens of times the reconstruction's, and one
       clipping bounds the sum.
     """
@@ -86,7 +87,7 @@ def embedded() -> PretrainConfig:
         decoder=TransformerConfig(dim=48, depth=1, heads=4),
         projector=ProjectorConfig(hidden_dim=256, bottleneck_dim=64, out_dim=512),
         loss=LossConfig(align=0.1, distill=0.3),
-        optim=OptimConfig(epochs=200, batch_size=32, lr=1e-3, warmup_epochs=20, ema_base=0.998),
+        optim=OptimConfig(epochs=200, batch_size=32, lr=1e-3, warmup_epochs=20, ema_final=0.998),
         run=RunConfig(workers=1, checkpoint_every=200, metrics_port=0),
     )
 
