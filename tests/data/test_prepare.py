@@ -124,7 +124,9 @@ def test_directory_of_something_else_is_refused(root: Path, tmp_path: Path) -> N
         prepare(root, tmp_path, CONFIG)
 
 
-def test_broken_clip_is_counted_and_listed(root: Path, tmp_path: Path) -> None:
+def test_broken_clip_is_counted_listed_and_told(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = replica(root, tmp_path / "source")
     broken = source / "train" / "clapping" / "train02_000000_000005.mkv"
     broken.write_bytes(broken.read_bytes()[:100])
@@ -134,6 +136,7 @@ def test_broken_clip_is_counted_and_listed(root: Path, tmp_path: Path) -> None:
     assert row["clip"] == "train02_000000_000005"
     assert row["reason"]
     assert "train02_000000_000005" not in (tmp_path / "out" / "manifest.csv").read_text()
+    assert "7 clips (5 train, 2 val), 0 without audio, 1 skipped, see" in capfd.readouterr().err
 
 
 def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:

@@ -121,7 +121,14 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     )
     manifest.write()
     shutil.rmtree(out / _UNFINISHED)
-    return _summarize(manifest, unchanged=False, elapsed=time.monotonic() - began)
+    summary = _summarize(manifest, unchanged=False, elapsed=time.monotonic() - began)
+    splits = ", ".join(f"{count} {split}" for split, count in summary.splits.items())
+    print(
+        f"prepare: {summary.clips} clips ({splits}), {summary.without_audio} without audio, "
+        f"{summary.skipped} skipped" + (f", see {out / 'skipped.csv'}" if skipped else ""),
+        file=sys.stderr,
+    )
+    return summary
 
 
 def _begin(out: Path, state: Mapping[str, Any]) -> None:
