@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(UserError, match=r"cannot write .*step_00000002\.pt.*intact"):
+        with pytest.raises(UserError, match=r"cannot write .*step_00000002\.pt: .*File too large; .*intact"):
             checkpoints.save(2, model, optimizer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -37,10 +37,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
+        # torch.save covers a full disk's error with one of its own about positions.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise UserError(
-            f"cannot write {path}: {' '.join(str(error).split())}; what was saved before is intact"
+            f"cannot write {path}: {' '.join(str(reason).split())}; what was saved before is intact"
         ) from error
 
 
