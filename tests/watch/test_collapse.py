@@ -18,7 +18,12 @@ def history(kd: float, kld: float, rows: int = 30) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(
     ("kd", "kld", "verdict"),
-    [(5.0, 2.0, "healthy"), (0.01, 0.005, "one_hot"), (math.log(K), 0.01, "constant")],
+    [
+        (5.0, 2.0, "healthy"),
+        (0.01, 0.005, "one_hot"),
+        (0.09, 0.06, "one_hot"),
+        (math.log(K), 0.01, "constant"),
+    ],
 )
 def test_verdicts(kd: float, kld: float, verdict: str) -> None:
     assert judge(history(kd, kld), K).verdict == verdict

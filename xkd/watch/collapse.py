@@ -1,7 +1,7 @@
 """The verdict on a run: is the distillation alive (section B.5, Figure S3)?
 
-KD = teacher entropy + KLD. When the outputs turn one-hot, KD goes to 0; when they turn constant, KLD
-goes to 0. Both are judged by the median of a window, because single steps spike.
+KD = teacher entropy + KLD. When the outputs turn one-hot, all three go to 0; when they turn constant, KLD
+alone does. They are judged by the median of a window, because single steps spike.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, Literal
 DIRECTIONS = ("video_to_audio", "audio_to_video")
 WINDOW = 10
 """Rows of metrics that a judgement rests on."""
-ONE_HOT_KD = 0.01
-CONSTANT_KLD = 0.01
-"""Shares of ln K (the largest possible entropy) under which KD or KLD counts as zero."""
+ZERO = 0.01
+"""Share of ln K (the largest possible entropy) under which KD or KLD counts as zero."""
+ONE_HOT_ENTROPY = 0.1
+"""Share of ln K under which the teachers' entropy makes a collapse one-hot; above it is constant."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,17 @@ def judge(history: Sequence[Mapping[str, Any]], out_dim: int) -> Verdict:
                 "non_finite", f"{', '.join(bad)} not finite at step {row['step']}", int(row["step"])
             )
     window = history[-WINDOW:]
+    largest = math.log(out_dim)
     for direction in DIRECTIONS:
-        kd = median(row[f"kd_{direction}"] for row in window)
-        if kd < ONE_HOT_KD * math.log(out_dim):
-            reason = (
-                f"KD {direction} fell to {kd:.3g}: the teachers' outputs turned one-hot (is centering off?)"
+        kd, kld = (median(row[f"{name}_{direction}"] for row in window) for name in ("kd", "kld"))
+        if min(kd, kld) >= ZERO * largest:
+            continue
+        # KLD is at most KD, so it is the first to fall in either collapse; the entropy tells which it is.
+        fell = f"KD {direction} fell to {kd:.3g}, KLD to {kld:.3g}"
+        if kd - kld < ONE_HOT_ENTROPY * largest:
+            return Verdict(
+                "one_hot", f"{fell}: the teacher's outputs turned one-hot (is centering off?)", step
             )
-            return Verdict("one_hot", reason, step)
-        kld = median(row[f"kld_{direction}"] for row in window)
-        if kld < CONSTANT_KLD * math.log(out_dim):
-            reason = f"KLD {direction} fell to {kld:.3g}: teacher and student agree on one constant output"
-            return Verdict("constant", reason, step)
+        return Verdict("constant", f"{fell}: teacher and student agree on one constant output", step)
     lowest = min(median(row[f"kld_{d}"] for row in window) for d in DIRECTIONS)
     return Verdict("healthy", f"KD and KLD stay away from zero (lowest KLD {lowest:.3g})", step)
