@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -106,13 +106,35 @@ def tabulate(
     print(f"report: {report}")
 
 
+@app.command(name="import")
+def import_weights(
+    source: Annotated[Literal["authors"], typer.Argument(help="Whose weights: 'authors' released theirs.")],
+    files: Annotated[list[Path], typer.Argument(help="Their *_teacher.pth.tar or *_student.pth.tar.")],
+    modality: Annotated[Literal["video", "audio"], typer.Option(help="What the encoders are for.")],
+    out: Out,
+    preset: Annotated[str, typer.Option(help="What they were trained with.")] = "released",
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Turn released encoders into a run that evaluate and load_encoder read."""
+    del source  # there is one
+    from xkd.presets import get_preset
+    from xkd.settings import resolve
+    from xkd.train.released import import_released
+
+    for written in import_released(files, modality, resolve(get_preset(preset), config, set_ or ()), out):
+        print(written)
+
+
 @app.command()
 def presets() -> None:
-    """List the named configurations."""
-    from xkd.presets import list_presets
+    """List the named configurations, with what the paper measured of them."""
+    from xkd.presets import PRESETS
 
-    for name, summary in list_presets().items():
-        print(f"{name:20} {summary}")
+    print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  what it is, or changes")
+    for preset in PRESETS.values():
+        figures = "".join(f"{figure or '':>8}" for figure in preset.paper or (None,) * 3)
+        print(f"{preset.name:28}{preset.source:18}{figures}  {preset.summary}")
 
 
 @app.command(name="config")

@@ -16,6 +16,7 @@ from xkd.settings import STRICT, build, load_yaml
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
+AttentionQuery = Literal["cls", "mean_query", "mean_attention"]
 
 
 def other(modality: Modality) -> Modality:
@@ -35,12 +36,17 @@ class ModalityConfig:
     """Size of one patch (token), same order."""
     local_views: int = 1
     """Number of local views the student sees (Table S10)."""
+    mask: Literal["random", "tube"] = "random"
+    """random: any tokens. tube: the same places at all times (VideoMAE; video only)."""
     mask_ratio: float
     """Share of the global view's tokens hidden from the student."""
     student_temperature: float = 0.1
     """tau_s of Equation 10."""
     teacher_temperature: float
     """tau_t of Equation 10."""
+    teacher_temperature_start: float | None = None
+    """Where a schedule begins that reaches teacher_temperature after optim.temperature_epochs (Table S8);
+    none: fixed."""
 
     @model_validator(mode="after")
     def _patches_fit(self) -> ModalityConfig:
@@ -49,8 +55,11 @@ class ModalityConfig:
                 raise ValueError(f"{name} {size} must be a multiple of patch {self.patch}")
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio {self.mask_ratio} must be in [0, 1)")
-        if min(self.student_temperature, self.teacher_temperature) <= 0:
+        temperatures = (self.student_temperature, self.teacher_temperature, self.teacher_temperature_start)
+        if any(value is not None and value <= 0 for value in temperatures):
             raise ValueError("temperatures must be positive")
+        if self.mask == "tube" and len(self.patch) == 2:
+            raise ValueError("mask tube hides places of a video at all times; it is not for spectrograms")
         if self.local_views < 0:
             raise ValueError(f"local_views {self.local_views} must not be negative")
         return self
@@ -104,6 +113,8 @@ class VideoAugment:
     """Probability of dropping the color."""
     blur: float = 0.0
     """Probability of a Gaussian blur."""
+    blur_vertical: bool = False
+    """Blur along the height alone and always equally, as the authors' code does by a slip."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -120,12 +131,19 @@ class AudioAugment:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ViewsConfig:
-    """Augmentations of the global and the local views (Tables S1, S2)."""
+    """Augmentations of the global and the local views (Tables S1, S2), and what the teachers see."""
 
+    teacher: Literal["global", "local"] = "global"
+    """global: the text (B.7). local: the first local view, as in the authors' code."""
     video_global: VideoAugment = VideoAugment(crop_area=(0.2, 1.0))
     video_local: VideoAugment = VideoAugment(crop_area=(0.08, 0.4), gray=0.2, blur=0.5)
     audio_global: AudioAugment = AudioAugment(volume=0.1)
     audio_local: AudioAugment = AudioAugment(volume=0.2, crop_range=(0.6, 1.5))
+
+    @property
+    def teacher_index(self) -> int:
+        """Place of the teachers' view among a modality's views, of which the global one is first."""
+        return 0 if self.teacher == "global" else 1
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -144,13 +162,34 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ProjectorConfig:
-    """Size of the projector heads (Table S3)."""
+class RefineConfig:
+    """How each teacher's features are refined by the other modality (Equations 3-6, Table S14)."""
 
+    relevance: Literal["mean", "softmax", "none"] = "mean"
+    """mean: Equation 4. softmax: Equation S3. none: no refinement."""
+    query: AttentionQuery = "cls"
+    """What attends to the patches: the class token (Equation 3), the mean of the patches' queries (B.8), or
+    the mean of all tokens' attention (what the authors' code does without the class token)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ProjectorConfig:
+    """Shape of the projector heads (Table S3)."""
+
+    layers: int = 3
+    """Linear layers up to the bottleneck (Table S11)."""
+    norm: Literal["none", "last", "all"] = "all"
+    """Which layers are normalized (Figure S5): none, the outputs alone, or the hidden layers as well."""
     hidden_dim: int = 2048
     bottleneck_dim: int = 256
     out_dim: int = 8192
     """K: the number of outputs the distillation's distributions range over (Table S12)."""
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> ProjectorConfig:
+        if self.layers < 2:
+            raise ValueError(f"layers {self.layers} must be at least 2")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -166,6 +205,9 @@ class LossConfig:
     reduction: Literal["sum", "mean"] = "sum"
     """sum: Equations 2, 7, 11 and 12 as printed. mean: the authors' code, which halves each pair of
     terms and divides the total by the sum of the weights (by default, gradients 14 times smaller)."""
+    align_pairs: Literal["same", "across", "both"] = "same"
+    """Whose outputs are aligned (Table S13). same: student with student and teacher with teacher (L_da);
+    across: each teacher with the other modality's student (Equation S1); both: their sum (Equation S2)."""
     align_gather: bool = False
     """Take the MMD over the rows of all processes instead of each process's own (the authors')."""
     centering: bool = True
@@ -198,6 +240,12 @@ class OptimConfig:
     ema_base: float = 0.997
     """The teachers' momentum at the start; a cosine carries it to ema_final (Equation 13, B.2)."""
     ema_final: float = 1.0
+    ema_shared_twice: bool = False
+    """Move blocks that both teachers share twice a step, once for each (the authors' code)."""
+    temperature_epochs: int = 30
+    """How long the teachers' temperatures take to rise where they are scheduled (the authors' code)."""
+    temperature_schedule: Literal["cosine", "linear"] = "cosine"
+    """Shape of that rise: cosine (B.1) or linear (the authors' code)."""
 
     @model_validator(mode="after")
     def _positive(self) -> OptimConfig:
@@ -213,7 +261,11 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
-    """How a run behaves; but for the seed, nothing here changes what the method computes."""
+    """How a run is carried out; it may go on with other values, but for the seed.
+
+    Nothing here changes what the method computes, beyond rounding and, with parts, whose rows the alignment
+    compares.
+    """
 
     seed: int = 0
     workers: int = 4
@@ -223,12 +275,19 @@ class RunConfig:
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """auto: bf16 on GPUs that have it (compute capability 8), fp16 with a gradient scaler on older ones,
+    fp32 on the CPU. The alignment and the distillation are taken in fp32 whatever is said here."""
+    accumulate: int = 1
+    """Parts that each process's share of the batch is computed in, one after the other."""
+    compile: bool = False
+    """Compile the transformer blocks (torch.compile): minutes at the start, faster steps on a GPU."""
     metrics_port: int | None = 9460
     """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
 
     @model_validator(mode="after")
     def _positive(self) -> RunConfig:
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         return self
@@ -240,6 +299,11 @@ class PretrainConfig:
 
     preset: str = "paper"
     """The preset this configuration started from."""
+    modalities: tuple[Modality, ...] = MODALITIES
+    """What is trained: both modalities, or one of them as a masked autoencoder alone (Table S16)."""
+    share: Literal["none", "student", "both"] = "none"
+    """Transformer blocks both modalities share (Table S5): none (XKD), the student's (XKD-MAS), or the
+    student's and the teacher's (XKD-MATS). Projections, tables, norms and heads are never shared."""
     video: ModalityConfig = ModalityConfig(
         global_view=(32, 112, 112),
         local_view=(8, 96, 96),
@@ -259,9 +323,20 @@ class PretrainConfig:
     encoder: TransformerConfig = TransformerConfig(dim=768, depth=12, heads=12)
     decoder: TransformerConfig = TransformerConfig(dim=384, depth=4, heads=12)
     projector: ProjectorConfig = ProjectorConfig()
+    refine: RefineConfig = RefineConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> PretrainConfig:
+        if len(set(self.modalities)) != len(self.modalities) or not self.modalities:
+            raise ValueError("modalities must name video, audio or both, each once")
+        if len(self.modalities) == 1 and (self.loss.align, self.loss.distill, self.share) != (0, 0, "none"):
+            raise ValueError("one modality alone needs loss.align=0, loss.distill=0 and share=none")
+        if self.views.teacher == "local" and not all(self.modality(m).local_views for m in MODALITIES):
+            raise ValueError("views.teacher local needs at least one local view of each modality")
+        return self
 
     @model_validator(mode="after")
     def _views_fit_the_clip(self) -> PretrainConfig:

@@ -17,7 +17,6 @@ from xkd.data.clips import (
     ClipSampler,
     TrainingClips,
     evaluation_batches,
-    evaluation_windows,
     training_batches,
 )
 from xkd.data.manifest import Manifest
@@ -239,17 +238,17 @@ def test_split_without_sound(tmp_path: Path) -> None:
     for path in (root / "train").rglob("*.mkv"):
         path.write_bytes(silent)
     prepare(root, tmp_path / "out", PREPARE)
-    with pytest.raises(UserError, match="no clip of split train has both video and audio"):
+    with pytest.raises(UserError, match="no clip of split train has video and audio, as training needs"):
         TrainingClips(tmp_path / "out", CONFIG)
 
 
 def test_evaluation_windows_are_even(data: Path) -> None:
     clips = Manifest.read(data).split("val")
-    windows = list(evaluation_windows(data, clips, CONFIG, 3))
-    assert [place for _, _, place in windows] == [0, 0, 0, 1, 1, 1]
-    heard = [start_of(frames, waveform)[1] for frames, waveform, _ in windows]
+    (batch,) = evaluation_batches(data, clips, CONFIG, 3)
+    assert batch["clip"].tolist() == [0, 0, 0, 1, 1, 1]
+    heard = [start_of(*window)[1] for window in zip(batch["frames"], batch["waveform"], strict=True)]
     np.testing.assert_allclose(heard, [0, 0.5, 1.0] * 2, atol=1e-3)
-    assert all(frames.shape == (32, 3, 32, 32) for frames, _, _ in windows)
+    assert batch["frames"].shape == (6, 32, 3, 32, 32)
 
 
 def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Path) -> None:
@@ -276,5 +275,5 @@ def test_one_modality_reads_only_that(data: Path) -> None:
 def test_unreadable_clip_stops_an_evaluation(data: Path, tmp_path: Path) -> None:
     damaged = damage(data, tmp_path, [9])
     with pytest.raises(UserError, match="cannot be read") as caught:
-        list(evaluation_windows(damaged, Manifest.read(damaged).split("val"), CONFIG, 1))
+        list(evaluation_batches(damaged, Manifest.read(damaged).split("val"), CONFIG, 1))
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.data.draws import draw, linear_recipe, pretrain_recipe
 from xkd.data.media import LogMel
-from xkd.data.views import Views, plain_views, to_pixels
+from xkd.data.views import Views, to_pixels
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 CONFIG = tiny_config()
@@ -222,7 +222,7 @@ def test_linear_recipe_makes_one_augmented_global_view() -> None:
 
 def test_plain_views_are_the_centers() -> None:
     batch = batch_of(2)
-    plain = plain_views(batch["frames"], batch["waveform"], CONFIG)
+    plain = Views(CONFIG).plain(batch)
     expected = batch["frames"][..., 4:36].transpose(1, 2).float() / 255
     torch.testing.assert_close(to_pixels(plain["video"]), expected, atol=1e-6, rtol=0)
     assert torch.equal(plain["audio"], LogMel(CONFIG.clip, 80)(batch["waveform"]))

@@ -8,9 +8,9 @@ import torch
 
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality
-from xkd.data.clips import evaluation_windows
+from xkd.data.clips import evaluation_batches
 from xkd.data.manifest import Manifest
-from xkd.data.views import plain_views
+from xkd.data.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.features import FeatureStore, describer, extract, hash_weights, published_hash, raw_input
 from xkd.train.checkpoint import load_encoder
@@ -18,8 +18,8 @@ from xkd.train.checkpoint import load_encoder
 
 def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, run: Path) -> None:
     config, clips = tiny_config(), Manifest.read(prepared).split("val")[:3]
-    frames, waveforms, places = zip(*evaluation_windows(prepared, clips, config, 2), strict=True)
-    views = plain_views(torch.stack(frames), torch.stack(waveforms), config)
+    (batch,) = evaluation_batches(prepared, clips, config, 2)
+    views = Views(config).plain(batch)
     for m in MODALITIES:
         encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")
         expected = encoder(views[m])[:, 1:].mean(dim=1)
@@ -27,7 +27,7 @@ def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, r
             describer(run, config, "teacher", m, 0), prepared, clips, config, 2, train=False, seed=0
         )
         np.testing.assert_allclose(found.features, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
-        assert found.clip.tolist() == list(places) == [0, 0, 1, 1, 2, 2]
+        assert found.clip.tolist() == batch["clip"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +18,13 @@ from xkd.config import (
     OptimConfig,
     PretrainConfig,
     ProjectorConfig,
+    RefineConfig,
     TransformerConfig,
+    ViewsConfig,
 )
+from xkd.train.released import our_name as our_encoder_name
 
+SHARE: dict[str, Literal["none", "student", "both"]] = {"xkd": "none", "mas": "student", "mats": "both"}
 SHORT: dict[Modality, str] = {"video": "vid", "audio": "aud"}
 TERMS = {
     "vid_recon_loss": "reconstruct_video",
@@ -35,14 +39,8 @@ TERMS = {
     "loss": "loss",
 }
 _RENAMES = [
-    (r"enc_pos_embed|dec_pos_embed", "positions"),
-    (r"(cuboid_embed|patch_embed)\.proj", "embed"),
-    (r"encoder\.blocks", "blocks"),
+    (r"dec_pos_embed", "positions"),
     (r"decoder\.blocks", "blocks"),
-    (r"encoder_norm", "norm"),
-    (r"\.attn\.", ".attention."),
-    (r"\.mlp\.fc1", ".mlp.0"),
-    (r"\.mlp\.fc2", ".mlp.2"),
     (r"mid_proj", "project"),
     (r"out_proj", "predict"),
     (r"head\.mlp\.0", "projector.hidden.0"),
@@ -64,10 +62,11 @@ def our_name(official: str) -> str | None:
     owner, _, rest = official.partition(".")
     short, _, role = owner.partition("_")
     modality = "video" if short == "vid" else "audio"
-    rest = re.sub(r"^backbone\.", "encoder#", rest)
+    if rest.startswith("backbone."):
+        return f"{role}.{modality}.encoder.{our_encoder_name(rest.removeprefix('backbone.'))}"
     for pattern, ours in _RENAMES:
         rest = re.sub(pattern, ours, rest)
-    rest = rest.replace("encoder#", "encoder.")
+    rest = our_encoder_name(rest)  # decoders have the same blocks
     return f"{'decoder' if role == 'ae' else role}.{modality}.{rest}"
 
 
@@ -88,16 +87,22 @@ class Reference:
                 dim=m[section]["embed_dim"], depth=m[section]["depth"], heads=m[section]["num_heads"]
             )
 
+        released = m["teacher_view"] == "released"
+        views = self.views()
         return PretrainConfig(
+            share=SHARE[m["variant"]],
             video=ModalityConfig(
+                local_views=len(views["video"]) - 1,
                 global_view=(c["num_frames"], *c["frame_size"][1:]),
                 local_view=tuple(c["local_frames"]),
                 patch=(c["vid_patch_temporal"], *c["vid_patch_spatial"]),
                 mask_ratio=kwargs["vid_mask_ratio"],
-                student_temperature=kwargs["student_temp"]["video"],
+                # The authors' code takes the audio student's temperature for both.
+                student_temperature=kwargs["student_temp"]["audio"],
                 teacher_temperature=kwargs["teacher_temp"]["video"],
             ),
             audio=ModalityConfig(
+                local_views=len(views["audio"]) - 1,
                 global_view=tuple(c["spec_size"]),
                 local_view=tuple(c["local_spec"]),
                 patch=tuple(c["spec_patch_spatial"]),
@@ -109,6 +114,8 @@ class Reference:
             clip=ClipConfig(
                 seconds=1.0, fps=c["num_frames"], sample_rate=16000, hop=16000 // c["spec_size"][1] + 1
             ),
+            views=ViewsConfig(teacher="local" if released else "global"),
+            refine=RefineConfig(relevance=kwargs["cm_attn_mode"]),
             encoder=size("encoder"),
             decoder=size("decoder"),
             projector=ProjectorConfig(
@@ -118,7 +125,11 @@ class Reference:
             ),
             loss=LossConfig(reduction="mean", center_momentum=m["center_momentum"]),
             optim=OptimConfig(
-                lr=m["lr"], weight_decay=m["weight_decay"], betas=tuple(m["betas"]), clip_norm=m["clip"]
+                lr=m["lr"],
+                weight_decay=m["weight_decay"],
+                betas=tuple(m["betas"]),
+                clip_norm=m["clip"],
+                ema_shared_twice=True,
             ),
         )
 

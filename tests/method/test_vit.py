@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from xkd.config import ModalityConfig, TransformerConfig
+from xkd.config import AttentionQuery, ModalityConfig, TransformerConfig
 from xkd.method.vit import Encoder, interpolate_positions, patchify, unpatchify
 
 VIDEO = ModalityConfig(
@@ -41,19 +43,24 @@ def test_audio_positions_keep_the_frequency_axis() -> None:
     torch.testing.assert_close(resized, torch.arange(20.0)[:, None].expand(20, 7), atol=1e-5, rtol=0)
 
 
-def test_cls_row_equals_the_explicit_attention() -> None:
+@pytest.mark.parametrize("by", get_args(AttentionQuery))
+def test_attention_rows_equal_the_explicit_attention(by: AttentionQuery) -> None:
     encoder = Encoder(VIDEO, 3, TransformerConfig(dim=16, depth=2, heads=2)).double()
     view = torch.randn(2, 3, 4, 16, 16, dtype=torch.float64)
-    tokens, row = encoder.forward_with_cls_attention(view)
+    tokens, row = encoder.forward_with_attention(view, by)
     torch.testing.assert_close(tokens, encoder(view))
     inputs: list[torch.Tensor] = []
     encoder.blocks[-1].attention.register_forward_hook(lambda module, args, output: inputs.append(args[0]))  # type: ignore[union-attr]
     encoder(view)
     query, key, _ = encoder.blocks[-1].attention._split(inputs[0])  # type: ignore[union-attr, operator]
-    attention = (query @ key.transpose(-2, -1) * 8**-0.5).softmax(dim=-1)
-    torch.testing.assert_close(row, attention[:, :, 0, 1:])
+    scores = query @ key.transpose(-2, -1) * 8**-0.5
+    explicit = {
+        "cls": scores.softmax(dim=-1)[:, :, 0, 1:],
+        "mean_attention": scores.softmax(dim=-1).mean(dim=2)[:, :, 1:],
+        "mean_query": scores[:, :, 1:, 1:].mean(dim=2).softmax(dim=-1),
+    }
+    torch.testing.assert_close(row, explicit[by])
     assert row.shape == (2, 2, 8)
-    assert (row.sum(dim=-1) < 1).all()
 
 
 def test_all_patches_visible_in_order_equals_the_whole_view() -> None:

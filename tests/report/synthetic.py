@@ -46,7 +46,7 @@ def write_run(run: Path, config: PretrainConfig, verdict: Verdict = HEALTHY, row
     history = [_row(10 * (i + 1), 10 * rows, config, verdict) for i in range(rows)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     torch.manual_seed(0)
-    save_encoders(XKD(config), config, run / "encoders")
+    save_encoders(XKD(config), run)
     torch.save(_pictures(config), run / "reconstruction.pt")
     return run
 
@@ -107,6 +107,7 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
     row["align"] = (row["align_student"] + row["align_teacher"]) / 2
     row["loss"] = (5 * row["reconstruct"] + row["distill"] + row["align"]) / 7
     row["lr"] = 5e-4 * min(share / 0.1, 0.5 * (1 + math.cos(math.pi * max(share - 0.1, 0) / 0.9)))
+    row |= {f"teacher_temperature_{m}": config.modality(m).teacher_temperature for m in MODALITIES}
     row["momentum"] = 1 - 0.003 * 0.5 * (1 + math.cos(math.pi * share))
     row["samples_per_second"] = 40 + rng.normal()
     return row

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.tiny import tiny_config
 from xkd.errors import UserError
 from xkd.presets import get_preset
+from xkd.settings import to_yaml
 from xkd.train.launch import TrainingError, appdef, follow, launch
+from xkd.watch.telemetry import read_rows
 
 LAUNCHER = (
     "import sys; from xkd.train.launch import appdef, follow; "
@@ -101,6 +105,22 @@ def test_a_signal_stops_every_process(tmp_path: Path, number: signal.Signals, co
     launcher.communicate(timeout=30)
     assert launcher.returncode == code
     assert running(tmp_path) == []
+
+
+def test_a_stopped_run_saves_first(prepared: Path, tmp_path: Path) -> None:
+    """From the command line down to the loader's workers, which the trainer needs to finish its step."""
+    config, out = tiny_config(), tmp_path / "run"
+    config = replace(config, run=replace(config.run, workers=1, checkpoint_every=1000))
+    (tmp_path / "tiny.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", "--processes", "2"]
+    paths = ["--config", tmp_path / "tiny.yaml", "--data", prepared, "--out", out]
+    launcher = subprocess.Popen([*command, *map(str, paths)], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, launcher)
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=30)
+    assert launcher.returncode == 75, said
+    assert "xkd: asked to stop; step" in said
+    assert len(list((out / "checkpoints").iterdir())) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -20,13 +21,17 @@ import torch
 
 from tests.tiny import tiny_config
 from xkd import load_encoder
-from xkd.config import PretrainConfig
+from xkd.config import LossConfig, PretrainConfig
 from xkd.errors import UserError
+from xkd.evaluate.task import Task, evaluate
 from xkd.method.model import XKD
+from xkd.report.tabulate import tabulate
 from xkd.settings import to_yaml
 from xkd.train.checkpoint import Checkpoints, save_encoders
-from xkd.train.optimizer import build_optimizer
+from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
+from xkd.train.step import Stepper
+from xkd.train.stop import StoppedError
 from xkd.watch.telemetry import Telemetry, read_rows
 
 NOT_REPEATED = {"time", "step_seconds", "samples_per_second", "data_wait_ratio"}
@@ -40,6 +45,11 @@ def start(config: PretrainConfig, data: Path, out: Path, **options: Any) -> subp
     return subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
+
+
+def new_stepper() -> Stepper:
+    config = tiny_config()
+    return Stepper(XKD(config), config, World(0, 1, torch.device("cpu")))
 
 
 def numbers(run: Path) -> list[dict[str, Any]]:
@@ -77,6 +87,30 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
     assert encoder.pool(encoder(torch.randn(2, 3, 32, 32, 32))).shape == (2, 32)
 
 
+def test_one_modality_alone_goes_all_the_way(prepared: Path, tmp_path: Path) -> None:
+    """VideoMAE (Table S16): no teacher, no projector, no sound; what was not trained is not judged."""
+    config, run = tiny_config(), tmp_path / "run"
+    config = replace(
+        config,
+        modalities=("video",),
+        video=replace(config.video, patch=(4, 8, 8), mask="tube", local_views=0, local_view=(8, 16, 16)),
+        audio=replace(config.audio, local_views=0),
+        loss=LossConfig(align=0.0, distill=0.0),
+        optim=replace(config.optim, epochs=2),
+    )
+    verdict = pretrain(config, prepared, run)
+    assert verdict.healthy
+    assert "nothing was distilled" in verdict.reason
+    assert [path.name for path in (run / "encoders").iterdir()] == ["student_video.safetensors"]
+    assert not [name for name in numbers(run)[-1] if name.startswith(("kd", "align", "reconstruct_audio"))]
+    evaluate(run, prepared, Task(encoder="student", train_windows=1, test_windows=1), run / "scores")
+    with pytest.raises(UserError, match=r"no encoder at .*teacher_video"):
+        evaluate(run, prepared, Task(encoder="teacher"), run / "scores")
+    report = tabulate(run, run / "scores", run / "report").read_text()
+    assert "Reconstruction, video" in report
+    assert "nothing was distilled" in report
+
+
 def test_a_killed_run_resumes_as_if_nothing_had_happened(whole: Path, prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = start(tiny_config(), prepared, out)
@@ -96,25 +130,52 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(whole: Path, prepared: 
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_run_goes_on_with_another_number_of_processes(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    """The clips and masks stay those of the whole batch; only the MMD sees other rows from there on."""
+    config, out = tiny_config(), tmp_path / "run"
+    process = start(config, prepared, out)
+    while not list(out.glob("checkpoints/step_*.pt")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    first = max(int(path.stem.removeprefix("step_")) for path in out.glob("checkpoints/step_*.pt"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = ["--config", out.with_suffix(".yaml"), "--data", prepared, "--out", out]
+    command = [*torchrun, "-m", "xkd.train.pretrain", *map(str, paths)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert [row["step"] for row in numbers(out)] == list(range(1, 29))
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    after, reference = numbers(out)[first], numbers(whole)[first]
+    for name in ("reconstruct_video", "reconstruct_audio"):
+        assert after[name] == pytest.approx(reference[name], rel=1e-5), name
+
+
 def test_a_finished_run_is_not_repeated(whole: Path, prepared: Path) -> None:
     before = (whole / "metrics.jsonl").stat().st_mtime_ns
     assert pretrain(tiny_config(), prepared, whole).step == 28
     assert (whole / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("left", "right", "alignment"),
+    [((1, 1), (2, 1), "gather"), ((1, 2), (2, 1), "apart"), ((1, 4), (2, 2), "apart")],
+    ids=["processes", "parts", "parts-of-processes"],
+)
+def test_processes_and_parts_equal_one_another(
+    tmp_path: Path, left: tuple[int, int], right: tuple[int, int], alignment: str
+) -> None:
+    """In float64: losses, weights and centers are the same however a batch is divided.
+
+    The MMD of a part is not that of the batch, so both sides have equal parts, or gather them.
+    """
     results = []
-    for processes in (1, 2):
-        out = tmp_path / f"{processes}.pt"
-        torchrun = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-        ]
+    for processes, parts in (left, right):
+        out = tmp_path / f"{processes}-{parts}.pt"
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        training = ["-m", "tests.train.two_processes", str(out), str(parts), alignment]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([*torchrun, "-m", "tests.train.two_processes", str(out)], check=True, env=environment)
+        subprocess.run([*torchrun, f"--nproc-per-node={processes}", *training], check=True, env=environment)
         results.append(torch.load(out, weights_only=True))
     one, two = results
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-10, atol=0)
@@ -136,36 +197,45 @@ def test_two_processes_train_on_the_same_clips_as_one(whole: Path, prepared: Pat
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    config = tiny_config()
-    model = XKD(config)
-    optimizer = build_optimizer(model, config.optim)
+    stepper = new_stepper()
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(1, model, optimizer)
+    checkpoints.save(1, stepper)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(UserError, match=r"cannot write .*step_00000002\.pt: .*File too large; .*intact"):
-            checkpoints.save(2, model, optimizer)
+            checkpoints.save(2, stepper)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
-    state = checkpoints.load_newest(torch.device("cpu"))
-    assert state is not None
-    assert state["step"] == 1
+    assert checkpoints.resume(stepper) == 1
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    config = tiny_config()
-    model = XKD(config)
+    stepper = new_stepper()
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(step, model, build_optimizer(model, config.optim))
+        checkpoints.save(step, stepper)
     newest = tmp_path / "step_00000003.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="unreadable"):
-        state = checkpoints.load_newest(torch.device("cpu"))
-    assert state is not None
-    assert state["step"] == 2
+        assert checkpoints.resume(stepper) == 2
+
+
+def test_unreadable_checkpoints_are_set_aside_and_never_begun_over(tmp_path: Path) -> None:
+    stepper = new_stepper()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(5, stepper)
+    (tmp_path / ".step_00000006.pt.77").write_bytes(b"of a save that was killed")
+    (tmp_path / "step_00000005.pt").write_bytes(b"torn")
+    with (
+        pytest.warns(UserWarning, match=r"step_00000005\.unreadable is unreadable"),
+        pytest.raises(UserError, match=r"no checkpoint in .* can be read"),
+    ):
+        checkpoints.resume(stepper)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005.unreadable"]
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+        checkpoints.resume(stepper)
 
 
 def test_another_configuration_is_refused_by_name(whole: Path, prepared: Path) -> None:
@@ -185,6 +255,8 @@ def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
             "optim.batch_size 64 is more than the 30": {"optim": replace(config.optim, batch_size=64)},
             f"metrics_port {port}: Address already in use": {"run": replace(config.run, metrics_port=port)},
         }
+        if not torch.cuda.is_available():
+            mistakes["run.precision fp16 is for GPUs"] = {"run": replace(config.run, precision="fp16")}
         for number, (line, mistake) in enumerate(mistakes.items()):
             process = start(replace(config, **mistake), prepared, tmp_path / f"run{number}")
             _, said = process.communicate(timeout=60)
@@ -192,7 +264,7 @@ def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
             assert line in said
             assert "Traceback" not in said
     # What can be told before training starts leaves no run behind that a corrected command would trip over.
-    assert not (tmp_path / "run0").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run1"]
 
 
 def test_missing_data_is_one_line(tmp_path: Path) -> None:
@@ -203,12 +275,25 @@ def test_missing_data_is_one_line(tmp_path: Path) -> None:
     assert "nowhere does not exist" in said
 
 
-def test_sigterm_ends_training(prepared: Path, tmp_path: Path) -> None:
-    process = start(tiny_config(), prepared, tmp_path / "run")
-    while not (tmp_path / "run" / "metrics.jsonl").exists():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(
+    whole: Path, prepared: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out, config = tmp_path / "stopped", tiny_config()
+    rarely = replace(config, run=replace(config.run, checkpoint_every=1000))
+    process = start(rarely, prepared, out)
+    while len(read_rows(out / "metrics.jsonl")) < 3:
+        assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) != 0
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == StoppedError.exit_code == 75
+    assert "asked to stop; step" in said
+    assert "Traceback" not in said
+    (saved,) = (out / "checkpoints").iterdir()
+    assert f"step_{len(numbers(out)):08d}.pt" == saved.name
+    pretrain(rarely, prepared, out)
+    assert numbers(out) == numbers(whole)
 
 
 def test_the_endpoint_shows_nan_until_the_first_row(tmp_path: Path) -> None:
@@ -225,11 +310,28 @@ def test_the_endpoint_shows_nan_until_the_first_row(tmp_path: Path) -> None:
     assert f"{series} 2.5" in page()
 
 
+def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tmp_path: Path) -> None:
+    """A learning rate that no model survives, logged rarely: nothing bad is saved meanwhile."""
+    config = tiny_config()
+    config = replace(
+        config,
+        optim=replace(config.optim, lr=1e30, warmup_epochs=0, clip_norm=1e30),
+        run=replace(config.run, log_every=1000, checkpoint_every=1),
+    )
+    verdict = pretrain(config, prepared, tmp_path / "run")
+    assert verdict.verdict == "non_finite"
+    step = int(re.search(r"not finite at step (\d+)", verdict.reason).group(1))  # type: ignore[union-attr]
+    assert f"the last good state is {tmp_path}/run/checkpoints/step_{step - 1:08d}.pt" in verdict.reason
+    state = torch.load(tmp_path / f"run/checkpoints/step_{step - 1:08d}.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert not (tmp_path / "run" / "encoders").exists()
+
+
 def test_encoders_are_checked_when_loaded(tmp_path: Path) -> None:
     config = tiny_config()
     model = XKD(config)
-    save_encoders(model, config, tmp_path)
-    loaded = load_encoder(tmp_path / "student_audio.safetensors")
+    save_encoders(model, tmp_path)
+    loaded = load_encoder(tmp_path / "encoders" / "student_audio.safetensors")
     for name, value in model.student["audio"].encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
     (tmp_path / "other.safetensors").write_bytes(b"not one")

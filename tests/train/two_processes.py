@@ -1,6 +1,6 @@
 """A few float64 steps on random views, under torchrun or alone: writes what rank 0 saw.
 
-torchrun --nproc-per-node 2 -m tests.train.two_processes OUT
+torchrun --nproc-per-node 2 -m tests.train.two_processes OUT PARTS gather|apart
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.method.model import CHANNELS, XKD
 from xkd.train.distributed import World, join_world
-from xkd.train.optimizer import build_optimizer
-from xkd.train.pretrain import mask_noise, schedule, train_step
+from xkd.train.pretrain import mask_noise, schedule
+from xkd.train.step import Stepper
 
 STEPS = 4
 
 
-def main(out: str) -> None:
+def main(out: str, parts: str, alignment: str) -> None:
     torch.set_default_dtype(torch.float64)
     config = tiny_config()
-    config = replace(config, loss=replace(config.loss, align_gather=True))
+    config = replace(
+        config,
+        loss=replace(config.loss, align_gather=alignment == "gather"),
+        run=replace(config.run, accumulate=int(parts)),
+    )
     with join_world() as world:
         result = train(config, world)
         if world.main:
@@ -35,25 +38,25 @@ def main(out: str) -> None:
 
 def train(config: PretrainConfig, world: World) -> dict[str, Any]:
     torch.manual_seed(0)
-    model = XKD(config)
-    optimizer = build_optimizer(model, config.optim)
-    objective = DistributedDataParallel(model, broadcast_buffers=False) if world.size > 1 else model
+    stepper = Stepper(XKD(config), config, world)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for step in range(STEPS):
-        views: dict[Modality, list[Tensor]] = {}
+        whole: dict[Modality, list[Tensor]] = {}
         for m in MODALITIES:
             sizes = [config.modality(m).global_view, config.modality(m).local_view]
-            whole = [
+            whole[m] = [
                 torch.randn(config.optim.batch_size, CHANNELS[m], *size, generator=generator)
                 for size in sizes
             ]
-            views[m] = [view.chunk(world.size)[world.rank] for view in whole]
-        now = schedule(config, step, 8, 2)
-        terms = train_step(objective, model, optimizer, views, mask_noise(config, step, world), now)
-        losses.append(world.mean(terms["loss"].clone()))
-    return {"losses": torch.stack(losses), "model": model.state_dict()}
+        parts, count = [], config.run.accumulate
+        for part, noise in enumerate(mask_noise(config, step, world), world.rank * count):
+            views = {m: [view.chunk(world.size * count)[part] for view in whole[m]] for m in MODALITIES}
+            parts.append((views, noise))
+        terms = stepper.step(step + 1, parts, schedule(config, step, 8, 2))
+        losses.append(world.mean(terms["loss"]))
+    return {"losses": torch.stack(losses), "model": stepper.model.state_dict()}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -55,3 +55,14 @@ def test_not_finite_names_the_term_and_the_step() -> None:
 
 def test_an_empty_history_is_not_healthy() -> None:
     assert not judge([], K).healthy
+
+
+def test_without_distillation_nothing_can_collapse() -> None:
+    assert judge([{"step": 1, "loss": 1.0, "reconstruct": 0.2}], None).healthy
+    assert not judge([{"step": 1, "loss": math.nan}], None).healthy
+
+
+def test_an_overflown_gradient_that_was_skipped_is_no_trouble() -> None:
+    rows = history(5.0, 2.0)
+    rows[3]["grad_norm"] = math.inf
+    assert judge(rows, K).healthy

@@ -32,7 +32,7 @@ _ORDER, _WINDOW, _EVALUATION = range(3)
 
 
 class TrainingClips(Dataset[Item]):
-    """The clips of one split that have both modalities; an item is a random window and its views' draws.
+    """The clips of one split that have what is trained; an item is a random window and its views' draws.
 
     Args:
         prepared: directory that `prepare` wrote.
@@ -40,15 +40,16 @@ class TrainingClips(Dataset[Item]):
         split: split to train on.
 
     Raises:
-        UserError: the directory or the split is missing, no clip has both video and audio, or the audio
-            was prepared at another sample rate.
+        UserError: the directory or the split is missing, no clip has all of `config.modalities`, or the
+            audio was prepared at another sample rate.
     """
 
     def __init__(self, prepared: Path, config: PretrainConfig, split: str = "train") -> None:
         self.manifest, self.config = open_manifest(prepared, config), config
-        self.clips = [clip for clip in self.manifest.split(split) if clip.has_video and clip.has_audio]
+        self.clips = [clip for clip in self.manifest.split(split) if clip.has(config.modalities)]
         if not self.clips:
-            raise UserError(f"{prepared}: no clip of split {split} has both video and audio; XKD needs both")
+            needed = " and ".join(config.modalities)
+            raise UserError(f"{prepared}: no clip of split {split} has {needed}, as training needs")
         self._windows, self._recipe = Windows(prepared, config), pretrain_recipe(config)
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class TrainingClips(Dataset[Item]):
         A clip that cannot be read is reported and replaced by another, drawn from the same seed.
 
         Returns:
-            ``frames`` uint8 (T, 3, H, W), ``waveform`` float32 (S,), ``draws`` (see `draws.draw`),
+            as trained ``frames`` uint8 (T, 3, H, W), ``waveform`` float32 (S,); ``draws`` (see `draws.draw`),
             ``clip`` its place in `clips`, ``skipped`` unreadable clips that were tried before it.
 
         Raises:
@@ -74,16 +75,17 @@ class TrainingClips(Dataset[Item]):
             clip = self.clips[place]
             start = rng.uniform(0.0, max(0.0, clip.duration - self.config.clip.seconds))
             try:
-                frames, waveform = (
-                    self._windows.frames(clip, [start])[0],
-                    self._windows.waveform(clip, [start])[0],
-                )
+                windows = self._windows.read(clip, [start], self.config.modalities)
             except MediaError as error:
                 problem = f"clip {clip.id} of {self.manifest.root} cannot be read ({error})"
                 print(f"xkd: {problem}; another takes its place", file=sys.stderr, flush=True)
                 continue
-            draws = draw(rng, self._recipe, self.config, *frames.shape[-2:])
-            return {"frames": frames, "waveform": waveform, "draws": draws, "clip": place, "skipped": attempt}
+            item: Item = {name: window[0] for name, window in windows.items()}
+            height, width = (
+                item["frames"].shape[-2:] if "frames" in item else self.config.video.global_view[1:]
+            )
+            draws = draw(rng, self._recipe, self.config, height, width)
+            return item | {"draws": draws, "clip": place, "skipped": attempt}
         raise UserError(f"{problem}, nor {_ATTEMPTS - 1} others; prepare the dataset again")
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Item]:
@@ -91,30 +93,34 @@ class TrainingClips(Dataset[Item]):
         return in_threads(self.__getitem__, keys)
 
 
-def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1) -> int:
+def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1, accumulate: int = 1) -> int:
     """Global batches in one pass over the clips; what does not fill one is left for another epoch.
 
     Raises:
-        UserError: a batch needs more clips than there are, or the processes cannot share it evenly.
+        UserError: a batch needs more clips than there are, or does not divide into equal parts.
     """
     if clips < batch_size:
         raise UserError(
             f"optim.batch_size {batch_size} is more than the {clips} training clips; set it lower"
         )
-    if batch_size % world_size:
-        raise UserError(f"optim.batch_size {batch_size} must be a multiple of the {world_size} processes")
+    if batch_size % (world_size * accumulate):
+        raise UserError(
+            f"optim.batch_size {batch_size} must be a multiple of the {world_size} processes times "
+            f"run.accumulate {accumulate}"
+        )
     return clips // batch_size
 
 
 class ClipSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) keys of one process's batches, from step `first` up to `steps`.
+    """The (epoch, index) keys of one process's parts of the batches, from step `first` up to `steps`.
 
     Each epoch is one permutation of the clips, cut into global batches (the rest is dropped); a process
-    takes its contiguous part. So the global batches do not depend on the number of processes.
+    takes a contiguous share of each, in `accumulate` parts one after the other. So the global batches
+    depend neither on the number of processes nor on that of the parts.
 
     Args:
         length: number of clips.
-        batch_size: clips of a global batch; a multiple of `world_size`.
+        batch_size: clips of a global batch; a multiple of `world_size` times `accumulate`.
     """
 
     def __init__(
@@ -126,29 +132,32 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         steps: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
-        self.per_epoch = steps_per_epoch(length, batch_size, world_size)
+        self.per_epoch = steps_per_epoch(length, batch_size, world_size, accumulate)
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.first, self.steps, self.rank, self.world_size = first, steps, rank, world_size
+        self.first, self.steps, self.rank, self.accumulate = first, steps, rank, accumulate
+        self.part = batch_size // (world_size * accumulate)
 
     def __len__(self) -> int:
-        return max(0, self.steps - self.first)
+        return max(0, self.steps - self.first) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch_size // self.world_size
         order, shuffled = np.arange(self.length), -1
         for step in range(self.first, self.steps):
             epoch, number = divmod(step, self.per_epoch)
             if epoch != shuffled:
                 order, shuffled = _generator(_ORDER, self.seed, epoch).permutation(self.length), epoch
-            begin = number * self.batch_size + self.rank * share
-            yield [(epoch, int(index)) for index in order[begin : begin + share]]
+            begin = number * self.batch_size + self.rank * self.accumulate * self.part
+            for part in range(self.accumulate):
+                here = begin + part * self.part
+                yield [(epoch, int(index)) for index in order[here : here + self.part]]
 
 
 def training_batches(
     clips: TrainingClips, config: PretrainConfig, first: int, steps: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Item]:
-    """This process's batches of steps `first` … `steps` - 1, decoded ahead by `config.run.workers`.
+    """This process's parts of the batches of steps `first` … `steps` - 1, decoded ahead by `run.workers`.
 
     Yields:
         the items of `TrainingClips`, stacked; frames of unequal sizes are padded at the right and the
@@ -157,9 +166,8 @@ def training_batches(
     Raises:
         UserError: see `TrainingClips.__getitem__` and `ClipSampler`.
     """
-    sampler = ClipSampler(
-        len(clips), config.optim.batch_size, config.run.seed, first, steps, rank, world_size
-    )
+    batch_size, run = config.optim.batch_size, config.run
+    sampler = ClipSampler(len(clips), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
     return load_batches(clips, sampler, config.run.workers)
 
 
@@ -199,14 +207,6 @@ def evaluation_batches(
     return load_batches(windows, batches, config.run.workers)
 
 
-def evaluation_windows(
-    data: Path, clips: Sequence[Clip], config: PretrainConfig, count: int
-) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Evenly spaced windows one by one: frames (T, 3, H, W), waveform (S,), place of their clip."""
-    for batch in evaluation_batches(data, clips, config, count):
-        yield from zip(batch["frames"], batch["waveform"], batch["clip"].tolist(), strict=True)
-
-
 class _EvaluationClips(Dataset[list[Item]]):
     """An item is all windows of one clip; they are decoded together."""
 
@@ -238,22 +238,18 @@ class _EvaluationClips(Dataset[list[Item]]):
         )
         starts = np.linspace(0, spare, self._count) if rng is None else rng.uniform(0, spare, self._count)
         items: list[Item] = [{"clip": index} for _ in starts]
+        try:
+            windows = self._windows.read(clip, starts.tolist(), self._modalities)
+        except MediaError as error:
+            raise UserError(f"clip {clip.id} cannot be read ({error}); prepare its dataset again") from None
         height, width = self._config.video.global_view[1:]
-        if "video" in self._modalities:
-            try:
-                frames = self._windows.frames(clip, starts.tolist())
-            except MediaError as error:
-                raise UserError(
-                    f"clip {clip.id} cannot be read ({error}); prepare its dataset again"
-                ) from None
+        if "frames" in windows:
             if rng is None:
-                frames = _center(frames, height, width)
-            height, width = frames.shape[-2:]
-            for item, window in zip(items, frames, strict=True):
-                item["frames"] = window
-        if "audio" in self._modalities:
-            for item, window in zip(items, self._windows.waveform(clip, starts.tolist()), strict=True):
-                item["waveform"] = window
+                windows["frames"] = _center(windows["frames"], height, width)
+            height, width = windows["frames"].shape[-2:]
+        for name, parts in windows.items():
+            for item, part in zip(items, parts, strict=True):
+                item[name] = part
         if rng is not None:
             for item in items:
                 item["draws"] = draw(rng, self._recipe, self._config, height, width)

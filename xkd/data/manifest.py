@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xkd.config import Modality
 from xkd.errors import UserError
 
 ROWS = "manifest.csv"
@@ -52,6 +53,10 @@ class Clip:
     def has_audio(self) -> bool:
         """Whether the shard holds a wav of it."""
         return self.audio_offset is not None
+
+    def has(self, modalities: Iterable[Modality]) -> bool:
+        """Whether the shard holds all of these of it."""
+        return all(self.has_video if modality == "video" else self.has_audio for modality in modalities)
 
     def to_row(self) -> dict[str, str]:
         """The row of manifest.csv; None becomes an empty cell."""

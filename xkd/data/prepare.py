@@ -24,6 +24,7 @@ from xkd.data.manifest import DATASET, Clip, Manifest, write_rows
 from xkd.data.media import MediaError, encode_wav, read_audio, transcode_video
 from xkd.data.workers import Failure, run_each
 from xkd.errors import UserError
+from xkd.files import write_text
 from xkd.progress import progress
 from xkd.settings import STRICT
 
@@ -141,7 +142,7 @@ def _begin(out: Path, state: Mapping[str, Any]) -> None:
         raise UserError(f"{out} holds other files; give a new or an empty directory to prepare into")
     marker.parent.mkdir(parents=True)
     (out / "shards").mkdir()
-    _write_whole(marker, json.dumps(state))
+    write_text(marker, json.dumps(state))
 
 
 def _check_same(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -189,7 +190,7 @@ def _write_shards(dataset: Source, out: Path, config: PrepareConfig) -> None:
             partial.replace(out / "shards" / f"{name}.tar")
             mine = {clip.id for clip in shards[name]}
             report = {"clips": rows, "skipped": [row for row in skipped if row["clip"] in mine]}
-            _write_whole(reports[name], json.dumps(report))
+            write_text(reports[name], json.dumps(report))
 
 
 @dataclass(frozen=True)
@@ -258,13 +259,6 @@ def _check_skipped(dataset: Source, out: Path, skipped: Sequence[Mapping[str, st
 def _write_skipped(out: Path, skipped: Sequence[Mapping[str, str]]) -> None:
     with (out / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
         write_rows(file, ("clip", "reason"), skipped)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it is either absent or complete."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _summarize(manifest: Manifest, *, unchanged: bool, elapsed: float) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from xkd.config import PretrainConfig
+from xkd.config import Modality, PretrainConfig
 from xkd.data.draws import window_samples
 from xkd.data.manifest import Clip, Manifest
 from xkd.data.media import WAV_HEADER, read_video, to_waveform
@@ -33,6 +34,19 @@ class Windows:
 
     def __init__(self, root: Path, config: PretrainConfig) -> None:
         self.root, self.config = root, config
+
+    def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> dict[str, Tensor]:
+        """Windows of the asked modalities: ``frames`` of `frames`, ``waveform`` of `waveform`.
+
+        Raises:
+            MediaError: the clip cannot be decoded.
+        """
+        windows = {}
+        if "video" in modalities:
+            windows["frames"] = self.frames(clip, starts)
+        if "audio" in modalities:
+            windows["waveform"] = self.waveform(clip, starts)
+        return windows
 
     def frames(self, clip: Clip, starts: Sequence[float]) -> Tensor:
         """Video windows starting at `starts`, seconds; the short side is the global view's height.
@@ -100,6 +114,7 @@ def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         timeout=_STUCK_SECONDS if workers else 0,
+        worker_init_fn=_leave_group if workers else None,
     )
     try:
         yield from loader
@@ -110,6 +125,11 @@ def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[
         # A worker's error arrives with its traceback as text; the last line is the message.
         last = str(error).strip().splitlines()[-1]
         raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+
+
+def _leave_group(_: int) -> None:
+    """Signals to the training process's group ask that process to stop, which still needs this worker."""
+    os.setpgid(0, 0)
 
 
 def _collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:

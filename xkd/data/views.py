@@ -112,7 +112,7 @@ class Views(nn.Module):
             if len(gray):
                 x[gray] = to_gray(x[gray]).expand(-1, 3, -1, -1, -1)
             if augment.blur:
-                x.copy_(_blur(x, sigma[part]))
+                x.copy_(_blur(x, sigma[part], augment.blur_vertical))
             x.sub_(self.mean).div_(self.std)
 
         over_samples(make, batch, device)
@@ -160,15 +160,10 @@ def _cut(frames: Tensor, rows: Tensor, columns: Tensor, start: Tensor, count: in
     return x.view(batch, rows.shape[1], 3, count, -1).permute(0, 2, 3, 1, 4)
 
 
-def _blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of (B, 3, T, H, W) with each sample's own sigma."""
+def _blur(x: Tensor, sigma: Tensor, vertical: bool) -> Tensor:
+    """Gaussian blur of (B, 3, T, H, W) with each sample's own sigma, or along the height alone."""
     rows, columns = (gaussian(sigma, _BLUR_KERNEL, size)[:, None, None] for size in x.shape[-2:])
-    return torch.matmul(rows, x @ columns.transpose(-2, -1))
-
-
-def plain_views(frames: Tensor, waveform: Tensor, config: PretrainConfig) -> dict[Modality, Tensor]:
-    """`Views.plain` of frames (B, T, 3, H, W) and waveforms (B, S) at hand."""
-    return Views(config).to(frames.device).plain({"frames": frames, "waveform": waveform})
+    return rows @ (x if vertical else x @ columns.transpose(-2, -1))
 
 
 def to_pixels(video: Tensor) -> Tensor:

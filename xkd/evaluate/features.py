@@ -23,9 +23,10 @@ from xkd.data.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
+from xkd.files import write_atomically
 from xkd.method.model import build_encoder
 from xkd.progress import progress
-from xkd.train.checkpoint import load_encoder, write_atomically
+from xkd.train.checkpoint import encoder_path, load_encoder
 
 RAW_VIDEO = (8, 8, 8)
 """Frames, height and width that the raw baseline shrinks a gray view to; finer is slow to fit, not better."""
@@ -63,11 +64,6 @@ def describer(
     weights_hash = hash_weights(network.state_dict())
     network.to(_device())
     return Describer(encoder, modality, weights_hash, lambda view: network.pool(network(view)))
-
-
-def encoder_path(run: Path, encoder: str, modality: Modality) -> Path:
-    """Where a run publishes an encoder."""
-    return run / "encoders" / f"{encoder}_{modality}.safetensors"
 
 
 def published_hash(run: Path, encoder: str, modality: Modality) -> str:

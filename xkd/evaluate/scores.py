@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from xkd.errors import UserError
+from xkd.files import write_text
 from xkd.settings import build, to_dict
-from xkd.train.checkpoint import write_atomically
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
@@ -62,12 +62,7 @@ class Score:
     def write(self, folder: Path) -> Path:
         """Write ``{name}.json`` into a folder, whole or not at all."""
         path = folder / f"{self.name}.json"
-        text = json.dumps(to_dict(self), indent=2) + "\n"
-
-        def write(file: BinaryIO) -> None:
-            file.write(text.encode())
-
-        write_atomically(path, write)
+        write_text(path, json.dumps(to_dict(self), indent=2) + "\n")
         return path
 
     @staticmethod

@@ -206,7 +206,7 @@ def _read_splits(data: Path, task: Task) -> _Splits:
     names = {clip.split for clip in manifest.clips}
     parts = []
     for split in ("train", "test" if "test" in names else "val"):
-        clips = [clip for clip in manifest.split(split) if all(getattr(clip, f"has_{m}") for m in wanted)]
+        clips = [clip for clip in manifest.split(split) if clip.has(wanted)]
         if not clips:
             raise UserError(
                 f"no clip of split {split} in {data} has {' and '.join(wanted)}; choose another modality"

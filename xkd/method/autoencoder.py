@@ -23,18 +23,22 @@ class Mask(NamedTuple):
     """(B, N) 1 where the token is hidden, else 0."""
 
 
-def random_mask(noise: Tensor, ratio: float) -> Mask:
+def random_mask(noise: Tensor, ratio: float, repeat: int = 1) -> Mask:
     """Hide all but the ``round(N (1 - ratio))`` tokens with the smallest noise, per sample.
 
     Args:
         noise: (B, N) uniform random numbers.
         ratio: share of tokens to hide.
+        repeat: the view has so many times N tokens, and the mask of the first N holds for each N of them:
+            VideoMAE's tubes, when N are the places of a video and `repeat` its times.
     """
     length = noise.shape[1]
     visible = round(length * (1 - ratio))
+    first = length * torch.arange(repeat, device=noise.device)[:, None]
     shuffle = noise.argsort(dim=1)
-    restore = shuffle.argsort(dim=1)
-    return Mask(shuffle[:, :visible], restore, (restore >= visible).to(noise.dtype))
+    keep, drop = ((part[:, None] + first).flatten(1) for part in (shuffle[:, :visible], shuffle[:, visible:]))
+    restore = torch.cat([keep, drop], dim=1).argsort(dim=1)
+    return Mask(keep, restore, (restore >= keep.shape[1]).to(noise.dtype))
 
 
 class Decoder(nn.Module):

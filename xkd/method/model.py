@@ -30,26 +30,30 @@ class Network(nn.Module):
     def __init__(self, config: PretrainConfig, modality: Modality) -> None:
         super().__init__()
         self.encoder = build_encoder(config, modality)
-        self.projector = Projector(config.encoder.dim, config.projector)
+        if len(config.modalities) > 1:
+            self.projector = Projector(config.encoder.dim, config.projector)
 
 
 class Networks(nn.ModuleDict):
-    """The students or the teachers of both modalities."""
+    """The students or the teachers, by modality; sharing, all have the transformer blocks of the first."""
 
-    def __init__(self, config: PretrainConfig) -> None:
-        super().__init__({m: Network(config, m) for m in MODALITIES})
+    def __init__(self, config: PretrainConfig, *, share: bool) -> None:
+        super().__init__({m: Network(config, m) for m in config.modalities})
+        if share:
+            for m in config.modalities[1:]:
+                self[m].encoder.blocks = self[config.modalities[0]].encoder.blocks
 
     def __getitem__(self, modality: str) -> Network:
         return cast(Network, super().__getitem__(modality))
 
 
 class Decoders(nn.ModuleDict):
-    """The decoders of both modalities."""
+    """The decoders, by modality."""
 
     def __init__(self, config: PretrainConfig) -> None:
         dim = config.encoder.dim
         super().__init__(
-            {m: Decoder(config.modality(m), CHANNELS[m], dim, config.decoder) for m in MODALITIES}
+            {m: Decoder(config.modality(m), CHANNELS[m], dim, config.decoder) for m in config.modalities}
         )
 
     def __getitem__(self, modality: str) -> Decoder:
@@ -68,89 +72,155 @@ class Masked(NamedTuple):
     """(B, N, P) normalised patches predicted by the decoder."""
 
 
-class XKD(nn.Module):
-    """The whole method. `forward` is one step's objective; `update_teachers` the EMA after it."""
+class Objective(NamedTuple):
+    """What one batch gives."""
+
+    terms: dict[str, Tensor]
+    """Scalars: ``loss`` (Equation 12), and every term that goes into it or is tracked."""
+    teacher_means: dict[Modality, Tensor]
+    """(K,) mean of each teacher's outputs, for `XKD.move_centers`."""
+
+
+class Autoencoders(nn.Module):
+    """The masked autoencoders: all of the VideoMAE baseline (Table S16), and the students of XKD."""
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.student = Networks(config)
-        self.teacher = Networks(config)
+        self.student = Networks(config, share=config.share != "none")
         self.decoder = Decoders(config)
+
+    def forward(
+        self,
+        views: dict[Modality, list[Tensor]],
+        noise: dict[Modality, Tensor],
+        temperature: dict[Modality, float],
+    ) -> Objective:
+        """The objective of one batch.
+
+        Args:
+            views: per modality the global view, then the local views; video (B, 3, T, H, W) and
+                spectrograms (B, 1, F, T).
+            noise: per modality (B, N) uniform numbers that choose the hidden tokens.
+            temperature: the teachers', per modality.
+        """
+        del temperature  # autoencoders alone have no teachers
+        terms = {
+            f"reconstruct_{m}": self._reconstruction(self.reconstruct(m, views[m][0], noise[m]))
+            for m in self.config.modalities
+        }
+        return Objective(self._total(terms), {})
+
+    def reconstruct(self, modality: Modality, view: Tensor, noise: Tensor) -> Masked:
+        """Mask a global view, encode what is left and predict the rest (Equations 1, 2)."""
+        config = self.config.modality(modality)
+        patches = patchify(view, config.patch)
+        times = config.grid[0] if config.mask == "tube" else 1
+        mask = random_mask(noise[:, : noise.shape[1] // times], config.mask_ratio, repeat=times)
+        latent = self.student[modality].encoder.forward_visible(patches, mask.keep)
+        return Masked(patches, mask, latent, self.decoder[modality](latent, mask.restore))
+
+    def move_teachers(self, momentum: float) -> None:
+        """Autoencoders alone have no teachers."""
+
+    def move_centers(self, means: dict[Modality, Tensor]) -> None:
+        """Autoencoders alone have no centers."""
+
+    @staticmethod
+    def _reconstruction(masked: Masked) -> Tensor:
+        return reconstruction_loss(masked.predicted, masked.patches, masked.mask.hidden)
+
+    def _total(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the sums of Equations 2, 7 and 11, and the total of Equation 12, to their parts."""
+        weights = self.config.loss
+        parts = {
+            "reconstruct": [f"reconstruct_{m}" for m in MODALITIES],
+            "align": [name for name in terms if name.startswith("align_")],
+            "distill": [f"kd_{m}_to_{other(m)}" for m in MODALITIES],
+        }
+        for name, among in parts.items():
+            found = [terms[part] for part in among if part in terms]
+            if found:
+                terms[name] = torch.stack(found).sum()
+                if weights.reduction == "mean" and len(found) > 1:
+                    terms[name] = terms[name] / 2
+        loss = torch.stack([getattr(weights, name) * terms[name] for name in parts if name in terms]).sum()
+        if weights.reduction == "mean":
+            loss = loss / (weights.reconstruct + weights.align + weights.distill)
+        terms["loss"] = loss
+        return terms
+
+
+class XKD(Autoencoders):
+    """The whole method: the students' autoencoders, taught by the other modality's teacher.
+
+    `forward` is the objective of a batch; after a step of the optimizer, `move_centers` and
+    `move_teachers` complete it.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__(config)
+        self.teacher = Networks(config, share=config.share == "both")
         for m in MODALITIES:
             self.register_buffer(f"center_{m}", torch.zeros(config.projector.out_dim))
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
 
     def forward(
-        self, views: dict[Modality, list[Tensor]], noise: dict[Modality, Tensor]
-    ) -> dict[str, Tensor]:
-        """The objective of one batch. Also moves the teachers' centers.
-
-        Args:
-            views: per modality the global view, then the local views; video (B, 3, T, H, W) and
-                spectrograms (B, 1, F, T).
-            noise: per modality (B, N) uniform numbers that choose the hidden tokens.
-
-        Returns:
-            Scalars: ``loss`` (Equation 12), and every term that goes into it or is tracked.
-        """
-        weights, terms = self.config.loss, {}
+        self,
+        views: dict[Modality, list[Tensor]],
+        noise: dict[Modality, Tensor],
+        temperature: dict[Modality, float],
+    ) -> Objective:
+        """The objective of one batch; see `Autoencoders.forward`."""
+        terms: dict[str, Tensor] = {}
         student: dict[Modality, Tensor] = {}
         for m in MODALITIES:
             masked = self.reconstruct(m, views[m][0], noise[m])
-            terms[f"reconstruct_{m}"] = reconstruction_loss(
-                masked.predicted, masked.patches, masked.mask.hidden
-            )
+            terms[f"reconstruct_{m}"] = self._reconstruction(masked)
             student[m] = self._project_student(m, masked.latent, views[m][1:])
-        teacher = self._project_teachers({m: views[m][0] for m in MODALITIES})
+        seen = self.config.views.teacher_index
+        teacher = self.project_teachers({m: views[m][seen] for m in MODALITIES})
 
-        terms["align_student"] = mmd(self._all_rows(student["video"]), self._all_rows(student["audio"]))
-        terms["align_teacher"] = mmd(self._all_rows(teacher["video"]), self._all_rows(teacher["audio"]))
+        terms |= self._alignment(student, teacher)
         for m in MODALITIES:
-            taught, center = other(m), self._center(m)
+            taught = other(m)
             result = distill(
                 student[taught],
                 teacher[m],
-                center,
+                self._center(m),
                 self.config.modality(taught).student_temperature,
-                self.config.modality(m).teacher_temperature,
+                temperature[m],
             )
             direction = f"{m}_to_{taught}"
             terms[f"kd_{direction}"], terms[f"kld_{direction}"] = result.kd, result.kld
             terms[f"teacher_entropy_{m}"] = result.entropy
-            if weights.centering:
-                center.copy_(moved_center(center, _mean_over_ranks(teacher[m]), weights.center_momentum))
-
-        terms["reconstruct"] = terms["reconstruct_video"] + terms["reconstruct_audio"]
-        terms["align"] = terms["align_student"] + terms["align_teacher"]
-        terms["distill"] = terms["kd_video_to_audio"] + terms["kd_audio_to_video"]
-        if weights.reduction == "mean":
-            for name in ("reconstruct", "align", "distill"):
-                terms[name] = terms[name] / 2
-        terms["loss"] = (
-            weights.reconstruct * terms["reconstruct"]
-            + weights.align * terms["align"]
-            + weights.distill * terms["distill"]
-        )
-        if weights.reduction == "mean":
-            terms["loss"] = terms["loss"] / (weights.reconstruct + weights.align + weights.distill)
-        return terms
-
-    def reconstruct(self, modality: Modality, view: Tensor, noise: Tensor) -> Masked:
-        """Mask a global view, encode what is left and predict the rest (Equations 1, 2)."""
-        config = self.config.modality(modality)
-        patches = patchify(view, config.patch)
-        mask = random_mask(noise, config.mask_ratio)
-        latent = self.student[modality].encoder.forward_visible(patches, mask.keep)
-        return Masked(patches, mask, latent, self.decoder[modality](latent, mask.restore))
+        return Objective(self._total(terms), {m: teacher[m].mean(dim=0) for m in MODALITIES})
 
     @torch.no_grad()
-    def update_teachers(self, momentum: float) -> None:
-        """Move the teachers towards the students (Equation 13)."""
-        teachers: list[Tensor] = list(self.teacher.parameters())
-        students: list[Tensor] = list(self.student.parameters())
-        torch._foreach_lerp_(teachers, students, 1 - momentum)
+    def move_teachers(self, momentum: float) -> None:
+        """Move the teachers towards the students (Equation 13).
+
+        Blocks that both teachers share move once; `optim.ema_shared_twice` moves them for each of the two.
+        """
+        moved: set[int] = set()
+        for m in MODALITIES:
+            pairs = [
+                pair
+                for pair in zip(self.teacher[m].parameters(), self.student[m].parameters(), strict=True)
+                if id(pair[0]) not in moved or self.config.optim.ema_shared_twice
+            ]
+            teachers, students = map(list, zip(*pairs, strict=True))
+            torch._foreach_lerp_(teachers, students, 1 - momentum)
+            moved.update(map(id, teachers))
+
+    @torch.no_grad()
+    def move_centers(self, means: dict[Modality, Tensor]) -> None:
+        """Move the teachers' centers towards the mean outputs (K,) of the step's whole batch (B.5)."""
+        if self.config.loss.centering:
+            for m, mean in means.items():
+                center = self._center(m)
+                center.copy_(moved_center(center, mean, self.config.loss.center_momentum))
 
     def _project_student(self, modality: Modality, latent: Tensor, local_views: list[Tensor]) -> Tensor:
         """((1 + local views) B, K): the masked global view's rows, then each local view's."""
@@ -161,17 +231,33 @@ class XKD(nn.Module):
         return network.projector(torch.cat(pooled))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def _project_teachers(self, views: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """(B, K) per modality: encode the whole global view, refine across modalities, project."""
+    def project_teachers(self, views: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """(B, K) per modality: encode the whole view, refine across modalities, project."""
+        how = self.config.refine
         tokens, attention = {}, {}
         for m in MODALITIES:
-            tokens[m], attention[m] = self.teacher[m].encoder.forward_with_cls_attention(views[m])
+            tokens[m], attention[m] = self.teacher[m].encoder.forward_with_attention(views[m], how.query)
         projected: dict[Modality, Tensor] = {}
         for m in MODALITIES:
-            relevance = cross_modal_attention(attention[m], attention[other(m)])
-            refined = refine(tokens[m][:, 1:], relevance)
-            projected[m] = self.teacher[m].projector(refined.mean(dim=1))
+            features = tokens[m][:, 1:]
+            if how.relevance != "none":
+                across = cross_modal_attention(attention[m], attention[other(m)], how.relevance)
+                features = refine(features, across)
+            projected[m] = self.teacher[m].projector(features.mean(dim=1))
         return projected
+
+    def _alignment(
+        self, student: dict[Modality, Tensor], teacher: dict[Modality, Tensor]
+    ) -> dict[str, Tensor]:
+        """The domain alignments between the outputs of `loss.align_pairs` (Equations 7, S1, S2)."""
+        students, teachers = ({m: self._all_rows(rows[m]) for m in MODALITIES} for rows in (student, teacher))
+        terms: dict[str, Tensor] = {}
+        if self.config.loss.align_pairs != "across":
+            terms["align_student"] = mmd(students["video"], students["audio"])
+            terms["align_teacher"] = mmd(teachers["video"], teachers["audio"])
+        if self.config.loss.align_pairs != "same":
+            terms |= {f"align_{m}_to_{other(m)}": mmd(teachers[m], students[other(m)]) for m in MODALITIES}
+        return terms
 
     def _center(self, modality: Modality) -> Tensor:
         center: Tensor = getattr(self, f"center_{modality}")
@@ -184,9 +270,6 @@ class XKD(nn.Module):
         return torch.cat(dist_functional.all_gather(rows))  # type: ignore[no-untyped-call]
 
 
-def _mean_over_ranks(rows: Tensor) -> Tensor:
-    mean = rows.mean(dim=0)
-    if dist.is_initialized():
-        dist.all_reduce(mean, op=dist.ReduceOp.SUM)
-        mean /= dist.get_world_size()
-    return mean
+def build_model(config: PretrainConfig) -> Autoencoders:
+    """XKD, or for one modality alone its masked autoencoder."""
+    return XKD(config) if len(config.modalities) > 1 else Autoencoders(config)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,18 +12,18 @@ from xkd.config import ProjectorConfig
 
 
 class Projector(nn.Module):
-    """Three-layer MLP to a normalised bottleneck, unit output directions and a last norm.
+    """MLP to a normalised bottleneck, unit output directions and a last norm.
 
-    Both hidden layers share one LayerNorm, and the last LayerNorm over the K outputs has no affine
+    The hidden layers share one LayerNorm, and the last LayerNorm over the K outputs has no affine
     parameters; without it the distillation collapses to a constant (B.5).
     """
 
     def __init__(self, dim: int, size: ProjectorConfig) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList(
-            [nn.Linear(dim, size.hidden_dim), nn.Linear(size.hidden_dim, size.hidden_dim)]
-        )
-        self.norm = nn.LayerNorm(size.hidden_dim)
+        widths = [dim] + (size.layers - 1) * [size.hidden_dim]
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.norm = nn.LayerNorm(size.hidden_dim) if size.norm == "all" else nn.Identity()
+        self.normalize_outputs = size.norm != "none"
         self.bottleneck = nn.Linear(size.hidden_dim, size.bottleneck_dim)
         self.directions = nn.Linear(size.bottleneck_dim, size.out_dim, bias=False)
         for linear in (*self.hidden, self.bottleneck):
@@ -28,10 +31,17 @@ class Projector(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, D) pooled features to (B, K) outputs of zero mean and unit variance each."""
-        x = pooled
+        """(B, D) pooled features to (B, K) outputs; normalized, each row has zero mean and unit variance.
+
+        Never in less than float32: the alignment's kernels amplify rounding in these rows, and the whole
+        projector is a thousandth of a step's cost.
+        """
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self._project(pooled if pooled.dtype == torch.float64 else pooled.float())
+
+    def _project(self, x: Tensor) -> Tensor:
         for linear in self.hidden:
             x = F.gelu(self.norm(linear(x)))
         x = F.normalize(self.bottleneck(x), dim=-1)
         x = F.linear(x, F.normalize(self.directions.weight, dim=-1))
-        return F.layer_norm(x, x.shape[-1:])
+        return F.layer_norm(x, x.shape[-1:]) if self.normalize_outputs else x

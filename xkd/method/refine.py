@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 
-def cross_modal_attention(own: Tensor, across: Tensor) -> Tensor:
-    """Relevance of each own token given the other modality (Equation 4).
+def cross_modal_attention(
+    own: Tensor, across: Tensor, relevance: Literal["mean", "softmax"] = "mean"
+) -> Tensor:
+    """Relevance of each own token given the other modality (Equation 4; softmax: Equation S3).
 
-    The outer product of both attentions, averaged over the other modality's tokens and divided by the
-    own mean, is the own attention times one number per head, so no map over both is ever formed.
+    The outer product of both attentions, averaged over the other modality's tokens, is the own attention
+    times one number per head, so no map over both is ever formed. Equation 4 divides it by the own mean,
+    Equation S3 takes its softmax instead.
 
     Args:
-        own: (B, heads, N) attention of the cls query to this modality's patches.
+        own: (B, heads, N) attention to this modality's patches.
         across: (B, heads, M) the same of the other modality.
 
     Returns:
         (B, heads, N).
     """
-    return own * (across.mean(dim=-1, keepdim=True) / own.mean(dim=-1, keepdim=True))
+    pooled = own * across.mean(dim=-1, keepdim=True)
+    return pooled.softmax(dim=-1) if relevance == "softmax" else pooled / own.mean(dim=-1, keepdim=True)
 
 
 def refine(tokens: Tensor, relevance: Tensor) -> Tensor:

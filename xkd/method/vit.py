@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xkd.config import ModalityConfig, TransformerConfig
+from xkd.config import AttentionQuery, ModalityConfig, TransformerConfig
 
 MLP_RATIO = 4
 
@@ -55,16 +55,22 @@ class Attention(nn.Module):
         """(B, N, D) to (B, N, D)."""
         return self._attend(*self._split(tokens))
 
-    def forward_with_cls_row(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Also the attention of the cls query to the patches.
+    def forward_with_row(self, tokens: Tensor, by: AttentionQuery) -> tuple[Tensor, Tensor]:
+        """Also one attention row to the patches: (B, 1+N, D), and (B, heads, N).
 
-        Returns:
-            (B, 1+N, D), and (B, heads, N): the softmax over all 1+N keys with the cls key dropped,
-            not renormalised. Only this row of the attention is ever formed.
+        cls: the softmax of the cls query over all 1+N keys with the cls key dropped, not renormalised.
+        mean_query: the softmax of the patches' mean query over the patches' keys. Only these rows of the
+        attention are formed; mean_attention, the mean over all queries, needs the whole of it.
         """
         query, key, value = self._split(tokens)
-        scores = query[:, :, :1] @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-        return self._attend(query, key, value), scores.softmax(dim=-1)[:, :, 0, 1:]
+        mixed = self._attend(query, key, value)
+        query = query * query.shape[-1] ** -0.5
+        if by == "mean_query":
+            row = query[:, :, 1:].mean(dim=2, keepdim=True) @ key[:, :, 1:].transpose(-2, -1)
+            return mixed, row.softmax(dim=-1)[:, :, 0]
+        asking = query[:, :, :1] if by == "cls" else query
+        attention = (asking @ key.transpose(-2, -1)).softmax(dim=-1)
+        return mixed, attention.mean(dim=2)[:, :, 1:]
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, dim = tokens.shape
@@ -92,9 +98,9 @@ class Block(nn.Module):
         tokens = tokens + self.attention(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
 
-    def forward_with_cls_row(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the cls query's attention row (B, heads, N)."""
-        mixed, row = self.attention.forward_with_cls_row(self.norm1(tokens))
+    def forward_with_row(self, tokens: Tensor, by: AttentionQuery) -> tuple[Tensor, Tensor]:
+        """As `forward`, with an attention row (B, heads, N)."""
+        mixed, row = self.attention.forward_with_row(self.norm1(tokens), by)
         tokens = tokens + mixed
         return tokens + self.mlp(self.norm2(tokens)), row
 
@@ -136,13 +142,13 @@ class Encoder(nn.Module):
             tokens = block(tokens)
         return self.norm(tokens)  # type: ignore[no-any-return]
 
-    def forward_with_cls_attention(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the last block's attention from cls to the patches, (B, heads, N)."""
+    def forward_with_attention(self, view: Tensor, by: AttentionQuery = "cls") -> tuple[Tensor, Tensor]:
+        """As `forward`, with the last block's attention to the patches, (B, heads, N) (Equation 3)."""
         tokens = self._embed_view(view)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         last: Block = self.blocks[-1]  # type: ignore[assignment]
-        tokens, row = last.forward_with_cls_row(tokens)
+        tokens, row = last.forward_with_row(tokens, by)
         return self.norm(tokens), row
 
     def forward_visible(self, patches: Tensor, keep: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.scores import EvaluatedEncoder, EvaluatedModality, Protocol, Score, read_scores
 from xkd.evaluate.task import INPUTS, read_config
-from xkd.presets import get_preset, list_presets
+from xkd.presets import PRESETS, get_preset
 from xkd.settings import difference, to_dict
 from xkd.train.run import read_json
 from xkd.watch.collapse import Verdict
@@ -148,7 +148,7 @@ def changes(config: PretrainConfig) -> list[Change] | None:
 
     Settings under ``run``, which change no result, are left out; so is the seed, which a report names anyway.
     """
-    if config.preset not in list_presets():
+    if config.preset not in PRESETS:
         return None
     preset = get_preset(config.preset)
     return [

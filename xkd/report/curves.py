@@ -17,8 +17,15 @@ WIDTH = 9.2
 """Inches; the report's column at 100 pixels an inch."""
 POINTS = 1000
 """Points of a curve; a longer history is thinned."""
-COLORS = {"video": "#2166ac", "audio": "#c8611a", "student": "#9a7fc4", "teacher": "#3d3260"}
+COLORS = {"video": "#2166ac", "audio": "#c8611a"}
 ENCODER_COLORS = {"teacher": "#1f4e79", "student": "#5b93c7", "random": "#a9adb3", "raw": "#d9dbde"}
+ALIGNED = {
+    "student": ("students", "#9a7fc4"),
+    "teacher": ("teachers", "#3d3260"),
+    "video_to_audio": ("video teacher, audio student", "#2166ac"),
+    "audio_to_video": ("audio teacher, video student", "#c8611a"),
+}
+"""What `loss.align_pairs` may align, with its name and color."""
 INK, FAINT = "#30343a", "#8a9099"
 DASHED = (0, (4, 3))
 
@@ -32,12 +39,13 @@ def loss_curves(history: Sequence[Row]) -> Figure:
         _curve(axes[1], history, f"reconstruct_{m}", COLORS[m], m)
         _curve(axes[3], history, f"kd_{other(m)}_to_{m}", COLORS[m], f"{other(m)} → {m}")
     axes[1].set_title("Reconstruction")
-    for role in ("student", "teacher"):
-        _curve(axes[2], history, f"align_{role}", COLORS[role], f"{role}s")
+    for pair, (title, color) in ALIGNED.items():
+        _curve(axes[2], history, f"align_{pair}", color, title)
     axes[2].set_title("Alignment (MMD between the modalities)")
     axes[3].set_title("Distillation (KD)")
     for panel in axes[1:]:
-        panel.legend()
+        if panel.lines:
+            panel.legend()
     for panel in axes[2:]:
         panel.set_xlabel("step")
     return figure
@@ -63,12 +71,14 @@ def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
 
 
 def schedule_curves(history: Sequence[Row]) -> Figure:
-    """Learning rate and teacher momentum."""
-    figure, axes = _panels(1, 2, height=2.3)
-    for panel, name, title in zip(
-        axes, ("lr", "momentum"), ("Learning rate", "Teacher momentum"), strict=True
-    ):
-        _curve(panel, history, name, INK)
+    """Learning rate, teacher momentum and teacher temperatures."""
+    figure, axes = _panels(1, 3, height=2.3)
+    _curve(axes[0], history, "lr", INK)
+    _curve(axes[1], history, "momentum", INK)
+    for m in MODALITIES:
+        _curve(axes[2], history, f"teacher_temperature_{m}", COLORS[m], m)
+    axes[2].legend()
+    for panel, title in zip(axes, ("Learning rate", "Teacher momentum", "Teacher temperature"), strict=True):
         panel.set_title(title)
         panel.set_xlabel("step")
         panel.yaxis.set_major_formatter("{x:g}")
@@ -128,7 +138,9 @@ def _panels(rows: int, columns: int, height: float, sharey: bool = False) -> tup
 
 
 def _curve(panel: Axes, history: Sequence[Row], name: str, color: str, label: str | None = None) -> None:
-    """Plot one field over steps; rows without it, or without a finite value, leave a gap."""
+    """Plot one field, if there is such, over steps; rows without a finite value of it leave a gap."""
+    if not any(name in row for row in history):
+        return
     thinned = thin(history, POINTS)
     values = [row.get(name, math.nan) for row in thinned]
     panel.plot([row["step"] for row in thinned], values, color=color, label=label)

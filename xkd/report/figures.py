@@ -45,7 +45,7 @@ _CAPTIONS = {
     "losses": "The objective of Equation 12 and its terms.",
     "distillation": "Cross-modal distillation loss (KD) = teacher entropy + KLD, per direction. One-hot "
     "collapse pulls all three to zero; constant outputs hold KD at ln K and pull KLD to zero.",
-    "schedules": "Learning rate, and the momentum of the teachers' moving average.",
+    "schedules": "Learning rate, and the teachers' momentum and temperatures.",
     "scores": "Top-1 of the linear SVM. Whiskers: standard deviation over folds; for a single fold the "
     "binomial standard error over its test clips. The dashed line is chance.",
     "video": "Frames of held-out clips: original, what the student sees, and its reconstruction.",
@@ -82,18 +82,20 @@ def draw(findings: Findings, folder: Path) -> dict[str, Drawing]:
             f"scores_{table.dataset}.svg", "Scores", _CAPTIONS["scores"], partial(score_bars, table), unscored
         )
 
-    unlogged = "" if history else "the run logged nothing"
     out_dim = findings.config.projector.out_dim
     curves: dict[str, Callable[[], Figure]] = {
         "losses": partial(loss_curves, history),
         "distillation": partial(distillation_curves, history, out_dim),
         "schedules": partial(schedule_curves, history),
     }
+    missing = dict.fromkeys(curves, "" if history else "the run logged nothing")
+    if history and not any("kd_video_to_audio" in row for row in history):
+        missing["distillation"] = "nothing was distilled"
     for name, paint in curves.items():
-        add(f"{name}.svg", name.capitalize(), _CAPTIONS[name], paint, unlogged)
+        add(f"{name}.svg", name.capitalize(), _CAPTIONS[name], paint, missing[name])
 
-    unkept = "" if pictures else "the run kept no reconstructions"
     for m in MODALITIES:
+        unkept = "" if m in pictures else "the run kept no reconstructions"
         ratio = findings.config.modality(m).mask_ratio
         caption = f"{_CAPTIONS[m]} Mask ratio {ratio:g}; visible patches are copied into the reconstruction."
         paint = partial(frame_strips if m == "video" else spectrogram_rows, pictures.get(m, {}))

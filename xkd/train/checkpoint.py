@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.config import Modality, PretrainConfig
 from xkd.errors import UserError
-from xkd.method.model import XKD, build_encoder
+from xkd.files import write_atomically
+from xkd.method.model import Autoencoders, build_encoder
 from xkd.method.vit import Encoder
 from xkd.settings import build, to_dict
+from xkd.train.step import Stepper
 
 ROLES = ("teacher", "student")
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Have `write` fill a temporary file, then give it its name: readers see all of it or the one before.
-
-    Raises:
-        UserError: the disk is full or the folder not writable; whatever `path` held before is intact.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        # torch.save covers a full disk's error with one of its own about positions.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise UserError(
-            f"cannot write {path}: {' '.join(str(reason).split())}; what was saved before is intact"
-        ) from error
 
 
 class Checkpoints:
@@ -52,42 +29,90 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
-    def save(self, step: int, model: XKD, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state after `step` steps, then drop the oldest. Nothing random needs saving."""
-        state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        write_atomically(self.folder / f"step_{step:08d}.pt", lambda file: torch.save(state, file))
+    def save(self, step: int, stepper: Stepper) -> None:
+        """Write the state after `step` steps, then drop the oldest.
+
+        The step's number stands for the schedules, the place in the data and all that is random: every
+        draw comes from it and the seed, on however many processes.
+        """
+        state = {"step": step, "config": to_dict(stepper.model.config), **stepper.state_dict()}
+        write_atomically(self._path(step), lambda file: torch.save(state, file))
         for old in self._paths()[: -self.keep]:
             old.unlink()
 
-    def load_newest(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest readable state, or None; an unreadable file is passed over with a warning."""
-        for path in reversed(self._paths()):
+    def resume(self, stepper: Stepper) -> int:
+        """Load the newest readable state, if there is any: the main process chooses, all load the same.
+
+        An unreadable file is set aside with a warning, and so is nothing else: a run whose checkpoints all
+        cannot be read must not begin anew over them.
+
+        Returns:
+            How many steps are done.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
+        """
+        state: dict[str, Any] | None = None
+        world = stepper.world
+        if world.main:
+            for debris in self.folder.glob(".step_*"):  # of saves that were killed
+                debris.unlink()
+            state = self._newest_readable()
+        step = world.highest(int(state["step"]) if state else 0)
+        if step:
+            stepper.load_state_dict(state or _load(self._path(step)))
+        return step
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint."""
+        return max(self._paths(), default=None)
+
+    def _newest_readable(self) -> dict[str, Any] | None:
+        paths = self._paths()
+        for path in reversed(paths):
             try:
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-                return state
+                return _load(path)
+            except (MemoryError, OSError):
+                raise
             except Exception as error:  # whatever a torn file makes the unpickler raise
-                warnings.warn(
-                    f"checkpoint {path} is unreadable ({error}); trying the one before", stacklevel=2
-                )
+                aside = path.rename(path.with_suffix(".unreadable"))
+                reason = " ".join(str(error).split())
+                warnings.warn(f"{aside} is unreadable ({reason}); trying the one before", stacklevel=3)
+        if paths or any(self.folder.glob("*.unreadable")):
+            raise UserError(f"no checkpoint in {self.folder} can be read; remove the run to begin anew")
         return None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}.pt"
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
 
 
-def save_encoders(model: XKD, config: PretrainConfig, folder: Path) -> None:
-    """Publish the four encoders as safetensors that carry the configuration they were built from."""
+def _load(path: Path) -> dict[str, Any]:
+    """A state on the CPU: a GPU that holds the model already need not hold it twice."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def encoder_path(run: Path, role: str, modality: Modality) -> Path:
+    """Where a run publishes an encoder."""
+    return run / "encoders" / f"{role}_{modality}.safetensors"
+
+
+def save_encoders(model: Autoencoders, run: Path) -> None:
+    """Publish every encoder as safetensors that carry the configuration they were built from."""
     for role in ROLES:
-        for m in MODALITIES:
-            weights = {k: v.contiguous() for k, v in getattr(model, role)[m].encoder.state_dict().items()}
-            save_encoder(weights, config, m, folder / f"{role}_{m}.safetensors")
+        for m, network in getattr(model, role, {}).items():
+            weights = {k: v.contiguous() for k, v in network.encoder.state_dict().items()}
+            save_encoder(weights, model.config, m, encoder_path(run, role, m))
 
 
 def save_encoder(weights: dict[str, Tensor], config: PretrainConfig, modality: Modality, path: Path) -> None:
     """Write one encoder's weights with its configuration."""
     # One entry, because safetensors writes several in no fixed order: equal encoders are equal files.
     metadata = {"xkd": json.dumps({"modality": modality, "config": to_dict(config)})}
-    write_atomically(path, lambda file: _ignore(file.write(save(weights, metadata))))
+    write_atomically(path, lambda file: file.write(save(weights, metadata)))
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -116,7 +141,3 @@ def load_encoder(path: str | Path) -> Encoder:
     encoder = build_encoder(build(PretrainConfig, facts["config"], str(path)), facts["modality"])
     encoder.load_state_dict(weights)
     return encoder.eval()
-
-
-def _ignore(_: object) -> None:
-    """Drop a value where a callback must return nothing."""

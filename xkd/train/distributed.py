@@ -20,6 +20,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    cpu_group: dist.ProcessGroup | None = None
+    """For small messages that must not wait for a GPU; none: the default group."""
 
     @property
     def main(self) -> bool:
@@ -28,10 +30,19 @@ class World:
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes, on every process."""
-        if self.size > 1:
-            dist.all_reduce(values)
-            values = values / self.size
-        return values
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def highest(self, value: int) -> int:
+        """The highest value of all processes; does not wait for a GPU."""
+        if self.size == 1:
+            return value
+        highest = torch.tensor(value)
+        dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.cpu_group)
+        return int(highest)
 
     def barrier(self) -> None:
         """Wait for every process."""
@@ -51,9 +62,12 @@ def join_world() -> Iterator[World]:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+    cpu_group = None
     if size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    world = World(rank, size, device)
+        if device.type == "cuda":
+            cpu_group = dist.new_group(backend="gloo")
+    world = World(rank, size, device, cpu_group)
     try:
         yield world
         # Gloo's threads need the interpreter to let go of their last tensors; wait for them here, and have

@@ -10,20 +10,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
-from torchx.specs import AppDef, AppState, Role, macros
+from torchx.specs import AppDef, AppState, AppStatus, Role, macros
 
 from xkd.config import PretrainConfig
 from xkd.errors import UserError
 from xkd.settings import to_yaml
+from xkd.train.agent import pass_on
 from xkd.train.run import read_json
+from xkd.train.stop import StoppedError
 from xkd.watch.collapse import Verdict
 
 _POLL = 0.5
@@ -46,6 +48,7 @@ def launch(config: PretrainConfig, data: Path, out: Path, processes: int = 1) ->
     Raises:
         UserError: a mistake to mend first, as a worker found it.
         TrainingError: a worker crashed or was killed.
+        StoppedError: SIGINT or SIGTERM came and the state was saved.
         KeyboardInterrupt, SystemExit: after the workers were stopped, on SIGINT and SIGTERM.
     """
     if processes < 1:
@@ -81,24 +84,38 @@ def follow(app: AppDef) -> None:
         UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
     """
     with _signals_restored(), Runner("xkd", {"local_cwd": _local_scheduler}) as runner:
+        job = runner.run(app, "local_cwd")
         try:
-            status = runner.wait(runner.run(app, "local_cwd"), wait_interval=_POLL)
+            status = runner.wait(job, wait_interval=_POLL)
         except SignalException as error:
+            # Workers finish their step and save; a second signal ends them at once.
+            pass_on(signal.SIGTERM, to="xkd.train.agent")
+            with suppress(SignalException):
+                status = runner.wait(job, wait_interval=_POLL)
+                report = _read(status)
+                if report["errorCode"] == StoppedError.exit_code:
+                    raise StoppedError(report["message"]) from None
             if error.sigval is signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
     if status is None or status.state is not AppState.SUCCEEDED:
-        raise _failure(status.structured_error_msg if status else "")
+        raise _failure(_read(status))
 
 
-def _failure(report: str) -> UserError:
-    """The error to raise for what torchrun's agent wrote (`xkd.train.agent`), if it could write."""
+def _read(status: AppStatus | None) -> dict[str, Any]:
+    """What torchrun's agent wrote of its end (`xkd.train.agent`), if it could write."""
     try:
-        entry = json.loads(report)["message"]
+        report: dict[str, Any] = json.loads(status.structured_error_msg if status else "")["message"]
     except (ValueError, KeyError):
-        entry = {"message": "torchrun failed", "errorCode": 1}
-    if entry["errorCode"] == UserError.exit_code:
-        return UserError(entry["message"])
+        report = {"message": "torchrun failed", "errorCode": 1}
+    return report
+
+
+def _failure(entry: Mapping[str, Any]) -> UserError:
+    """The error to raise for the agent's report."""
+    for kind in (UserError, StoppedError):
+        if entry["errorCode"] == kind.exit_code:
+            return kind(entry["message"])
     hint = ", often for want of memory" if entry["errorCode"] == -signal.SIGKILL else ""
     return TrainingError(
         f"pretraining failed: {entry['message']}{hint}; the lines above say more, and the same command "

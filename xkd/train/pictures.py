@@ -7,19 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xkd.config import MODALITIES
-from xkd.data.clips import evaluation_windows
+from xkd.data.clips import evaluation_batches
 from xkd.data.manifest import Manifest
-from xkd.data.views import plain_views, to_pixels
-from xkd.method.model import XKD
+from xkd.data.views import Views, to_pixels
+from xkd.files import write_atomically
+from xkd.method.model import Autoencoders
 from xkd.method.vit import unpatchify
-from xkd.train.checkpoint import write_atomically
 
 CLIPS = 4
 
 
 @torch.no_grad()
-def save_pictures(model: XKD, data: Path, path: Path) -> None:
+def save_pictures(model: Autoencoders, data: Path, path: Path) -> None:
     """Write the original, masked and reconstructed global views of a few clips, held-out if there are any.
 
     The file holds, per modality, ``original``, ``masked`` and ``reconstructed``: video (n, 3, T, H, W) in
@@ -27,15 +26,14 @@ def save_pictures(model: XKD, data: Path, path: Path) -> None:
     """
     device = next(model.parameters()).device
     manifest = Manifest.read(data)
-    whole = [clip for clip in manifest.clips if clip.has_video and clip.has_audio]
+    modalities = model.config.modalities
+    whole = [clip for clip in manifest.clips if clip.has(modalities)]
     clips = sorted(whole, key=lambda clip: clip.split == "train")[:CLIPS]
-    frames, waveforms = zip(
-        *((f, w) for f, w, _ in evaluation_windows(data, clips, model.config, 1)), strict=True
-    )
-    views = plain_views(torch.stack(frames).to(device), torch.stack(waveforms).to(device), model.config)
+    (batch,) = evaluation_batches(data, clips, model.config, 1, modalities=modalities)
+    views = Views(model.config).to(device).plain(batch)
     pictures: dict[str, dict[str, Tensor]] = {}
     generator = torch.Generator().manual_seed(0)
-    for m in MODALITIES:
+    for m in modalities:
         config = model.config.modality(m)
         noise = torch.rand(len(clips), model.decoder[m].positions.shape[1] - 1, generator=generator)
         masked = model.reconstruct(m, views[m], noise.to(device))
@@ -52,5 +50,6 @@ def save_pictures(model: XKD, data: Path, path: Path) -> None:
         pictures[m] = {
             name: unpatchify(patches, config.grid, config.patch).cpu() for name, patches in versions.items()
         }
-    pictures["video"] = {name: to_pixels(picture) for name, picture in pictures["video"].items()}
+    if "video" in pictures:
+        pictures["video"] = {name: to_pixels(picture) for name, picture in pictures["video"].items()}
     write_atomically(path, lambda file: torch.save(pictures, file))

@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, load_config
 from xkd.data.clips import TrainingClips, steps_per_epoch, training_batches
 from xkd.data.views import Views
-from xkd.method.model import XKD
-from xkd.method.schedule import cosine, learning_rate
+from xkd.method.model import build_model
+from xkd.method.schedule import cosine, learning_rate, temperature
 from xkd.progress import progress
 from xkd.train.agent import worker
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.distributed import World, join_world
-from xkd.train.optimizer import build_optimizer, clip_gradients
 from xkd.train.pictures import save_pictures
 from xkd.train.run import Run
+from xkd.train.step import Stepper, precision
+from xkd.train.stop import StoppedError, StopSignal
 from xkd.watch.collapse import Verdict, judge
 from xkd.watch.telemetry import Telemetry
 
@@ -32,10 +33,12 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
 
     Writes to `out`: config.yaml, run.json, metrics.jsonl, checkpoints/, and at the end encoders/,
     reconstruction.pt and verdict.json. All randomness is drawn from (seed, step) or from (seed, epoch,
-    clip), so a resumed run continues bit-equal and the batches do not depend on the number of processes.
+    clip), so the batches do not depend on the number of processes, and a resumed run continues bit-equal. (On
+    a GPU but for rounding, because torch sums some gradients there in no fixed order.)
 
     Raises:
         UserError: `out` holds another run, the data does not fit, or the disk is full.
+        StoppedError: SIGTERM or SIGINT came; the state is saved.
     """
     with join_world() as world:
         return _train(config, data, out, world)
@@ -43,50 +46,63 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
 
 def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdict:
     clips = TrainingClips(data, config)
-    per_epoch = steps_per_epoch(len(clips), config.optim.batch_size, world.size)
+    optim = config.optim
+    # Mistakes first: what cannot be trained must not claim the directory.
+    per_epoch = steps_per_epoch(len(clips), optim.batch_size, world.size, config.run.accumulate)
+    precision(config.run.precision, world.device)
     run = Run(out, config, clips.manifest, world)
     if run.finished:
         return run.verdict()
-    steps = config.optim.epochs * per_epoch
+    steps = optim.epochs * per_epoch
 
     torch.manual_seed(config.run.seed)
-    model = XKD(config).to(world.device)
-    optimizer = build_optimizer(model, config.optim)
+    stepper = Stepper(build_model(config).to(world.device), config, world)
     checkpoints = Checkpoints(out / "checkpoints", config.run.keep_checkpoints)
-    done = first = _resume(checkpoints, model, optimizer, world)
+    done = first = checkpoints.resume(stepper)
     telemetry = Telemetry(out, config.run.metrics_port if world.main else None, first, write=world.main)
     run.started(first, steps, telemetry.address)
 
-    objective = DistributedDataParallel(model, broadcast_buffers=False) if world.size > 1 else model
     make_views = Views(config).to(world.device)
     batches = training_batches(clips, config, first, steps, world.rank, world.size)
-    with progress("pretrain", steps, done=first, show=world.main) as bar:
-        clock, skipped = Clock(), 0
-        for done, batch in enumerate(batches, first + 1):
+    with progress("pretrain", steps, done=first, show=world.main) as bar, StopSignal() as signal:
+        clock, skipped, trouble = Clock(), 0, ""
+        for done in range(first + 1, steps + 1):
+            parts = list(islice(batches, config.run.accumulate))
             clock.got_data()
             now = schedule(config, done - 1, steps, per_epoch)
-            terms = train_step(
-                objective, model, optimizer, make_views(batch), mask_noise(config, done - 1, world), now
-            )
-            skipped += int(batch["skipped"].sum())
-            if done % config.run.log_every == 0 or done in (1, steps):
+            noise = mask_noise(config, done - 1, world)
+            terms = stepper.step(done, zip(map(make_views, parts), noise, strict=True), now)
+            skipped += sum(int(part["skipped"].sum()) for part in parts)
+            stopping = bool(world.highest(signal.received))
+            logging = done % config.run.log_every == 0 or done in (1, steps)
+            saving = done % config.run.checkpoint_every == 0 or stopping
+            if logging:
                 row = {"step": done, "epoch": done / per_epoch, "time": time.time(), **now}
-                row |= _measured(terms, skipped, world)
-                telemetry.log(row | clock.step(config.optim.batch_size))
+                row |= _measured(terms, skipped, world) | {"skipped_steps": stepper.skipped(done)}
+                telemetry.log(row | clock.step(optim.batch_size))
                 bar.note(f"loss {row['loss']:.3f}")
-                if not math.isfinite(row["loss"]):
-                    break
-            if done % config.run.checkpoint_every == 0 and world.main:
-                checkpoints.save(done, model, optimizer)
+            if (logging or saving) and (trouble := stepper.trouble()):
+                break
+            if saving and world.main:
+                checkpoints.save(done, stepper)
+            if stopping:
+                world.barrier()  # a process that left would have the others ended in the middle of saving
+                raise StoppedError(
+                    f"asked to stop; step {done} of {steps} is saved, and the same command goes on"
+                )
             bar.advance()
             clock.start()
 
-    verdict = judge(telemetry.rows, config.projector.out_dim)
+    if trouble:
+        kept = checkpoints.newest() or "no checkpoint"
+        verdict = Verdict("non_finite", f"{trouble}; the last good state is {kept}", done)
+    else:
+        verdict = judge(telemetry.rows, config.projector.out_dim if config.loss.distill else None)
     if world.main:
-        if verdict.verdict != "non_finite":
-            checkpoints.save(done, model, optimizer)
-            save_encoders(model, config, out / "encoders")
-            save_pictures(model, data, out / "reconstruction.pt")
+        if not trouble:
+            checkpoints.save(done, stepper)
+            save_encoders(stepper.model, out)
+            save_pictures(stepper.model, data, out / "reconstruction.pt")
         run.finish(verdict)
     world.barrier()
     return run.verdict()
@@ -117,63 +133,32 @@ class Clock:
 
 
 def schedule(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> dict[str, float]:
-    """What the schedules say for a step, 0 ... steps-1 (Table S4)."""
+    """What the schedules say for a step, 0 ... steps-1 (Table S4; temperatures: section B.1)."""
     optim = config.optim
     warmup = optim.warmup_epochs * per_epoch
-    return {
+    temperatures = {}
+    for m in MODALITIES:
+        start, end = config.modality(m).teacher_temperature_start, config.modality(m).teacher_temperature
+        rise = per_epoch, optim.temperature_epochs, end if start is None else start, end
+        temperatures[f"teacher_temperature_{m}"] = temperature(step, *rise, optim.temperature_schedule)
+    return temperatures | {
         "lr": learning_rate(step, steps=steps, warmup=warmup, base=optim.lr, final=optim.lr_final),
         "weight_decay": optim.weight_decay,
         "momentum": cosine(step, steps, optim.ema_base, optim.ema_final),
     }
 
 
-def train_step(
-    objective: nn.Module,
-    model: XKD,
-    optimizer: torch.optim.Optimizer,
-    views: dict[Modality, list[Tensor]],
-    noise: dict[Modality, Tensor],
-    now: dict[str, float],
-) -> dict[str, Tensor]:
-    """One step: objective, gradients, clipping, AdamW, teachers.
-
-    Args:
-        objective: `model`, or the wrapper that averages its gradients over processes.
-        now: the step's ``lr`` and ``momentum``, from `schedule`.
-
-    Returns:
-        The terms of the objective and ``grad_norm`` before clipping; nothing waits for the device.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = now["lr"]
-    optimizer.zero_grad()
-    terms: dict[str, Tensor] = objective(views, noise)
-    terms["loss"].backward()  # type: ignore[no-untyped-call]
-    grad_norm = clip_gradients(model.student.parameters(), model.config.optim.clip_norm)
-    optimizer.step()
-    model.update_teachers(now["momentum"])
-    return {name: term.detach() for name, term in terms.items()} | {"grad_norm": grad_norm}
-
-
-def mask_noise(config: PretrainConfig, step: int, world: World) -> dict[Modality, Tensor]:
-    """The noise that chooses the hidden tokens: this process's rows of the step's global batch."""
+def mask_noise(config: PretrainConfig, step: int, world: World) -> list[dict[Modality, Tensor]]:
+    """The noise that chooses the hidden tokens: this process's parts of the step's global batch."""
     generator = torch.Generator().manual_seed(config.run.seed * 2**32 + step)
-    batch = config.optim.batch_size
-    noise: dict[Modality, Tensor] = {}
-    for m in MODALITIES:
-        rows = torch.rand(batch, math.prod(config.modality(m).grid), generator=generator)
-        noise[m] = rows.chunk(world.size)[world.rank].to(world.device)
-    return noise
-
-
-def _resume(checkpoints: Checkpoints, model: XKD, optimizer: torch.optim.Optimizer, world: World) -> int:
-    """Load the newest checkpoint, if there is one; the number of steps done."""
-    state = checkpoints.load_newest(world.device)
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    batch, parts = config.optim.batch_size, config.run.accumulate
+    tokens = {m: math.prod(config.modality(m).grid) for m in config.modalities}
+    noise = {
+        m: torch.rand(batch, count, generator=generator).chunk(world.size * parts)
+        for m, count in tokens.items()
+    }
+    mine = range(world.rank * parts, (world.rank + 1) * parts)
+    return [{m: noise[m][part].to(world.device) for m in noise} for part in mine]
 
 
 def _measured(terms: dict[str, Tensor], skipped: int, world: World) -> dict[str, float]:

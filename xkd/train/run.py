@@ -14,8 +14,8 @@ import torch
 from xkd.config import PretrainConfig, load_config
 from xkd.data.manifest import Manifest
 from xkd.errors import UserError
+from xkd.files import write_text
 from xkd.settings import difference, to_yaml
-from xkd.train.checkpoint import write_atomically
 from xkd.train.distributed import World
 from xkd.watch.collapse import Verdict
 
@@ -79,12 +79,7 @@ class Run:
         self._write("verdict.json", verdict.to_dict())
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        text = json.dumps(values, indent=2) + "\n"
-
-        def write(file: Any) -> None:
-            file.write(text.encode())
-
-        write_atomically(self.out / name, write)
+        write_text(self.out / name, json.dumps(values, indent=2) + "\n")
 
 
 def claim(out: Path, config: PretrainConfig) -> None:
@@ -105,8 +100,7 @@ def claim(out: Path, config: PretrainConfig) -> None:
             raise UserError(f"{out} holds a run with another {', '.join(changed)}; use another --out")
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run; use another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    saved.write_text(to_yaml(config))
+    write_text(saved, to_yaml(config))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -41,22 +41,29 @@ class Verdict:
         return asdict(self)
 
 
-def judge(history: Sequence[Mapping[str, Any]], out_dim: int) -> Verdict:
+def judge(history: Sequence[Mapping[str, Any]], out_dim: int | None) -> Verdict:
     """Judge the rows of metrics.jsonl.
 
     Args:
         history: rows with ``step``, ``loss`` and ``kd_*``, ``kld_*`` per direction, oldest first.
-        out_dim: K, the width of the projector's output.
+        out_dim: K, the width of the projector's output; None: nothing was distilled, so nothing can collapse.
     """
     if not history:
         return Verdict("non_finite", "the run logged nothing, so nothing can be said of it", 0)
     step = int(history[-1]["step"])
     for row in history:
-        bad = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        # In fp16 a gradient may overflow; the step is left out then, and nothing is lost.
+        bad = [
+            name
+            for name, value in row.items()
+            if isinstance(value, float) and not math.isfinite(value) and name != "grad_norm"
+        ]
         if bad:
             return Verdict(
                 "non_finite", f"{', '.join(bad)} not finite at step {row['step']}", int(row["step"])
             )
+    if out_dim is None:
+        return Verdict("healthy", "nothing was distilled; the objective stayed finite", step)
     window = history[-WINDOW:]
     largest = math.log(out_dim)
     for direction in DIRECTIONS:

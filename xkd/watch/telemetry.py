@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from xkd.errors import UserError
+from xkd.files import write_text
 
 Row = dict[str, Any]
 
@@ -46,9 +47,9 @@ METRICS = (
     ),
     Metric(
         "xkd_alignment_mmd",
-        "Squared MMD between the modalities",
-        {"student": "align_student", "teacher": "align_teacher"},
-        "role",
+        "Squared MMD between the modalities, or of a teacher and the other modality's student",
+        {pair: f"align_{pair}" for pair in ("student", "teacher", *_DIRECTIONS)},
+        "pair",
     ),
     Metric("xkd_kd_nats", "Cross-modal distillation loss", {d: f"kd_{d}" for d in _DIRECTIONS}, "direction"),
     Metric(
@@ -62,10 +63,17 @@ METRICS = (
     ),
     _one("xkd_learning_rate", "Learning rate", "lr"),
     _one("xkd_teacher_momentum_ratio", "Momentum of the teachers' moving average", "momentum"),
+    Metric(
+        "xkd_teacher_temperature",
+        "Temperature of the teacher's distributions",
+        {m: f"teacher_temperature_{m}" for m in _MODALITIES},
+        "modality",
+    ),
     _one("xkd_gradient_norm", "L2 norm of the students' gradients before clipping", "grad_norm"),
     _one("xkd_samples_per_second", "Clips trained on per second", "samples_per_second"),
     _one("xkd_data_wait_ratio", "Share of a step spent waiting for data", "data_wait_ratio"),
     _one("xkd_skipped_clips", "Clips that could not be read and were replaced", "skipped_clips"),
+    _one("xkd_skipped_steps", "Steps left out because fp16 gradients overflowed", "skipped_steps"),
 )
 
 
@@ -88,7 +96,7 @@ class Telemetry:
         self.rows = [row for row in read_rows(self.path) if row["step"] <= resume_step] if resume_step else []
         self._write = write
         if write:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         registry = CollectorRegistry()
         self._series: list[tuple[Gauge, str]] = []
         for metric in METRICS:

@@ -1,0 +1,218 @@
+r"""What a training step costs, by part, and how near it comes to the machine's fastest matrix product.
+
+python benchmarks/step.py --preset paper --batch 4
+python benchmarks/step.py --preset paper --batch 32 --set run.precision=bf16 --set run.compile=true
+
+Views are random: reading clips and making views are not timed. The peak is that of square products of the
+same type on the same device, measured before and after; FLOPs are those of all matrix products of the step,
+counted as they are computed (2 for a multiplication with its addition).
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.method.model import CHANNELS, XKD
+from xkd.presets import get_preset
+from xkd.settings import resolve
+from xkd.train.distributed import World
+from xkd.train.optimizer import clip_gradients
+from xkd.train.pretrain import mask_noise, schedule
+from xkd.train.step import Part, Stepper
+
+SIZES = (1536, 2048, 4096)
+"""Sides of the products that the peak is taken from."""
+
+
+class Timer:
+    """Seconds on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long one call takes, the device's work included."""
+        self._wait()
+        begin = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - begin
+
+    def median(self, work: Callable[[], object], repeats: int) -> float:
+        """The median of several calls after one that is not counted."""
+        work()
+        return median(self.seconds(work) for _ in range(repeats))
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    """Of attention's two products."""
+    batch, heads, length, dim = query
+    return 2 * batch * heads * length * key[2] * (dim + value[3])
+
+
+def attention_backward_flops(
+    _: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *__: object, **___: object
+) -> int:
+    """Of its four gradients. That fused kernels compute the scores again is their cost, not the step's."""
+    return 2 * attention_flops(query, key, value)
+
+
+KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+ATTENTION = {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}{suffix}"): flops
+    for kernel in KERNELS
+    for suffix, flops in (("", attention_flops), ("_backward", attention_backward_flops))
+}
+"""Torch counts nothing for the CPU's kernel, and what the others compute again."""
+
+
+def peak(timer: Timer, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest square product."""
+    best = 0.0
+    for size in SIZES:
+        a, b = (torch.randn(size, size, device=timer.device, dtype=dtype) for _ in range(2))
+        best = max(best, 2 * size**3 / timer.median(lambda a=a, b=b: a @ b, 7))  # type: ignore[misc]
+    return best
+
+
+def random_part(config: PretrainConfig, world: World) -> Part:
+    """Views of noise for one forward pass, and the masking noise of step 0."""
+    batch = config.optim.batch_size
+    views: dict[Modality, list[Tensor]] = {}
+    for m in config.modalities:
+        c = config.modality(m)
+        sizes = [c.global_view, *[c.local_view] * c.local_views]
+        views[m] = [torch.randn(batch, CHANNELS[m], *size, device=world.device) for size in sizes]
+    return views, mask_noise(config, 0, world)[0]
+
+
+def memory(device: torch.device) -> float:
+    """Most bytes held so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def saved_for_backward(model: XKD, objective: Callable[[], Tensor]) -> int:
+    """Bytes that the forward pass keeps for the backward pass, weights left out; the same on any device."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        alive = objective()
+    del alive  # until here no storage was freed whose address another could have taken
+    return sum(size for address, size in kept.items() if address not in weights)
+
+
+def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callable[[], object]]:
+    """The parts of the objective, each by itself."""
+    views, noise = part
+    seen = model.config.views.teacher_index
+
+    def under(work: Callable[..., object], *arguments: object) -> Callable[[], object]:
+        def run() -> None:
+            with stepper.autocast():
+                work(*arguments)
+
+        return run
+
+    parts = {}
+    for m in MODALITIES:
+        parts[f"masked encoder and decoder, {m}"] = under(model.reconstruct, m, views[m][0], noise[m])
+        if views[m][1:]:
+            parts[f"local views, {m}"] = under(model.student[m].encoder, torch.cat(views[m][1:]))
+    parts["teachers"] = under(model.project_teachers, {m: views[m][seen] for m in MODALITIES})
+    return parts
+
+
+def main() -> None:
+    """Time the step and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    given = parser.parse_args()
+    settings = [*given.set, f"optim.batch_size={given.batch}"]
+    config = resolve(get_preset(given.preset), None, settings)
+    if len(config.modalities) < 2 or config.run.accumulate > 1:
+        parser.error("this times a step of XKD in one part: two modalities, run.accumulate=1")
+    world = World(0, 1, torch.device(given.device))
+    timer = Timer(world.device)
+    torch.manual_seed(0)
+    empty = memory(world.device)
+    model = XKD(config).to(world.device)
+    stepper = Stepper(model, config, world)
+    part = random_part(config, world)
+    now = schedule(config, 1000, 2000, 10)
+    temperature: dict[Modality, float] = {m: now[f"teacher_temperature_{m}"] for m in MODALITIES}
+    numbers = iter(range(1, 10**6))
+
+    fastest = peak(timer, stepper.dtype)
+    step = timer.median(lambda: stepper.step(next(numbers), [part], now), given.repeats)
+    held = memory(world.device)
+    fastest = max(fastest, peak(timer, stepper.dtype))
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        stepper.step(next(numbers), [part], now)
+    flops = counter.get_total_flops()
+
+    def objective() -> Tensor:
+        with stepper.autocast():
+            return model(*part, temperature).terms["loss"]  # type: ignore[no-any-return]
+
+    kept = saved_for_backward(model, objective)
+    rows = {
+        name: timer.median(work, given.repeats) for name, work in forward_parts(stepper, model, part).items()
+    }
+    forward, backward = [], []
+    for _ in range(given.repeats):
+        losses: list[Tensor] = []
+        forward.append(timer.seconds(lambda: losses.append(objective())))  # noqa: B023
+        backward.append(timer.seconds(lambda: stepper.scaler.scale(losses[0]).backward()))  # type: ignore[no-untyped-call]  # noqa: B023
+    rows["objective, all"], rows["backward"] = median(forward), median(backward)
+    rows["clipping"] = timer.median(
+        lambda: clip_gradients(model.student.parameters(), config.optim.clip_norm), given.repeats
+    )
+    rows["AdamW"] = timer.median(stepper.optimizer.step, given.repeats)
+    rows["teachers' momentum"] = timer.median(lambda: model.move_teachers(0.999), given.repeats)
+
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {stepper.dtype}")
+    print(f"preset {given.preset}, batch {given.batch}, median of {given.repeats} {' '.join(given.set)}")
+    print("\n| part | ms |\n|---|---:|")
+    for row, seconds in rows.items():
+        print(f"| {row} | {1000 * seconds:.1f} |")
+    print(f"| **step** | **{1000 * step:.1f}** |\n")
+    print(f"{given.batch / step:.2f} samples/s, {flops / given.batch / 1e9:.1f} GFLOP a sample")
+    print(f"{flops / step / 1e9:.1f} GFLOP/s, {flops / step / fastest:.1%} of the peak {fastest / 1e9:.1f}")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fixed = 4 * (sum(p.numel() for p in model.parameters()) + 3 * trained)
+    print(f"most memory {(held - empty) / 2**30:.2f} GiB; weights, gradients and AdamW's moments: ", end="")
+    print(
+        f"{fixed / 2**30:.2f} GiB; kept for the backward pass: {kept / 2**30 / given.batch:.3f} GiB a sample"
+    )
+
+
+if __name__ == "__main__":
+    main()

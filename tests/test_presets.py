@@ -1,0 +1,118 @@
+"""Every preset: what it says, that it builds at full size and that it trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from xkd.config import MODALITIES, Modality, PretrainConfig, TransformerConfig
+from xkd.errors import UserError
+from xkd.method.model import CHANNELS, XKD, build_model
+from xkd.presets import PRESETS, get_preset
+from xkd.settings import difference
+from xkd.train.distributed import World
+from xkd.train.pretrain import mask_noise, schedule
+from xkd.train.step import Stepper
+
+ABLATED = [
+    name
+    for name, preset in PRESETS.items()
+    if preset.source.startswith(("Table S8", "Table S9", "Table S1", "Figure S1", "Figure S2", "section B."))
+    and not name.startswith(("videomae", "ablation"))
+]
+
+
+def shrunk(config: PretrainConfig) -> PretrainConfig:
+    """The same method at a size that trains in milliseconds."""
+    video, audio = config.video, config.audio
+    return replace(
+        config,
+        video=replace(
+            video,
+            global_view=(video.global_view[0], 32, 32),
+            local_view=(video.local_view[0], 16, 16),
+            patch=(video.patch[0], 16, 16),
+        ),
+        audio=replace(audio, patch=(40, 56)),
+        encoder=TransformerConfig(dim=16, depth=2, heads=2),
+        decoder=TransformerConfig(dim=8, depth=1, heads=2),
+        projector=replace(config.projector, hidden_dim=16, bottleneck_dim=8, out_dim=32),
+        optim=replace(config.optim, batch_size=4),
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_builds_at_full_size(name: str) -> None:
+    with torch.device("meta"):
+        build_model(get_preset(name))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_trains(name: str) -> None:
+    config = shrunk(get_preset(name))
+    torch.manual_seed(0)
+    world = World(0, 1, torch.device("cpu"))
+    model = build_model(config)
+    stepper = Stepper(model, config, world)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for step in (1, 2):
+        views: dict[Modality, list[Tensor]] = {}
+        for m in config.modalities:
+            c = config.modality(m)
+            sizes = [c.global_view, *[c.local_view] * c.local_views]
+            views[m] = [torch.randn(4, CHANNELS[m], *size) for size in sizes]
+        terms = stepper.step(
+            step, [(views, mask_noise(config, step, world)[0])], schedule(config, 50, 100, 1)
+        )
+        assert all(math.isfinite(value) for value in terms.values()), terms
+    assert not stepper.trouble()
+    changed = {key.split(".")[0] for key, value in model.state_dict().items() if not value.equal(before[key])}
+    expected = {"student", "decoder", "teacher", "center_video", "center_audio"}
+    if len(config.modalities) == 1:
+        expected = {"student", "decoder"}
+    elif not config.loss.centering:
+        expected -= {"center_video", "center_audio"}
+    assert changed == expected
+
+
+@pytest.mark.parametrize("name", ABLATED)
+def test_an_ablation_is_one_change(name: str) -> None:
+    """Its settings differ from the ablations' base in one section, by the name of which it goes."""
+    changed = {key.split(".")[0] for key in difference(get_preset("ablation"), get_preset(name))} - {"preset"}
+    assert changed in ({"video"}, {"audio"}, set(MODALITIES), {"optim"}, {"loss"}, {"projector"}, {"refine"})
+
+
+def test_every_preset_says_what_it_is() -> None:
+    assert len(PRESETS) >= 45
+    summaries = [preset.summary for preset in PRESETS.values()]
+    assert len(set(summaries)) == len(summaries)
+    assert all(10 < len(summary) < 110 for summary in summaries)
+
+
+def test_an_unknown_name_brings_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown preset 'xkd_mat' .*xkd_mats.*see xkd presets"):
+        get_preset("xkd_mat")
+
+
+def test_xkd_has_the_released_size() -> None:
+    with torch.device("meta"):
+        model = XKD(get_preset("paper"))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # The released code counts 206.3M trainable; the 4 x 8192 constant output gains are not parameters here.
+    assert trainable == 87_691_008 + 85_509_888 + 2 * (8_405_248 - 8192) + 8_722_560 + 7_628_992
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "trained"), [("xkd_mas", 311.3, 121.3), ("xkd_mats", 226.3, 121.3)]
+)
+def test_sharing_has_the_released_size(name: str, millions: float, trained: float) -> None:
+    with torch.device("meta"):
+        model = build_model(get_preset(name))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6 == pytest.approx(
+        trained, abs=0.05
+    )

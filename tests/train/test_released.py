@@ -1,0 +1,86 @@
+"""Released encoders: imported exactly, and refused by name when something is wrong."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.method.reference import SHORT, Reference
+from xkd import load_encoder
+from xkd.config import MODALITIES, Modality
+from xkd.errors import UserError
+from xkd.train.released import import_released
+
+Files = dict[tuple[str, Modality], Path]
+
+
+@pytest.fixture(scope="module")
+def recorded(reference: Path) -> Reference:
+    return Reference(reference / "micro_xkd_released_f64.pt")
+
+
+@pytest.fixture
+def files(recorded: Reference, tmp_path: Path) -> Files:
+    """The recorded networks' encoders as the authors' code saves them: state dicts in single precision."""
+    written: Files = {}
+    for m in MODALITIES:
+        for role in ("teacher", "student"):
+            prefix = f"state/{SHORT[m]}_{role}.backbone."
+            weights = OrderedDict(
+                (name.removeprefix(prefix), value.float())
+                for name, value in recorded.values.items()
+                if name.startswith(prefix)
+            )
+            path = tmp_path / f"XKD_pretext_kinetics400_ep800{SHORT[m]}_{role}.pth.tar"
+            torch.save(weights, path)
+            written[role, m] = path
+    return written
+
+
+def test_imported_encoders_give_the_recorded_features(
+    reference: Path, recorded: Reference, files: Files, tmp_path: Path
+) -> None:
+    figures: dict[str, Tensor] = torch.load(reference / "eval_micro_xkd_released.pt", weights_only=True)
+    run = tmp_path / "run"
+    for m in MODALITIES:
+        import_released([files["teacher", m], files["student", m]], m, recorded.config(), run)
+    for role in ("teacher", "student"):
+        for view in ("video_same", "video_double", "audio_same"):
+            encoder = load_encoder(run / "encoders" / f"{role}_{view.partition('_')[0]}.safetensors")
+            kind, _, size = view.partition("_")
+            with torch.no_grad():
+                features = encoder.pool(encoder(figures[f"in/{view}"]))
+            expected = figures[f"out/{role}/{kind}_pool_{size}"]
+            assert (features - expected).norm() / expected.norm() < 1e-5, (role, view)
+
+
+def test_mistakes_are_named(recorded: Reference, files: Files, tmp_path: Path) -> None:
+    config, out = recorded.config(), tmp_path / "run"
+    video = files["teacher", "video"]
+
+    def refused(path: Path, match: str, modality: Modality = "video") -> None:
+        with pytest.raises(UserError, match=match) as caught:
+            import_released([path], modality, config, out)
+        assert "\n" not in str(caught.value)
+
+    def changed(change: dict[str, Tensor | None]) -> Path:
+        weights = torch.load(video, weights_only=True) | change
+        path = tmp_path / "changed_teacher.pth.tar"
+        torch.save({name: value for name, value in weights.items() if value is not None}, path)
+        return path
+
+    refused(video, "holds a video encoder; give --modality video", "audio")
+    refused(changed({"encoder_norm.bias": None}), "norm.bias is missing")
+    refused(changed({"cls_token": torch.zeros(1, 1, 7)}), r"cls_token has shape \(1, 1, 7\)")
+    refused(changed({"head.weight": torch.zeros(2)}), "head.weight is not part of a released encoder")
+    (tmp_path / "junk_teacher.pth.tar").write_bytes(b"not one")
+    refused(tmp_path / "junk_teacher.pth.tar", "is not a file of weights")
+    refused(tmp_path / "no_teacher.pth.tar", "no file")
+    refused(video.rename(tmp_path / "video.pth.tar"), "must say teacher or student")
+    torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoint_teacher.pth.tar")
+    refused(tmp_path / "checkpoint_teacher.pth.tar", "is a training checkpoint")
+    assert not out.exists()

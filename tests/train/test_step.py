@@ -1,0 +1,85 @@
+"""A step in other precisions, and compiled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import tiny_config
+from xkd.config import PretrainConfig
+from xkd.errors import UserError
+from xkd.method.model import CHANNELS, build_model
+from xkd.train.distributed import World
+from xkd.train.pretrain import mask_noise, schedule
+from xkd.train.step import Part, Stepper, precision
+
+CPU = World(0, 1, torch.device("cpu"))
+
+
+def one_step(config: PretrainConfig, device: str = "cpu") -> dict[str, Tensor]:
+    world = replace(CPU, device=torch.device(device))
+    torch.manual_seed(0)
+    stepper = Stepper(build_model(config).to(device), config, world)
+    return stepper.step(1, [part(config, world)], schedule(config, 10, 20, 1))
+
+
+def part(config: PretrainConfig, world: World) -> Part:
+    generator = torch.Generator().manual_seed(0)
+    views = {}
+    for m in config.modalities:
+        c = config.modality(m)
+        sizes = [c.global_view, *[c.local_view] * c.local_views]
+        views[m] = [
+            torch.randn(4, CHANNELS[m], *size, generator=generator).to(world.device) for size in sizes
+        ]
+    return views, mask_noise(config, 0, world)[0]
+
+
+def with_run(**changes: Any) -> PretrainConfig:
+    config = tiny_config()
+    return replace(config, run=replace(config.run, **changes))
+
+
+def assert_near(ours: dict[str, Tensor], reference: dict[str, Tensor], relative: float) -> None:
+    for name, value in reference.items():
+        assert ours[name].item() == pytest.approx(value.item(), rel=relative, abs=relative), name
+
+
+def test_bfloat16_is_near_single_precision() -> None:
+    assert_near(one_step(with_run(precision="bf16")), one_step(with_run(precision="fp32")), 0.05)
+
+
+def test_precision_follows_the_device() -> None:
+    assert precision("auto", torch.device("cpu")) is torch.float32
+    with pytest.raises(UserError, match=r"run\.precision fp16 is for GPUs"):
+        precision("fp16", torch.device("cpu"))
+
+
+def test_compiled_blocks_compute_the_same() -> None:
+    compiled = with_run(precision="fp32", compile=True)
+    assert_near(one_step(compiled), one_step(with_run(precision="fp32")), 1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16"])
+def test_a_gpu_agrees_with_the_cpu(kind: str) -> None:
+    reference = one_step(with_run(precision="fp32"))
+    assert_near(one_step(with_run(precision=kind), "cuda"), reference, 1e-3 if kind == "fp32" else 0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_overflow_is_skipped_and_counted() -> None:
+    config = with_run(precision="fp16")
+    world = replace(CPU, device=torch.device("cuda"))
+    stepper = Stepper(build_model(config).cuda(), config, world)
+    stepper.scaler._init_scale = 2.0**40  # no gradient survives this in half precision
+    before = {name: value.clone() for name, value in stepper.model.student.state_dict().items()}
+    stepper.step(1, [part(config, world)], schedule(config, 10, 20, 1))
+    assert stepper.skipped(1) == 1
+    assert not stepper.trouble()
+    for name, value in stepper.model.student.state_dict().items():
+        assert torch.equal(value, before[name]), name

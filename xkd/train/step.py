@@ -1,0 +1,172 @@
+"""One step of pretraining: objective, gradients, clipping, AdamW, teachers and centers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.errors import UserError
+from xkd.method.model import Autoencoders, Objective
+from xkd.method.vit import Block
+from xkd.train.distributed import World
+from xkd.train.optimizer import build_optimizer, clip_gradients
+
+Part = tuple[dict[Modality, list[Tensor]], dict[Modality, Tensor]]
+"""Views and masking noise of one forward pass: a share of the batch that fits the device."""
+
+
+_SMALLEST_SCALE = 2.0**-10
+"""A loss scale below it is no accident: it began at 2 ** 16 and is halved at each overflow."""
+_NEVER = 2**62
+"""A step that no run comes to."""
+
+
+class Stepper:
+    """Trains a model step by step, in the precision and over the parts and processes that are asked for.
+
+    A step over N parts, over N processes, or over both, is the same step: centers move once, by the mean
+    of all outputs, and gradients are means. (The alignment compares the rows of one part at a time; with
+    `loss.align_gather` those of a part of each process, so that parts and processes then differ.)
+    """
+
+    def __init__(self, model: Autoencoders, config: PretrainConfig, world: World) -> None:
+        self.model, self.world = model, world
+        self.clip_norm, self.parts = config.optim.clip_norm, config.run.accumulate
+        if config.run.compile:
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module.compile()
+        self.optimizer = build_optimizer(model, config.optim)
+        self.dtype = precision(config.run.precision, world.device)
+        self.scaler = GradScaler(world.device.type, enabled=self.dtype is torch.float16)
+        self.objective = _distributed(model) if world.size > 1 else model
+        self._watched: dict[str, Tensor] = {}
+
+    def step(self, number: int, parts: Iterable[Part], now: Mapping[str, float]) -> dict[str, Tensor]:
+        """One step.
+
+        Args:
+            number: of the step, from 1.
+            parts: this process's share of the batch, `run.accumulate` of them.
+            now: what the schedules say for it, from `schedule`.
+
+        Returns:
+            The terms of the objective, means over the parts, and ``grad_norm`` before clipping; nothing
+            waits for the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = now["lr"]
+        self.optimizer.zero_grad()
+        temperature: dict[Modality, float] = {m: now[f"teacher_temperature_{m}"] for m in MODALITIES}
+        results: list[Objective] = []
+        for views, noise in parts:
+            with self._exchange_gradients(when=len(results) == self.parts - 1):
+                with self.autocast():
+                    result = self.objective(views, noise, temperature)
+                self.scaler.scale(result.terms["loss"] / self.parts).backward()
+            results.append(result)
+        self.scaler.unscale_(self.optimizer)
+        # Blocks that the modalities share are met, and clipped, with each of them, as in the authors' code.
+        gradients = [p.grad for p in self.model.student.parameters() if p.grad is not None]
+        grad_norm = nn.utils.get_total_norm(gradients)
+        for m in self.model.config.modalities:
+            clip_gradients(self.model.student[m].parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        means = {
+            m: self.world.mean(torch.stack([result.teacher_means[m] for result in results]).mean(dim=0))
+            for m in results[0].teacher_means
+        }
+        self.model.move_centers(means)
+        self.model.move_teachers(now["momentum"])
+        terms = {
+            name: torch.stack([result.terms[name].detach() for result in results]).mean()
+            for name in results[0].terms
+        }
+        terms["grad_norm"] = grad_norm
+        self._watch(number, terms)
+        return terms
+
+    def autocast(self) -> torch.autocast:
+        """The context that the objective is computed in."""
+        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def trouble(self) -> str:
+        """What was first not finite on any process, and in which step; empty if nothing was.
+
+        Waits for the device. With a gradient scaler gradients may overflow: it leaves out such a step.
+        """
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
+            return "gradients overflow in fp16 at any loss scale"
+        mine = int(self._watched["step"]) if self._watched["bad"] else _NEVER
+        step = -self.world.highest(-mine)
+        if step == _NEVER:
+            return ""
+        values = self._watched["values"] if mine == step else torch.zeros_like(self._watched["values"])
+        values = self.world.mean(values)
+        bad = [name for name, value in zip(self._names, values.tolist(), strict=True) if not isfinite(value)]
+        return f"{', '.join(bad)} not finite at step {step}"
+
+    def skipped(self, number: int) -> int:
+        """How many of the first `number` steps the gradient scaler left out. Waits for the device."""
+        taken = next(iter(self.optimizer.state.values()))["step"] if self.optimizer.state else 0
+        return number - int(taken)
+
+    def _watch(self, number: int, terms: dict[str, Tensor]) -> None:
+        """Remember the first terms that are not finite, on the device."""
+        self._names = [name for name in terms if name != "grad_norm" or not self.scaler.is_enabled()]
+        now = {"values": torch.stack([terms[name] for name in self._names])}
+        now["bad"] = ~now["values"].isfinite().all()
+        now["step"] = torch.full_like(now["bad"], number, dtype=torch.int64)
+        before = self._watched or now
+        self._watched = {name: torch.where(before["bad"], before[name], now[name]) for name in now}
+
+    def _exchange_gradients(self, *, when: bool) -> AbstractContextManager[None]:
+        """Have the processes average their gradients in the next backward pass, or not yet."""
+        if isinstance(self.objective, DistributedDataParallel) and not when:
+            return self.objective.no_sync()
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on but the schedules, which follow from its number."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty where the run was not in fp16 before
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def _distributed(model: Autoencoders) -> DistributedDataParallel:
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def precision(asked: Literal["auto", "fp32", "fp16", "bf16"], device: torch.device) -> torch.dtype:
+    """The type that matrix products are computed in.
+
+    Raises:
+        UserError: the device cannot compute in it.
+    """
+    cuda = device.type == "cuda"
+    modern = cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+    if asked == "auto":
+        asked = "bf16" if modern else "fp16" if cuda else "fp32"
+    if asked == "bf16" and cuda and not modern:
+        raise UserError("run.precision bf16 needs a GPU of compute capability 8; take fp16 or auto")
+    if asked == "fp16" and not cuda:
+        raise UserError("run.precision fp16 is for GPUs; on the CPU take bf16, fp32 or auto")
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]

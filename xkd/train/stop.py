@@ -1,0 +1,37 @@
+"""Being asked to stop: the state is saved first, and the exit code says so."""
+
+from __future__ import annotations
+
+import signal
+from types import TracebackType
+
+from xkd.errors import UserError
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(UserError):
+    """A run was asked to stop and saved its state; the same command goes on from there."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: try again."""
+
+
+class StopSignal:
+    """Inside its context SIGTERM and SIGINT are only noted, so that a step can be finished and saved."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> StopSignal:
+        self._before = {number: signal.signal(number, self._note) for number in ASKING}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        self.received = True
