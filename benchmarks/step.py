@@ -4,8 +4,8 @@ python benchmarks/step.py --preset paper --batch 4
 python benchmarks/step.py --preset paper --batch 32 --set run.precision=bf16 --set run.compile=true
 
 Views are random: reading clips and making views are not timed. The peak is that of square products of the
-same type on the same device, measured before and after; FLOPs are those of all matrix products of the step,
-counted as they are computed (2 for a multiplication with its addition).
+same type on the same device, measured before and after; FLOPs are those of all matrix products of the step
+(2 for a multiplication with its addition), less what fused attention computes again in its backward pass.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ class Stepper:
                 self.scaler.scale(result.terms["loss"] / self.parts).backward()
             results.append(result)
         self.scaler.unscale_(self.optimizer)
-        # Blocks that the modalities share are met, and clipped, with each of them, as in the authors' code.
         gradients = [p.grad for p in self.model.student.parameters() if p.grad is not None]
         grad_norm = nn.utils.get_total_norm(gradients)
+        # Blocks that the modalities share are met, and clipped, with each of them, as in the authors' code.
         for m in self.model.config.modalities:
             clip_gradients(self.model.student[m].parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
