@@ -233,3 +233,13 @@ def test_one_modality_alone() -> None:
     make = Views(CONFIG)
     assert list(make({name: batch[name] for name in ("frames", "draws")})) == ["video"]
     assert list(make.plain({"waveform": batch["waveform"]})) == ["audio"]
+
+
+def test_the_order_of_draws_stays() -> None:
+    """Whoever changes it changes every run: what docs/results.md says was measured in this order."""
+    config = PretrainConfig()
+    drawn = draw(np.random.default_rng(7), pretrain_recipe(config), config, 128, 170)
+    assert drawn["video_box"].tolist() == [[9, 74, 96, 86], [30, 43, 86, 101]]
+    assert drawn["video_order"].tolist() == [[0, 3, 1, 2], [0, 2, 3, 1]]
+    assert drawn["audio_box"].tolist() == [[0, 112, 80, 448], [0, 23, 80, 130]]
+    assert drawn["audio_volume"].tolist() == pytest.approx([0.9932412, 0.9987494])

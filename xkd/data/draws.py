@@ -87,7 +87,6 @@ def _draw_video(
 ) -> Draws:
     strengths = (augment.brightness, augment.contrast, augment.saturation)
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
-    sigma = _BLUR_SIGMA[1] if augment.blur_vertical else rng.uniform(*_BLUR_SIGMA)
     return {
         "video_start": np.array(rng.integers(frames - size[0] + 1)),
         "video_box": _draw_box(rng, augment.crop_area, height, width),
@@ -95,8 +94,12 @@ def _draw_video(
         "video_jitter": np.array([*factors, rng.uniform(-augment.hue, augment.hue)], np.float32),
         "video_order": rng.permutation(4),
         "video_gray": np.array(rng.random() < augment.gray),
-        "video_sigma": np.array(sigma * (rng.random() < augment.blur), np.float32),
+        "video_sigma": np.array(_sigma(rng, augment) * (rng.random() < augment.blur), np.float32),
     }
+
+
+def _sigma(rng: np.random.Generator, augment: VideoAugment) -> float:
+    return _BLUR_SIGMA[1] if augment.blur_vertical else rng.uniform(*_BLUR_SIGMA)
 
 
 def _draw_box(
