@@ -121,7 +121,7 @@ def _in_own_group(file: Path, arguments: list[str]) -> int:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        # A shell has what it starts in the background ignore SIGINT, and this would be handed on to the tasks.
+        # What a shell starts in the background ignores SIGINT, and hands that on to the tasks.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             os._exit(_run_here(file, arguments))
