@@ -1,7 +1,7 @@
 # Everything a person or a machine does with a checkout. Nothing here needs root.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check test demo clean
+.PHONY: help setup check test demo collapse-lab monitor clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ DEMO := runs/demo
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Install the locked dependencies and xkd itself into .venv
 
@@ -45,6 +45,18 @@ demo: setup ## The whole pipeline on the embedded dataset: a table and a report 
 	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \
 	    'preparation=["short_side=64", "max_fps=8"]'
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
+
+collapse-lab: setup ## Small runs that collapse in the paper's ways, and what the detector calls them
+	xkd fetch embedded --out runs/data/embedded
+	xkd prepare runs/data/embedded --out runs/data/embedded-prepared --set short_side=64 --set max_fps=8
+	python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
+
+monitor: setup ## Prometheus with the shipped rules over a run of this machine (Debian package prometheus)
+	mkdir -p runs/monitor
+	cp k8s/monitoring/local/prometheus.yaml runs/monitor
+	python -c 'import yaml; print(yaml.safe_dump(yaml.safe_load(open("k8s/monitoring/rules.yaml"))["spec"]))' \
+	    > runs/monitor/rules.yaml
+	prometheus --config.file=runs/monitor/prometheus.yaml --storage.tsdb.path=runs/monitor/data
 
 clean: ## Remove what runs and tools left behind; the environment stays
 	rm -rf runs data dvc_plots build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,8 +4,10 @@ python benchmarks/step.py --preset paper --batch 4
 python benchmarks/step.py --preset paper --batch 32 --set run.precision=bf16 --set run.compile=true
 
 Views are random: reading clips and making views are not timed. The peak is that of square products of the
-same type on the same device, measured before and after; FLOPs are those of all matrix products of the step
-(2 for a multiplication with its addition), less what fused attention computes again in its backward pass.
+same type on the same device. A shared machine's speed changes by the minute, so each step is held against
+the peak measured just before and after it, and the share is the median over the steps. FLOPs are those of all
+matrix products of the step (2 for a multiplication with its addition), less what fused attention computes
+again in its backward pass.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
-from statistics import median
+from itertools import pairwise
+from statistics import mean, median
 
 import torch
 from torch import Tensor
@@ -24,12 +27,12 @@ from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.method.model import CHANNELS, XKD
 from xkd.presets import get_preset
 from xkd.settings import resolve
-from xkd.train.distributed import World
+from xkd.train.distributed import World, keep_freed_memory
 from xkd.train.optimizer import clip_gradients
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Part, Stepper
 
-SIZES = (1536, 2048, 4096)
+SIZES = (1536, 2048, 3072)
 """Sides of the products that the peak is taken from."""
 
 
@@ -84,7 +87,7 @@ def peak(timer: Timer, dtype: torch.dtype) -> float:
     best = 0.0
     for size in SIZES:
         a, b = (torch.randn(size, size, device=timer.device, dtype=dtype) for _ in range(2))
-        best = max(best, 2 * size**3 / timer.median(lambda a=a, b=b: a @ b, 7))  # type: ignore[misc]
+        best = max(best, 2 * size**3 / timer.median(lambda a=a, b=b: a @ b, 5))  # type: ignore[misc]
     return best
 
 
@@ -136,10 +139,10 @@ def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callabl
 
     parts = {}
     for m in MODALITIES:
-        parts[f"masked encoder and decoder, {m}"] = under(model.reconstruct, m, views[m][0], noise[m])
-        if views[m][1:]:
-            parts[f"local views, {m}"] = under(model.student[m].encoder, torch.cat(views[m][1:]))
-    parts["teachers"] = under(model.project_teachers, {m: views[m][seen] for m in MODALITIES})
+        parts[f"masked autoencoder and local views, {m}"] = under(
+            model.reconstruct, m, views[m][0], noise[m], views[m][1:]
+        )
+    parts["teachers"] = under(model.teacher_features, {m: views[m][seen] for m in MODALITIES})
     return parts
 
 
@@ -159,6 +162,7 @@ def main() -> None:
     if len(config.modalities) < 2 or config.run.accumulate > 1:
         parser.error("this times a step of XKD in one part: two modalities, run.accumulate=1")
     world = World(0, 1, torch.device(given.device))
+    keep_freed_memory()
     timer = Timer(world.device)
     torch.manual_seed(0)
     empty = memory(world.device)
@@ -169,13 +173,17 @@ def main() -> None:
     temperature: dict[Modality, float] = {m: now[f"teacher_temperature_{m}"] for m in MODALITIES}
     numbers = iter(range(1, 10**6))
 
-    fastest = peak(timer, stepper.dtype)
-    step = timer.median(lambda: stepper.step(next(numbers), [part], now), given.repeats)
+    stepper.step(next(numbers), [part], now)
+    peaks, steps = [peak(timer, stepper.dtype)], []
+    for _ in range(given.repeats):
+        steps.append(timer.seconds(lambda: stepper.step(next(numbers), [part], now)))
+        peaks.append(peak(timer, stepper.dtype))
     held = memory(world.device)
-    fastest = max(fastest, peak(timer, stepper.dtype))
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         stepper.step(next(numbers), [part], now)
     flops = counter.get_total_flops()
+    shares = [flops / seconds / mean(around) for seconds, around in zip(steps, pairwise(peaks), strict=True)]
+    step = median(steps)
 
     def objective() -> Tensor:
         with stepper.autocast():
@@ -205,7 +213,9 @@ def main() -> None:
         print(f"| {row} | {1000 * seconds:.1f} |")
     print(f"| **step** | **{1000 * step:.1f}** |\n")
     print(f"{given.batch / step:.2f} samples/s, {flops / given.batch / 1e9:.1f} GFLOP a sample")
-    print(f"{flops / step / 1e9:.1f} GFLOP/s, {flops / step / fastest:.1%} of the peak {fastest / 1e9:.1f}")
+    fastest = f"{median(peaks) / 1e9:.1f} GFLOP/s"
+    print(f"{flops / step / 1e9:.1f} GFLOP/s; {median(shares):.1%} of the peak, {fastest}")
+    print(f"(share of the single steps: {', '.join(f'{share:.1%}' for share in shares)})")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fixed = 4 * (sum(p.numel() for p in model.parameters()) + 3 * trained)
     print(f"most memory {(held - empty) / 2**30:.2f} GiB; weights, gradients and AdamW's moments: ", end="")

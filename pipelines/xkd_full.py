@@ -44,6 +44,7 @@ def xkd_full(
     processes: int = 1,
     data: str = "runs/data",
     run: str = "runs/demo",
+    pushgateway: str = "",
     image: str = IMAGE,
 ) -> None:
     """The graph.
@@ -60,6 +61,7 @@ def xkd_full(
         processes: training processes.
         data: directory of datasets, which runs may share.
         run: the run directory; scores and report go there too.
+        pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.
         image: image of every task.
     """
     source, prepared = f"{data}/{dataset}", f"{data}/{dataset}-prepared"
@@ -79,6 +81,7 @@ def xkd_full(
     with dsl.If(judged.outputs["verdict"] == "healthy"):
         with dsl.ParallelFor(tasks) as task:
             scored = place(evaluate(run=run, data=prepared, task=task, out=f"{run}/scores"), image)
-        place(tabulate(run=run, out=f"{run}/report", scores=dsl.Collected(scored.outputs["score"])), image)
+        scores = dsl.Collected(scored.outputs["score"])
+        place(tabulate(run=run, out=f"{run}/report", pushgateway=pushgateway, scores=scores), image)
     with dsl.Else():
-        place(tabulate(run=run, out=f"{run}/report"), image)
+        place(tabulate(run=run, out=f"{run}/report", pushgateway=""), image)

@@ -22,7 +22,7 @@ ABLATED = [
     name
     for name, preset in PRESETS.items()
     if preset.source.startswith(("Table S8", "Table S9", "Table S1", "Figure S1", "Figure S2", "section B."))
-    and not name.startswith(("videomae", "ablation"))
+    and not name.startswith(("videomae", "ablation", "lab"))
 ]
 
 

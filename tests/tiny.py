@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from xkd.config import (
     ModalityConfig,
     OptimConfig,
@@ -35,4 +37,14 @@ def tiny_config() -> PretrainConfig:
         projector=ProjectorConfig(hidden_dim=32, bottleneck_dim=16, out_dim=64),
         optim=OptimConfig(epochs=4, batch_size=4, lr=1e-3, warmup_epochs=1),
         run=RunConfig(workers=0, log_every=1, checkpoint_every=2, metrics_port=None),
+    )
+
+
+def collapsing_config() -> PretrainConfig:
+    """Distillation alone, without centers and much too fast: one-hot within forty of its seventy steps."""
+    config = tiny_config()
+    return replace(
+        config,
+        loss=replace(config.loss, centering=False, align=0.0, reconstruct=0.0),
+        optim=replace(config.optim, epochs=10, lr=1e-2, warmup_epochs=0, ema_base=0.9, ema_final=0.9),
     )

@@ -67,9 +67,22 @@ def pretrain(
     from xkd.presets import get_preset
     from xkd.settings import resolve
     from xkd.train.launch import launch
+    from xkd.train.run import outcome
 
-    judged = launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
+    launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
+    judged = outcome(out)
     print(f"verdict: {judged.verdict}: {judged.reason}")
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run directory (from xkd pretrain).")],
+    once: Annotated[bool, typer.Option(help="Print the present state and end.")] = False,
+) -> None:
+    """Show how a run fares: losses, verdict, pace; live until it ends."""
+    from xkd.watch.screen import watch as show
+
+    show(run, live=not once and sys.stdout.isatty())
 
 
 @app.command()
@@ -97,11 +110,14 @@ def tabulate(
     run: Run,
     scores: Annotated[Path, typer.Option(help="Directory of scores (from xkd evaluate).")],
     out: Out,
+    pushgateway: Annotated[
+        str, typer.Option(envvar="XKD_PUSHGATEWAY", help="URL that gets the scores for a minute.")
+    ] = "",
 ) -> None:
     """Turn a run and its scores into tables, curves and a report."""
     from xkd.report.tabulate import tabulate as write
 
-    report = write(run, scores, out)
+    report = write(run, scores, out, pushgateway)
     print((out / "tables.md").read_text())
     print(f"report: {report}")
 

@@ -284,10 +284,15 @@ class RunConfig:
     """Compile the transformer blocks (torch.compile): minutes at the start, faster steps on a GPU."""
     metrics_port: int | None = 9460
     """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
+    on_collapse: Literal["alert", "stop", "rollback"] = "alert"
+    """What a verdict of collapse does: alert says so and trains on, stop ends the run, rollback goes back to
+    the checkpoint before the collapse with half the learning rate, and ends the run when it went back
+    `max_rollbacks` times. Numbers that are not finite end a run in any case, unless it goes back."""
+    max_rollbacks: int = 2
 
     @model_validator(mode="after")
     def _positive(self) -> RunConfig:
-        for name in ("accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("accumulate", "log_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         return self

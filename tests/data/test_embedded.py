@@ -41,7 +41,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def splits(root: Path) -> tuple[Split, Split]:
-    torch.set_num_threads(2)
     return read(root, "train"), read(root, "val")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xkd.config import AttentionQuery, ModalityConfig, TransformerConfig
-from xkd.method.vit import Encoder, interpolate_positions, patchify, unpatchify
+from xkd.method.vit import Attention, Encoder, interpolate_positions, patchify, unpatchify
 
 VIDEO = ModalityConfig(
     global_view=(4, 16, 16), local_view=(2, 8, 8), patch=(2, 8, 8), mask_ratio=0.5, teacher_temperature=0.1
@@ -52,7 +52,8 @@ def test_attention_rows_equal_the_explicit_attention(by: AttentionQuery) -> None
     inputs: list[torch.Tensor] = []
     encoder.blocks[-1].attention.register_forward_hook(lambda module, args, output: inputs.append(args[0]))  # type: ignore[union-attr]
     encoder(view)
-    query, key, _ = encoder.blocks[-1].attention._split(inputs[0])  # type: ignore[union-attr, operator]
+    attention: Attention = encoder.blocks[-1].attention  # type: ignore[assignment]
+    query, key, _ = attention._split(attention.qkv(inputs[0]), (2, 9))
     scores = query @ key.transpose(-2, -1) * 8**-0.5
     explicit = {
         "cls": scores.softmax(dim=-1)[:, :, 0, 1:],
@@ -67,4 +68,12 @@ def test_all_patches_visible_in_order_equals_the_whole_view() -> None:
     encoder = Encoder(VIDEO, 3, TransformerConfig(dim=16, depth=2, heads=2))
     view = torch.randn(2, 3, 4, 16, 16)
     keep = torch.arange(8).expand(2, 8)
-    torch.testing.assert_close(encoder.forward_visible(patchify(view, VIDEO.patch), keep), encoder(view))
+    (encoded,) = encoder.encode(encoder.embed_visible(patchify(view, VIDEO.patch), keep))
+    torch.testing.assert_close(encoded, encoder(view))
+
+
+def test_packed_sequences_do_not_see_each_other() -> None:
+    encoder = Encoder(VIDEO, 3, TransformerConfig(dim=16, depth=2, heads=2)).double()
+    whole, part = (torch.randn(b, 3, 4, s, s, dtype=torch.float64) for b, s in ((2, 16), (3, 8)))
+    together = encoder.encode(encoder.embed_view(whole), encoder.embed_view(part))
+    torch.testing.assert_close(together, [encoder(whole), encoder(part)])

@@ -97,9 +97,9 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
     for m, taught in (("video", "audio"), ("audio", "video")):
         noise = 1 + 0.02 * rng.normal()
         row[f"reconstruct_{m}"] = (0.55 if m == "video" else 0.4) + 0.5 * math.exp(-6 * share) * noise
-        row[f"teacher_entropy_{m}"] = largest * alive * (0.94 if m == "video" else 0.88)
+        row[f"teacher_entropy_{m}_to_{taught}"] = largest * alive * (0.94 if m == "video" else 0.88)
         row[f"kld_{m}_to_{taught}"] = largest * 0.12 * alive * noise
-        row[f"kd_{m}_to_{taught}"] = row[f"teacher_entropy_{m}"] + row[f"kld_{m}_to_{taught}"]
+        row[f"kd_{m}_to_{taught}"] = row[f"teacher_entropy_{m}_to_{taught}"] + row[f"kld_{m}_to_{taught}"]
     row["reconstruct"] = (row["reconstruct_video"] + row["reconstruct_audio"]) / 2
     row["distill"] = (row["kd_video_to_audio"] + row["kd_audio_to_video"]) / 2
     row["align_student"] = 0.4 * math.exp(-4 * share) + 0.05 * abs(rng.normal())

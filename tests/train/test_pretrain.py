@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,19 @@ from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
 from xkd.train.step import Stepper
 from xkd.train.stop import StoppedError
-from xkd.watch.telemetry import Telemetry, read_rows
+from xkd.watch.collapse import DIRECTIONS
+from xkd.watch.telemetry import read_rows
 
-NOT_REPEATED = {"time", "step_seconds", "samples_per_second", "data_wait_ratio"}
+NOT_REPEATED = {
+    "time",
+    "checkpoint_time",
+    "eta_seconds",
+    "samples_per_second",
+    "seconds_data_wait",
+    "seconds_forward_backward",
+    "seconds_optimizer",
+    "step_seconds",
+}
 
 
 def start(config: PretrainConfig, data: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
@@ -71,9 +80,10 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
     assert [row["step"] for row in rows] == list(range(1, 29))
     assert rows[-1]["reconstruct"] < rows[0]["reconstruct"]
     for row in rows:
-        assert row["kd_video_to_audio"] == pytest.approx(
-            row["kld_video_to_audio"] + row["teacher_entropy_video"], rel=1e-5
-        )
+        for d in DIRECTIONS:
+            parts = row[f"kld_{d}"] + row[f"teacher_entropy_{d}"]
+            assert row[f"kd_{d}"] == pytest.approx(parts, rel=1e-5)
+            assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
     facts = json.loads((whole / "run.json").read_text())
     assert facts["dataset"] == "embedded"
     assert facts["steps"] == 28
@@ -100,7 +110,7 @@ def test_one_modality_alone_goes_all_the_way(prepared: Path, tmp_path: Path) -> 
     )
     verdict = pretrain(config, prepared, run)
     assert verdict.healthy
-    assert "nothing was distilled" in verdict.reason
+    assert "nothing is distilled" in verdict.reason
     assert [path.name for path in (run / "encoders").iterdir()] == ["student_video.safetensors"]
     assert not [name for name in numbers(run)[-1] if name.startswith(("kd", "align", "reconstruct_audio"))]
     evaluate(run, prepared, Task(encoder="student", train_windows=1, test_windows=1), run / "scores")
@@ -108,7 +118,7 @@ def test_one_modality_alone_goes_all_the_way(prepared: Path, tmp_path: Path) -> 
         evaluate(run, prepared, Task(encoder="teacher"), run / "scores")
     report = tabulate(run, run / "scores", run / "report").read_text()
     assert "Reconstruction, video" in report
-    assert "nothing was distilled" in report
+    assert "nothing is distilled" in report
 
 
 def test_a_killed_run_resumes_as_if_nothing_had_happened(whole: Path, prepared: Path, tmp_path: Path) -> None:
@@ -294,20 +304,6 @@ def test_a_signal_saves_and_stops(
     assert f"step_{len(numbers(out)):08d}.pt" == saved.name
     pretrain(rarely, prepared, out)
     assert numbers(out) == numbers(whole)
-
-
-def test_the_endpoint_shows_nan_until_the_first_row(tmp_path: Path) -> None:
-    telemetry = Telemetry(tmp_path, port=0)
-    assert telemetry.address is not None
-
-    def page() -> str:
-        with urllib.request.urlopen(str(telemetry.address)) as answer:
-            return str(answer.read().decode())
-
-    series = f'xkd_kd_nats{{direction="video_to_audio",run="{tmp_path.name}"}}'
-    assert f"{series} NaN" in page()
-    telemetry.log({"step": 1, "kd_video_to_audio": 2.5})
-    assert f"{series} 2.5" in page()
 
 
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_an_overflow_is_skipped_and_counted() -> None:
     stepper.scaler._init_scale = 2.0**40  # no gradient survives this in half precision
     before = {name: value.clone() for name, value in stepper.model.student.state_dict().items()}
     stepper.step(1, [part(config, world)], schedule(config, 10, 20, 1))
-    assert stepper.skipped(1) == 1
+    assert stepper.facts(1)["skipped_steps"] == 1
     assert not stepper.trouble()
     for name, value in stepper.model.student.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from xkd.watch.collapse import judge
+from tests.tiny import tiny_config
+from xkd.watch.collapse import DIRECTIONS, LONGEST_GRACE, WINDOW, Limits, judge
 
 K = 1024
+LIMITS = Limits(K, clips=32)
 
 
-def history(kd: float, kld: float, rows: int = 30) -> list[dict[str, float]]:
-    row = {"loss": 1.0, "kd_video_to_audio": kd, "kd_audio_to_video": kd}
-    return [row | {"kld_video_to_audio": kld, "kld_audio_to_video": kld, "step": 10 * i} for i in range(rows)]
+def history(kd: float, kld: float, rows: int = 30, information: float = 1.5) -> list[dict[str, float]]:
+    row = {"loss": 1.0}
+    for d in DIRECTIONS:
+        row |= {f"kd_{d}": kd, f"kld_{d}": kld, f"information_{d}": information}
+    return [row | {"step": 10 * i, "time": 1000.0 + i} for i in range(rows)]
 
 
 @pytest.mark.parametrize(
@@ -26,43 +31,95 @@ def history(kd: float, kld: float, rows: int = 30) -> list[dict[str, float]]:
     ],
 )
 def test_verdicts(kd: float, kld: float, verdict: str) -> None:
-    assert judge(history(kd, kld), K).verdict == verdict
+    assert judge(history(kd, kld), LIMITS).verdict == verdict
+
+
+def test_a_teacher_that_tells_nothing_is_constant_though_kld_stays() -> None:
+    """Norms keep a student from following a teacher to uniform outputs (docs/collapse.md, no alignment)."""
+    judged = judge(history(7.4, 1.4, information=0.006), LIMITS)
+    assert judged.verdict == "constant"
+    assert "tells 0.006 nats" in judged.reason
+    assert judge(history(7.4, 1.4, information=0.1), LIMITS).healthy
+    assert judge(history(0.4, 0.2, information=0.006), LIMITS).verdict == "one_hot"
+
+
+def test_an_untrained_teacher_tells_nothing_and_is_no_collapse() -> None:
+    assert judge(history(18.0, 17.0, information=0.006), LIMITS).healthy
+    assert not judge(history(6.0, 3.0, information=0.006), LIMITS).healthy
 
 
 def test_one_direction_is_enough() -> None:
     rows = [row | {"kd_audio_to_video": 0.01} for row in history(5.0, 2.0)]
-    judged = judge(rows, K)
+    judged = judge(rows, LIMITS)
     assert judged.verdict == "one_hot"
     assert "audio_to_video" in judged.reason
 
 
-def test_a_spike_changes_nothing() -> None:
+def test_spikes_change_nothing() -> None:
+    """Section B.5 speaks of minor spikes on the way to zero; fewer than half of a window are overruled."""
     rows = history(5.0, 2.0)
-    rows[-1] |= {"kd_video_to_audio": 0.0, "kld_video_to_audio": 0.0}
-    assert judge(rows, K).healthy
+    for spike in (-1, -4, -5, -9):
+        rows[spike] |= {"kd_video_to_audio": 0.0, "kld_video_to_audio": 0.0}
+    assert judge(rows, LIMITS).healthy
     rows = history(0.01, 0.005)
-    rows[-1] |= {"kd_video_to_audio": 5.0, "kld_video_to_audio": 3.0}
-    assert judge(rows, K).verdict == "one_hot"
+    for spike in (-1, -4, -5, -9):
+        rows[spike] |= {"kd_video_to_audio": 5.0, "kld_video_to_audio": 3.0}
+    assert judge(rows, LIMITS).verdict == "one_hot"
+
+
+def test_nothing_collapses_before_a_window_and_in_the_warmup() -> None:
+    assert judge(history(0.01, 0.005, WINDOW - 1), LIMITS).healthy
+    assert not judge(history(0.01, 0.005, WINDOW), LIMITS).healthy
+    judged = judge(history(0.01, 0.005), Limits(K, 32, grace=290))
+    assert judged.healthy
+    assert "too early" in judged.reason
+    assert not judge(history(0.01, 0.005), Limits(K, 32, grace=289)).healthy
+
+
+def test_limits_of_a_run() -> None:
+    config = tiny_config()
+    assert Limits.of(config, 7) == Limits(64, 4, grace=7)
+    long = replace(config, optim=replace(config.optim, epochs=800, warmup_epochs=30))
+    assert Limits.of(long, 940).grace == LONGEST_GRACE
+    assert Limits.of(replace(config, loss=replace(config.loss, distill=0.0)), 7).outputs is None
+    assert Limits(K).zero == pytest.approx(0.02 * math.log(K))
 
 
 def test_not_finite_names_the_term_and_the_step() -> None:
     rows = history(5.0, 2.0)
-    rows[12]["loss"] = math.nan
-    judged = judge(rows, K)
+    rows[-3]["loss"] = math.nan
+    judged = judge(rows, LIMITS)
     assert judged.verdict == "non_finite"
-    assert "loss not finite at step 120" in judged.reason
+    assert "loss not finite at step 270" in judged.reason
+
+
+def test_long_silence_is_a_stall_short_and_usual_silence_is_none() -> None:
+    rows = history(5.0, 2.0)
+    ended = rows[-1]["time"]
+    assert judge(rows, LIMITS).healthy
+    assert judge(rows, LIMITS, ended + 590).healthy
+    judged = judge(rows, LIMITS, ended + 610)
+    assert judged.verdict == "stalled"
+    assert "10 minutes, since step 290" in judged.reason
+    slow = [row | {"time": 100 * row["time"]} for row in rows]
+    assert judge(slow, LIMITS, 100 * ended + 1900).healthy
+    assert judge(slow, LIMITS, 100 * ended + 2100).verdict == "stalled"
+
+
+def test_a_collapse_goes_before_a_stall() -> None:
+    assert judge(history(0.01, 0.005), LIMITS, 1e6).verdict == "one_hot"
 
 
 def test_an_empty_history_is_not_healthy() -> None:
-    assert not judge([], K).healthy
+    assert not judge([], LIMITS).healthy
 
 
 def test_without_distillation_nothing_can_collapse() -> None:
-    assert judge([{"step": 1, "loss": 1.0, "reconstruct": 0.2}], None).healthy
-    assert not judge([{"step": 1, "loss": math.nan}], None).healthy
+    assert judge([{"step": 1, "loss": 1.0, "reconstruct": 0.2}], Limits(None)).healthy
+    assert not judge([{"step": 1, "loss": math.nan}], Limits(None)).healthy
 
 
 def test_an_overflown_gradient_that_was_skipped_is_no_trouble() -> None:
     rows = history(5.0, 2.0)
-    rows[3]["grad_norm"] = math.inf
-    assert judge(rows, K).healthy
+    rows[-3]["grad_norm"] = math.inf
+    assert judge(rows, LIMITS).healthy

@@ -46,7 +46,10 @@ class TrainingClips(Dataset[Item]):
 
     def __init__(self, prepared: Path, config: PretrainConfig, split: str = "train") -> None:
         self.manifest, self.config = open_manifest(prepared, config), config
-        self.clips = [clip for clip in self.manifest.split(split) if clip.has(config.modalities)]
+        listed = self.manifest.split(split)
+        self.clips = [clip for clip in listed if clip.has(config.modalities)]
+        self.without_modality = len(listed) - len(self.clips)
+        """Clips of the split that lack one of `config.modalities`."""
         if not self.clips:
             needed = " and ".join(config.modalities)
             raise UserError(f"{prepared}: no clip of split {split} has {needed}, as training needs")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xkd.config import ModalityConfig, TransformerConfig
-from xkd.method.vit import build_blocks, gather_tokens, init_linear
+from xkd.method.vit import build_blocks, gather_tokens, init_linear, run_blocks
 
 
 class Mask(NamedTuple):
@@ -66,8 +66,7 @@ class Decoder(nn.Module):
         hidden = self.mask_token.expand(batch, length - visible.shape[1], -1)
         tokens = gather_tokens(torch.cat([visible, hidden], dim=1), restore)
         tokens = torch.cat([cls, tokens], dim=1) + self.positions
-        for block in self.blocks:
-            tokens = block(tokens)
+        (tokens,) = run_blocks(self.blocks, tokens)
         return self.predict(tokens[:, 1:])  # type: ignore[no-any-return]
 
 

@@ -50,6 +50,8 @@ class Distillation(NamedTuple):
     """KL(teacher || student): tracked, not optimized; kd = entropy + kld."""
     entropy: Tensor
     """Mean entropy of the teacher's distributions; ln K when they are uniform."""
+    mean_target: Tensor
+    """(K,) mean of the teacher's distributions."""
 
 
 def distill(
@@ -70,7 +72,7 @@ def distill(
         views = log_student.reshape(-1, *target.shape)
         kd = -(target * views).sum(dim=-1).mean()
         entropy = -(target * log_target).sum(dim=-1).mean()
-    return Distillation(kd, kd.detach() - entropy, entropy)
+    return Distillation(kd, kd.detach() - entropy, entropy, target.mean(dim=0))
 
 
 def moved_center(center: Tensor, teacher_mean: Tensor, momentum: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -70,6 +71,19 @@ class Masked(NamedTuple):
     """(B, 1+K, D) encoded visible tokens."""
     predicted: Tensor
     """(B, N, P) normalised patches predicted by the decoder."""
+    local: list[Tensor]
+    """(V B, 1+N, D) tokens of the local views, if there are any."""
+
+
+class Taught(NamedTuple):
+    """What a teacher made of one batch, for its center and for the collapse watch."""
+
+    features: Tensor
+    """(B, D) refined and pooled, as the projector gets them."""
+    mean_output: Tensor
+    """(K,) mean of the outputs, for `XKD.move_centers`."""
+    mean_target: Tensor
+    """(K,) mean of the distributions that were taught."""
 
 
 class Objective(NamedTuple):
@@ -77,8 +91,8 @@ class Objective(NamedTuple):
 
     terms: dict[str, Tensor]
     """Scalars: ``loss`` (Equation 12), and every term that goes into it or is tracked."""
-    teacher_means: dict[Modality, Tensor]
-    """(K,) mean of each teacher's outputs, for `XKD.move_centers`."""
+    taught: dict[Modality, Taught]
+    """By the teacher's modality; without gradients."""
 
 
 class Autoencoders(nn.Module):
@@ -111,14 +125,23 @@ class Autoencoders(nn.Module):
         }
         return Objective(self._total(terms), {})
 
-    def reconstruct(self, modality: Modality, view: Tensor, noise: Tensor) -> Masked:
-        """Mask a global view, encode what is left and predict the rest (Equations 1, 2)."""
+    def reconstruct(
+        self, modality: Modality, view: Tensor, noise: Tensor, local_views: Sequence[Tensor] = ()
+    ) -> Masked:
+        """Mask a global view, encode what is left and predict the rest (Equations 1, 2).
+
+        Local views are encoded in the same go.
+        """
         config = self.config.modality(modality)
         patches = patchify(view, config.patch)
         times = config.grid[0] if config.mask == "tube" else 1
         mask = random_mask(noise[:, : noise.shape[1] // times], config.mask_ratio, repeat=times)
-        latent = self.student[modality].encoder.forward_visible(patches, mask.keep)
-        return Masked(patches, mask, latent, self.decoder[modality](latent, mask.restore))
+        encoder = self.student[modality].encoder
+        tokens = [encoder.embed_visible(patches, mask.keep)]
+        if local_views:
+            tokens.append(encoder.embed_view(torch.cat(list(local_views))))
+        latent, *local = encoder.encode(*tokens)
+        return Masked(patches, mask, latent, self.decoder[modality](latent, mask.restore), local)
 
     def move_teachers(self, momentum: float) -> None:
         """Autoencoders alone have no teachers."""
@@ -176,26 +199,29 @@ class XKD(Autoencoders):
         terms: dict[str, Tensor] = {}
         student: dict[Modality, Tensor] = {}
         for m in MODALITIES:
-            masked = self.reconstruct(m, views[m][0], noise[m])
+            masked = self.reconstruct(m, views[m][0], noise[m], views[m][1:])
             terms[f"reconstruct_{m}"] = self._reconstruction(masked)
-            student[m] = self._project_student(m, masked.latent, views[m][1:])
+            student[m] = self._project_student(m, masked)
         seen = self.config.views.teacher_index
-        teacher = self.project_teachers({m: views[m][seen] for m in MODALITIES})
+        features = self.teacher_features({m: views[m][seen] for m in MODALITIES})
+        teacher = self.project_teachers(features)
 
         terms |= self._alignment(student, teacher)
+        taught: dict[Modality, Taught] = {}
         for m in MODALITIES:
-            taught = other(m)
             result = distill(
-                student[taught],
+                student[other(m)],
                 teacher[m],
-                self._center(m),
-                self.config.modality(taught).student_temperature,
+                self.center(m),
+                self.config.modality(other(m)).student_temperature,
                 temperature[m],
             )
-            direction = f"{m}_to_{taught}"
+            direction = f"{m}_to_{other(m)}"
             terms[f"kd_{direction}"], terms[f"kld_{direction}"] = result.kd, result.kld
-            terms[f"teacher_entropy_{m}"] = result.entropy
-        return Objective(self._total(terms), {m: teacher[m].mean(dim=0) for m in MODALITIES})
+            terms[f"teacher_entropy_{direction}"] = result.entropy
+            terms[f"center_norm_{direction}"] = self.center(m).norm()
+            taught[m] = Taught(features[m], teacher[m].mean(dim=0), result.mean_target)
+        return Objective(self._total(terms), taught)
 
     @torch.no_grad()
     def move_teachers(self, momentum: float) -> None:
@@ -219,32 +245,35 @@ class XKD(Autoencoders):
         """Move the teachers' centers towards the mean outputs (K,) of the step's whole batch (B.5)."""
         if self.config.loss.centering:
             for m, mean in means.items():
-                center = self._center(m)
+                center = self.center(m)
                 center.copy_(moved_center(center, mean, self.config.loss.center_momentum))
 
-    def _project_student(self, modality: Modality, latent: Tensor, local_views: list[Tensor]) -> Tensor:
+    def _project_student(self, modality: Modality, masked: Masked) -> Tensor:
         """((1 + local views) B, K): the masked global view's rows, then each local view's."""
         network = self.student[modality]
-        pooled = [network.encoder.pool(latent)]
-        if local_views:
-            pooled.append(network.encoder.pool(network.encoder(torch.cat(local_views))))
+        pooled = [network.encoder.pool(tokens) for tokens in (masked.latent, *masked.local)]
         return network.projector(torch.cat(pooled))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def project_teachers(self, views: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """(B, K) per modality: encode the whole view, refine across modalities, project."""
+    def teacher_features(self, views: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """(B, D) per modality: encode the whole view, refine across modalities, pool."""
         how = self.config.refine
         tokens, attention = {}, {}
         for m in MODALITIES:
             tokens[m], attention[m] = self.teacher[m].encoder.forward_with_attention(views[m], how.query)
-        projected: dict[Modality, Tensor] = {}
+        pooled: dict[Modality, Tensor] = {}
         for m in MODALITIES:
             features = tokens[m][:, 1:]
             if how.relevance != "none":
                 across = cross_modal_attention(attention[m], attention[other(m)], how.relevance)
                 features = refine(features, across)
-            projected[m] = self.teacher[m].projector(features.mean(dim=1))
-        return projected
+            pooled[m] = features.mean(dim=1)
+        return pooled
+
+    @torch.no_grad()
+    def project_teachers(self, features: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """(B, K) per modality: the teachers' outputs for their features."""
+        return {m: self.teacher[m].projector(features[m]) for m in MODALITIES}
 
     def _alignment(
         self, student: dict[Modality, Tensor], teacher: dict[Modality, Tensor]
@@ -259,7 +288,8 @@ class XKD(Autoencoders):
             terms |= {f"align_{m}_to_{other(m)}": mmd(teachers[m], students[other(m)]) for m in MODALITIES}
         return terms
 
-    def _center(self, modality: Modality) -> Tensor:
+    def center(self, modality: Modality) -> Tensor:
+        """(K,) running mean of a teacher's outputs."""
         center: Tensor = getattr(self, f"center_{modality}")
         return center
 

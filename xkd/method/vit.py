@@ -6,6 +6,7 @@ One `Encoder` serves both modalities: a view is cut into patches along however m
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from xkd.config import AttentionQuery, ModalityConfig, TransformerConfig
 
 MLP_RATIO = 4
+
+Shape = tuple[int, int]
+"""(B, N) of a token sequence."""
+Shapes = Sequence[Shape]
 
 
 def patchify(view: Tensor, patch: tuple[int, ...]) -> Tensor:
@@ -51,19 +56,21 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        return self._attend(*self._split(tokens))
+    def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
+        """Attend within each of the packed sequences (see `run_blocks`): (R, D) to (R, D)."""
+        parts = torch.split(self.qkv(rows), [math.prod(shape) for shape in shapes])
+        mixed = [self._attend(*self._split(part, shape)) for part, shape in zip(parts, shapes, strict=True)]
+        return self.proj(_join(mixed))  # type: ignore[no-any-return]
 
-    def forward_with_row(self, tokens: Tensor, by: AttentionQuery) -> tuple[Tensor, Tensor]:
-        """Also one attention row to the patches: (B, 1+N, D), and (B, heads, N).
+    def forward_with_row(self, rows: Tensor, shape: Shape, by: AttentionQuery) -> tuple[Tensor, Tensor]:
+        """Of one sequence (B, 1+N) also one attention row to the patches: (R, D), and (B, heads, N).
 
         cls: the softmax of the cls query over all 1+N keys with the cls key dropped, not renormalised.
         mean_query: the softmax of the patches' mean query over the patches' keys. Only these rows of the
         attention are formed; mean_attention, the mean over all queries, needs the whole of it.
         """
-        query, key, value = self._split(tokens)
-        mixed = self._attend(query, key, value)
+        query, key, value = self._split(self.qkv(rows), shape)
+        mixed = self.proj(self._attend(query, key, value))
         query = query * query.shape[-1] ** -0.5
         if by == "mean_query":
             row = query[:, :, 1:].mean(dim=2, keepdim=True) @ key[:, :, 1:].transpose(-2, -1)
@@ -72,19 +79,19 @@ class Attention(nn.Module):
         attention = (asking @ key.transpose(-2, -1)).softmax(dim=-1)
         return mixed, attention.mean(dim=2)[:, :, 1:]
 
-    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, length, dim = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def _split(self, qkv: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+        """(B N, 3 D) to three times (B, heads, N, D / heads)."""
+        query, key, value = qkv.reshape(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+    @staticmethod
+    def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(B N, D)."""
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block over packed sequences (see `run_blocks`)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -93,16 +100,34 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        tokens = tokens + self.attention(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+    def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
+        """(R, D) to (R, D)."""
+        rows = rows + self.attention(self.norm1(rows), shapes)
+        return rows + self.mlp(self.norm2(rows))  # type: ignore[no-any-return]
 
-    def forward_with_row(self, tokens: Tensor, by: AttentionQuery) -> tuple[Tensor, Tensor]:
-        """As `forward`, with an attention row (B, heads, N)."""
-        mixed, row = self.attention.forward_with_row(self.norm1(tokens), by)
-        tokens = tokens + mixed
-        return tokens + self.mlp(self.norm2(tokens)), row
+    def forward_with_row(self, rows: Tensor, shape: Shape, by: AttentionQuery) -> tuple[Tensor, Tensor]:
+        """As `forward` of one sequence, with an attention row (B, heads, N)."""
+        mixed, row = self.attention.forward_with_row(self.norm1(rows), shape, by)
+        rows = rows + mixed
+        return rows + self.mlp(self.norm2(rows)), row
+
+
+def run_blocks(blocks: Iterable[nn.Module], *sequences: Tensor) -> list[Tensor]:
+    """Put token sequences (B, N, D), of any lengths, through the blocks together.
+
+    Packed as rows of one matrix, R = the sum of B N, they need one large product where they would need a
+    smaller one each, and their weights' gradients need no adding up.
+    """
+    shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in sequences]
+    rows = _join([tokens.flatten(0, 1) for tokens in sequences])
+    for block in blocks:
+        rows = block(rows, shapes)
+    parts = torch.split(rows, [math.prod(shape) for shape in shapes])
+    return [part.reshape(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def build_blocks(size: TransformerConfig) -> nn.ModuleList:
@@ -137,22 +162,22 @@ class Encoder(nn.Module):
         Returns:
             (B, 1+N, D) tokens after the final norm; index 0 is the cls token.
         """
-        tokens = self._embed_view(view)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)  # type: ignore[no-any-return]
+        return self.encode(self.embed_view(view))[0]
+
+    def encode(self, *sequences: Tensor) -> list[Tensor]:
+        """Embedded tokens, each (B, 1+N, D), through the blocks together and through the final norm."""
+        return [self.norm(tokens) for tokens in run_blocks(self.blocks, *sequences)]
 
     def forward_with_attention(self, view: Tensor, by: AttentionQuery = "cls") -> tuple[Tensor, Tensor]:
         """As `forward`, with the last block's attention to the patches, (B, heads, N) (Equation 3)."""
-        tokens = self._embed_view(view)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
+        (tokens,) = run_blocks(self.blocks[:-1], self.embed_view(view))
         last: Block = self.blocks[-1]  # type: ignore[assignment]
-        tokens, row = last.forward_with_row(tokens, by)
-        return self.norm(tokens), row
+        shape = (tokens.shape[0], tokens.shape[1])
+        rows, row = last.forward_with_row(tokens.flatten(0, 1), shape, by)
+        return self.norm(rows).unflatten(0, shape), row
 
-    def forward_visible(self, patches: Tensor, keep: Tensor) -> Tensor:
-        """Encode only the visible patches of a masked global view.
+    def embed_visible(self, patches: Tensor, keep: Tensor) -> Tensor:
+        """Embed only the visible patches of a masked global view.
 
         Hidden patches are dropped before the projection, which changes nothing but the cost.
 
@@ -161,21 +186,19 @@ class Encoder(nn.Module):
             keep: (B, K) indices of the visible ones.
 
         Returns:
-            (B, 1+K, D) tokens after the final norm.
+            (B, 1+K, D) tokens for `encode`.
         """
         visible = gather_tokens(patches, keep)
         positions = self.positions[0, 1:][keep]
-        tokens = self._with_cls(self.embed(visible) + positions)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)  # type: ignore[no-any-return]
+        return self._with_cls(self.embed(visible) + positions)
 
     @staticmethod
     def pool(tokens: Tensor) -> Tensor:
         """The clip's feature: the mean of the patch tokens, cls left out. (B, 1+N, D) to (B, D)."""
         return tokens[:, 1:].mean(dim=1)
 
-    def _embed_view(self, view: Tensor) -> Tensor:
+    def embed_view(self, view: Tensor) -> Tensor:
+        """Embed a whole view: (B, 1+N, D) tokens for `encode`."""
         grid = tuple(size // length for size, length in zip(view.shape[2:], self.patch, strict=True))
         positions = interpolate_positions(self.positions[:, 1:], self.grid, grid)
         return self._with_cls(self.embed(patchify(view, self.patch)) + positions)

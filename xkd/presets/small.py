@@ -58,3 +58,44 @@ def toy() -> PretrainConfig:
     """The demo: the preset `embedded` for a quarter of its epochs, minutes on two CPU cores."""
     longer = embedded()
     return replace(longer, optim=replace(longer.optim, epochs=50, warmup_epochs=5))
+
+
+@preset()
+def lab() -> PretrainConfig:
+    """The healthy run of the collapse lab (docs/collapse.md): a coarser `embedded`, 15 epochs."""
+    longer = embedded()
+    return replace(
+        longer,
+        video=replace(longer.video, patch=(8, 8, 8)),
+        audio=replace(longer.audio, patch=(16, 56)),
+        encoder=TransformerConfig(dim=64, depth=2, heads=4),
+        optim=replace(longer.optim, epochs=15, warmup_epochs=2),
+    )
+
+
+@preset("section B.5")
+def lab_without_centering() -> PretrainConfig:
+    """The collapse lab without centering; the paper: KD falls to 0."""
+    base = lab()
+    return replace(base, loss=replace(base.loss, centering=False))
+
+
+@preset("section B.5")
+def lab_without_norms() -> PretrainConfig:
+    """The collapse lab without norms in the projectors; the paper: KLD falls to 0."""
+    base = lab()
+    return replace(base, projector=replace(base.projector, norm="none"))
+
+
+@preset("section B.5")
+def lab_without_alignment() -> PretrainConfig:
+    """The collapse lab without domain alignment; the paper: KLD falls to 0."""
+    base = lab()
+    return replace(base, loss=replace(base.loss, align=0.0))
+
+
+@preset("section B.5")
+def lab_without_reconstruction() -> PretrainConfig:
+    """The collapse lab without masked reconstruction; the paper: it collapses."""
+    base = lab()
+    return replace(base, loss=replace(base.loss, reconstruct=0.0))

@@ -11,7 +11,12 @@ from xkd.presets.registry import preset
 
 @preset("Tables S4, S15", 59.3, 84.7, 91.0)
 def paper() -> PretrainConfig:
-    """XKD as published: ViT-B, separate encoders, 800 epochs."""
+    """XKD as published: ViT-B, separate encoders, 800 epochs.
+
+    Made for 8 V100s of 32 GB with 32 clips each. By calculation a GPU needs at most 15.8 GiB of its 32:
+    weights, gradients and moments 3.8, half-precision copies of the weights 0.7, what the backward pass
+    needs at most 10.5 (0.33 a clip, measured in fp32), the teachers' largest layers 0.8 (docs/benchmarks.md).
+    """
     return PretrainConfig()
 
 

@@ -58,7 +58,7 @@ def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
     for panel, m in zip(axes, MODALITIES, strict=True):
         direction = f"{m}_to_{other(m)}"
         _curve(panel, history, f"kd_{direction}", "#1b1e23", "KD")
-        _curve(panel, history, f"teacher_entropy_{m}", "#3a8f6a", "teacher entropy")
+        _curve(panel, history, f"teacher_entropy_{direction}", "#3a8f6a", "teacher entropy")
         _curve(panel, history, f"kld_{direction}", "#b3263a", "KLD")
         panel.axhline(top, color=FAINT, linewidth=1, linestyle=DASHED)
         panel.set_title(f"{m.capitalize()} teacher → {other(m)} student")

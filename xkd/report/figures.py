@@ -73,7 +73,7 @@ def draw(findings: Findings, folder: Path) -> dict[str, Drawing]:
     def add(file: str, title: str, caption: str, paint: Callable[[], Figure], missing: str = "") -> None:
         path = None if missing else folder / file
         if path is not None:
-            _save(paint, path)
+            save(paint, path)
         drawings[Path(file).stem] = Drawing(title, caption, path, missing)
 
     unscored = "" if findings.scores else "nothing was evaluated"
@@ -103,7 +103,7 @@ def draw(findings: Findings, folder: Path) -> dict[str, Drawing]:
     return drawings
 
 
-def _save(paint: Callable[[], Figure], path: Path) -> None:
+def save(paint: Callable[[], Figure], path: Path) -> None:
     """Write a figure; the same figure gives the same bytes, so that a versioned report does not change."""
     with mpl.rc_context(_STYLE):
         metadata = {"Date": None} if path.suffix == ".svg" else None

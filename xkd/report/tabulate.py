@@ -25,11 +25,12 @@ from xkd.report.collect import (
 from xkd.report.curves import POINTS, thin
 from xkd.report.figures import draw
 from xkd.report.page import page
-from xkd.watch.collapse import DIRECTIONS
+from xkd.watch.metrics import DIRECTIONS, SCORE_LABELS
+from xkd.watch.push import push_scores
 from xkd.watch.telemetry import Row
 
 
-def tabulate(run: Path, scores: Path, out: Path) -> Path:
+def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "") -> Path:
     """Write the report of a finished run.
 
     Writes to `out`: report.html (self-contained), tables.md, scores.csv, scores.json (numbers for
@@ -40,6 +41,7 @@ def tabulate(run: Path, scores: Path, out: Path) -> Path:
         run: run directory with its verdict.
         scores: folder of score files; may be missing if the run collapsed.
         out: folder to write.
+        pushgateway: URL of a Prometheus Pushgateway that is to have the scores for a minute; empty: none.
 
     Returns:
         Path of report.html.
@@ -55,6 +57,9 @@ def tabulate(run: Path, scores: Path, out: Path) -> Path:
     _write_curves(findings.history, out / "curves.csv")
     report = out / "report.html"
     report.write_text(page(findings, drawings), encoding="utf-8")
+    if pushgateway:
+        pushed = [({name: str(getattr(s, name)) for name in SCORE_LABELS}, s.score) for s in findings.scores]
+        push_scores(run.name, pushed, pushgateway)
     return report
 
 

@@ -63,6 +63,25 @@ class Checkpoints:
             stepper.load_state_dict(state or _load(self._path(step)))
         return step
 
+    def drop_after(self, step: int) -> int:
+        """Remove the states after more than `step` steps, if there is one to go back to.
+
+        Returns:
+            The step of the newest that is left; 0 if there is none, and nothing was removed.
+        """
+        left = [path for path in self._paths() if _step(path) <= step]
+        if not left:
+            return 0
+        for path in self._paths():
+            if path not in left:
+                path.unlink()
+        return _step(left[-1])
+
+    def facts(self) -> dict[str, float]:
+        """``checkpoint_time``, when the newest was written, if there is one."""
+        newest = self.newest()
+        return {"checkpoint_time": newest.stat().st_mtime} if newest else {}
+
     def newest(self) -> Path | None:
         """The newest checkpoint."""
         return max(self._paths(), default=None)
@@ -87,6 +106,10 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step_*.pt"))
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
 
 
 def _load(path: Path) -> dict[str, Any]:

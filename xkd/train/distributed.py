@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""M_TRIM_THRESHOLD and M_MMAP_MAX of mallopt(3)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,16 @@ class World:
             dist.barrier()
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed: activations come and go with every layer.
+
+    Given back to Linux they return page by page, empty, and that takes a tenth of a step on a CPU.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)
+
+
 @contextmanager
 def join_world() -> Iterator[World]:
     """Join the processes that torchrun started, or be the only one.
@@ -62,6 +77,7 @@ def join_world() -> Iterator[World]:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+        keep_freed_memory()
     cpu_group = None
     if size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -25,7 +25,7 @@ from xkd.errors import UserError
 from xkd.settings import to_yaml
 from xkd.train.agent import pass_on
 from xkd.train.run import read_json
-from xkd.train.stop import StoppedError
+from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import Verdict
 
 _POLL = 0.5
@@ -43,7 +43,7 @@ def launch(config: PretrainConfig, data: Path, out: Path, processes: int = 1) ->
     A run directory of the same configuration is resumed from its last checkpoint.
 
     Returns:
-        How the finished run was judged.
+        How the finished run was judged; also if it ended by that, before its last step.
 
     Raises:
         UserError: a mistake to mend first, as a worker found it.
@@ -78,7 +78,7 @@ def appdef(module: str, arguments: Sequence[str], processes: int, threads: int) 
 
 
 def follow(app: AppDef) -> None:
-    """Run a job to its end on this machine. Whatever ends the wait, the job is gone afterwards.
+    """Run a job to its end on this machine, be it by its verdict. It is gone when this returns or raises.
 
     Raises:
         UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
@@ -99,7 +99,9 @@ def follow(app: AppDef) -> None:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
     if status is None or status.state is not AppState.SUCCEEDED:
-        raise _failure(_read(status))
+        report = _read(status)
+        if report["errorCode"] != CollapsedError.exit_code:
+            raise _failure(report)
 
 
 def _read(status: AppStatus | None) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -19,13 +21,18 @@ from xkd.method.schedule import cosine, learning_rate, temperature
 from xkd.progress import progress
 from xkd.train.agent import worker
 from xkd.train.checkpoint import Checkpoints, save_encoders
+from xkd.train.clock import Clock
 from xkd.train.distributed import World, join_world
 from xkd.train.pictures import save_pictures
-from xkd.train.run import Run
+from xkd.train.run import Run, outcome
 from xkd.train.step import Stepper, precision
 from xkd.train.stop import StoppedError, StopSignal
-from xkd.watch.collapse import Verdict, judge
+from xkd.watch.collapse import Limits, Verdict
+from xkd.watch.signals import information
 from xkd.watch.telemetry import Telemetry
+
+ROLLBACK_LR = 0.5
+"""What each rollback multiplies the learning rate with."""
 
 
 def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
@@ -39,9 +46,16 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
     Raises:
         UserError: `out` holds another run, the data does not fit, or the disk is full.
         StoppedError: SIGTERM or SIGINT came; the state is saved.
+        CollapsedError: the run ended before its last step, for numbers that are not finite or, where
+            `run.on_collapse` says so, for a collapse; verdict.json says why, and no encoders are published.
     """
     with join_world() as world:
-        return _train(config, data, out, world)
+        while True:
+            try:
+                return _train(config, data, out, world)
+            except _RolledBackError as error:
+                if world.main:
+                    print(f"xkd: {error}", file=sys.stderr, flush=True)
 
 
 def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdict:
@@ -52,36 +66,49 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
     precision(config.run.precision, world.device)
     run = Run(out, config, clips.manifest, world)
     if run.finished:
-        return run.verdict()
+        return outcome(out)
     steps = optim.epochs * per_epoch
 
     torch.manual_seed(config.run.seed)
     stepper = Stepper(build_model(config).to(world.device), config, world)
     checkpoints = Checkpoints(out / "checkpoints", config.run.keep_checkpoints)
     done = first = checkpoints.resume(stepper)
-    telemetry = Telemetry(out, config.run.metrics_port if world.main else None, first, write=world.main)
+    telemetry = _telemetry(run, clips, Limits.of(config, per_epoch), first, steps)
+    skipped = telemetry.skipped_clips if world.main else 0  # of all processes so far
     run.started(first, steps, telemetry.address)
 
     make_views = Views(config).to(world.device)
     batches = training_batches(clips, config, first, steps, world.rank, world.size)
-    with progress("pretrain", steps, done=first, show=world.main) as bar, StopSignal() as signal:
-        clock, skipped, trouble = Clock(), 0, ""
+    verdict, clock = telemetry.judge(), Clock(world.device)
+    with (
+        closing(telemetry),
+        progress("pretrain", steps, done=first, show=world.main) as bar,
+        StopSignal() as signal,
+    ):
         for done in range(first + 1, steps + 1):
+            clock.start()
             parts = list(islice(batches, config.run.accumulate))
-            clock.got_data()
+            clock.mark()
             now = schedule(config, done - 1, steps, per_epoch)
+            now["lr"] *= ROLLBACK_LR**run.rollbacks
             noise = mask_noise(config, done - 1, world)
-            terms = stepper.step(done, zip(map(make_views, parts), noise, strict=True), now)
+            terms = stepper.step(done, zip(map(make_views, parts), noise, strict=True), now, clock.mark)
             skipped += sum(int(part["skipped"].sum()) for part in parts)
             stopping = bool(world.highest(signal.received))
             logging = done % config.run.log_every == 0 or done in (1, steps)
             saving = done % config.run.checkpoint_every == 0 or stopping
             if logging:
                 row = {"step": done, "epoch": done / per_epoch, "time": time.time(), **now}
-                row |= _measured(terms, skipped, world) | {"skipped_steps": stepper.skipped(done)}
-                telemetry.log(row | clock.step(optim.batch_size))
+                row |= _measured(terms | stepper.signals(), skipped, world) | stepper.facts(done)
+                row |= information(row) | clock.read(optim.batch_size)
+                row |= {"eta_seconds": (steps - done) * row["step_seconds"], **checkpoints.facts()}
+                verdict = telemetry.log(row)
                 bar.note(f"loss {row['loss']:.3f}")
             if (logging or saving) and (trouble := stepper.trouble()):
+                kept = checkpoints.newest() or "no checkpoint"
+                verdict = Verdict("non_finite", f"{trouble}; the last good state is {kept}", done)
+                break
+            if not verdict.healthy and config.run.on_collapse != "alert":
                 break
             if saving and world.main:
                 checkpoints.save(done, stepper)
@@ -91,45 +118,58 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
                     f"asked to stop; step {done} of {steps} is saved, and the same command goes on"
                 )
             bar.advance()
-            clock.start()
-
-    if trouble:
-        kept = checkpoints.newest() or "no checkpoint"
-        verdict = Verdict("non_finite", f"{trouble}; the last good state is {kept}", done)
-    else:
-        verdict = judge(telemetry.rows, config.projector.out_dim if config.loss.distill else None)
-    if world.main:
-        if not trouble:
-            checkpoints.save(done, stepper)
-            save_encoders(stepper.model, out)
-            save_pictures(stepper.model, data, out / "reconstruction.pt")
-        run.finish(verdict)
+        else:
+            _publish(stepper, checkpoints, done, data, out)
+        if not verdict.healthy and config.run.on_collapse == "rollback":
+            _roll_back(run, checkpoints, verdict, int(telemetry.rows[0]["step"]))
+        if world.main:
+            telemetry.last_words(verdict)
+            run.finish(verdict)
     world.barrier()
-    return run.verdict()
+    return outcome(out)
 
 
-class Clock:
-    """The seconds of a step, and how many of them were spent waiting for data."""
+def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps: int) -> Telemetry:
+    """What tells of the run, on every process; the main one writes and serves."""
+    constants = {
+        "steps": steps,
+        "rollbacks": run.rollbacks,
+        "skipped_unprepared": clips.manifest.skipped,
+        "skipped_without_modality": clips.without_modality,
+    }
+    main, port = run.world.main, clips.config.run.metrics_port
+    return Telemetry(run.out, port if main else None, limits, first, constants, run.facts, write=main)
 
-    def __init__(self) -> None:
-        self.start()
 
-    def start(self) -> None:
-        """A step begins by asking for its batch."""
-        self._start = self._data = time.perf_counter()
+def _publish(stepper: Stepper, checkpoints: Checkpoints, done: int, data: Path, out: Path) -> None:
+    """Leave what the next verbs need, from the main process."""
+    if stepper.world.main:
+        checkpoints.save(done, stepper)
+        save_encoders(stepper.model, out)
+        save_pictures(stepper.model, data, out / "reconstruction.pt")
 
-    def got_data(self) -> None:
-        """The batch is here."""
-        self._data = time.perf_counter()
 
-    def step(self, clips: int) -> dict[str, float]:
-        """The step's fields of a metrics row."""
-        seconds = time.perf_counter() - self._start
-        return {
-            "step_seconds": seconds,
-            "samples_per_second": clips / seconds,
-            "data_wait_ratio": (self._data - self._start) / seconds,
-        }
+class _RolledBackError(Exception):
+    """The run stands at an earlier checkpoint now, and goes on from there."""
+
+
+def _roll_back(run: Run, checkpoints: Checkpoints, verdict: Verdict, before: int) -> None:
+    """Go back to the newest checkpoint of step `before` or earlier.
+
+    Raises:
+        _RolledBackError: the run stands there now. Otherwise there is no such checkpoint, or the run went
+            back as often as it may.
+    """
+    back = 0
+    if run.world.main and run.rollbacks < run.config.run.max_rollbacks:
+        back = checkpoints.drop_after(before)
+    back = run.world.highest(back)
+    if back:
+        run.rolled_back(verdict, back)
+        raise _RolledBackError(
+            f"{verdict.verdict}: {verdict.reason}; back to step {back} with the learning rate times "
+            f"{ROLLBACK_LR**run.rollbacks:g} (rollback {run.rollbacks} of {run.config.run.max_rollbacks})"
+        )
 
 
 def schedule(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> dict[str, float]:
@@ -164,7 +204,7 @@ def mask_noise(config: PretrainConfig, step: int, world: World) -> list[dict[Mod
 def _measured(terms: dict[str, Tensor], skipped: int, world: World) -> dict[str, float]:
     """The step's numbers, averaged over processes; the one place that waits for the device."""
     # The mean over processes of size times each one's count is the count of them all.
-    terms = terms | {"skipped_clips": terms["loss"].new_tensor(skipped * world.size)}
+    terms = terms | {"skipped_unreadable": terms["loss"].new_tensor(skipped * world.size)}
     values = world.mean(torch.stack(list(terms.values())))
     return dict(zip(terms, values.tolist(), strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from xkd.errors import UserError
 from xkd.files import write_text
 from xkd.settings import difference, to_yaml
 from xkd.train.distributed import World
+from xkd.train.stop import CollapsedError
 from xkd.watch.collapse import Verdict
 
 
@@ -29,18 +31,19 @@ class Run:
         Raises:
             UserError: `out` already holds a run of another configuration or other data.
         """
-        self.out, self.world = out, world
+        self.out, self.config, self.world = out, config, world
         if world.main:
             claim(out, config)
         world.barrier()
-        self._facts: dict[str, Any] = read_json(out / "run.json") if (out / "run.json").exists() else {}
-        revision = self._facts.get("data_revision", data.revision)
+        self.facts: dict[str, Any] = read_json(out / "run.json") if (out / "run.json").exists() else {}
+        """What run.json holds."""
+        revision = self.facts.get("data_revision", data.revision)
         if revision != data.revision:
             raise UserError(
                 f"{out} was started on data revision {revision[:12]}, not {data.revision[:12]}; "
                 "use another --out"
             )
-        self._facts |= {
+        self.facts |= {
             "preset": config.preset,
             "seed": config.run.seed,
             "dataset": data.name,
@@ -56,30 +59,53 @@ class Run:
         """Whether an earlier process ended this run; then there is nothing left to do."""
         return (self.out / "verdict.json").exists()
 
-    def verdict(self) -> Verdict:
-        """How the finished run was judged."""
-        return Verdict(**read_json(self.out / "verdict.json"))
+    @property
+    def rollbacks(self) -> int:
+        """How often the run went back to an earlier checkpoint."""
+        return len(self.facts.get("rollbacks", []))
+
+    def rolled_back(self, verdict: Verdict, step: int) -> None:
+        """Record that the run goes back to `step`, and keep the rows that it leaves behind."""
+        self.facts["rollbacks"] = [*self.facts.get("rollbacks", []), {**verdict.to_dict(), "to": step}]
+        if self.world.main:
+            shutil.copy(
+                self.out / "metrics.jsonl", self.out / f"metrics_before_rollback_{self.rollbacks}.jsonl"
+            )
+            self._write("run.json", self.facts)
 
     def started(self, first: int, steps: int, address: str | None) -> None:
         """Say and record that training goes on after `first` of `steps` steps."""
         self._begin = time.time()
-        self._facts |= {"steps": steps}
+        self.facts |= {"steps": steps}
         if not self.world.main:
             return
-        self._write("run.json", self._facts)
+        self._write("run.json", self.facts)
         resumed = f", resumed after step {first}" if first else ""
         metrics = f", metrics at {address}" if address else ""
         print(f"pretrain: {steps} steps into {self.out}{resumed}{metrics}", file=sys.stderr, flush=True)
 
     def finish(self, verdict: Verdict) -> None:
         """Record the end; verdict.json is written last and marks the run finished."""
-        seconds = self._facts.get("seconds", 0.0) + time.time() - self._begin
-        self._facts |= {"seconds": seconds}
-        self._write("run.json", self._facts)
+        seconds = self.facts.get("seconds", 0.0) + time.time() - self._begin
+        self.facts |= {"seconds": seconds}
+        self._write("run.json", self.facts)
         self._write("verdict.json", verdict.to_dict())
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
         write_text(self.out / name, json.dumps(values, indent=2) + "\n")
+
+
+def outcome(out: Path) -> Verdict:
+    """How a finished run was judged.
+
+    Raises:
+        CollapsedError: it ended before its last step, so that it published no encoders.
+        UserError: it is not finished.
+    """
+    verdict = Verdict(**read_json(out / "verdict.json"))
+    if not (out / "encoders").is_dir():
+        raise CollapsedError(verdict)
+    return verdict
 
 
 def claim(out: Path, config: PretrainConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from typing import Any, Literal
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.config import MODALITIES, Modality, PretrainConfig, other
 from xkd.errors import UserError
-from xkd.method.model import Autoencoders, Objective
+from xkd.method.model import Autoencoders, Objective, Taught
 from xkd.method.vit import Block
 from xkd.train.distributed import World
 from xkd.train.optimizer import build_optimizer, clip_gradients
+from xkd.watch.signals import effective_rank, entropy, spread
 
 Part = tuple[dict[Modality, list[Tensor]], dict[Modality, Tensor]]
 """Views and masking noise of one forward pass: a share of the batch that fits the device."""
@@ -49,14 +50,22 @@ class Stepper:
         self.scaler = GradScaler(world.device.type, enabled=self.dtype is torch.float16)
         self.objective = _distributed(model) if world.size > 1 else model
         self._watched: dict[str, Tensor] = {}
+        self._taught: dict[Modality, list[Taught]] = {}
 
-    def step(self, number: int, parts: Iterable[Part], now: Mapping[str, float]) -> dict[str, Tensor]:
+    def step(
+        self,
+        number: int,
+        parts: Iterable[Part],
+        now: Mapping[str, float],
+        mark: Callable[[], None] = lambda: None,
+    ) -> dict[str, Tensor]:
         """One step.
 
         Args:
             number: of the step, from 1.
             parts: this process's share of the batch, `run.accumulate` of them.
             now: what the schedules say for it, from `schedule`.
+            mark: called when the gradients are computed and when everything has moved.
 
         Returns:
             The terms of the objective, means over the parts, and ``grad_norm`` before clipping; nothing
@@ -73,6 +82,7 @@ class Stepper:
                     result = self.objective(views, noise, temperature)
                 self.scaler.scale(result.terms["loss"] / self.parts).backward()
             results.append(result)
+        mark()
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.student.parameters() if p.grad is not None]
         grad_norm = nn.utils.get_total_norm(gradients)
@@ -81,12 +91,12 @@ class Stepper:
             clip_gradients(self.model.student[m].parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        means = {
-            m: self.world.mean(torch.stack([result.teacher_means[m] for result in results]).mean(dim=0))
-            for m in results[0].teacher_means
-        }
-        self.model.move_centers(means)
+        self._taught = {m: [result.taught[m] for result in results] for m in results[0].taught}
+        self.model.move_centers(
+            {m: self._mean([part.mean_output for part in among]) for m, among in self._taught.items()}
+        )
         self.model.move_teachers(now["momentum"])
+        mark()
         terms = {
             name: torch.stack([result.terms[name].detach() for result in results]).mean()
             for name in results[0].terms
@@ -98,6 +108,21 @@ class Stepper:
     def autocast(self) -> torch.autocast:
         """The context that the objective is computed in."""
         return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def signals(self) -> dict[str, Tensor]:
+        """Numbers of the step for the collapse watch, the same on every process; a few passes over (B, D)."""
+        found: dict[str, Tensor] = {}
+        for m, parts in self._taught.items():
+            features = torch.cat([part.features for part in parts])
+            direction = f"{m}_to_{other(m)}"
+            found[f"batch_entropy_{direction}"] = entropy(self._mean([p.mean_target for p in parts]))
+            found[f"feature_std_{m}"] = self.world.mean(spread(features))
+            found[f"feature_rank_{m}"] = self.world.mean(effective_rank(features))
+        return found
+
+    def _mean(self, parts: list[Tensor]) -> Tensor:
+        """Over the parts and the processes."""
+        return self.world.mean(torch.stack(parts).mean(dim=0))
 
     def trouble(self) -> str:
         """What was first not finite on any process, and in which step; empty if nothing was.
@@ -115,10 +140,20 @@ class Stepper:
         bad = [name for name, value in zip(self._names, values.tolist(), strict=True) if not isfinite(value)]
         return f"{', '.join(bad)} not finite at step {step}"
 
-    def skipped(self, number: int) -> int:
-        """How many of the first `number` steps the gradient scaler left out. Waits for the device."""
+    def facts(self, number: int) -> dict[str, float]:
+        """How the device fares after `number` steps. Waits for it.
+
+        Returns:
+            ``skipped_steps`` that the gradient scaler left out; where there are such things ``loss_scale``
+            and ``gpu_memory_bytes``, the most that was held.
+        """
         taken = next(iter(self.optimizer.state.values()))["step"] if self.optimizer.state else 0
-        return number - int(taken)
+        facts: dict[str, float] = {"skipped_steps": number - int(taken)}
+        if self.scaler.is_enabled():
+            facts["loss_scale"] = self.scaler.get_scale()
+        if self.world.device.type == "cuda":
+            facts["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self.world.device)
+        return facts
 
     def _watch(self, number: int, terms: dict[str, Tensor]) -> None:
         """Remember the first terms that are not finite, on the device."""

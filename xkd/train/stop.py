@@ -1,4 +1,4 @@
-"""Being asked to stop: the state is saved first, and the exit code says so."""
+"""Why a run may end before its last step: it was asked to, or its verdict; the exit code says which."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 from types import TracebackType
 
 from xkd.errors import UserError
+from xkd.watch.collapse import Verdict
 
 ASKING = (signal.SIGTERM, signal.SIGINT)
 
@@ -15,6 +16,16 @@ class StoppedError(UserError):
 
     exit_code = 75
     """EX_TEMPFAIL of sysexits.h: try again."""
+
+
+class CollapsedError(UserError):
+    """A run was ended by its verdict; trying again would end the same way."""
+
+    exit_code = 76
+    """Beside 75, which asks for another try."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"the run ended as {verdict.verdict}: {verdict.reason}")
 
 
 class StopSignal:

@@ -3,148 +3,177 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from xkd.errors import UserError
 from xkd.files import write_text
+from xkd.watch.collapse import VERDICTS, WINDOW, Limits, Verdict, judge
+from xkd.watch.metrics import INFO, METRICS
 
 Row = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One exported series: the Prometheus name, its help text, and the row's fields by label value."""
-
-    name: str
-    description: str
-    fields: Mapping[str, str]
-    """Label value to field of a metrics.jsonl row."""
-    label: str | None = None
-
-
-def _one(name: str, description: str, field: str) -> Metric:
-    return Metric(name, description, {"": field})
-
-
-_MODALITIES = ("video", "audio")
-_DIRECTIONS = ("video_to_audio", "audio_to_video")
-
-METRICS = (
-    _one("xkd_step", "Optimizer steps done", "step"),
-    _one("xkd_epoch", "Passes over the data, with the fraction of the current one", "epoch"),
-    _one("xkd_loss", "Objective of Equation 12", "loss"),
-    Metric(
-        "xkd_reconstruction_loss",
-        "Masked reconstruction L_ae",
-        {m: f"reconstruct_{m}" for m in _MODALITIES},
-        "modality",
-    ),
-    Metric(
-        "xkd_alignment_mmd",
-        "Squared MMD between the modalities, or of a teacher and the other modality's student",
-        {pair: f"align_{pair}" for pair in ("student", "teacher", *_DIRECTIONS)},
-        "pair",
-    ),
-    Metric("xkd_kd_nats", "Cross-modal distillation loss", {d: f"kd_{d}" for d in _DIRECTIONS}, "direction"),
-    Metric(
-        "xkd_kld_nats", "KL(teacher || student), tracked", {d: f"kld_{d}" for d in _DIRECTIONS}, "direction"
-    ),
-    Metric(
-        "xkd_teacher_entropy_nats",
-        "Mean entropy of the teacher's distributions",
-        {m: f"teacher_entropy_{m}" for m in _MODALITIES},
-        "modality",
-    ),
-    _one("xkd_learning_rate", "Learning rate", "lr"),
-    _one("xkd_teacher_momentum_ratio", "Momentum of the teachers' moving average", "momentum"),
-    Metric(
-        "xkd_teacher_temperature",
-        "Temperature of the teacher's distributions",
-        {m: f"teacher_temperature_{m}" for m in _MODALITIES},
-        "modality",
-    ),
-    _one("xkd_gradient_norm", "L2 norm of the students' gradients before clipping", "grad_norm"),
-    _one("xkd_samples_per_second", "Clips trained on per second", "samples_per_second"),
-    _one("xkd_data_wait_ratio", "Share of a step spent waiting for data", "data_wait_ratio"),
-    _one("xkd_skipped_clips", "Clips that could not be read and were replaced", "skipped_clips"),
-    _one("xkd_skipped_steps", "Steps left out because fp16 gradients overflowed", "skipped_steps"),
-)
+LAST_WORDS_SECONDS = 60.0
+"""How long an ended run waits for a last scrape; as long as Prometheus' usual interval."""
 
 
 class Telemetry:
-    """Appends rows to metrics.jsonl and shows the newest one at ``/metrics``.
+    """Appends rows to metrics.jsonl, judges them, and shows the newest at ``/metrics``.
 
-    Every series is NaN until its first row: a fresh gauge would read 0 and look like a collapse.
+    A resumed run's series go on from the row it resumes at. Telemetry never ends a run: a row that cannot
+    be written is reported, and counted in what is served.
     """
 
-    def __init__(self, run: Path, port: int | None, resume_step: int = 0, *, write: bool = True) -> None:
+    def __init__(
+        self,
+        run: Path,
+        port: int | None,
+        limits: Limits,
+        resume_step: int = 0,
+        constants: Mapping[str, float] | None = None,
+        info: Mapping[str, Any] | None = None,
+        *,
+        write: bool = True,
+    ) -> None:
         """Start telling.
 
         Args:
             run: the run directory; its name is the ``run`` label.
             port: where to serve, 0 for any free port, None not to serve.
+            limits: what the rows are judged by.
             resume_step: rows of later steps, which a crash left behind, are dropped.
+            constants: fields that no row has.
+            info: labels of ``xkd_run_info``; those of `metrics.INFO` are told.
             write: False where another process writes the file.
+
+        Raises:
+            UserError: the port is taken.
         """
-        self.path = run / "metrics.jsonl"
-        self.rows = [row for row in read_rows(self.path) if row["step"] <= resume_step] if resume_step else []
+        self.path, self._limits = run / "metrics.jsonl", limits
+        rows = [row for row in read_rows(self.path) if row["step"] <= resume_step] if resume_step else []
+        self.rows = deque(rows, WINDOW)
+        """The newest rows, as many as a judgement rests on."""
         self._write = write
         if write:
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        registry = CollectorRegistry()
-        self._series: list[tuple[Gauge, str]] = []
-        for metric in METRICS:
-            gauge = Gauge(
-                metric.name,
-                metric.description,
-                ["run", *([metric.label] if metric.label else [])],
-                registry=registry,
-            )
-            for value, field in metric.fields.items():
-                series = gauge.labels(run.name, *([value] if metric.label else []))
-                series.set(float("nan"))
-                self._series.append((series, field))
-        self.address = self._serve(port, registry)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        labels = {name: str((info or {}).get(name, "")) for name in INFO}
+        levels = {"largest_entropy": limits.largest_entropy, "collapse_threshold": limits.zero}
+        self._series = _Series(run.name, labels, {**levels, **(constants or {})})
+        if self.rows:
+            self._show(self.rows[-1], self.judge())
+        self._server, self.address = self._serve(port)
 
-    def log(self, row: Row) -> None:
-        """Record one row; numbers that are not finite stay in the file as NaN or Infinity."""
+    def log(self, row: Row) -> Verdict:
+        """Record one row; numbers that are not finite stay in the file as NaN or Infinity.
+
+        Returns:
+            The verdict on the newest rows.
+        """
         self.rows.append(row)
         if self._write:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        for series, field in self._series:
-            if field in row:
-                series.set(row[field])
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                line = f"xkd: the row of step {row['step']} is not in {self.path}: {error.strerror}"
+                print(line, file=sys.stderr, flush=True)
+        verdict = self.judge()
+        self._show(row, verdict)
+        return verdict
 
-    @staticmethod
-    def _serve(port: int | None, registry: CollectorRegistry) -> str | None:
+    def judge(self) -> Verdict:
+        """The verdict on the newest rows."""
+        return judge(self.rows, self._limits)
+
+    @property
+    def skipped_clips(self) -> int:
+        """Unreadable clips so far."""
+        return int(self.rows[-1]["skipped_unreadable"]) if self.rows else 0
+
+    def last_words(self, verdict: Verdict) -> None:
+        """Show how the run ends until a Prometheus that came before comes once more."""
+        self._show({}, verdict)
+        served = self._series.served
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while served and self._series.served == served and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Free the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def _show(self, row: Row, verdict: Verdict) -> None:
+        told = {f"verdict_{name}": float(name == verdict.verdict) for name in VERDICTS}
+        self._series.values = {**self._series.values, **row, **told}
+
+    def _serve(self, port: int | None) -> tuple[Any, str | None]:
         if port is None:
-            return None
+            return None, None
+        registry = CollectorRegistry()
+        registry.register(self._series)
         try:
             server, _ = start_http_server(port, registry=registry)
         except OSError as error:
             raise UserError(
                 f"run.metrics_port {port}: {error.strerror}; choose another port, or 0 for any free one"
             ) from None
-        return f"http://localhost:{server.server_port}/metrics"
+        return server, f"http://localhost:{server.server_port}/metrics"
+
+
+class _Series(Collector):
+    """The newest value of every field as Prometheus metrics.
+
+    What has no value yet is NaN: a gauge of prometheus-client would read 0, which looks like a collapse.
+    """
+
+    def __init__(self, run: str, info: Mapping[str, str], values: Row) -> None:
+        self._run, self._info = run, info
+        self.values = values
+        """Replaced as a whole, never changed: the server's thread reads it."""
+        self.served = 0
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # else registering would count as being served
+
+    def collect(self) -> Iterable[Metric]:
+        self.served += 1
+        values = self.values
+        about = GaugeMetricFamily("xkd_run_info", "What runs; always 1", labels=["run", *self._info])
+        about.add_metric([self._run, *self._info.values()], 1)
+        yield about
+        for metric in METRICS:
+            family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            labels = ["run", *([metric.label] if metric.label else [])]
+            told = family(metric.name, metric.description, labels=labels)
+            unknown = 0.0 if metric.kind == "counter" else math.nan
+            for value, field in metric.fields.items():
+                place = [self._run, *([value] if metric.label else [])]
+                told.add_metric(place, values.get(field, unknown))
+            yield told
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; a last line torn by a crash is dropped."""
+    """The rows of a metrics.jsonl; a line torn by a crash is reported and left out."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            print(f"xkd: line {number} of {path} is torn and left out", file=sys.stderr, flush=True)
     return rows

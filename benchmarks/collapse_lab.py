@@ -1,0 +1,166 @@
+"""The collapse lab: small models that fail in the paper's ways, a healthy one, and what they are called.
+
+python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
+
+Trains the presets `lab*` over several seeds, two runs at a time, and writes table.md, figure_s3.svg and
+figure_s4.svg, our version of the paper's figures. Runs that are there already are not trained again.
+
+A run has collapsed if it ends in that state, by the medians of its last rows; the detector must have called
+it so, by what it saw until then, and must not have called any other run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+from matplotlib.figure import Figure
+
+from xkd.config import load_config
+from xkd.progress import progress
+from xkd.report.curves import COLORS, DASHED, FAINT, loss_curves
+from xkd.report.figures import save
+from xkd.watch.collapse import DIRECTIONS, WINDOW, Limits, Verdict, judge
+from xkd.watch.telemetry import Row, read_rows
+
+FAILING = (
+    "lab_without_centering",
+    "lab_without_norms",
+    "lab_without_alignment",
+    "lab_without_reconstruction",
+)
+HEALTHY = "lab"
+"""Presets."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run and what the detector said of it."""
+
+    preset: str
+    seed: int
+    rows: list[Row]
+    called: Verdict | None
+    """The first verdict that was not healthy."""
+    ended: Verdict
+    """On its last rows."""
+
+
+def train(preset: str, seed: int, data: Path, out: Path) -> None:
+    """Train one run on one core, unless it is there."""
+    if (out / "verdict.json").exists():
+        return
+    command = [
+        str(Path(sys.executable).with_name("xkd")),
+        "pretrain",
+        "--preset",
+        preset,
+        "--data",
+        str(data),
+    ]
+    settings = [f"run.seed={seed}", "run.workers=0", "run.log_every=2", "run.metrics_port=null"]
+    command += ["--out", str(out), *(part for setting in settings for part in ("--set", setting))]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{preset}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def outcome(preset: str, seed: int, run: Path) -> Outcome:
+    """Judge a run as it was judged while it trained, row by row."""
+    config, rows = load_config(run / "config.yaml"), read_rows(run / "metrics.jsonl")
+    limits = Limits.of(config, rows[-1]["step"] // config.optim.epochs)
+    verdicts = (judge(rows[:end], limits) for end in range(1, len(rows) + 1))
+    called = next((verdict for verdict in verdicts if not verdict.healthy), None)
+    return Outcome(preset, seed, rows, called, judge(rows, limits))
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: a row for each run, and recall and false alarms below."""
+    lines = [
+        "| preset | seed | KD at the end | KLD | information | called | at step |",
+        "|---|---:|---:|---:|---:|---|---:|",
+    ]
+    for one in outcomes:
+        ends = (
+            " / ".join(f"{median(row[f'{term}_{d}'] for row in one.rows[-WINDOW:]):.3g}" for d in DIRECTIONS)
+            for term in ("kd", "kld", "information")
+        )
+        verdict = (one.called.verdict, one.called.step) if one.called else ("healthy", "")
+        cells = (f"`{one.preset}`", one.seed, *ends, *verdict)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    collapsed = [one for one in outcomes if not one.ended.healthy]
+    called = len([one for one in collapsed if one.called])
+    alarms = len([one for one in outcomes if one.called and one.ended.healthy])
+    lines += ["", f"{len(collapsed)} of {len(outcomes)} runs collapsed, {called} of them were called so."]
+    lines += [f"False alarms: {alarms} on {len(outcomes) - len(collapsed)} others."]
+    return "\n".join(lines) + "\n"
+
+
+def failing_curves(outcomes: Sequence[Outcome]) -> Figure:
+    """Figure S3: KD, KLD and information; a column for each way to fail, a line for each run."""
+    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    axes = figure.subplots(3, len(FAILING), sharex=True, sharey="row")
+    for column, preset in enumerate(FAILING):
+        axes[0, column].set_title(preset.removeprefix("lab_").replace("_", " "))
+        axes[2, column].set_xlabel("step")
+        for one in (one for one in outcomes if one.preset == preset):
+            for row, term in enumerate(("kd", "kld", "information")):
+                for d, color in zip(DIRECTIONS, COLORS.values(), strict=True):
+                    values = [max(r[f"{term}_{d}"], 1e-4) for r in one.rows]
+                    steps = [r["step"] for r in one.rows]
+                    axes[row, column].plot(
+                        steps, values, color=color, linewidth=0.9, label=d.replace("_", " ")
+                    )
+                if one.called:
+                    axes[row, column].axvline(one.called.step, color=FAINT, linewidth=1, linestyle=DASHED)
+    for row, term in enumerate(("KD", "KLD", "information")):
+        axes[row, 0].set_ylabel(f"{term}, nats")
+        axes[row, 0].set_yscale("log")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[:2], labels[:2], loc="outside lower center", ncols=2)
+    return figure
+
+
+def main() -> None:
+    """Train, judge, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="prepared embedded dataset")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory of the runs and of what is written"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--at-once", type=int, default=os.cpu_count() or 1, help="runs at a time, one core each"
+    )
+    given = parser.parse_args()
+    jobs = [
+        (preset, seed, given.out / preset / str(seed))
+        for seed, preset in product(given.seeds, (*FAILING, HEALTHY))
+    ]
+    with progress("collapse lab, runs", len(jobs)) as bar, ThreadPoolExecutor(given.at_once) as pool:
+        for _ in pool.map(lambda job: train(job[0], job[1], given.data, job[2]), jobs):
+            bar.advance()
+    outcomes = sorted((outcome(*job) for job in jobs), key=lambda one: (one.preset, one.seed))
+    (given.out / "table.md").write_text(table(outcomes))
+    healthy = next(one for one in outcomes if one.preset == HEALTHY)
+    save(lambda: failing_curves(outcomes), given.out / "figure_s3.svg")
+    save(lambda: loss_curves(healthy.rows), given.out / "figure_s4.svg")
+    print(table(outcomes), end="")
+    if any(one.ended.healthy is not (one.called is None) for one in outcomes):
+        raise SystemExit("the detector was wrong")
+
+
+if __name__ == "__main__":
+    main()

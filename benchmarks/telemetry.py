@@ -1,0 +1,87 @@
+"""What telemetry costs: the signals, the row, the verdict and a scrape, as shares of a training step.
+
+python benchmarks/telemetry.py --preset embedded --batch 32
+
+Signals and rows are due every `run.log_every` steps, so a step's share is a row's time over that many steps.
+A scrape comes from a thread of its own; its time is taken as if it held up the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from step import random_part
+
+from xkd.method.model import XKD
+from xkd.presets import get_preset
+from xkd.settings import resolve
+from xkd.train.distributed import World, keep_freed_memory
+from xkd.train.pretrain import schedule
+from xkd.train.step import Stepper
+from xkd.watch.collapse import Limits
+from xkd.watch.telemetry import Telemetry
+
+SCRAPE_SECONDS = 15.0
+"""Between two scrapes."""
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """Of one call, the median."""
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - begin)
+    return median(taken)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="embedded")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=15)
+    given = parser.parse_args()
+    config = resolve(get_preset(given.preset), None, [f"optim.batch_size={given.batch}"])
+    world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    keep_freed_memory()
+    torch.manual_seed(0)
+    stepper = Stepper(XKD(config).to(world.device), config, world)
+    part, now = random_part(config, world), schedule(config, 1000, 2000, 10)
+    numbers = iter(range(1, 10**6))
+    terms = stepper.step(next(numbers), [part], now)
+    step = seconds(lambda: stepper.step(next(numbers), [part], now), given.repeats)
+    signals = seconds(stepper.signals, given.repeats)
+    values = torch.stack([*terms.values(), *stepper.signals().values()])
+    fetching = seconds(values.tolist, given.repeats)
+    names = [*terms, *stepper.signals()]
+    row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        telemetry = Telemetry(Path(folder), 0, Limits.of(config, 10))
+        logging = seconds(lambda: telemetry.log({"step": next(numbers), **row}), given.repeats)
+        scrape = seconds(lambda: urllib.request.urlopen(str(telemetry.address)).read(), given.repeats)  # noqa: S310
+        telemetry.close()
+    every = config.run.log_every
+    per_step = (signals + fetching + logging) / every
+    scraping = scrape / SCRAPE_SECONDS
+    print(f"{given.preset}, batch {given.batch}, {world.device.type}, a row every {every} steps\n")
+    print("| | ms | share of a step |\n|---|---:|---:|")
+    print(f"| step | {1000 * step:.1f} | |")
+    print(f"| signals, every {every} steps | {1000 * signals:.2f} | {signals / every / step:.3%} |")
+    print(f"| numbers to the host | {1000 * fetching:.2f} | {fetching / every / step:.3%} |")
+    print(f"| row, verdict, disk | {1000 * logging:.2f} | {logging / every / step:.3%} |")
+    print(f"| a scrape, every {SCRAPE_SECONDS:.0f} s | {1000 * scrape:.2f} | {scraping:.3%} |")
+    print(f"| **all** | | **{per_step / step + scraping:.3%}** |")
+
+
+if __name__ == "__main__":
+    main()

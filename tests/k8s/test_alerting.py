@@ -1,0 +1,191 @@
+"""A collapse, from the training process to a person: real runs, Prometheus, Alertmanager, and a webhook."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s.test_monitoring import ALERTS, RECORDS, RULES, queries
+from tests.tiny import collapsing_config, tiny_config
+from xkd.config import PretrainConfig
+from xkd.settings import to_yaml
+
+SERVERS = ("prometheus", "prometheus-alertmanager")
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(server) is None for server in SERVERS),
+    reason="needs the Debian packages prometheus and prometheus-alertmanager",
+)
+
+
+class Webhook(http.server.BaseHTTPRequestHandler):
+    """Where Alertmanager sends alerts."""
+
+    received: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.received += json.loads(body)["alerts"]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def started(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Prometheus:
+    """The API of a running server."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def get(self, path: str, **parameters: str) -> Any:
+        url = f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A healthy and a collapsing run under the shipped rules; every second is scraped and judged."""
+    folder = tmp_path_factory.mktemp("watched")
+    ports = {name: free_port() for name in ("healthy", "collapsing", "prometheus", "alertmanager")}
+    received: list[dict[str, Any]] = []
+    handler = type("Handler", (Webhook,), {"received": received})
+    hook = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+
+    (folder / "rules.yaml").write_text(yaml.safe_dump(RULES))
+    config: dict[str, Any] = yaml.safe_load(Path("k8s/monitoring/local/prometheus.yaml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [
+        f"127.0.0.1:{ports['alertmanager']}"
+    ]
+    targets = [f"127.0.0.1:{ports[run]}" for run in ("healthy", "collapsing")]
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = targets
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    route = {"receiver": "hook", "group_by": ["..."], "group_wait": "0s"}
+    url = f"http://127.0.0.1:{hook.server_port}/"
+    receivers = [{"name": "hook", "webhook_configs": [{"url": url}]}]
+    (folder / "alertmanager.yaml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
+
+    def train(name: str, config: PretrainConfig) -> tuple[str, ...]:
+        settings = folder / f"{name}.yaml"
+        run = replace(config.run, metrics_port=ports[name], log_every=1)
+        settings.write_text(to_yaml(replace(config, run=run)))
+        paths = ("--config", str(settings), "--data", str(prepared), "--out", str(folder / name))
+        return (sys.executable, "-m", "xkd.train.pretrain", *paths)
+
+    healthy = replace(tiny_config(), optim=replace(tiny_config().optim, epochs=10_000))
+    collapsing = collapsing_config()
+    collapsing = replace(collapsing, run=replace(collapsing.run, on_collapse="stop"))
+    with ExitStack() as stack:
+
+        def start(name: str, *command: str) -> subprocess.Popen[bytes]:
+            return stack.enter_context(started(*command, log=folder / f"{name}.log"))
+
+        address = f"127.0.0.1:{ports['prometheus']}"
+        start(
+            "alertmanager",
+            "prometheus-alertmanager",
+            f"--config.file={folder}/alertmanager.yaml",
+            f"--storage.path={folder}/alertmanager",
+            f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
+            "--cluster.listen-address=",
+        )
+        start(
+            "prometheus",
+            "prometheus",
+            f"--config.file={folder}/prometheus.yaml",
+            f"--storage.tsdb.path={folder}/prometheus",
+            f"--web.listen-address={address}",
+        )
+        runs = {"healthy": start("healthy", *train("healthy", healthy))}
+        runs["collapsing"] = start("collapsing", *train("collapsing", collapsing))
+        server = Prometheus(f"http://{address}")
+        ended = runs["collapsing"].wait(timeout=120)
+        deadline = time.monotonic() + 60
+        while not received and time.monotonic() < deadline:
+            time.sleep(0.2)
+        while len(server.query("xkd:kd:ratio{run='healthy'}")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield {"server": server, "received": received, "ended": ended, "healthy": runs["healthy"]}
+    hook.shutdown()
+
+
+def test_the_collapse_reaches_a_person_although_the_run_ended_by_it(watched: dict[str, Any]) -> None:
+    assert watched["ended"] == 76
+    (alert,) = watched["received"]
+    assert alert["status"] == "firing"
+    assert alert["labels"] | {"instance": ""} == {
+        "alertname": "XKDCollapsedOneHot",
+        "instance": "",
+        "job": "xkd",
+        "namespace": "local",
+        "run": "collapsing",
+        "severity": "critical",
+        "verdict": "one_hot",
+    }
+    assert alert["annotations"]["runbook_url"] == "docs/runbook.md#xkdcollapsedonehot"
+    assert "collapsing" in alert["annotations"]["summary"]
+
+
+def test_the_healthy_run_raises_nothing(watched: dict[str, Any]) -> None:
+    assert watched["healthy"].poll() is None
+    server = watched["server"]
+    (verdict,) = server.query('xkd_verdict{run="healthy"} == 1')
+    assert verdict["metric"]["verdict"] == "healthy"
+    raised = server.query("ALERTS")
+    # Its process has ended, so the target of the run that collapsed is about to be called silent.
+    assert {(a["metric"]["alertname"], a["metric"].get("run")) for a in raised} <= {
+        ("XKDCollapsedOneHot", "collapsing"),
+        ("XKDSilent", None),
+    }
+
+
+def test_every_query_of_the_dashboards_returns_data(watched: dict[str, Any]) -> None:
+    server = watched["server"]
+    empty = [where for where, query in queries() if not server.query(query)]
+    assert empty == []
+
+
+def test_every_rule_is_evaluated_and_every_record_has_data(watched: dict[str, Any]) -> None:
+    server = watched["server"]
+    rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in rules} == RECORDS | {alert["alert"] for alert in ALERTS}
+    assert all(rule["health"] == "ok" for rule in rules)
+    assert [record for record in RECORDS if not server.query(record)] == []

@@ -1,0 +1,144 @@
+"""The endpoint and the file, on a real port and a real disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from xkd.errors import UserError
+from xkd.watch.collapse import WINDOW, Limits
+from xkd.watch.metrics import METRICS, page
+from xkd.watch.telemetry import Row, Telemetry, read_rows
+
+DIRECTIONS = ("video_to_audio", "audio_to_video")
+
+
+def row(step: int, kd: float = 5.0, kld: float = 2.0) -> Row:
+    values: Row = {
+        "step": step,
+        "time": 1000.0 + step,
+        "loss": 9.0,
+        "skipped_unreadable": 3,
+        "skipped_steps": 2,
+    }
+    for d in DIRECTIONS:
+        values |= {f"kd_{d}": kd, f"kld_{d}": kld, f"information_{d}": 1.0}
+    return values
+
+
+def scrape(telemetry: Telemetry) -> dict[tuple[str, ...], float]:
+    """Samples by name, run and the value of the other label."""
+    with urllib.request.urlopen(str(telemetry.address)) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, sample.labels.pop("run"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_gauges_are_nan_and_counters_zero_until_the_first_row(tmp_path: Path) -> None:
+    run, kd = tmp_path.name, ("xkd_kd_nats", tmp_path.name, "video_to_audio")
+    telemetry = Telemetry(tmp_path, 0, Limits(1024, 32), constants={"steps": 50}, info={"preset": "toy"})
+    before = scrape(telemetry)
+    assert math.isnan(before[kd])
+    assert math.isnan(before["xkd_verdict", run, "one_hot"])
+    assert before["xkd_skipped_steps_total", run] == 0
+    assert before["xkd_steps_planned", run] == 50
+    assert before["xkd_largest_entropy_nats", run] == pytest.approx(math.log(1024))
+    assert {metric.name for metric in METRICS} <= {name for name, *_ in before}
+    assert any(sample[:2] == ("xkd_run_info", run) and "toy" in sample for sample in before)
+    telemetry.log(row(1))
+    after = scrape(telemetry)
+    assert after[kd] == 5
+    assert after["xkd_verdict", run, "healthy"] == 1
+    assert after["xkd_skipped_clips_total", run, "unreadable"] == 3
+    telemetry.close()
+
+
+def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    first = Telemetry(tmp_path, None, Limits(1024, 32))
+    for step in range(1, 30):
+        first.log(row(step, kd=float(step)))
+    again = Telemetry(tmp_path, 0, Limits(1024, 32), resume_step=20)
+    shown = scrape(again)
+    assert shown["xkd_kd_nats", tmp_path.name, "video_to_audio"] == 20
+    assert shown["xkd_skipped_steps_total", tmp_path.name] == 2
+    assert again.skipped_clips == 3
+    assert [r["step"] for r in again.rows] == list(range(11, 21))
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 21))
+    again.close()
+
+
+def test_the_verdict_is_shown_as_it_falls(tmp_path: Path) -> None:
+    telemetry = Telemetry(tmp_path, 0, Limits(1024, 32))
+    for step in range(1, 2 * WINDOW):
+        judged = telemetry.log(row(step, *((5.0, 2.0) if step <= WINDOW else (0.01, 0.005))))
+    assert judged.verdict == "one_hot"
+    shown = scrape(telemetry)
+    assert shown["xkd_verdict", tmp_path.name, "one_hot"] == 1
+    assert shown["xkd_verdict", tmp_path.name, "healthy"] == 0
+    telemetry.close()
+
+
+def test_an_ended_run_waits_for_a_prometheus_that_came_before(tmp_path: Path) -> None:
+    alone = Telemetry(tmp_path, 0, Limits(1024, 32))
+    began = time.monotonic()
+    alone.last_words(alone.log(row(1)))
+    assert time.monotonic() - began < 1
+    scrape(alone)
+    ended = threading.Thread(target=alone.last_words, args=(alone.judge(),))
+    ended.start()
+    ended.join(timeout=0.5)
+    assert ended.is_alive()
+    scrape(alone)
+    ended.join(timeout=5)
+    assert not ended.is_alive()
+    alone.close()
+
+
+def test_a_taken_port_is_one_line_and_a_closed_one_is_free(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"run\.metrics_port {port}: .*in use; choose another port"):
+            Telemetry(tmp_path, port, Limits(1024, 32))
+    for _ in range(2):
+        Telemetry(tmp_path, port, Limits(1024, 32)).close()
+
+
+def test_a_torn_line_is_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n{"st')
+    assert [r["step"] for r in read_rows(path)] == [1, 3]
+    said = capsys.readouterr().err
+    assert said.splitlines() == [f"xkd: line {n} of {path} is torn and left out" for n in (2, 4)]
+
+
+def test_a_full_disk_does_not_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry = Telemetry(tmp_path, None, Limits(1024, 32))
+    telemetry.path.unlink()
+    telemetry.path.symlink_to("/dev/full")
+    assert telemetry.log(row(7)).healthy
+    said = capsys.readouterr().err
+    assert said == f"xkd: the row of step 7 is not in {telemetry.path}: No space left on device\n"
+
+
+def test_numbers_that_are_not_finite_stay_in_the_file(tmp_path: Path) -> None:
+    telemetry = Telemetry(tmp_path, None, Limits(1024, 32))
+    telemetry.log(row(1) | {"loss": math.nan})
+    assert math.isnan(json.loads(telemetry.path.read_text())["loss"])
+
+
+def test_the_page_of_metrics_is_the_tables() -> None:
+    """``python -m xkd.watch.metrics > docs/metrics.md``."""
+    assert Path("docs/metrics.md").read_text() == page()

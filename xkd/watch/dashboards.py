@@ -1,0 +1,402 @@
+"""The Grafana dashboards as code.
+
+``python -m xkd.watch.dashboards k8s/monitoring/grafana`` writes the files. Queries name only metrics of
+`xkd.watch.metrics` and records of k8s/monitoring/rules.yaml; a test sees to both.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xkd.watch.collapse import ZERO
+
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SELECTED = '{namespace=~"$namespace", run=~"$run"}'
+VERDICTS = {
+    "healthy": "green",
+    "one_hot": "red",
+    "constant": "purple",
+    "non_finite": "dark-red",
+    "stalled": "orange",
+}
+VERDICT = "max by (namespace, run) ({})".format(
+    " or ".join(
+        f"{n} * (xkd_verdict{SELECTED[:-1]}, verdict={json.dumps(v)}}} == 1)" for n, v in enumerate(VERDICTS)
+    )
+)
+"""The verdict as its place in `VERDICTS`."""
+COLUMNS = 24
+"""Of Grafana's grid."""
+
+
+@dataclass
+class Panel:
+    """One panel: its queries by legend, and how they are drawn."""
+
+    title: str
+    description: str
+    queries: dict[str, str]
+    unit: str = "short"
+    kind: str = "timeseries"
+    width: int = 8
+    height: int = 8
+    defaults: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    repeat: str = ""
+
+    def to_json(self, number: int, x: int, y: int) -> dict[str, Any]:
+        """As Grafana has it."""
+        targets = [
+            {"refId": chr(65 + i), "expr": expr, "legendFormat": legend, "datasource": DATASOURCE}
+            for i, (legend, expr) in enumerate(self.queries.items())
+        ]
+        panel = {
+            "id": number,
+            "type": self.kind,
+            "title": self.title,
+            "description": self.description,
+            "datasource": DATASOURCE,
+            "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
+            "targets": targets,
+            "fieldConfig": {"defaults": {"unit": self.unit, **self.defaults}, "overrides": []},
+            "options": self.options,
+        }
+        return panel | (
+            {"repeat": self.repeat, "repeatDirection": "h", "maxPerRow": 3} if self.repeat else {}
+        )
+
+
+def of(metric: str, *matchers: str) -> str:
+    """The series of the selected runs."""
+    return metric + SELECTED[:-1] + "".join(f", {matcher}" for matcher in matchers) + "}"
+
+
+def verdict(**place: Any) -> Panel:
+    """The verdict over time, in colors."""
+    mapped = {
+        str(n): {"text": name, "color": color, "index": n} for n, (name, color) in enumerate(VERDICTS.items())
+    }
+    return Panel(
+        "Verdict",
+        "What the run says of itself, from the medians of its newest rows (docs/collapse.md).",
+        {"{{run}}": VERDICT},
+        kind="state-timeline",
+        defaults={"mappings": [{"type": "value", "options": mapped}]},
+        **place,
+    )
+
+
+def shares(threshold: float = ZERO, **place: Any) -> Panel:
+    """KD, KLD and H as shares of ln K, with the level of a collapse."""
+    steps = [{"color": "red", "value": None}, {"color": "transparent", "value": threshold}]
+    return Panel(
+        "KD, KLD and entropy of $run",
+        "As shares of ln K. One-hot collapse: all go to 0. Constant collapse: KLD alone does. "
+        f"Below the line, {ZERO:.0%}, KD or KLD counts as zero.",
+        {
+            "KD {{direction}}": of("xkd:kd:ratio"),
+            "KLD {{direction}}": of("xkd:kld:ratio"),
+            "H {{direction}}": of("xkd:teacher_entropy:ratio"),
+        },
+        unit="percentunit",
+        defaults={
+            "min": 0,
+            "thresholds": {"mode": "absolute", "steps": steps},
+            "custom": {"thresholdsStyle": {"mode": "line"}, "axisSoftMax": 1},
+        },
+        **place,
+    )
+
+
+def throughput(**place: Any) -> Panel:
+    """Clips per second."""
+    return Panel(
+        "Throughput",
+        "Clips trained on per second, of all processes of a run.",
+        {"{{run}}": of("xkd_samples_per_second")},
+        unit="ops",
+        defaults={"min": 0},
+        **place,
+    )
+
+
+def data_wait(**place: Any) -> Panel:
+    """The share of time without data."""
+    return Panel(
+        "Waiting for data",
+        "Share of a step in which the device is idle because the next clips are not decoded.",
+        {"{{run}}": of("xkd:data_wait:ratio")},
+        unit="percentunit",
+        defaults={"min": 0},
+        **place,
+    )
+
+
+def progress(**place: Any) -> Panel:
+    """How far runs are."""
+    return Panel(
+        "Progress",
+        "Steps done of those planned.",
+        {"{{run}}": of("xkd:progress:ratio")},
+        unit="percentunit",
+        kind="bargauge",
+        defaults={"min": 0, "max": 1},
+        options={"orientation": "horizontal", "displayMode": "basic"},
+        **place,
+    )
+
+
+FLEET = [
+    verdict(width=16),
+    progress(),
+    throughput(width=12),
+    data_wait(width=12),
+    shares(repeat="run"),
+]
+
+RUN = [
+    verdict(width=12, height=5),
+    Panel(
+        "What runs",
+        "Labels of xkd_run_info.",
+        {"{{preset}} on {{dataset}}, {{processes}} x {{device}}, code {{commit}}": of("xkd_run_info")},
+        kind="stat",
+        width=12,
+        height=5,
+        options={"textMode": "name", "colorMode": "none"},
+    ),
+    Panel(
+        "Distillation (KD)",
+        "Cross-entropy of the student under the teacher (Equation 11), the loss; KD = H + KLD. "
+        "The lines are ln K and the level of a collapse.",
+        {
+            "{{direction}}": of("xkd_kd_nats"),
+            "ln K": of("xkd_largest_entropy_nats"),
+            "collapse": of("xkd_collapse_threshold_nats"),
+        },
+        defaults={"min": 0},
+    ),
+    Panel(
+        "KL(teacher || student) (KLD)",
+        "Tracked, not optimized (section B.5); 0 means that the student has nothing left to learn.",
+        {"{{direction}}": of("xkd_kld_nats"), "collapse": of("xkd_collapse_threshold_nats")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Teachers' entropy",
+        "Mean entropy H of the teachers' distributions, and that of the batch's mean distribution, which "
+        "tells how many outputs are in use. ln K is uniform.",
+        {
+            "H {{direction}}": of("xkd_teacher_entropy_nats"),
+            "of the mean {{direction}}": of("xkd_batch_entropy_nats"),
+            "ln K": of("xkd_largest_entropy_nats"),
+        },
+        defaults={"min": 0},
+    ),
+    Panel(
+        "What the teachers tell of a clip",
+        "Mutual information of clip and output: at 0 every clip has the same distribution. "
+        "It falls in either collapse, also where norms keep KLD from it.",
+        {"{{direction}}": of("xkd_teacher_information_nats")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Teachers' features: rank",
+        "Effective rank of the features of one process's clips; it falls to 1 when all clips look alike.",
+        {"{{modality}}": of("xkd_teacher_feature_rank")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Teachers' features: spread",
+        "Standard deviation of the normalized features over a batch: 0 all the same, 1 all directions.",
+        {"{{modality}}": of("xkd_teacher_feature_std_ratio")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Reconstruction",
+        "Masked reconstruction loss (Equation 2).",
+        {"{{modality}}": of("xkd_reconstruction_loss")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Alignment (MMD)",
+        "Squared MMD between the modalities' students and between their teachers (Equation 7).",
+        {"{{pair}}": of("xkd_alignment_mmd")},
+    ),
+    Panel("Objective", "Equation 12.", {"objective": of("xkd_loss")}),
+    Panel(
+        "Centers",
+        "L2 norm of the teachers' centers.",
+        {"{{direction}}": of("xkd_center_norm")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Gradient norm",
+        "L2 norm of the students' gradients before clipping.",
+        {"norm": of("xkd_gradient_norm")},
+        defaults={"custom": {"scaleDistribution": {"type": "log", "log": 10}}},
+    ),
+    Panel(
+        "Temperatures",
+        "Of the teachers' distributions (Equation 10, Table S4).",
+        {"{{modality}}": of("xkd_teacher_temperature")},
+    ),
+    Panel(
+        "Learning rate and weight decay",
+        "Table S4; each rollback halves the learning rate.",
+        {"learning rate": of("xkd_learning_rate"), "weight decay": of("xkd_weight_decay")},
+        defaults={"custom": {"scaleDistribution": {"type": "log", "log": 10}}},
+    ),
+    Panel(
+        "Teachers' momentum",
+        "Of the moving average (Equation 13).",
+        {"momentum": of("xkd_teacher_momentum_ratio")},
+        defaults={"decimals": 5},
+    ),
+    Panel(
+        "Loss scale and skipped steps",
+        "In fp16: the scale is halved and a step left out when gradients overflow.",
+        {"scale": of("xkd_loss_scale"), "skipped steps": of("xkd_skipped_steps_total")},
+        defaults={"custom": {"scaleDistribution": {"type": "symlog", "log": 2, "linearThreshold": 1}}},
+    ),
+    Panel(
+        "Skipped clips",
+        "Not prepared, without one of the modalities, or unreadable while training and replaced by another.",
+        {"{{reason}}": of("xkd_skipped_clips_total")},
+        defaults={"min": 0},
+    ),
+    Panel(
+        "A step's time",
+        "By part, as the device sees it; what is missing from the whole is logging and checkpoints.",
+        {"{{phase}}": of("xkd_step_phase_seconds"), "whole": of("xkd_step_seconds")},
+        unit="s",
+        defaults={"min": 0},
+    ),
+    throughput(),
+    data_wait(),
+    progress(height=5),
+    Panel(
+        "Step and epoch",
+        "Optimizer steps done, and passes over the data.",
+        {"step": of("xkd_step"), "epoch": of("xkd_epoch")},
+        kind="stat",
+        height=5,
+    ),
+    Panel(
+        "Time left", "At the present pace.", {"left": of("xkd_eta_seconds")}, unit="s", kind="stat", height=5
+    ),
+    Panel(
+        "Checkpoint age",
+        "What would be lost with the node; alerts above an hour.",
+        {"age": f"time() - {of('xkd_checkpoint_timestamp_seconds')}"},
+        unit="s",
+        defaults={"min": 0},
+    ),
+    Panel(
+        "GPU memory",
+        "Most that the first process held so far.",
+        {"held": of("xkd_gpu_memory_bytes")},
+        unit="bytes",
+        defaults={"min": 0},
+    ),
+    Panel(
+        "Rollbacks",
+        "Times the run went back to an earlier checkpoint (run.on_collapse=rollback).",
+        {"rollbacks": of("xkd_rollbacks")},
+        kind="stat",
+    ),
+]
+
+
+def variable(name: str, label: str, query: str, *, several: bool) -> dict[str, Any]:
+    """A choice at the top, from a label's values."""
+    everything = {"selected": True, "text": ["All"], "value": ["$__all"]}
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": query,
+        "refresh": 2,
+        "sort": 1,
+        "multi": several,
+        "includeAll": several,
+    } | ({"current": everything} if several else {})
+
+
+def dashboard(
+    uid: str, title: str, panels: list[Panel], links: list[dict[str, Any]], *, fleet: bool
+) -> dict[str, Any]:
+    """A whole dashboard: panels from left to right, row after row."""
+    placed: list[dict[str, Any]] = []
+    x = y = 0
+    for number, panel in enumerate(panels, 1):
+        if x + panel.width > COLUMNS:
+            x, y = 0, y + max(p["gridPos"]["h"] for p in placed if p["gridPos"]["y"] == y)
+        placed.append(panel.to_json(number, x, y))
+        x += panel.width
+    source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+    chosen = [
+        variable("namespace", "Namespace", "label_values(xkd_run_info, namespace)", several=fleet),
+        variable("run", "Run", 'label_values(xkd_run_info{namespace=~"$namespace"}, run)', several=fleet),
+    ]
+    alerts = {
+        "name": "Alerts",
+        "enable": True,
+        "datasource": DATASOURCE,
+        "iconColor": "red",
+        "expr": 'ALERTS{alertname=~"XKD.*", alertstate="firing", run=~"$run|"}',
+        "titleFormat": "{{alertname}}",
+        "textFormat": "{{run}}",
+    }
+    return {
+        "uid": uid,
+        "title": title,
+        "tags": ["xkd"],
+        "schemaVersion": 39,
+        "editable": False,
+        "timezone": "browser",
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {"list": [source, *chosen]},
+        "annotations": {"list": [alerts]},
+        "links": links,
+        "panels": placed,
+    }
+
+
+def link(title: str, url: str) -> dict[str, Any]:
+    """A link at the top that takes the choices along."""
+    return {
+        "title": title,
+        "type": "link",
+        "icon": "external link",
+        "url": url,
+        "tooltip": "",
+        "tags": [],
+        "asDropdown": False,
+        "targetBlank": True,
+        "includeVars": True,
+        "keepTime": True,
+    }
+
+
+DASHBOARDS = {
+    "xkd-fleet": dashboard("xkd-fleet", "XKD: all runs", FLEET, [link("One run", "/d/xkd-run")], fleet=True),
+    "xkd-run": dashboard(
+        "xkd-run",
+        "XKD: one run",
+        RUN,
+        [link("All runs", "/d/xkd-fleet"), link("Pipeline runs", "/pipeline/#/runs")],
+        fleet=False,
+    ),
+}
+
+
+if __name__ == "__main__":
+    for name, content in DASHBOARDS.items():
+        (Path(sys.argv[1]) / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
