@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -150,7 +150,9 @@ def main() -> None:
         for seed, preset in product(given.seeds, (*FAILING, HEALTHY))
     ]
     with progress("collapse lab, runs", len(jobs)) as bar, ThreadPoolExecutor(given.at_once) as pool:
-        for _ in pool.map(lambda job: train(job[0], job[1], given.data, job[2]), jobs):
+        running = [pool.submit(train, preset, seed, given.data, run) for preset, seed, run in jobs]
+        for ended in as_completed(running):
+            ended.result()
             bar.advance()
     outcomes = sorted((outcome(*job) for job in jobs), key=lambda one: (one.preset, one.seed))
     (given.out / "table.md").write_text(table(outcomes))

@@ -31,7 +31,8 @@ from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
 from xkd.train.step import Stepper
 from xkd.train.stop import StoppedError
-from xkd.watch.collapse import DIRECTIONS
+from xkd.watch.collapse import DIRECTIONS, VERDICTS
+from xkd.watch.metrics import METRICS
 from xkd.watch.telemetry import read_rows
 
 NOT_REPEATED = {
@@ -84,6 +85,11 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
             parts = row[f"kld_{d}"] + row[f"teacher_entropy_{d}"]
             assert row[f"kd_{d}"] == pytest.approx(parts, rel=1e-5)
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
+    told = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
+    elsewhere = {"loss_scale", "gpu_memory_bytes", "align_video_to_audio", "align_audio_to_video"}
+    constant = {"steps", "rollbacks", "largest_entropy", "collapse_threshold"}
+    constant |= {"skipped_unprepared", "skipped_without_modality"} | {f"verdict_{v}" for v in VERDICTS}
+    assert told - NOT_REPEATED == elsewhere | constant
     facts = json.loads((whole / "run.json").read_text())
     assert facts["dataset"] == "embedded"
     assert facts["steps"] == 28

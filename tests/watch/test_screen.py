@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import subprocess
 import sys
 import time
@@ -14,10 +17,12 @@ from tests.tiny import tiny_config
 from xkd.settings import to_yaml
 from xkd.watch.screen import LEVELS, sparkline
 
+XKD = str(Path(sys.executable).with_name("xkd"))
+
 
 def show(run: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(Path(sys.executable).with_name("xkd")), "watch", str(run), "--once"],
+        [XKD, "watch", str(run), "--once"],
         capture_output=True,
         text=True,
         check=False,
@@ -74,6 +79,37 @@ def test_before_the_first_numbers_and_without_a_run(run: Path, tmp_path: Path) -
     assert said.stderr.strip() == (
         f"xkd: {tmp_path}/nowhere holds no run (no config.yaml); give the directory of xkd pretrain --out"
     )
+
+
+def test_live_it_keeps_up_until_the_run_ends(run: Path) -> None:
+    """On a terminal, which a pseudo-terminal is."""
+    path = run / "metrics.jsonl"
+    path.write_text(json.dumps(row(7, 2.0)) + "\n")
+    screen, terminal = pty.openpty()
+    with subprocess.Popen(
+        [XKD, "watch", str(run)], stdout=terminal, stderr=terminal, env=os.environ | {"COLUMNS": "120"}
+    ) as watching:
+        os.close(terminal)
+        shown = read_until(screen, "step 7 of 28")
+        with path.open("a") as file:
+            file.write(json.dumps(row(14, 2.0)) + "\n")
+        shown += read_until(screen, "step 14 of 28")
+        assert watching.poll() is None
+        verdict = {"verdict": "healthy", "reason": "as it ended", "step": 28}
+        (run / "verdict.json").write_text(json.dumps(verdict))
+        shown += read_until(screen, "as it ended")
+        assert watching.wait(timeout=20) == 0
+    os.close(screen)
+    assert "Traceback" not in shown
+
+
+def read_until(screen: int, text: str) -> str:
+    shown, end = "", time.monotonic() + 30
+    while text not in shown:
+        assert time.monotonic() < end, shown
+        if select.select([screen], [], [], 0.2)[0]:
+            shown += os.read(screen, 65536).decode(errors="replace")
+    return shown
 
 
 def test_sparkline() -> None:

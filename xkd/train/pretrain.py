@@ -108,7 +108,7 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
                 kept = checkpoints.newest() or "no checkpoint"
                 verdict = Verdict("non_finite", f"{trouble}; the last good state is {kept}", done)
                 break
-            if not verdict.healthy and config.run.on_collapse != "alert":
+            if logging and not verdict.healthy and config.run.on_collapse != "alert":
                 break
             if saving and world.main:
                 checkpoints.save(done, stepper)

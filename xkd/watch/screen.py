@@ -100,7 +100,7 @@ def _curves(rows: Sequence[Row], config: PretrainConfig, width: int) -> Table:
         add(f"{m} → {other(m)}", "KD", f"kd_{direction}", collapsing=True)
         add("", "KLD", f"kld_{direction}", collapsing=True)
         add("", "H", f"teacher_entropy_{direction}")
-        add("", "told", f"information_{direction}")
+        add("", "info", f"information_{direction}")
         add("", "rank", f"feature_rank_{m}")
     return table
 

@@ -31,7 +31,7 @@ class Telemetry:
     """Appends rows to metrics.jsonl, judges them, and shows the newest at ``/metrics``.
 
     A resumed run's series go on from the row it resumes at. Telemetry never ends a run: a row that cannot
-    be written is reported, and counted in what is served.
+    be written is reported, and served all the same.
     """
 
     def __init__(
