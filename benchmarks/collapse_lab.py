@@ -2,7 +2,7 @@
 
 python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
 
-Trains the presets `lab*` over several seeds, two runs at a time, and writes table.md, figure_s3.svg and
+Trains the presets `lab*` over several seeds, two runs at a time, and writes table.md, figure_s3.png and
 figure_s4.svg, our version of the paper's figures. Runs that are there already are not trained again.
 
 A run has collapsed if it ends in that state, by the medians of its last rows; the detector must have called
@@ -157,7 +157,7 @@ def main() -> None:
     outcomes = sorted((outcome(*job) for job in jobs), key=lambda one: (one.preset, one.seed))
     (given.out / "table.md").write_text(table(outcomes))
     healthy = next(one for one in outcomes if one.preset == HEALTHY)
-    save(lambda: failing_curves(outcomes), given.out / "figure_s3.svg")
+    save(lambda: failing_curves(outcomes), given.out / "figure_s3.png")
     save(lambda: loss_curves(healthy.rows), given.out / "figure_s4.svg")
     print(table(outcomes), end="")
     if any(one.ended.healthy is not (one.called is None) for one in outcomes):

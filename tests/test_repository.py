@@ -57,14 +57,17 @@ def test_dvc_depends_on_files_that_exist() -> None:
     assert [path for path in sources if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "check", "test", "demo", "clean"])
+TARGETS = ["help", "setup", "check", "test", "demo", "collapse-lab", "monitor", "clean"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_make_has_the_target(target: str) -> None:
     subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_make_help_is_the_default_and_lists_the_targets() -> None:
     said = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert re.findall(r"make (\w+)", said) == ["help", "setup", "check", "test", "demo", "clean"]
+    assert re.findall(r"make ([\w-]+)", said) == TARGETS
 
 
 def test_the_lock_pins_exactly_and_names_no_index() -> None:
