@@ -105,14 +105,19 @@ def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
     def train(name: str, config: PretrainConfig) -> tuple[str, ...]:
         settings = folder / f"{name}.yaml"
-        run = replace(config.run, metrics_port=ports[name], log_every=1)
+        run = replace(config.run, metrics_port=ports[name])
         settings.write_text(to_yaml(replace(config, run=run)))
         paths = ("--config", str(settings), "--data", str(prepared), "--out", str(folder / name))
         return (sys.executable, "-m", "xkd.train.pretrain", *paths)
 
     healthy = replace(tiny_config(), optim=replace(tiny_config().optim, epochs=10_000))
     collapsing = collapsing_config()
-    collapsing = replace(collapsing, run=replace(collapsing.run, on_collapse="stop"))
+    # Ten rows of twenty steps take some seconds: it is scraped before it ends.
+    collapsing = replace(
+        collapsing,
+        optim=replace(collapsing.optim, epochs=40),
+        run=replace(collapsing.run, on_collapse="stop", log_every=20),
+    )
     with ExitStack() as stack:
 
         def start(name: str, *command: str) -> subprocess.Popen[bytes]:

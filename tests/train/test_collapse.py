@@ -61,7 +61,7 @@ def test_rollback_goes_back_with_half_the_learning_rate_as_often_as_it_may(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CollapsedError, match="one_hot"):
-        pretrain(acting(on_collapse="rollback", checkpoint_every=5), prepared, tmp_path)
+        pretrain(acting(on_collapse="rollback", checkpoint_every=2, keep_checkpoints=50), prepared, tmp_path)
     facts = json.loads((tmp_path / "run.json").read_text())
     assert [rollback["verdict"] for rollback in facts["rollbacks"]] == ["one_hot", "one_hot"]
     config = collapsing_config()

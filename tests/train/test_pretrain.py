@@ -30,7 +30,7 @@ from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
 from xkd.train.step import Stepper
-from xkd.train.stop import StoppedError
+from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import DIRECTIONS, VERDICTS
 from xkd.watch.metrics import METRICS
 from xkd.watch.telemetry import read_rows
@@ -320,10 +320,11 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tm
         optim=replace(config.optim, lr=1e30, warmup_epochs=0, clip_norm=1e30),
         run=replace(config.run, log_every=1000, checkpoint_every=1),
     )
-    verdict = pretrain(config, prepared, tmp_path / "run")
-    assert verdict.verdict == "non_finite"
-    step = int(re.search(r"not finite at step (\d+)", verdict.reason).group(1))  # type: ignore[union-attr]
-    assert f"the last good state is {tmp_path}/run/checkpoints/step_{step - 1:08d}.pt" in verdict.reason
+    with pytest.raises(CollapsedError, match="the run ended as non_finite") as ended:
+        pretrain(config, prepared, tmp_path / "run")
+    reason = str(ended.value)
+    step = int(re.search(r"not finite at step (\d+)", reason).group(1))  # type: ignore[union-attr]
+    assert f"the last good state is {tmp_path}/run/checkpoints/step_{step - 1:08d}.pt" in reason
     state = torch.load(tmp_path / f"run/checkpoints/step_{step - 1:08d}.pt", weights_only=True)
     assert all(value.isfinite().all() for value in state["model"].values())
     assert not (tmp_path / "run" / "encoders").exists()
