@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, TransformerConfig
 from xkd.errors import UserError
-from xkd.method.model import CHANNELS, XKD, build_model
+from xkd.method.model import XKD, build_model
+from xkd.method.networks import CHANNELS
 from xkd.presets import PRESETS, get_preset
 from xkd.settings import difference
 from xkd.train.distributed import World

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from xkd.config import MODALITIES, LossConfig, Modality, PretrainConfig
 from xkd.method.losses import mmd
-from xkd.method.model import CHANNELS, XKD
+from xkd.method.model import XKD
+from xkd.method.networks import CHANNELS
 from xkd.method.schedule import cosine, learning_rate, temperature
 
 

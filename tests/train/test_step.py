@@ -12,7 +12,8 @@ from torch import Tensor
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.errors import UserError
-from xkd.method.model import CHANNELS, build_model
+from xkd.method.model import build_model
+from xkd.method.networks import CHANNELS
 from xkd.train.distributed import World
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Part, Stepper, precision

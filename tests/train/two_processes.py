@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.method.model import CHANNELS, XKD
+from xkd.method.model import XKD
+from xkd.method.networks import CHANNELS
 from xkd.train.distributed import World, join_world
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Stepper

@@ -24,7 +24,7 @@ from xkd.errors import UserError
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
 from xkd.files import write_atomically
-from xkd.method.model import build_encoder
+from xkd.method.networks import build_encoder
 from xkd.progress import progress
 from xkd.train.checkpoint import encoder_path, load_encoder
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xkd.config import AttentionQuery, ModalityConfig, TransformerConfig
+from xkd.method.linear import Linear
 
 MLP_RATIO = 4
 
@@ -53,8 +54,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.proj = Linear(dim, dim)
 
     def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
         """Attend within each of the packed sequences (see `run_blocks`): (R, D) to (R, D)."""
@@ -98,7 +99,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attention = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim))
+        self.mlp = nn.Sequential(Linear(dim, MLP_RATIO * dim), nn.GELU(), Linear(MLP_RATIO * dim, dim))
 
     def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
         """(R, D) to (R, D)."""

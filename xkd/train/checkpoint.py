@@ -15,7 +15,8 @@ from torch import Tensor
 from xkd.config import Modality, PretrainConfig
 from xkd.errors import UserError
 from xkd.files import write_atomically
-from xkd.method.model import Autoencoders, build_encoder
+from xkd.method.model import Autoencoders
+from xkd.method.networks import build_encoder
 from xkd.method.vit import Encoder
 from xkd.settings import build, to_dict
 from xkd.train.step import Stepper

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig, other
 from xkd.errors import UserError
-from xkd.method.model import build_encoder
+from xkd.method.networks import build_encoder
 from xkd.train.checkpoint import ROLES, encoder_path, save_encoder
 from xkd.train.run import claim
 

@@ -1,0 +1,83 @@
+"""What two habits of the transformer blocks save on this machine's CPU, each against its own absence.
+
+python benchmarks/blocks.py --preset paper --batch 4
+
+Together: the masked global view and the local views go through the student's blocks as rows of one matrix,
+against one after the other. oneDNN: it computes the large linear layers, against torch's own product (MKL).
+Both ways take turns within one process, forward and backward, and the ratio is the median over the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from step import Timer
+from torch import Tensor
+
+from xkd.config import Modality, PretrainConfig
+from xkd.method import linear
+from xkd.method.networks import CHANNELS, build_encoder
+from xkd.method.vit import Encoder
+from xkd.presets import get_preset
+from xkd.settings import resolve
+from xkd.train.distributed import keep_freed_memory
+
+
+def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality) -> list[Tensor]:
+    """What the student embeds of a batch: the visible tokens of the global view, and the local views."""
+    c, batch = config.modality(modality), config.optim.batch_size
+    visible = round((1 - c.mask_ratio) * math.prod(c.grid))
+    local = torch.randn(batch * c.local_views, CHANNELS[modality], *c.local_view)
+    masked = torch.randn(batch, 1 + visible, config.encoder.dim)
+    return [masked, encoder.embed_view(local).detach()]
+
+
+def main() -> None:
+    """Time both, per modality, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=9)
+    given = parser.parse_args()
+    config = resolve(get_preset(given.preset), None, [f"optim.batch_size={given.batch}"])
+    keep_freed_memory()
+    timer = Timer(torch.device("cpu"))
+    print(
+        f"preset {given.preset}, batch {given.batch}, {torch.get_num_threads()} threads, forward and backward"
+    )
+    print("\n| blocks of | plain ms | with ms | time |\n|---|---:|---:|---:|")
+    for modality in config.modalities:
+        torch.manual_seed(0)
+        encoder = build_encoder(config, modality)
+        tokens = student_tokens(config, encoder, modality)
+
+        def backward(outputs: list[Tensor]) -> None:
+            torch.cat([out.flatten() for out in outputs]).square().mean().backward()  # type: ignore[no-untyped-call]
+
+        def together() -> None:
+            backward(encoder.encode(*tokens))  # noqa: B023
+
+        def apart() -> None:
+            backward([encoder.encode(one)[0] for one in tokens])  # noqa: B023
+
+        def without_onednn() -> None:
+            least, linear.LEAST_WEIGHT = linear.LEAST_WEIGHT, 2**62
+            together()
+            linear.LEAST_WEIGHT = least
+
+        habits: dict[str, Callable[[], None]] = {"together": apart, "oneDNN": without_onednn}
+        for name, plain in habits.items():
+            turns = [(timer.seconds(plain), timer.seconds(together)) for _ in range(2 + given.repeats)][2:]
+            before, now = (1000 * median(column) for column in zip(*turns, strict=True))
+            ratio = median(new / old for old, new in turns)
+            print(f"| {modality}, {name} | {before:.0f} | {now:.0f} | {ratio - 1:+.1%} |")
+
+
+if __name__ == "__main__":
+    main()
