@@ -78,6 +78,9 @@ def xkd_full(
         ),
         image,
     ).after(ready)
+    # Its metrics say whose they are. An input would do that too, but would be another one in each run, and
+    # nothing would be taken from KFP's cache.
+    kubernetes.use_field_path_as_env(judged, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
     with dsl.If(judged.outputs["verdict"] == "healthy"):
         with dsl.ParallelFor(tasks) as task:
             scored = place(evaluate(run=run, data=prepared, task=task, out=f"{run}/scores"), image)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import pytest
 import yaml
 
 from tests.k8s.test_monitoring import ALERTS, RECORDS, RULES, queries
+from tests.ports import free_port
 from tests.tiny import collapsing_config, tiny_config
 from xkd.config import PretrainConfig
 from xkd.settings import to_yaml
@@ -46,12 +46,6 @@ class Webhook(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

@@ -84,6 +84,17 @@ def test_every_task_runs_in_the_image_on_the_shared_volume(
     assert {mount["constant"] for executor in placed.values() for mount in executor["pvcMount"]} == {VOLUME}
 
 
+def test_pretraining_knows_whose_step_it_is_and_its_caching_key_does_not(
+    compiled: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    spec, platform = compiled
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    named = {executor: config.get("fieldPathAsEnv") for executor, config in placed.items()}
+    told = {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+    assert {executor: fields for executor, fields in named.items() if fields} == {"exec-pretrain": [told]}
+    assert "pipeline_job" not in str(spec)
+
+
 def test_nothing_is_installed_when_a_task_starts(compiled: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert "pip install" not in str(compiled[0])
 

@@ -21,6 +21,7 @@ import torch
 from tests.tiny import tiny_config
 from xkd import load_encoder
 from xkd.config import LossConfig, PretrainConfig
+from xkd.data.clips import TrainingClips
 from xkd.errors import UserError
 from xkd.evaluate.task import Task, evaluate
 from xkd.method.model import XKD
@@ -29,6 +30,7 @@ from xkd.settings import to_yaml
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
+from xkd.train.run import Run
 from xkd.train.step import Stepper
 from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import DIRECTIONS, VERDICTS
@@ -76,6 +78,17 @@ def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_step_of_a_pipeline_says_of_which_run(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    manifest = TrainingClips(prepared, config).manifest
+    world = World(0, 1, torch.device("cpu"))
+    assert Run(tmp_path / "alone", config, manifest, world).facts["kfp_run"] == ""
+    monkeypatch.setenv("KFP_RUN_ID", "6f3c")
+    assert Run(tmp_path / "step", config, manifest, world).facts["kfp_run"] == "6f3c"
+
+
 def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
     rows = numbers(whole)
     assert [row["step"] for row in rows] == list(range(1, 29))
@@ -87,7 +100,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
     told = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
     elsewhere = {"loss_scale", "gpu_memory_bytes", "align_video_to_audio", "align_audio_to_video"}
-    constant = {"steps", "rollbacks", "largest_entropy", "collapse_threshold"}
+    constant = {"steps", "log_every", "rollbacks", "largest_entropy", "collapse_threshold"}
     constant |= {"skipped_unprepared", "skipped_without_modality"} | {f"verdict_{v}" for v in VERDICTS}
     assert told - NOT_REPEATED == elsewhere | constant
     facts = json.loads((whole / "run.json").read_text())

@@ -82,7 +82,7 @@ def test_limits_of_a_run() -> None:
     long = replace(config, optim=replace(config.optim, epochs=800, warmup_epochs=30))
     assert Limits.of(long, 940).grace == LONGEST_GRACE
     assert Limits.of(replace(config, loss=replace(config.loss, distill=0.0)), 7).outputs is None
-    assert Limits(K).zero == pytest.approx(0.02 * math.log(K))
+    assert Limits(K, 32).zero == pytest.approx(0.02 * math.log(K))
 
 
 def test_not_finite_names_the_term_and_the_step() -> None:
@@ -115,8 +115,8 @@ def test_an_empty_history_is_not_healthy() -> None:
 
 
 def test_without_distillation_nothing_can_collapse() -> None:
-    assert judge([{"step": 1, "loss": 1.0, "reconstruct": 0.2}], Limits(None)).healthy
-    assert not judge([{"step": 1, "loss": math.nan}], Limits(None)).healthy
+    assert judge([{"step": 1, "loss": 1.0, "reconstruct": 0.2}], Limits(None, 32)).healthy
+    assert not judge([{"step": 1, "loss": math.nan}], Limits(None, 32)).healthy
 
 
 def test_an_overflown_gradient_that_was_skipped_is_no_trouble() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -13,16 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from xkd.watch.metrics import SCORE, SCORE_LABELS
 from xkd.watch.push import push_scores
 
 LABELS = dict(zip(SCORE_LABELS, ("embedded", "video", "svm", "teacher", "1"), strict=True))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def scores(address: str) -> list[str]:

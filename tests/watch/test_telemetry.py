@@ -14,11 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from xkd.errors import UserError
-from xkd.watch.collapse import WINDOW, Limits
+from xkd.watch.collapse import DIRECTIONS, WINDOW, Limits
 from xkd.watch.metrics import METRICS, page
 from xkd.watch.telemetry import Row, Telemetry, read_rows
-
-DIRECTIONS = ("video_to_audio", "audio_to_video")
 
 
 def row(step: int, kd: float = 5.0, kld: float = 2.0) -> Row:

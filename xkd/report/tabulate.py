@@ -25,7 +25,8 @@ from xkd.report.collect import (
 from xkd.report.curves import POINTS, thin
 from xkd.report.figures import draw
 from xkd.report.page import page
-from xkd.watch.metrics import DIRECTIONS, SCORE_LABELS
+from xkd.watch.collapse import DIRECTIONS
+from xkd.watch.metrics import SCORE_LABELS
 from xkd.watch.push import push_scores
 from xkd.watch.telemetry import Row
 

@@ -133,6 +133,7 @@ def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps
     """What tells of the run, on every process; the main one writes and serves."""
     constants = {
         "steps": steps,
+        "log_every": clips.config.run.log_every,
         "rollbacks": run.rollbacks,
         "skipped_unprepared": clips.manifest.skipped,
         "skipped_without_modality": clips.without_modality,

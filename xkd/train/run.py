@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,7 @@ class Run:
             "processes": world.size,
             "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
+            "kfp_run": os.environ.get("KFP_RUN_ID", ""),
         }
 
     @property

@@ -64,7 +64,7 @@ class Limits:
 
     outputs: int | None
     """K, the width of the projector's output; None: nothing was distilled, so nothing can collapse."""
-    clips: int = 0
+    clips: int
     """Clips in a batch."""
     grace: int = 0
     """Steps in which nothing counts as a collapse."""

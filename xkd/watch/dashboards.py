@@ -8,77 +8,27 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xkd.watch.collapse import ZERO
+from xkd.watch.collapse import VERDICTS, ZERO
+from xkd.watch.grafana import Panel, address, dashboard, link, of, variable
 
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-SELECTED = '{namespace=~"$namespace", run=~"$run"}'
-VERDICTS = {
-    "healthy": "green",
-    "one_hot": "red",
-    "constant": "purple",
-    "non_finite": "dark-red",
-    "stalled": "orange",
-}
+COLORS = dict(zip(VERDICTS, ("green", "red", "purple", "dark-red", "orange"), strict=True))
 VERDICT = "max by (namespace, run) ({})".format(
     " or ".join(
-        f"{n} * (xkd_verdict{SELECTED[:-1]}, verdict={json.dumps(v)}}} == 1)" for n, v in enumerate(VERDICTS)
+        f"{n} * ({of('xkd_verdict', f'verdict={json.dumps(v)}')} == 1)" for n, v in enumerate(VERDICTS)
     )
 )
 """The verdict as its place in `VERDICTS`."""
-COLUMNS = 24
-"""Of Grafana's grid."""
-
-
-@dataclass
-class Panel:
-    """One panel: its queries by legend, and how they are drawn."""
-
-    title: str
-    description: str
-    queries: dict[str, str]
-    unit: str = "short"
-    kind: str = "timeseries"
-    width: int = 8
-    height: int = 8
-    defaults: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    repeat: str = ""
-
-    def to_json(self, number: int, x: int, y: int) -> dict[str, Any]:
-        """As Grafana has it."""
-        targets = [
-            {"refId": chr(65 + i), "expr": expr, "legendFormat": legend, "datasource": DATASOURCE}
-            for i, (legend, expr) in enumerate(self.queries.items())
-        ]
-        panel = {
-            "id": number,
-            "type": self.kind,
-            "title": self.title,
-            "description": self.description,
-            "datasource": DATASOURCE,
-            "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
-            "targets": targets,
-            "fieldConfig": {"defaults": {"unit": self.unit, **self.defaults}, "overrides": []},
-            "options": self.options,
-        }
-        return panel | (
-            {"repeat": self.repeat, "repeatDirection": "h", "maxPerRow": 3} if self.repeat else {}
-        )
-
-
-def of(metric: str, *matchers: str) -> str:
-    """The series of the selected runs."""
-    return metric + SELECTED[:-1] + "".join(f", {matcher}" for matcher in matchers) + "}"
+PIPELINE_RUN = "${kfp}/#/runs/details/${__field.labels.kfp_run}"
+"""The page of a run in the Kubeflow Pipelines UI."""
 
 
 def verdict(**place: Any) -> Panel:
     """The verdict over time, in colors."""
     mapped = {
-        str(n): {"text": name, "color": color, "index": n} for n, (name, color) in enumerate(VERDICTS.items())
+        str(n): {"text": name, "color": color, "index": n} for n, (name, color) in enumerate(COLORS.items())
     }
     return Panel(
         "Verdict",
@@ -90,9 +40,9 @@ def verdict(**place: Any) -> Panel:
     )
 
 
-def shares(threshold: float = ZERO, **place: Any) -> Panel:
+def shares(**place: Any) -> Panel:
     """KD, KLD and H as shares of ln K, with the level of a collapse."""
-    steps = [{"color": "red", "value": None}, {"color": "transparent", "value": threshold}]
+    steps = [{"color": "red", "value": None}, {"color": "transparent", "value": ZERO}]
     return Panel(
         "KD, KLD and entropy of $run",
         "As shares of ln K. One-hot collapse: all go to 0. Constant collapse: KLD alone does. "
@@ -162,11 +112,12 @@ RUN = [
     verdict(width=12, height=5),
     Panel(
         "What runs",
-        "Labels of xkd_run_info.",
+        "Labels of xkd_run_info. A click leads to the run in Kubeflow Pipelines, at the address above.",
         {"{{preset}} on {{dataset}}, {{processes}} x {{device}}, code {{commit}}": of("xkd_run_info")},
         kind="stat",
         width=12,
         height=5,
+        defaults={"links": [link("Pipeline run", PIPELINE_RUN)]},
         options={"textMode": "name", "colorMode": "none"},
     ),
     Panel(
@@ -312,87 +263,26 @@ RUN = [
 ]
 
 
-def variable(name: str, label: str, query: str, *, several: bool) -> dict[str, Any]:
-    """A choice at the top, from a label's values."""
-    everything = {"selected": True, "text": ["All"], "value": ["$__all"]}
-    return {
-        "name": name,
-        "label": label,
-        "type": "query",
-        "datasource": DATASOURCE,
-        "query": query,
-        "refresh": 2,
-        "sort": 1,
-        "multi": several,
-        "includeAll": several,
-    } | ({"current": everything} if several else {})
-
-
-def dashboard(
-    uid: str, title: str, panels: list[Panel], links: list[dict[str, Any]], *, fleet: bool
-) -> dict[str, Any]:
-    """A whole dashboard: panels from left to right, row after row."""
-    placed: list[dict[str, Any]] = []
-    x = y = 0
-    for number, panel in enumerate(panels, 1):
-        if x + panel.width > COLUMNS:
-            x, y = 0, y + max(p["gridPos"]["h"] for p in placed if p["gridPos"]["y"] == y)
-        placed.append(panel.to_json(number, x, y))
-        x += panel.width
-    source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
-    chosen = [
-        variable("namespace", "Namespace", "label_values(xkd_run_info, namespace)", several=fleet),
-        variable("run", "Run", 'label_values(xkd_run_info{namespace=~"$namespace"}, run)', several=fleet),
+def choices(*, several: bool) -> list[dict[str, Any]]:
+    """Where the numbers come from, and whose they are."""
+    runs = 'label_values(xkd_run_info{namespace=~"$namespace"}, run)'
+    return [
+        {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+        variable("namespace", "Namespace", "label_values(xkd_run_info, namespace)", several=several),
+        variable("run", "Run", runs, several=several),
     ]
-    alerts = {
-        "name": "Alerts",
-        "enable": True,
-        "datasource": DATASOURCE,
-        "iconColor": "red",
-        "expr": 'ALERTS{alertname=~"XKD.*", alertstate="firing", run=~"$run|"}',
-        "titleFormat": "{{alertname}}",
-        "textFormat": "{{run}}",
-    }
-    return {
-        "uid": uid,
-        "title": title,
-        "tags": ["xkd"],
-        "schemaVersion": 39,
-        "editable": False,
-        "timezone": "browser",
-        "refresh": "30s",
-        "time": {"from": "now-6h", "to": "now"},
-        "templating": {"list": [source, *chosen]},
-        "annotations": {"list": [alerts]},
-        "links": links,
-        "panels": placed,
-    }
-
-
-def link(title: str, url: str) -> dict[str, Any]:
-    """A link at the top that takes the choices along."""
-    return {
-        "title": title,
-        "type": "link",
-        "icon": "external link",
-        "url": url,
-        "tooltip": "",
-        "tags": [],
-        "asDropdown": False,
-        "targetBlank": True,
-        "includeVars": True,
-        "keepTime": True,
-    }
 
 
 DASHBOARDS = {
-    "xkd-fleet": dashboard("xkd-fleet", "XKD: all runs", FLEET, [link("One run", "/d/xkd-run")], fleet=True),
+    "xkd-fleet": dashboard(
+        "xkd-fleet", "XKD: all runs", FLEET, choices(several=True), [link("One run", "/d/xkd-run")]
+    ),
     "xkd-run": dashboard(
         "xkd-run",
         "XKD: one run",
         RUN,
-        [link("All runs", "/d/xkd-fleet"), link("Pipeline runs", "/pipeline/#/runs")],
-        fleet=False,
+        [*choices(several=False), address("kfp", "Kubeflow Pipelines", "http://localhost:8080")],
+        [link("All runs", "/d/xkd-fleet")],
     ),
 }
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from xkd.watch.collapse import VERDICTS
+from xkd.config import MODALITIES
+from xkd.watch.collapse import DIRECTIONS, VERDICTS
 
-MODALITIES = ("video", "audio")
-DIRECTIONS = ("video_to_audio", "audio_to_video")
+USUAL_SCRAPE_SECONDS = 60.0
+"""Prometheus' own interval: as long is waited for a scrape of what would be gone after it."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ METRICS = (
         "verdict",
         source="section B.5",
     ),
+    _one("xkd_log_interval_steps", "Steps between the rows of metrics.jsonl (run.log_every)", "log_every"),
     _one("xkd_rollbacks", "Times the run went back to an earlier checkpoint", "rollbacks"),
     _one("xkd_largest_entropy_nats", "ln K, the entropy of uniform outputs", "largest_entropy"),
     _one("xkd_collapse_threshold_nats", "KD or KLD below it is a collapse", "collapse_threshold"),
@@ -152,6 +154,7 @@ INFO = {
     "processes": "training processes",
     "device": "what it runs on",
     "torch": "torch's version",
+    "kfp_run": "ID of the Kubeflow run whose step it is, if it is one's",
 }
 """Labels of ``xkd_run_info``, a series that is always 1, beside ``run``."""
 
@@ -167,7 +170,7 @@ def page() -> str:
         "",
         "Written by `python -m xkd.watch.metrics`, from the table that the run itself uses. Every series",
         "also has the label `run`, the run directory's name. A gauge without a value yet is NaN, never 0.",
-        "Fields are those of `metrics.jsonl`, but for those that are the same during a whole run.",
+        "Fields are those of `metrics.jsonl`, which has no verdicts and nothing that never changes in a run.",
         "",
         "| metric | kind | label | what it is | in the paper | field |",
         "|---|---|---|---|---|---|",

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, delete_from_gateway, push_to_gateway
 
-from xkd.watch.metrics import SCORE, SCORE_LABELS
-
-HOLD_SECONDS = 60.0
-"""How long the scores stay: as long as Prometheus' usual interval between scrapes."""
+from xkd.watch.metrics import SCORE, SCORE_LABELS, USUAL_SCRAPE_SECONDS
 
 
 def push_scores(
-    run: str, scores: Iterable[tuple[Mapping[str, str], float]], address: str, hold: float = HOLD_SECONDS
+    run: str,
+    scores: Iterable[tuple[Mapping[str, str], float]],
+    address: str,
+    hold: float = USUAL_SCRAPE_SECONDS,
 ) -> None:
     """Push a run's scores, wait until they were scraped, and delete them: a Pushgateway never forgets.
 

@@ -19,12 +19,9 @@ from prometheus_client.registry import Collector
 from xkd.errors import UserError
 from xkd.files import write_text
 from xkd.watch.collapse import VERDICTS, WINDOW, Limits, Verdict, judge
-from xkd.watch.metrics import INFO, METRICS
+from xkd.watch.metrics import INFO, METRICS, USUAL_SCRAPE_SECONDS
 
 Row = dict[str, Any]
-
-LAST_WORDS_SECONDS = 60.0
-"""How long an ended run waits for a last scrape; as long as Prometheus' usual interval."""
 
 
 class Telemetry:
@@ -106,7 +103,7 @@ class Telemetry:
         """Show how the run ends until a Prometheus that came before comes once more."""
         self._show({}, verdict)
         served = self._series.served
-        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        deadline = time.monotonic() + USUAL_SCRAPE_SECONDS
         while served and self._series.served == served and time.monotonic() < deadline:
             time.sleep(0.1)
 
