@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +27,7 @@ from xkd.train.distributed import World, keep_freed_memory
 from xkd.train.pretrain import schedule
 from xkd.train.step import Stepper
 from xkd.watch.collapse import Limits
+from xkd.watch.signals import information
 from xkd.watch.telemetry import Telemetry
 
 SCRAPE_SECONDS = 15.0
@@ -65,8 +67,10 @@ def main() -> None:
     fetching = seconds(values.tolist, given.repeats)
     names = [*terms, *stepper.signals()]
     row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
+    row |= information(row)
+    limits = replace(Limits.of(config, 10), grace=0)
     with tempfile.TemporaryDirectory() as folder:
-        telemetry = Telemetry(Path(folder), 0, Limits.of(config, 10))
+        telemetry = Telemetry(Path(folder), 0, limits)
         logging = seconds(lambda: telemetry.log({"step": next(numbers), **row}), given.repeats)
         scrape = seconds(lambda: urllib.request.urlopen(str(telemetry.address)).read(), given.repeats)  # noqa: S310
         telemetry.close()

@@ -286,8 +286,8 @@ class RunConfig:
     """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
     on_collapse: Literal["alert", "stop", "rollback"] = "alert"
     """What a verdict of collapse does: alert says so and trains on, stop ends the run, rollback goes back to
-    the checkpoint before the collapse with half the learning rate, and ends the run when it went back
-    `max_rollbacks` times. Numbers that are not finite end a run in any case, unless it goes back."""
+    the newest checkpoint before the collapse with half the learning rate, and ends the run when none is kept
+    or it went back `max_rollbacks` times. Numbers that are not finite end a run that may not go back."""
     max_rollbacks: int = 2
 
     @model_validator(mode="after")
@@ -295,6 +295,8 @@ class RunConfig:
         for name in ("accumulate", "log_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if not 0 <= (self.metrics_port or 0) <= 65535:
+            raise ValueError(f"metrics_port {self.metrics_port} must be between 0 and 65535")
         return self
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.tiny import collapsing_config
+from tests.tiny import collapsing_config, tiny_config
 from xkd.config import PretrainConfig
+from xkd.errors import UserError
 from xkd.settings import to_yaml
 from xkd.train.launch import launch
 from xkd.train.pretrain import pretrain
+from xkd.train.step import Stepper
 from xkd.train.stop import CollapsedError
 from xkd.watch.telemetry import Row, read_rows
 
@@ -80,6 +83,32 @@ def test_rollback_goes_back_with_half_the_learning_rate_as_often_as_it_may(
     assert lr[last + 1] == pytest.approx(halved[last + 1] * (0.5 if last + 1 > first else 0.25))
     said = capsys.readouterr().err
     assert f"back to step {first} with the learning rate times 0.5 (rollback 1 of 2)" in said
+
+
+def test_numbers_that_are_not_finite_go_back_to_the_newest_state(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = Stepper.step
+
+    def overflow_once(self: Stepper, number: int, *arguments: Any) -> dict[str, Any]:
+        if number == 17 and not json.loads((tmp_path / "run.json").read_text()).get("rollbacks"):
+            with torch.no_grad():
+                next(self.model.student.parameters()).fill_(torch.nan)
+        return healthy(self, number, *arguments)
+
+    monkeypatch.setattr(Stepper, "step", overflow_once)
+    config = tiny_config()
+    run = replace(config.run, on_collapse="rollback", checkpoint_every=5, keep_checkpoints=4)
+    assert pretrain(replace(config, run=run), prepared, tmp_path).healthy
+    (rollback,) = json.loads((tmp_path / "run.json").read_text())["rollbacks"]
+    assert rollback["verdict"] == "non_finite"
+    assert (rollback["step"], rollback["to"]) == (17, 15)
+
+
+def test_a_rollback_that_would_find_no_checkpoint_is_refused(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.keep_checkpoints=2 is sometimes but 5 steps old; keep more"):
+        pretrain(acting(on_collapse="rollback", checkpoint_every=5), prepared, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_a_checkpoint_to_go_back_to_the_run_ends(prepared: Path, tmp_path: Path) -> None:

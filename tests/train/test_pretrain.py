@@ -100,7 +100,14 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
     told = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
     elsewhere = {"loss_scale", "gpu_memory_bytes", "align_video_to_audio", "align_audio_to_video"}
-    constant = {"steps", "log_every", "rollbacks", "largest_entropy", "collapse_threshold"}
+    constant = {
+        "steps",
+        "log_every",
+        "rollbacks",
+        "largest_entropy",
+        "largest_information",
+        "collapse_threshold",
+    }
     constant |= {"skipped_unprepared", "skipped_without_modality"} | {f"verdict_{v}" for v in VERDICTS}
     assert told - NOT_REPEATED == elsewhere | constant
     facts = json.loads((whole / "run.json").read_text())

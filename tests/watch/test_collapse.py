@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.tiny import tiny_config
-from xkd.watch.collapse import DIRECTIONS, LONGEST_GRACE, WINDOW, Limits, judge
+from xkd.watch.collapse import DIRECTIONS, LONGEST_GRACE, WINDOW, Limits, judge, onset
 
 K = 1024
 LIMITS = Limits(K, clips=32)
@@ -18,7 +18,7 @@ def history(kd: float, kld: float, rows: int = 30, information: float = 1.5) -> 
     row = {"loss": 1.0}
     for d in DIRECTIONS:
         row |= {f"kd_{d}": kd, f"kld_{d}": kld, f"information_{d}": information}
-    return [row | {"step": 10 * i, "time": 1000.0 + i} for i in range(rows)]
+    return [row | {"step": 10 + 10 * i, "time": 1000.0 + i} for i in range(rows)]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,22 @@ def test_spikes_change_nothing() -> None:
 def test_nothing_collapses_before_a_window_and_in_the_warmup() -> None:
     assert judge(history(0.01, 0.005, WINDOW - 1), LIMITS).healthy
     assert not judge(history(0.01, 0.005, WINDOW), LIMITS).healthy
-    judged = judge(history(0.01, 0.005), Limits(K, 32, grace=290))
+    rows = history(0.01, 0.005)
+    began = int(rows[-WINDOW]["step"])
+    judged = judge(rows, Limits(K, 32, grace=began))
     assert judged.healthy
     assert "too early" in judged.reason
-    assert not judge(history(0.01, 0.005), Limits(K, 32, grace=289)).healthy
+    assert not judge(rows, Limits(K, 32, grace=began - 1)).healthy
+
+
+def test_the_onset_is_where_the_first_window_that_showed_it_begins() -> None:
+    rows = history(5.0, 2.0)
+    for row in rows[-15:]:
+        row |= {"kd_video_to_audio": 0.0, "kld_video_to_audio": 0.0}
+    called = next(end for end in range(1, len(rows) + 1) if not judge(rows[:end], LIMITS).healthy)
+    assert called < len(rows)
+    assert onset(rows, LIMITS) == onset(rows[:called], LIMITS) == rows[called - WINDOW]["step"]
+    assert onset(history(0.01, 0.005), LIMITS) == history(0.01, 0.005)[0]["step"]
 
 
 def test_limits_of_a_run() -> None:
@@ -90,7 +102,7 @@ def test_not_finite_names_the_term_and_the_step() -> None:
     rows[-3]["loss"] = math.nan
     judged = judge(rows, LIMITS)
     assert judged.verdict == "non_finite"
-    assert "loss not finite at step 270" in judged.reason
+    assert "loss not finite at step 280" in judged.reason
 
 
 def test_long_silence_is_a_stall_short_and_usual_silence_is_none() -> None:
@@ -100,7 +112,7 @@ def test_long_silence_is_a_stall_short_and_usual_silence_is_none() -> None:
     assert judge(rows, LIMITS, ended + 590).healthy
     judged = judge(rows, LIMITS, ended + 610)
     assert judged.verdict == "stalled"
-    assert "10 minutes, since step 290" in judged.reason
+    assert "10 minutes, since step 300" in judged.reason
     slow = [row | {"time": 100 * row["time"]} for row in rows]
     assert judge(slow, LIMITS, 100 * ended + 1900).healthy
     assert judge(slow, LIMITS, 100 * ended + 2100).verdict == "stalled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -64,3 +65,19 @@ def test_an_unreachable_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) 
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"xkd: the scores are not at the Pushgateway {address}: ")
     assert "refused" in said
+
+
+def test_what_is_no_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"http://127.0.0.1:{other.getsockname()[1]}"
+
+        def speak_otherwise() -> None:
+            caller, _ = other.accept()
+            with caller:
+                caller.recv(4096)
+                caller.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=speak_otherwise, daemon=True).start()
+        push_scores("mine", [(LABELS, 0.61)], address, 0.0)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"xkd: the scores are not at the Pushgateway {address}: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import socket
 import threading
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
+from xkd.config import RunConfig
 from xkd.errors import UserError
 from xkd.watch.collapse import DIRECTIONS, WINDOW, Limits
 from xkd.watch.metrics import METRICS, page
@@ -76,6 +79,47 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_process_that_goes_on_is_neither_stalled_nor_does_a_counter_fall(tmp_path: Path) -> None:
+    first = Telemetry(tmp_path, None, Limits(1024, 32))
+    for step in range(1, 30):
+        first.log(row(step) | {"skipped_unreadable": step, "time": 100.0, "checkpoint_time": 90.0})
+    began = time.time()
+    again = Telemetry(tmp_path, 0, Limits(1024, 32), resume_step=20)
+    shown = scrape(again)
+    assert shown["xkd_logged_timestamp_seconds", tmp_path.name] >= began
+    assert shown["xkd_checkpoint_timestamp_seconds", tmp_path.name] >= began
+    assert again.skipped_clips == shown["xkd_skipped_clips_total", tmp_path.name, "unreadable"] == 29
+    later = time.time() + 60
+    again.log(row(21) | {"skipped_unreadable": 30, "time": later, "checkpoint_time": 90.0})
+    shown = scrape(again)
+    assert shown["xkd_logged_timestamp_seconds", tmp_path.name] == later
+    assert shown["xkd_checkpoint_timestamp_seconds", tmp_path.name] < later
+    assert shown["xkd_skipped_clips_total", tmp_path.name, "unreadable"] == 30
+    again.close()
+
+
+def test_a_forked_process_does_not_keep_the_port(tmp_path: Path) -> None:
+    telemetry = Telemetry(tmp_path, 0, Limits(1024, 32))
+    port = int(str(telemetry.address).rsplit(":", 1)[1].split("/")[0])
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    child.start()
+    telemetry.close()
+    Telemetry(tmp_path, port, Limits(1024, 32)).close()
+    child.kill()
+    child.join()
+
+
+def test_a_taken_port_costs_a_run_that_is_there_no_rows(tmp_path: Path) -> None:
+    living = Telemetry(tmp_path, 0, Limits(1024, 32))
+    for step in range(1, 5):
+        living.log(row(step))
+    port = int(str(living.address).rsplit(":", 1)[1].split("/")[0])
+    with pytest.raises(UserError, match="in use"):
+        Telemetry(tmp_path, port, Limits(1024, 32), resume_step=2)
+    assert [r["step"] for r in read_rows(living.path)] == [1, 2, 3, 4]
+    living.close()
+
+
 def test_the_verdict_is_shown_as_it_falls(tmp_path: Path) -> None:
     telemetry = Telemetry(tmp_path, 0, Limits(1024, 32))
     for step in range(1, 2 * WINDOW):
@@ -112,6 +156,11 @@ def test_a_taken_port_is_one_line_and_a_closed_one_is_free(tmp_path: Path) -> No
             Telemetry(tmp_path, port, Limits(1024, 32))
     for _ in range(2):
         Telemetry(tmp_path, port, Limits(1024, 32)).close()
+
+
+def test_a_port_that_cannot_be_is_named() -> None:
+    with pytest.raises(ValidationError, match="metrics_port 70000 must be between 0 and 65535"):
+        RunConfig(metrics_port=70000)
 
 
 def test_a_torn_line_is_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,11 @@ class Checkpoints:
         return _step(left[-1])
 
     def facts(self) -> dict[str, float]:
-        """``checkpoint_time``, when the newest was written, if there is one."""
-        newest = self.newest()
-        return {"checkpoint_time": newest.stat().st_mtime} if newest else {}
+        """``checkpoint_time``, when the newest was written, if there is one; a busy disk ends no run."""
+        with suppress(OSError):
+            if newest := self.newest():
+                return {"checkpoint_time": newest.stat().st_mtime}
+        return {}
 
     def newest(self) -> Path | None:
         """The newest checkpoint."""

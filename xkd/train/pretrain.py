@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xkd.config import MODALITIES, Modality, PretrainConfig, load_config
+from xkd.config import MODALITIES, Modality, PretrainConfig, RunConfig, load_config
 from xkd.data.clips import TrainingClips, steps_per_epoch, training_batches
 from xkd.data.views import Views
+from xkd.errors import UserError
 from xkd.method.model import build_model
 from xkd.method.schedule import cosine, learning_rate, temperature
 from xkd.progress import progress
@@ -27,7 +28,7 @@ from xkd.train.pictures import save_pictures
 from xkd.train.run import Run, outcome
 from xkd.train.step import Stepper, precision
 from xkd.train.stop import StoppedError, StopSignal
-from xkd.watch.collapse import Limits, Verdict
+from xkd.watch.collapse import WINDOW, Limits, Verdict
 from xkd.watch.signals import information
 from xkd.watch.telemetry import Telemetry
 
@@ -64,6 +65,7 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
     # Mistakes first: what cannot be trained must not claim the directory.
     per_epoch = steps_per_epoch(len(clips), optim.batch_size, world.size, config.run.accumulate)
     precision(config.run.precision, world.device)
+    _check_reach(config.run)
     run = Run(out, config, clips.manifest, world)
     if run.finished:
         return outcome(out)
@@ -113,6 +115,7 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
             if saving and world.main:
                 checkpoints.save(done, stepper)
             if stopping:
+                run.paused()
                 world.barrier()  # a process that left would have the others ended in the middle of saving
                 raise StoppedError(
                     f"asked to stop; step {done} of {steps} is saved, and the same command goes on"
@@ -121,12 +124,26 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
         else:
             _publish(stepper, checkpoints, done, data, out)
         if not verdict.healthy and config.run.on_collapse == "rollback":
-            _roll_back(run, checkpoints, verdict, int(telemetry.rows[0]["step"]))
+            _roll_back(run, checkpoints, telemetry, verdict)
         if world.main:
-            telemetry.last_words(verdict)
             run.finish(verdict)
+            telemetry.last_words(verdict)
     world.barrier()
     return outcome(out)
+
+
+def _check_reach(run: RunConfig) -> None:
+    """Are checkpoints kept for as long as a verdict looks back?
+
+    Raises:
+        UserError: they are not, so that no rollback would find one.
+    """
+    kept, window = (run.keep_checkpoints - 1) * run.checkpoint_every, (WINDOW - 1) * run.log_every
+    if run.on_collapse == "rollback" and kept < window:
+        raise UserError(
+            f"run.on_collapse rollback: a verdict rests on {window} steps, and the oldest of "
+            f"run.keep_checkpoints={run.keep_checkpoints} is sometimes but {kept} steps old; keep more"
+        )
 
 
 def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps: int) -> Telemetry:
@@ -154,8 +171,8 @@ class _RolledBackError(Exception):
     """The run stands at an earlier checkpoint now, and goes on from there."""
 
 
-def _roll_back(run: Run, checkpoints: Checkpoints, verdict: Verdict, before: int) -> None:
-    """Go back to the newest checkpoint of step `before` or earlier.
+def _roll_back(run: Run, checkpoints: Checkpoints, telemetry: Telemetry, verdict: Verdict) -> None:
+    """Go back to the newest checkpoint from before a collapse; only finite states are ever saved.
 
     Raises:
         _RolledBackError: the run stands there now. Otherwise there is no such checkpoint, or the run went
@@ -163,7 +180,8 @@ def _roll_back(run: Run, checkpoints: Checkpoints, verdict: Verdict, before: int
     """
     back = 0
     if run.world.main and run.rollbacks < run.config.run.max_rollbacks:
-        back = checkpoints.drop_after(before)
+        saved_is_good = verdict.verdict == "non_finite"
+        back = checkpoints.drop_after(verdict.step if saved_is_good else telemetry.onset())
     back = run.world.highest(back)
     if back:
         run.rolled_back(verdict, back)

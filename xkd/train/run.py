@@ -73,28 +73,32 @@ class Run:
             shutil.copy(
                 self.out / "metrics.jsonl", self.out / f"metrics_before_rollback_{self.rollbacks}.jsonl"
             )
-            self._write("run.json", self.facts)
+        self.paused()
 
     def started(self, first: int, steps: int, address: str | None) -> None:
         """Say and record that training goes on after `first` of `steps` steps."""
-        self._begin = time.time()
+        self._begin = time.time() - self.facts.get("seconds", 0.0)
         self.facts |= {"steps": steps}
+        self._write("run.json", self.facts)
         if not self.world.main:
             return
-        self._write("run.json", self.facts)
         resumed = f", resumed after step {first}" if first else ""
         metrics = f", metrics at {address}" if address else ""
         print(f"pretrain: {steps} steps into {self.out}{resumed}{metrics}", file=sys.stderr, flush=True)
 
+    def paused(self) -> None:
+        """Record how long it has trained so far."""
+        self.facts |= {"seconds": time.time() - self._begin}
+        self._write("run.json", self.facts)
+
     def finish(self, verdict: Verdict) -> None:
         """Record the end; verdict.json is written last and marks the run finished."""
-        seconds = self.facts.get("seconds", 0.0) + time.time() - self._begin
-        self.facts |= {"seconds": seconds}
-        self._write("run.json", self.facts)
+        self.paused()
         self._write("verdict.json", verdict.to_dict())
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        write_text(self.out / name, json.dumps(values, indent=2) + "\n")
+        if self.world.main:
+            write_text(self.out / name, json.dumps(values, indent=2) + "\n")
 
 
 def outcome(out: Path) -> Verdict:

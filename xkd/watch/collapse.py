@@ -82,6 +82,11 @@ class Limits:
         return math.log(self.outputs) if self.outputs else math.nan
 
     @property
+    def largest_information(self) -> float:
+        """The logarithm of the clips in a batch, the most an output can tell of one; NaN likewise."""
+        return math.log(self.clips) if self.outputs else math.nan
+
+    @property
     def zero(self) -> float:
         """Under it KD or KLD counts as zero, in nats."""
         return ZERO * self.largest_entropy
@@ -91,8 +96,8 @@ def judge(history: Collection[Mapping[str, Any]], limits: Limits, now: float | N
     """Judge the newest rows of metrics.jsonl.
 
     Args:
-        history: rows with ``step``, ``loss``, ``time`` and ``kd_*``, ``kld_*`` per direction, oldest first;
-            more than `WINDOW` change nothing.
+        history: rows with ``step``, ``loss``, ``time`` and ``kd_*``, ``kld_*``, ``information_*`` per
+            direction, oldest first; more than `WINDOW` change nothing.
         limits: what they are held against.
         now: Unix time, for a run that should be running; None for one that has ended.
     """
@@ -113,6 +118,19 @@ def judge(history: Collection[Mapping[str, Any]], limits: Limits, now: float | N
     return _collapsed(window, limits) or (_stalled(window, now) if now else None) or _healthy(window, limits)
 
 
+def onset(history: Sequence[Mapping[str, Any]], limits: Limits) -> int:
+    """The step that the window begins at which first showed what the newest rows show: later states are lost.
+
+    Args:
+        history: all rows, the newest of which are not healthy.
+        limits: what they are held against.
+    """
+    end = len(history)
+    while end > WINDOW and not judge(history[end - 1 - WINDOW : end - 1], limits).healthy:
+        end -= 1
+    return int(history[max(0, end - WINDOW)]["step"])
+
+
 def _collapsed(window: Sequence[Mapping[str, Any]], limits: Limits) -> Verdict | None:
     if limits.outputs is None or _early(window, limits):
         return None
@@ -121,7 +139,7 @@ def _collapsed(window: Sequence[Mapping[str, Any]], limits: Limits) -> Verdict |
         kd, kld, told = (
             median(row[f"{name}_{direction}"] for row in window) for name in ("kd", "kld", "information")
         )
-        silent = told < ZERO * math.log(limits.clips) and kld < FOLLOWED * limits.largest_entropy
+        silent = told < ZERO * limits.largest_information and kld < FOLLOWED * limits.largest_entropy
         if min(kd, kld) >= limits.zero and not silent:
             continue
         # The entropy, what KD is above KLD, tells which collapse it is.
@@ -133,7 +151,7 @@ def _collapsed(window: Sequence[Mapping[str, Any]], limits: Limits) -> Verdict |
 
 
 def _early(window: Sequence[Mapping[str, Any]], limits: Limits) -> bool:
-    return len(window) < WINDOW or int(window[-1]["step"]) <= limits.grace
+    return len(window) < WINDOW or int(window[0]["step"]) <= limits.grace
 
 
 def _stalled(window: Sequence[Mapping[str, Any]], now: float) -> Verdict | None:

@@ -41,16 +41,17 @@ def verdict(**place: Any) -> Panel:
 
 
 def shares(**place: Any) -> Panel:
-    """KD, KLD and H as shares of ln K, with the level of a collapse."""
+    """KD, KLD, H and information as shares of what they can be, with the level of a collapse."""
     steps = [{"color": "red", "value": None}, {"color": "transparent", "value": ZERO}]
     return Panel(
-        "KD, KLD and entropy of $run",
-        "As shares of ln K. One-hot collapse: all go to 0. Constant collapse: KLD alone does. "
-        f"Below the line, {ZERO:.0%}, KD or KLD counts as zero.",
+        "KD, KLD, entropy and information of $run",
+        "As shares of the most there can be. One-hot collapse: all go to 0. Constant collapse: KLD or what "
+        f"the teachers tell of a clip does. What is below the line, {ZERO:.0%}, counts as zero; but not H.",
         {
             "KD {{direction}}": of("xkd:kd:ratio"),
             "KLD {{direction}}": of("xkd:kld:ratio"),
             "H {{direction}}": of("xkd:teacher_entropy:ratio"),
+            "information {{direction}}": of("xkd:information:ratio"),
         },
         unit="percentunit",
         defaults={
@@ -151,8 +152,11 @@ RUN = [
     Panel(
         "What the teachers tell of a clip",
         "Mutual information of clip and output: at 0 every clip has the same distribution. "
-        "It falls in either collapse, also where norms keep KLD from it.",
-        {"{{direction}}": of("xkd_teacher_information_nats")},
+        "It falls in either collapse, also where norms keep KLD from it. The line is a collapse's level.",
+        {
+            "{{direction}}": of("xkd_teacher_information_nats"),
+            "collapse": f"{ZERO} * {of('xkd_largest_information_nats')}",
+        },
         defaults={"min": 0},
     ),
     Panel(

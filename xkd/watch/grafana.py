@@ -11,6 +11,8 @@ from typing import Any
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTED = ('namespace=~"$namespace"', 'run=~"$run"')
 """Matchers of what is chosen at the top."""
+POD = "pod, instance, container, endpoint, job"
+"""Labels of where a series was scraped."""
 COLUMNS = 24
 """Of Grafana's grid."""
 
@@ -53,8 +55,8 @@ class Panel:
 
 
 def of(metric: str, *matchers: str) -> str:
-    """The series of the selected runs."""
-    return metric + "{" + ", ".join([*SELECTED, *matchers]) + "}"
+    """The series of the selected runs, whichever pod they came from: a replaced pod starts no new curve."""
+    return f"max without ({POD}) ({metric}{{{', '.join([*SELECTED, *matchers])}}})"
 
 
 def variable(name: str, label: str, query: str, *, several: bool) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def dashboard(
         "enable": True,
         "datasource": DATASOURCE,
         "iconColor": "red",
-        "expr": 'ALERTS{alertname=~"XKD.*", alertstate="firing", run=~"$run|"}',
+        "expr": 'ALERTS{alertname=~"XKD.*", alertstate="firing", namespace=~"$namespace|", run=~"$run|"}',
         "titleFormat": "{{alertname}}",
         "textFormat": "{{run}}",
     }

@@ -127,15 +127,19 @@ METRICS = (
     ),
     _one("xkd_samples_per_second", "Clips trained on per second, of all processes", "samples_per_second"),
     _one("xkd_gpu_memory_bytes", "Most GPU memory held by the first process so far", "gpu_memory_bytes"),
-    _one("xkd_logged_timestamp_seconds", "When the newest numbers were taken, Unix time", "time"),
+    _one(
+        "xkd_logged_timestamp_seconds",
+        "When the newest numbers were taken, or since when there could be any, Unix time",
+        "time",
+    ),
     _one(
         "xkd_checkpoint_timestamp_seconds",
-        "When the newest checkpoint was written, Unix time",
+        "When the newest checkpoint was written, or since when there could be one, Unix time",
         "checkpoint_time",
     ),
     Metric(
         "xkd_verdict",
-        "1 for the present verdict of the collapse watch, 0 for the others",
+        "1 for the verdict on the newest rows, 0 for the others; a process that hangs never says stalled",
         {verdict: f"verdict_{verdict}" for verdict in VERDICTS},
         "verdict",
         source="section B.5",
@@ -143,6 +147,11 @@ METRICS = (
     _one("xkd_log_interval_steps", "Steps between the rows of metrics.jsonl (run.log_every)", "log_every"),
     _one("xkd_rollbacks", "Times the run went back to an earlier checkpoint", "rollbacks"),
     _one("xkd_largest_entropy_nats", "ln K, the entropy of uniform outputs", "largest_entropy"),
+    _one(
+        "xkd_largest_information_nats",
+        "ln of the batch, all there is to tell of a clip",
+        "largest_information",
+    ),
     _one("xkd_collapse_threshold_nats", "KD or KLD below it is a collapse", "collapse_threshold"),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 
 from prometheus_client import CollectorRegistry, Gauge, delete_from_gateway, push_to_gateway
 
@@ -35,5 +36,6 @@ def push_scores(
         push_to_gateway(address, "xkd", registry, {"run": run}, timeout=10)
         time.sleep(hold)
         delete_from_gateway(address, "xkd", {"run": run}, timeout=10)
-    except (OSError, ValueError) as error:
-        print(f"xkd: the scores are not at the Pushgateway {address}: {error}", file=sys.stderr, flush=True)
+    except (OSError, ValueError, HTTPException) as error:
+        reason = " ".join(str(error).split())
+        print(f"xkd: the scores are not at the Pushgateway {address}: {reason}", file=sys.stderr, flush=True)

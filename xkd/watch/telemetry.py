@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from xkd.errors import UserError
 from xkd.files import write_text
-from xkd.watch.collapse import VERDICTS, WINDOW, Limits, Verdict, judge
+from xkd.watch.collapse import VERDICTS, WINDOW, Limits, Verdict, judge, onset
 from xkd.watch.metrics import INFO, METRICS, USUAL_SCRAPE_SECONDS
 
 Row = dict[str, Any]
@@ -57,18 +57,28 @@ class Telemetry:
             UserError: the port is taken.
         """
         self.path, self._limits = run / "metrics.jsonl", limits
-        rows = [row for row in read_rows(self.path) if row["step"] <= resume_step] if resume_step else []
+        everything = read_rows(self.path)
+        rows = [row for row in everything if row["step"] <= resume_step]
         self.rows = deque(rows, WINDOW)
         """The newest rows, as many as a judgement rests on."""
+        self.skipped_clips = max((int(row["skipped_unreadable"]) for row in everything), default=0)
+        """Unreadable clips so far, those of steps that are taken again too: a counter must not fall."""
+        began = time.time()
+        self._least = {"time": began, "checkpoint_time": began, "skipped_unreadable": self.skipped_clips}
+        """A process that has just begun is neither stalled nor late with its checkpoint."""
+        labels = {name: str((info or {}).get(name, "")) for name in INFO}
+        levels = {
+            "largest_entropy": limits.largest_entropy,
+            "largest_information": limits.largest_information,
+            "collapse_threshold": limits.zero,
+        }
+        self._series = _Series(run.name, labels, {**self._least, **levels, **(constants or {})})
+        self._server, self.address = self._serve(port)  # before another run of the same name loses its rows
         self._write = write
         if write:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
-        labels = {name: str((info or {}).get(name, "")) for name in INFO}
-        levels = {"largest_entropy": limits.largest_entropy, "collapse_threshold": limits.zero}
-        self._series = _Series(run.name, labels, {**levels, **(constants or {})})
         if self.rows:
             self._show(self.rows[-1], self.judge())
-        self._server, self.address = self._serve(port)
 
     def log(self, row: Row) -> Verdict:
         """Record one row; numbers that are not finite stay in the file as NaN or Infinity.
@@ -94,10 +104,9 @@ class Telemetry:
         """The verdict on the newest rows."""
         return judge(self.rows, self._limits)
 
-    @property
-    def skipped_clips(self) -> int:
-        """Unreadable clips so far."""
-        return int(self.rows[-1]["skipped_unreadable"]) if self.rows else 0
+    def onset(self) -> int:
+        """The step before which nothing of what the newest rows show was seen."""
+        return onset(read_rows(self.path), self._limits)
 
     def last_words(self, verdict: Verdict) -> None:
         """Show how the run ends until a Prometheus that came before comes once more."""
@@ -115,7 +124,8 @@ class Telemetry:
 
     def _show(self, row: Row, verdict: Verdict) -> None:
         told = {f"verdict_{name}": float(name == verdict.verdict) for name in VERDICTS}
-        self._series.values = {**self._series.values, **row, **told}
+        held = {name: max(row[name], least) for name, least in self._least.items() if name in row}
+        self._series.values = {**self._series.values, **row, **held, **told}
 
     def _serve(self, port: int | None) -> tuple[Any, str | None]:
         if port is None:
@@ -128,6 +138,7 @@ class Telemetry:
             raise UserError(
                 f"run.metrics_port {port}: {error.strerror}; choose another port, or 0 for any free one"
             ) from None
+        os.register_at_fork(after_in_child=server.socket.close)  # a loader's process must not keep the port
         return server, f"http://localhost:{server.server_port}/metrics"
 
 
