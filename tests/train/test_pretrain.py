@@ -328,8 +328,11 @@ def test_a_signal_saves_and_stops(
     assert "Traceback" not in said
     (saved,) = (out / "checkpoints").iterdir()
     assert f"step_{len(numbers(out)):08d}.pt" == saved.name
+    spent = json.loads((out / "run.json").read_text())["seconds"]
+    assert spent > 0
     pretrain(rarely, prepared, out)
     assert numbers(out) == numbers(whole)
+    assert json.loads((out / "run.json").read_text())["seconds"] > spent
 
 
 def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tmp_path: Path) -> None:

@@ -166,7 +166,8 @@ def test_a_port_that_cannot_be_is_named() -> None:
 def test_a_torn_line_is_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n{"st')
-    assert [r["step"] for r in read_rows(path)] == [1, 3]
+    for _ in range(2):
+        assert [r["step"] for r in read_rows(path)] == [1, 3]
     said = capsys.readouterr().err
     assert said.splitlines() == [f"xkd: line {n} of {path} is torn and left out" for n in (2, 4)]
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,5 +184,11 @@ def read_rows(path: Path) -> list[Row]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            print(f"xkd: line {number} of {path} is torn and left out", file=sys.stderr, flush=True)
+            _report_torn(path, number)
     return rows
+
+
+@cache
+def _report_torn(path: Path, number: int) -> None:
+    """Say it once, however often the file is read."""
+    print(f"xkd: line {number} of {path} is torn and left out", file=sys.stderr, flush=True)
