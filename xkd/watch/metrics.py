@@ -12,6 +12,8 @@ from typing import Literal
 from xkd.config import MODALITIES
 from xkd.watch.collapse import DIRECTIONS, VERDICTS
 
+UNITS = ("nats", "seconds", "bytes", "steps", "ratio")
+"""What names of metrics end in."""
 USUAL_SCRAPE_SECONDS = 60.0
 """Prometheus' own interval: as long is waited for a scrape of what would be gone after it."""
 
@@ -28,6 +30,12 @@ class Metric:
     kind: Literal["gauge", "counter"] = "gauge"
     source: str = ""
     """Equation, section or table of the paper."""
+
+    @property
+    def unit(self) -> str:
+        """What the name ends in, by Prometheus' custom; empty for a count and for what has none."""
+        last = self.name.rsplit("_", 1)[-1]
+        return last if last in UNITS else ""
 
 
 def _one(name: str, description: str, field: str, source: str = "") -> Metric:
@@ -181,13 +189,21 @@ def page() -> str:
         "also has the label `run`, the run directory's name. A gauge without a value yet is NaN, never 0.",
         "Fields are those of `metrics.jsonl`, which has no verdicts and nothing that never changes in a run.",
         "",
-        "| metric | kind | label | what it is | in the paper | field |",
-        "|---|---|---|---|---|---|",
+        "| metric | kind | unit | label | what it is | in the paper | field |",
+        "|---|---|---|---|---|---|---|",
     ]
     for metric in METRICS:
         label = f"`{metric.label}`: {', '.join(metric.fields)}" if metric.label else ""
         fields = ", ".join(f"`{field}`" for field in metric.fields.values())
-        cells = (f"`{metric.name}`", metric.kind, label, metric.description, metric.source, fields)
+        cells = (
+            f"`{metric.name}`",
+            metric.kind,
+            metric.unit,
+            label,
+            metric.description,
+            metric.source,
+            fields,
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += [
         "",
