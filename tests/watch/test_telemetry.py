@@ -82,13 +82,15 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_process_that_goes_on_is_neither_stalled_nor_does_a_counter_fall(tmp_path: Path) -> None:
     first = Telemetry(tmp_path, None, Limits(1024, 32))
     for step in range(1, 30):
-        first.log(row(step) | {"skipped_unreadable": step, "time": 100.0, "checkpoint_time": 90.0})
+        counted = {"skipped_unreadable": step, "skipped_steps": step // 2}
+        first.log(row(step) | counted | {"time": 100.0, "checkpoint_time": 90.0})
     began = time.time()
     again = Telemetry(tmp_path, 0, Limits(1024, 32), resume_step=20)
     shown = scrape(again)
     assert shown["xkd_logged_timestamp_seconds", tmp_path.name] >= began
     assert shown["xkd_checkpoint_timestamp_seconds", tmp_path.name] >= began
     assert again.skipped_clips == shown["xkd_skipped_clips_total", tmp_path.name, "unreadable"] == 29
+    assert shown["xkd_skipped_steps_total", tmp_path.name] == 14
     later = time.time() + 60
     again.log(row(21) | {"skipped_unreadable": 30, "time": later, "checkpoint_time": 90.0})
     shown = scrape(again)

@@ -62,11 +62,15 @@ class Telemetry:
         rows = [row for row in everything if row["step"] <= resume_step]
         self.rows = deque(rows, WINDOW)
         """The newest rows, as many as a judgement rests on."""
-        self.skipped_clips = max((int(row["skipped_unreadable"]) for row in everything), default=0)
-        """Unreadable clips so far, those of steps that are taken again too: a counter must not fall."""
+        counted = {
+            name: max((row[name] for row in everything if name in row), default=0)
+            for name in ("skipped_unreadable", "skipped_steps")
+        }
+        self.skipped_clips = int(counted["skipped_unreadable"])
+        """Unreadable clips so far, those of steps that are taken again too."""
         began = time.time()
-        self._least = {"time": began, "checkpoint_time": began, "skipped_unreadable": self.skipped_clips}
-        """A process that has just begun is neither stalled nor late with its checkpoint."""
+        self._least = {"time": began, "checkpoint_time": began, **counted}
+        """What has just begun is neither stalled nor late with its checkpoint, and no counter falls."""
         labels = {name: str((info or {}).get(name, "")) for name in INFO}
         levels = {
             "largest_entropy": limits.largest_entropy,
