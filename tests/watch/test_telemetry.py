@@ -183,6 +183,20 @@ def test_a_full_disk_does_not_end_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert said == f"xkd: the row of step 7 is not in {telemetry.path}: No space left on device\n"
 
 
+def test_a_half_written_row_takes_no_other_with_it(tmp_path: Path) -> None:
+    telemetry = Telemetry(tmp_path, None, Limits(1024, 32))
+    telemetry.log(row(1))
+    whole = telemetry.path.read_text()
+    telemetry.path.unlink()
+    telemetry.path.symlink_to("/dev/full")
+    telemetry.log(row(2))
+    telemetry.path.unlink()
+    telemetry.path.write_text(whole + '{"step": 2, "lo')  # as a disk that fills up leaves it
+    telemetry.log(row(3))
+    telemetry.log(row(4))
+    assert [r["step"] for r in read_rows(telemetry.path)] == [1, 3, 4]
+
+
 def test_numbers_that_are_not_finite_stay_in_the_file(tmp_path: Path) -> None:
     telemetry = Telemetry(tmp_path, None, Limits(1024, 32))
     telemetry.log(row(1) | {"loss": math.nan})

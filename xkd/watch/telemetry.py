@@ -79,7 +79,7 @@ class Telemetry:
         }
         self._series = _Series(run.name, labels, {**self._least, **levels, **(constants or {})})
         self._server, self.address = self._serve(port)  # before another run of the same name loses its rows
-        self._write = write
+        self._write, self._gap = write, ""  # a new line after a row that was perhaps half written
         if write:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         if self.rows:
@@ -95,10 +95,12 @@ class Telemetry:
         if self._write:
             try:
                 with self.path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(self._gap + json.dumps(row) + "\n")
                     file.flush()
                     os.fsync(file.fileno())
+                self._gap = ""
             except OSError as error:
+                self._gap = "\n"
                 line = f"xkd: the row of step {row['step']} is not in {self.path}: {error.strerror}"
                 print(line, file=sys.stderr, flush=True)
         verdict = self.judge()
@@ -185,6 +187,8 @@ def read_rows(path: Path) -> list[Row]:
         return []
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
