@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import tiny_config
+from xkd.files import write_text
 from xkd.settings import to_yaml
 from xkd.watch.screen import LEVELS, sparkline
 
@@ -96,7 +97,7 @@ def test_live_it_keeps_up_until_the_run_ends(run: Path) -> None:
         shown += read_until(screen, "step 14 of 28")
         assert watching.poll() is None
         verdict = {"verdict": "healthy", "reason": "as it ended", "step": 28}
-        (run / "verdict.json").write_text(json.dumps(verdict))
+        write_text(run / "verdict.json", json.dumps(verdict))  # at once, as runs do
         shown += read_until(screen, "as it ended")
         assert watching.wait(timeout=20) == 0
     os.close(screen)
