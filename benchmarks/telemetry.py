@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import torch
-from step import random_part
+from step import Timer, random_part
 
 from xkd.method.model import XKD
 from xkd.presets import get_preset
@@ -34,16 +31,6 @@ SCRAPE_SECONDS = 15.0
 """Between two scrapes."""
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Of one call, the median."""
-    taken = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
-    return median(taken)
-
-
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(
@@ -56,23 +43,24 @@ def main() -> None:
     config = resolve(get_preset(given.preset), None, [f"optim.batch_size={given.batch}"])
     world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     keep_freed_memory()
+    timer = Timer(world.device)
     torch.manual_seed(0)
     stepper = Stepper(XKD(config).to(world.device), config, world)
     part, now = random_part(config, world), schedule(config, 1000, 2000, 10)
     numbers = iter(range(1, 10**6))
     terms = stepper.step(next(numbers), [part], now)
-    step = seconds(lambda: stepper.step(next(numbers), [part], now), given.repeats)
-    signals = seconds(stepper.signals, given.repeats)
+    step = timer.median(lambda: stepper.step(next(numbers), [part], now), given.repeats)
+    signals = timer.median(stepper.signals, given.repeats)
     values = torch.stack([*terms.values(), *stepper.signals().values()])
-    fetching = seconds(values.tolist, given.repeats)
+    fetching = timer.median(values.tolist, given.repeats)
     names = [*terms, *stepper.signals()]
     row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
     row |= information(row)
     limits = replace(Limits.of(config, 10), grace=0)
     with tempfile.TemporaryDirectory() as folder:
         telemetry = Telemetry(Path(folder), 0, limits)
-        logging = seconds(lambda: telemetry.log({"step": next(numbers), **row}), given.repeats)
-        scrape = seconds(lambda: urllib.request.urlopen(str(telemetry.address)).read(), given.repeats)  # noqa: S310
+        logging = timer.median(lambda: telemetry.log({"step": next(numbers), **row}), given.repeats)
+        scrape = timer.median(lambda: urllib.request.urlopen(str(telemetry.address)).read(), given.repeats)  # noqa: S310
         telemetry.close()
     every = config.run.log_every
     per_step = (signals + fetching + logging) / every
