@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-PHASES = ("data_wait", "forward_backward", "optimizer")
+from xkd.watch.metrics import PHASES
 
 
 class Clock:

@@ -14,6 +14,8 @@ from xkd.watch.collapse import DIRECTIONS, VERDICTS
 
 UNITS = ("nats", "seconds", "bytes", "steps", "ratio")
 """What names of metrics end in."""
+PHASES = ("data_wait", "forward_backward", "optimizer")
+"""Of a step, in their order."""
 USUAL_SCRAPE_SECONDS = 60.0
 """Prometheus' own interval: as long is waited for a scrape of what would be gone after it."""
 
@@ -131,7 +133,7 @@ METRICS = (
         "Time of a step by part, as the device sees it",
         "seconds",
         "phase",
-        ("data_wait", "forward_backward", "optimizer"),
+        PHASES,
     ),
     _one("xkd_samples_per_second", "Clips trained on per second, of all processes", "samples_per_second"),
     _one("xkd_gpu_memory_bytes", "Most GPU memory held by the first process so far", "gpu_memory_bytes"),
