@@ -64,7 +64,9 @@ class Telemetry:
         """The newest rows, as many as a judgement rests on."""
         counted = {
             name: max((row[name] for row in everything if name in row), default=0)
-            for name in ("skipped_unreadable", "skipped_steps")
+            for metric in METRICS
+            if metric.kind == "counter"
+            for name in metric.fields.values()
         }
         self.skipped_clips = int(counted["skipped_unreadable"])
         """Unreadable clips so far, those of steps that are taken again too."""
