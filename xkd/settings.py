@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -75,7 +75,7 @@ def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = 
     values = to_dict(base)
     if file is not None:
         path, _, section = file.partition(":")
-        _merge(values, load_yaml(path, section or None), path)
+        _merge(values, load_yaml(path, section or None), path, type(base))
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -83,7 +83,7 @@ def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = 
         nested: Any = _FloatLoader(text).get_single_data()
         for key in reversed(name.strip().split(".")):
             nested = {key: nested}
-        _merge(values, nested, "--set")
+        _merge(values, nested, "--set", type(base))
     return build(type(base), values, "configuration")
 
 
@@ -98,15 +98,19 @@ def difference(ours: object, theirs: object) -> list[str]:
     return walk(to_dict(ours), to_dict(theirs), "")
 
 
-def _merge(into: dict[str, Any], values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Lay `values` over `into`; a name that `into` lacks is a typo, reported with its neighbours."""
+def _merge(
+    into: dict[str, Any], values: Mapping[str, Any], source: str, kind: type[Any], prefix: str = ""
+) -> None:
+    """Lay `values` over `into`, a `kind`; a name that it lacks is a typo, reported with its neighbours."""
+    hints: dict[str, Any] = get_type_hints(kind)
+    sections = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
     for key, value in values.items():
         if key not in into:
             raise UserError(f"{source}: no setting {prefix}{key}{nearest(key, into)}")
-        if isinstance(into[key], dict):
+        if key in sections:
             if not isinstance(value, Mapping):
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
-            _merge(into[key], value, source, f"{prefix}{key}.")
+            _merge(into[key], value, source, sections[key], f"{prefix}{key}.")
         else:
             into[key] = value
 

@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from xkd.errors import UserError
 from xkd.train.agent import worker
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     what, folder, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
     (folder / f"{rank}.parent").write_text(str(os.getppid()))
@@ -27,6 +28,7 @@ def main() -> None:
     if what in ("wait", "killed"):
         (folder / f"{rank}.ready").touch()
         time.sleep(600)
+    return {"spoke": what}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
-"""torchrun as the launcher starts it: it does not outlive its launcher and says in one line how it ended.
+"""One host's part of a job: torchrun's agent, which keeps this host's workers going and ends in one line.
 
-``python -m xkd.train.agent`` takes torchrun's arguments. Where torchrun ends with a traceback
-of its own, this writes what the first failed worker left, the worker's exit code with it, to torchrun's
-error file, from which TorchX hands it to `xkd.train.launch`.
+``python -m xkd.train.agent`` is started on every host by TorchX. It differs from the ``torchrun``
+command in what it does when something ends:
+
+- it restarts workers that may succeed the next time, and none that made a mistake or collapsed;
+- asked to stop, it has the workers save before they end, however long that takes;
+- it leaves the first failed worker's own message, the worker's exit code with it, in torchrun's error file,
+  from which TorchX (on this machine) or the kubelet (on a cluster) hands it to `xkd.train.launch`;
+- it ends with the process that started it.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import logging
@@ -17,64 +23,157 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from xkd.errors import UserError
-from xkd.train.stop import ASKING
+from xkd.train.stop import ASKING, CollapsedError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+
+LOST = 69
+"""Exit code of an agent that lost the other hosts; EX_UNAVAILABLE of sysexits.h."""
+FINAL = (UserError.exit_code, CollapsedError.exit_code)
+"""Exit codes of workers that would end the same way the next time."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_REPORT_FILE = "XKD_REPORT_FILE"
+"""Names the agent's own error file to its workers, for which torchrun sets another one."""
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _PATIENCE = 600
 """Seconds that workers have to finish their step and save it."""
 _AGAIN = 5.0
 """Seconds after which another signal is a second wish; sooner it is the first one, come by two ways."""
+_POLL = 0.1
 
 
-def worker(main: Callable[[], None]) -> None:
+def worker(main: Callable[[], dict[str, Any]]) -> None:
     """Run a worker's main: it ends with the process that started it, and a `UserError` is one line.
 
-    The line goes to torchrun's error file, once for however many workers; without torchrun to stderr.
+    The line goes to torchrun's error file, once for however many workers; without torchrun to stderr. What
+    `main` returns is left beside it, as the job's result.
     """
     _end_with_parent()
     try:
-        main()
+        result = main()
     except UserError as error:
-        if _ERROR_FILE in os.environ:
-            _report(str(error), error.exit_code)
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        facts = {"verdict": error.verdict.to_dict()} if isinstance(error, CollapsedError) else {}
+        sys.exit(_report_failure(str(error), error.exit_code, **facts))
+    if _REPORT_FILE in os.environ and os.environ["RANK"] == "0":
+        _report(os.environ[_REPORT_FILE], "finished", 0, **result)
 
 
 def main() -> None:
-    """Entry point: torchrun's agent."""
+    """Entry point: the agent of one host."""
     _end_with_parent()
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    parser = argparse.ArgumentParser(prog="python -m xkd.train.agent", description=__doc__)
+    parser.add_argument("--job", required=True, help="name that all hosts of the job share")
+    parser.add_argument("--nodes", default="1:1", help="MIN:MAX hosts; it waits for MIN and lets in MAX")
+    parser.add_argument("--node", type=int, default=0, help="this host's number; 0 is where the others meet")
+    parser.add_argument("--rendezvous", default="localhost:0", help="HOST:PORT of host 0, port 0 any")
+    parser.add_argument("--address", help="this host's address, where the others cannot resolve its name")
+    parser.add_argument("--processes", type=int, default=1, help="workers on this host")
+    parser.add_argument("--restarts", type=int, default=0, help="how often workers are restarted")
+    parser.add_argument("module", help="what each worker runs: python -m MODULE ARGUMENT ...")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    # The agent's errors repeat what the report says.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    code = _run(parser.parse_args())
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
 
-    # Its errors repeat what the report below says.
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.elastic.agent.server.api").setLevel(logging.CRITICAL)
-    _let_workers_save()
-    handled = ["--signals_to_handle", "SIGQUIT"]
+
+def _run(given: argparse.Namespace) -> int:
+    """Keep the workers going to their end, and report it.
+
+    Returns:
+        The exit code of the first worker that failed, negative for a signal; 0 for success.
+    """
+    from torch.distributed import DistNetworkError
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    fewest, most = map(int, given.nodes.split(":"))
+    asked = _let_workers_save()
+    if _ERROR_FILE in os.environ:
+        os.environ[_REPORT_FILE] = os.environ[_ERROR_FILE]
+    # Signals are handled above; this one is for torchrun to take, which insists on one.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     try:
-        run.run(run.parse_args([*handled, *sys.argv[1:]]))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        left = failure.error_file_data.get("message")
-        if isinstance(left, dict):
-            _report(left["message"], failure.exitcode)
-        elif failure.exitcode < 0:
-            _report(f"worker {rank} was ended by {failure.signal_name()}", failure.exitcode)
-        else:
-            _report(f"worker {rank} failed with exit code {failure.exitcode}", failure.exitcode)
-        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+        handler = get_rendezvous_handler(
+            RendezvousParameters(
+                "c10d",
+                given.rendezvous,
+                given.job,
+                fewest,
+                most,
+                given.address,
+                is_host=given.node == 0,
+            )
+        )
+        spec = WorkerSpec(
+            role="train",
+            local_world_size=given.processes,
+            rdzv_handler=handler,
+            entrypoint=sys.executable,
+            args=("-u", "-m", given.module, *given.arguments),
+            max_restarts=given.restarts,
+            monitor_interval=_POLL,
+            local_addr=given.address,
+        )
+        result = _agent(asked)(spec, DefaultLogsSpecs()).run()
+        if not asked:
+            handler.shutdown()  # hosts that wait for this one need not
+    except (RendezvousError, DistNetworkError) as error:
+        reason = " ".join(str(error).split())
+        return _report_failure(f"lost the other hosts at {given.rendezvous}: {reason}", LOST)
+    except SignalException as error:
+        return _report_failure(f"ended by {error.sigval.name}", -error.sigval)
+    return _explain(result)
 
 
-def _let_workers_save() -> None:
+def _agent(asked: list[float]) -> Any:
+    """The class of torchrun's agent that gives up where another try is in vain, or not wanted."""
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+    class Agent(LocalElasticAgent):
+        def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+            result: RunResult = super()._monitor_workers(worker_group)
+            codes = [failure.exitcode for failure in result.failures.values()]
+            if asked or any(code in FINAL for code in codes):
+                self._remaining_restarts = 0
+            return result
+
+    return Agent
+
+
+def _explain(result: RunResult | None) -> int:
+    """Report how the workers ended, by the failure that says most."""
+    if result is None:
+        return _report_failure("the other hosts went on without this one", LOST)
+    if not result.is_failed():
+        return 0
+    failures = result.failures
+    rank = min(failures, key=lambda rank: (failures[rank].exitcode not in FINAL, failures[rank].timestamp))
+    failure = failures[rank]
+    left = failure.error_file_data.get("message")
+    if isinstance(left, dict):
+        return _report_failure(left["message"], failure.exitcode, **left.get("extraInfo", {}))
+    if failure.exitcode < 0:
+        return _report_failure(f"worker {rank} was ended by {failure.signal_name()}", failure.exitcode)
+    return _report_failure(f"worker {rank} failed with exit code {failure.exitcode}", failure.exitcode)
+
+
+def _let_workers_save() -> list[float]:
     """Pass SIGTERM and SIGINT on to the workers, and end as they do.
 
     torchrun would kill them 30 seconds later, in the middle of a large checkpoint. Asked again after a
     while, or after long waiting, this kills them too.
+
+    Returns:
+        When the first such signal came; empty until then.
     """
     first: list[float] = []
 
@@ -90,6 +189,7 @@ def _let_workers_save() -> None:
 
     for number in (*ASKING, signal.SIGALRM):
         signal.signal(number, asked)
+    return first
 
 
 def pass_on(number: signal.Signals, to: str = "") -> int:
@@ -108,10 +208,23 @@ def pass_on(number: signal.Signals, to: str = "") -> int:
     return count
 
 
-def _report(message: str, code: int) -> None:
-    """Write a failure as torchrun writes it, for the process above to read."""
-    entry = {"message": message, "errorCode": code, "extraInfo": {"timestamp": str(int(time.time()))}}
-    Path(os.environ[_ERROR_FILE]).write_text(json.dumps({"message": entry}))
+def _report_failure(message: str, code: int, **extra: Any) -> int:
+    """Report a failure to the process above, or on stderr where there is none."""
+    if _ERROR_FILE in os.environ:
+        _report(os.environ[_ERROR_FILE], message, code, **extra)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _report(path: str, message: str, code: int, **extra: Any) -> None:
+    """Write how something ended as torchrun writes it, for the process above to read."""
+    entry = {
+        "message": message,
+        "errorCode": code,
+        "extraInfo": {"timestamp": str(int(time.time())), **extra},
+    }
+    Path(path).write_text(json.dumps({"message": entry}))
 
 
 def _end_with_parent() -> None:

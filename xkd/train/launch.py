@@ -1,7 +1,8 @@
 """Start pretraining through TorchX and torchrun, follow it to its end, leave nothing running.
 
-TorchX's ``local_cwd`` scheduler starts one torchrun on this machine, which starts the workers
-(``python -m xkd.train.pretrain``). Their output goes straight to this process's console.
+The same `AppDef` serves every place. TorchX's ``local_cwd`` scheduler starts one agent (`xkd.train.agent`) on
+this machine, which starts the workers (``python -m xkd.train.pretrain``); their output goes straight to this
+process's console. Its Kubernetes scheduler starts an agent a pod, as a Volcano Job (`xkd.cluster`).
 """
 
 from __future__ import annotations
@@ -13,21 +14,34 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
 from torchx.specs import AppDef, AppState, AppStatus, Role, macros
 
+from xkd.cluster.config import ClusterConfig
 from xkd.config import PretrainConfig
 from xkd.errors import UserError
-from xkd.settings import to_yaml
-from xkd.train.agent import pass_on
+from xkd.settings import to_dict
+from xkd.train.agent import FINAL, pass_on
 from xkd.train.run import read_json
 from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import Verdict
 
+if TYPE_CHECKING:
+    from xkd.cluster.volcano import Job
+
+RENDEZVOUS_PORT = 29400
+POD_ENV = {
+    "POD_IP": "[FIELD_PATH]status.podIP",
+    # The root file system is read-only; what wants a home finds one on a volume of the pod's own.
+    "HOME": "/tmp",  # noqa: S108
+    # The kubelet hands this file's text to whoever reads the pod's status.
+    "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
+    "NCCL_DEBUG": "WARN",
+    "PYTHONUNBUFFERED": "1",
+}
 _POLL = 0.5
 
 
@@ -37,44 +51,132 @@ class TrainingError(UserError):
     exit_code = 1
 
 
-def launch(config: PretrainConfig, data: Path, out: Path, processes: int = 1) -> Verdict:
-    """Pretrain on this machine, in `processes` workers, and wait for the end.
+def launch(
+    config: PretrainConfig,
+    data: Path,
+    out: Path,
+    processes: int = 1,
+    cluster: ClusterConfig | None = None,
+    run_id: str = "",
+) -> Verdict:
+    """Pretrain, on this machine or on a cluster, and wait for the end.
 
-    A run directory of the same configuration is resumed from its last checkpoint.
+    A run directory of the same configuration is resumed from its last checkpoint. On a cluster, a job that
+    already does the same work is found and followed.
+
+    Args:
+        config: what is trained.
+        data: the prepared dataset.
+        out: the run directory. On a cluster both are paths in the pods.
+        processes: workers on this machine.
+        cluster: where on a cluster; none: on this machine.
+        run_id: the pipeline's run that asks for it, on a cluster.
 
     Returns:
         How the finished run was judged; also if it ended by that, before its last step.
 
     Raises:
-        UserError: a mistake to mend first, as a worker found it.
-        TrainingError: a worker crashed or was killed.
+        UserError: a mistake to mend first, as a worker or the cluster found it.
+        TrainingError: a worker crashed or was killed, or the job failed, is gone or took too long.
         StoppedError: SIGINT or SIGTERM came and the state was saved.
-        KeyboardInterrupt, SystemExit: after the workers were stopped, on SIGINT and SIGTERM.
+        KeyboardInterrupt, SystemExit: after everything was stopped, on SIGINT and SIGTERM.
     """
+    if cluster:
+        return _on_cluster(training_job(config, data, out, cluster, run_id))
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
-    with NamedTemporaryFile("w", prefix="xkd-", suffix=".yaml") as file:
-        file.write(to_yaml(config))
-        file.flush()
-        arguments = ["--config", file.name, "--data", str(data.resolve()), "--out", str(out.resolve())]
-        # What the loader's workers decode on is not there for computing.
-        threads = len(os.sched_getaffinity(0)) // processes - config.run.workers
-        follow(appdef("xkd.train.pretrain", arguments, processes, max(1, threads)))
+    # What the loader's workers decode on is not there for computing.
+    threads = len(os.sched_getaffinity(0)) // processes - config.run.workers
+    arguments = _arguments(config, data.resolve(), out.resolve())
+    follow(appdef("xkd.train.pretrain", arguments, processes, max(1, threads)))
     return Verdict(**read_json(out / "verdict.json"))
 
 
-def appdef(module: str, arguments: Sequence[str], processes: int, threads: int) -> AppDef:
-    """The job: torchrun of ``-m module`` with this many workers, each computing on so many threads."""
-    torchrun = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", macros.app_id]
-    workers = ["--nnodes", "1", "--nproc-per-node", str(processes), "--max-restarts", "0"]
+def training_job(
+    config: PretrainConfig, data: Path, out: Path, cluster: ClusterConfig, run_id: str = ""
+) -> Job:
+    """Pretraining as a cluster's job; arguments as of `launch`. Its name is the same for the same work.
+
+    Raises:
+        UserError: there is no such node type.
+    """
+    from xkd.cluster.volcano import Job, job_name
+
+    cluster = cluster.placed()
+    arguments = _arguments(config, data, out)
+    name = job_name(out.name, run_id, arguments, cluster.image, cluster.nodes)
+    threads = max(0, cluster.cores // cluster.workers - config.run.workers)
+    app = appdef("xkd.train.pretrain", arguments, cluster.workers, threads, cluster, name)
+    if run_id:
+        app.roles[0].env["KFP_RUN_ID"] = run_id
+    ports = {"rendezvous": RENDEZVOUS_PORT}
+    if config.run.metrics_port:
+        ports["metrics"] = config.run.metrics_port
+    return Job(name, app, cluster, FINAL, run_id, ports)
+
+
+def _arguments(config: PretrainConfig, data: Path, out: Path) -> list[str]:
+    """What each worker is told; the settings themselves, because pods see no file of the launcher's."""
+    return ["--settings", json.dumps(to_dict(config)), "--data", str(data), "--out", str(out)]
+
+
+def appdef(
+    module: str,
+    arguments: Sequence[str],
+    processes: int,
+    threads: int,
+    cluster: ClusterConfig | None = None,
+    name: str = "xkd",
+) -> AppDef:
+    """The job: on each host an agent (`xkd.train.agent`) with its workers, ``python -m module``.
+
+    Args:
+        module: what each worker runs.
+        arguments: the worker's arguments.
+        processes: workers on each host.
+        threads: threads that each worker computes on; 0: as many as torch takes.
+        cluster: where on a cluster; none: on this machine.
+        name: names the hosts' rendezvous.
+    """
+    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))} if threads else {}
+    agent = ["-m", "xkd.train.agent", "--job", name, "--processes", str(processes)]
+    work = [module, *arguments]
+    if cluster is None:
+        role = Role(name="train", image="", entrypoint=sys.executable, args=[*agent, *work], env=env)
+        return AppDef(name="xkd", roles=[role])
+    fewest = cluster.min_nodes or cluster.nodes
+    agent += ["--nodes", f"{fewest}:{cluster.nodes}", "--restarts", str(cluster.restarts)]
+    # The kubelet expands $(...). TorchX names host 0 by a variable that Volcano sets in the others' pods.
+    agent += ["--node", macros.replica_id, "--address", "$$(POD_IP)"]
+    agent += ["--rendezvous", f"$$({macros.rank0_env}):{RENDEZVOUS_PORT}"]
     role = Role(
-        name="train",
-        image="",
-        entrypoint=sys.executable,
-        args=["-m", "xkd.train.agent", *torchrun, *workers, "-m", module, *arguments],
-        env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))},
+        name="train",  # a hyphen would break the variable that is made of it
+        image=cluster.image,
+        entrypoint="python",
+        args=[*agent, *work],
+        env=env | POD_ENV,
+        num_replicas=cluster.nodes,
+        min_replicas=fewest,
     )
     return AppDef(name="xkd", roles=[role])
+
+
+def _on_cluster(job: Job) -> Verdict:
+    """Follow a job on a cluster to its end; of its pods, the one that knows most says what it was worth."""
+    from xkd.cluster.follow import run
+
+    outcome = run(job)
+    ends = sorted(outcome.ends, key=lambda end: end.code not in FINAL)
+    verdict = next((Verdict(**end.facts["verdict"]) for end in ends if "verdict" in end.facts), None)
+    if verdict and (outcome.succeeded or ends[0].code == CollapsedError.exit_code):
+        return verdict
+    if ends and ends[0].code in FINAL:
+        raise UserError(ends[0].message)
+    why = "; ".join(str(end) for end in ends if end.code) or "none of its pods is left to say why"
+    raise TrainingError(
+        f"pretraining failed: job {outcome.name} is {outcome.phase} after {outcome.restarts} restart(s): "
+        f"{why}; the same command resumes from the last checkpoint"
+    )
 
 
 def follow(app: AppDef) -> None:

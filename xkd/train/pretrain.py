@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from xkd.errors import UserError
 from xkd.method.model import build_model
 from xkd.method.schedule import cosine, learning_rate, temperature
 from xkd.progress import progress
+from xkd.settings import build
 from xkd.train.agent import worker
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.clock import Clock
@@ -228,13 +231,23 @@ def _measured(terms: dict[str, Tensor], skipped: int, world: World) -> dict[str,
     return dict(zip(terms, values.tolist(), strict=True))
 
 
-def main() -> None:
-    """The process that torchrun starts: ``--config FILE --data DIR --out RUN``."""
+def main() -> dict[str, Any]:
+    """The process that torchrun starts: ``--config FILE --data DIR --out RUN``.
+
+    Instead of the file, ``--settings`` gives what is in it: hosts need share no file with the launcher.
+    """
     parser = argparse.ArgumentParser(prog="python -m xkd.train.pretrain", description=main.__doc__)
-    for name in ("config", "data", "out"):
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--config", type=Path, help="the resolved configuration, YAML")
+    given.add_argument("--settings", help="the resolved configuration as JSON")
+    for name in ("data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    given = parser.parse_args()
-    pretrain(load_config(given.config), given.data, given.out)
+    values = parser.parse_args()
+    if values.config:
+        config = load_config(values.config)
+    else:
+        config = build(PretrainConfig, json.loads(values.settings), "--settings")
+    return {"verdict": pretrain(config, values.data, values.out).to_dict()}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ class CollapsedError(UserError):
     """Beside 75, which asks for another try."""
 
     def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
         super().__init__(f"the run ended as {verdict.verdict}: {verdict.reason}")
 
 

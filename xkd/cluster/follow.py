@@ -1,0 +1,294 @@
+"""Follow a job on a cluster: start it or find it, wait for its end, leave nothing running.
+
+The Job's own policies restart it (`xkd.cluster.volcano`), so that it goes on while no launcher follows it. A
+launcher that is started again for the same work finds the job by its name. What a pod leaves as its
+termination message says why it ended; logs are shown, and nothing is read from them.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from kubernetes import client
+
+from xkd.cluster.api import Api, Pace, say
+from xkd.cluster.logs import logs_shown
+from xkd.cluster.volcano import RUN_LABEL, Job
+from xkd.errors import UserError
+
+WAITING = ("Pending", "Inqueue", "Restarting")
+"""Phases in which a job needs nodes; the deadline of the queue runs."""
+SUCCEEDED = "Completed"
+ENDED = (SUCCEEDED, "Failed", "Terminated", "Aborted")
+"""Phases that a job does not leave by itself. Unknown ones are taken for being on the way."""
+
+
+class LaunchError(UserError):
+    """The job did not come to its own end; the same command begins it anew."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class End:
+    """How a pod ended."""
+
+    pod: str
+    code: int
+    message: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else the pod left."""
+
+    def __str__(self) -> str:
+        return f"{self.pod}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    name: str
+    phase: str
+    restarts: int
+    ends: Collection[End]
+    """Of its pods, as far as they were seen; the last of each."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it did all its work."""
+        return self.phase == SUCCEEDED
+
+
+def run(job: Job, pace: Pace = Pace()) -> Outcome:
+    """Start a job, or find the one that is there, and follow it to its end; cancelled, it leaves nothing.
+
+    A job of the same name that succeeded is read. One that failed is begun anew, unless that was final
+    and within the same pipeline's run, where nobody can have mended anything.
+
+    Raises:
+        UserError: the cluster refuses it.
+        LaunchError: the job is gone, or is past a deadline and was cancelled.
+        AwayError: the Kubernetes API does not answer; the job goes on.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came and the job was cancelled.
+    """
+    api = Api(job.cluster.namespace, pace)
+    watch = _Watch(api, job)
+    with _signals_raised():
+        try:
+            _submit(api, job)
+            with logs_shown(api, job.first_pod):
+                outcome = watch.to_the_end()
+        except (KeyboardInterrupt, SystemExit, _DeadlineError) as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being asked twice does not help
+            say(f"{watch.summary()}; cancelling it")
+            api.delete(job.name)
+            if isinstance(error, _DeadlineError):
+                raise LaunchError(str(error)) from None
+            raise
+    say(watch.summary())
+    return outcome
+
+
+def release(run_id: str, namespace: str = "") -> list[str]:
+    """Cancel the jobs that a pipeline's run started and that still are there.
+
+    Returns:
+        Their names.
+    """
+    api = Api(namespace)
+    names = [name for name in api.names(f"{RUN_LABEL}={run_id}") if not _ended(api.read(name))]
+    for name in names:
+        api.delete(name)
+    return names
+
+
+class _DeadlineError(Exception):
+    """A job took too long."""
+
+
+def _submit(api: Api, job: Job) -> None:
+    """Have the job there: begun now, found on its way, or found at an end that need not be repeated."""
+    found = api.read(job.name)
+    if found and found["metadata"].get("deletionTimestamp"):
+        say(f"an earlier job {job.name} is being removed; waiting for that")
+    elif found and _ended(found) and _phase(found) != SUCCEEDED and not (job.run_id and _is_final(api, job)):
+        say(f"an earlier job {job.name} is {_phase(found)}; beginning it anew")
+    elif found:
+        say(f"job {job.name} is there already ({_phase(found)}); following it")
+        return
+    if found:
+        api.delete(job.name, wait=True)
+    if api.create(job.request()):
+        say(f"job {job.name} submitted in namespace {api.namespace}")
+
+
+def _is_final(api: Api, job: Job) -> bool:
+    """Whether a pod ended in a way that another try would repeat."""
+    ends = map(_end, api.pods(job.name))
+    return any(end and end.code in job.final for end in ends)
+
+
+class _Watch:
+    """One job, from the first look at it to its end."""
+
+    def __init__(self, api: Api, job: Job) -> None:
+        self.api, self.name, self.cluster = api, job.name, job.cluster
+        self._ends: dict[str, End] = {}
+        """The last end seen of each pod: of a restarted job the pods are gone soon."""
+        self._job: dict[str, Any] = {}
+
+    def to_the_end(self) -> Outcome:
+        """Look at the job until it ended.
+
+        Raises:
+            LaunchError: it is gone.
+            _DeadlineError: it waits, or runs, for too long.
+        """
+        pause, before = self.api.pace.first, ""
+        while True:
+            job = self.api.read(self.name)
+            if job is None:
+                raise LaunchError(
+                    f"job {self.name} is gone, deleted by somebody or by its own time limit; "
+                    "the same command begins it anew"
+                )
+            self._job = job
+            changed = self._note_ends()
+            phase = _phase(job)
+            if phase != before:
+                say(f"job {self.name}: {phase}" + (f", restart {self._restarts}" if self._restarts else ""))
+            if phase in ENDED:
+                return Outcome(self.name, phase, self._restarts, self._ends.values())
+            self._check_deadlines(phase)
+            pause = (
+                self.api.pace.first if changed or phase != before else min(2 * pause, self.api.pace.longest)
+            )
+            before = phase
+            time.sleep(pause)
+
+    def summary(self) -> str:
+        """State, time and attempts in a line."""
+        if not self._job:
+            return f"job {self.name}: not begun"
+        spent = _seconds_by_phase(self._job)
+        running = spent.get("Running", 0.0)
+        waiting = sum(spent.get(phase, 0.0) for phase in WAITING)
+        return (
+            f"job {self.name}: {_phase(self._job)}, {self._restarts + 1} attempt(s), "
+            f"{_clock(running)} running, {_clock(waiting)} waiting for nodes"
+        )
+
+    @property
+    def _restarts(self) -> int:
+        return int(self._job.get("status", {}).get("retryCount", 0))
+
+    def _note_ends(self) -> bool:
+        """Remember how pods ended, and tell what is new of that."""
+        news = False
+        for pod in self.api.pods(self.name):
+            end = _end(pod)
+            if end and self._ends.get(end.pod) != end:
+                self._ends[end.pod] = end
+                news = True
+                if end.code:
+                    say(f"pod {end}")
+        return news
+
+    def _check_deadlines(self, phase: str) -> None:
+        waited, ran = _seconds_in_phase(self._job), _seconds_by_phase(self._job).get("Running", 0.0)
+        if phase in WAITING and waited > self.cluster.queue_seconds:
+            raise _DeadlineError(
+                f"job {self.name} waited {_clock(waited)} for nodes, longer than queue_seconds; cancelled"
+            )
+        if self.cluster.run_seconds and ran > self.cluster.run_seconds:
+            raise _DeadlineError(f"job {self.name} ran for {_clock(ran)}, longer than run_seconds; cancelled")
+
+
+def _phase(job: Mapping[str, Any]) -> str:
+    """The phase of a job; a new one has none yet."""
+    return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
+
+
+def _ended(job: Mapping[str, Any] | None) -> bool:
+    return job is None or _phase(job) in ENDED
+
+
+def _changes(job: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """When a job came into which phase, in seconds since the epoch."""
+    status = job.get("status", {})
+    changes = [(job["metadata"].get("creationTimestamp"), "Pending")]
+    changes += [
+        (change.get("lastTransitionTime"), change["status"]) for change in status.get("conditions", [])
+    ]
+    if not status.get("conditions"):
+        changes.append((status.get("state", {}).get("lastTransitionTime"), _phase(job)))
+    return [(datetime.fromisoformat(when).timestamp(), phase) for when, phase in changes if when]
+
+
+def _seconds_by_phase(job: Mapping[str, Any]) -> dict[str, float]:
+    """How long a job has been in each phase, however many launchers followed it."""
+    changes, spent = _changes(job), dict[str, float]()
+    ends = [when for when, _ in changes[1:]] + [time.time()]
+    for (begin, phase), end in zip(changes, ends, strict=True):
+        if phase not in ENDED:
+            spent[phase] = spent.get(phase, 0.0) + max(0.0, end - begin)
+    return spent
+
+
+def _seconds_in_phase(job: Mapping[str, Any]) -> float:
+    """How long a job has been in its present phase."""
+    changes = _changes(job)
+    return time.time() - changes[-1][0] if changes else 0.0
+
+
+def _end(pod: client.V1Pod) -> End | None:
+    """How a pod ended, if it did: in its own words, or else in Kubernetes'."""
+    name, status = pod.metadata.name, pod.status
+    for container in status.container_statuses or []:
+        if terminated := container.state.terminated:
+            code, said = terminated.exit_code, _report(terminated.message)
+            reason = "out of memory" if terminated.reason == "OOMKilled" else f"exit code {code}"
+            message = said.get("message") or status.message or f"ended with {reason}"
+            if status.reason:
+                message = f"{status.reason}: {message}"
+            return End(name, code, message, said.get("extraInfo", {}))
+    if status.phase == "Failed":  # before its container began, or with its node
+        return End(name, 1, f"{status.reason or 'failed'}: {status.message or 'no more is known'}")
+    return None
+
+
+def _report(message: str | None) -> dict[str, Any]:
+    """What the agent left as its termination message."""
+    with suppress(ValueError, KeyError, TypeError):
+        report = json.loads(message or "")["message"]
+        if isinstance(report, dict):
+            return report
+    return {}
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM, as Kubernetes and KFP stop a task, ends this process by an exception that can be handled."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _clock(seconds: float) -> str:
+    """A length of time for people."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
