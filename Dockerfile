@@ -1,19 +1,55 @@
-# One image for every step. The locked stack and the package are built in the first stage; the second
-# carries only the environment, runs as a plain user and writes nowhere but to mounted volumes.
-FROM python:3.11-slim-bookworm AS build
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/xkd
-COPY requirements.lock /src/
-RUN /opt/xkd/bin/pip install -r /src/requirements.lock
+# One image for all: each task of the pipeline, each pod of a training job, `xkd` itself.
+#
+#   docker build --platform linux/amd64 --build-arg REVISION=$(git rev-parse HEAD) -t xkd:0.1.0 .
+#
+# Layers, those that change least first:
+#
+#   Python on Debian, and a user
+#   the locked stack in /opt/xkd      7.9 GiB: NVIDIA's libraries 4.3, torch 1.7, triton 0.6, all else 1.3
+#   this package                      2 MB
+#
+# (unpacked, measured on the same packages in a virtual environment), so that a change of code ships little. The
+# stack comes as wheels or as plain Python: nothing is compiled, and the wheels bring their libraries with them, but
+# for what Debian slim has. torch's wheel is the one for CUDA 12.8, which still has code for the V100 (sm_70); of the
+# machine it needs the driver alone.
+
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS stack
+RUN groupadd --gid 10001 xkd \
+    && useradd --uid 10001 --gid xkd --no-create-home --home-dir /tmp xkd \
+    && install -d -o xkd -g xkd /workspace /workspace/runs
+COPY requirements.lock /opt/
+RUN python -m venv /opt/xkd \
+    && /opt/xkd/bin/pip install --no-cache-dir --disable-pip-version-check -r /opt/requirements.lock
+
+# The sources stay behind in this stage. setuptools is of the lock as well.
+FROM stack AS package
 COPY pyproject.toml README.md LICENSE /src/
 COPY xkd /src/xkd
-RUN /opt/xkd/bin/pip install --no-deps --no-build-isolation /src
+RUN /opt/xkd/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src
 
-FROM python:3.11-slim-bookworm
-LABEL org.opencontainers.image.title="xkd" org.opencontainers.image.licenses="Apache-2.0"
-ENV PATH=/opt/xkd/bin:$PATH PYTHONUNBUFFERED=1
-RUN useradd --uid 10001 --create-home xkd && install -d -o xkd /workspace
-COPY --from=build /opt/xkd /opt/xkd
-USER 10001
+FROM stack
+# Installed after the stack, because its `kfp` takes the place of the one that kfp brings.
+RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
+    /opt/xkd/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /wheels/*.whl
+
+# Training pods have a read-only file system: they write to volumes and to /tmp, where by way of HOME the caches of
+# matplotlib, torch and triton go too. GKE puts the driver's libraries where no program looks by itself.
+ENV PATH=/opt/xkd/bin:$PATH \
+    HOME=/tmp \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    PYTHONUNBUFFERED=1
+# By number, for Kubernetes cannot tell whether a name is root's.
+USER 10001:10001
 WORKDIR /workspace
+# KFP starts components with a command of its own, `python3 -m kfp.dsl.executor_main`.
 ENTRYPOINT ["xkd"]
+CMD ["--help"]
+
+# Last, so that another commit of the same code makes no other layer.
+ARG REVISION=unknown
+ENV XKD_COMMIT=$REVISION
+LABEL org.opencontainers.image.title="xkd" \
+      org.opencontainers.image.description="XKD: self-supervised audio-video pretraining by masked autoencoding and cross-modal distillation" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="$REVISION"

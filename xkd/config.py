@@ -289,10 +289,14 @@ class RunConfig:
     the newest checkpoint before the collapse with half the learning rate, and ends the run when none is kept
     or it went back `max_rollbacks` times. Numbers that are not finite end a run that may not go back."""
     max_rollbacks: int = 2
+    peer_seconds: int = 300
+    """How long a process waits for the others before it takes them for lost and ends, to be restarted. Longer
+    than a checkpoint takes, which they wait for."""
 
     @model_validator(mode="after")
     def _positive(self) -> RunConfig:
-        for name in ("accumulate", "log_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks"):
+        counts = ("accumulate", "log_every", "checkpoint_every", "keep_checkpoints", "max_rollbacks")
+        for name in (*counts, "peer_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if not 0 <= (self.metrics_port or 0) <= 65535:

@@ -102,8 +102,8 @@ def _merge(
     into: dict[str, Any], values: Mapping[str, Any], source: str, kind: type[Any], prefix: str = ""
 ) -> None:
     """Lay `values` over `into`, a `kind`; a name that it lacks is a typo, reported with its neighbours."""
-    hints: dict[str, Any] = get_type_hints(kind)
-    sections = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    hints = get_type_hints(kind)
+    sections: dict[str, Any] = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
     for key, value in values.items():
         if key not in into:
             raise UserError(f"{source}: no setting {prefix}{key}{nearest(key, into)}")

@@ -31,6 +31,7 @@ from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
 from xkd.train.run import Run
+from xkd.train.run import git_commit
 from xkd.train.step import Stepper
 from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import DIRECTIONS, VERDICTS
@@ -365,3 +366,10 @@ def test_encoders_are_checked_when_loaded(tmp_path: Path) -> None:
         load_encoder(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no encoder at"):
         load_encoder(tmp_path / "missing.safetensors")
+
+
+def test_the_commit_is_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an image, which has neither git nor a checkout."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setenv("XKD_COMMIT", "abc")
+    assert git_commit() == "abc"

@@ -16,9 +16,11 @@ import argparse
 import ctypes
 import json
 import logging
+import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +31,7 @@ from xkd.errors import UserError
 from xkd.train.stop import ASKING, CollapsedError
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+    from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 
 LOST = 69
 """Exit code of an agent that lost the other hosts; EX_UNAVAILABLE of sysexits.h."""
@@ -45,6 +47,14 @@ _PATIENCE = 600
 _AGAIN = 5.0
 """Seconds after which another signal is a second wish; sooner it is the first one, come by two ways."""
 _POLL = 0.1
+_MEET_SECONDS = 900
+"""How long hosts wait for each other: one may have to get its image first."""
+_LAST_CALL_SECONDS = 15
+"""How long enough hosts wait for more."""
+_ANSWER_SECONDS = 20
+"""How long an agent waits for a word from the others once they have met; then it has lost them."""
+_RETURN_SECONDS = 60
+"""How long hosts that had met wait to meet again; their workers may take half of it to end."""
 
 
 def worker(main: Callable[[], dict[str, Any]]) -> None:
@@ -89,30 +99,20 @@ def _run(given: argparse.Namespace) -> int:
     Returns:
         The exit code of the first worker that failed, negative for a signal; 0 for success.
     """
-    from torch.distributed import DistNetworkError
+    from torch.distributed import DistError
     from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
-    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
-    fewest, most = map(int, given.nodes.split(":"))
     asked = _let_workers_save()
     if _ERROR_FILE in os.environ:
         os.environ[_REPORT_FILE] = os.environ[_ERROR_FILE]
+    # A store that all rounds share keeps what earlier ones wrote, and hosts that join later never find it.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # Signals are handled above; this one is for torchrun to take, which insists on one.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     try:
-        handler = get_rendezvous_handler(
-            RendezvousParameters(
-                "c10d",
-                given.rendezvous,
-                given.job,
-                fewest,
-                most,
-                given.address,
-                is_host=given.node == 0,
-            )
-        )
+        handler = _rendezvous(given)
         spec = WorkerSpec(
             role="train",
             local_world_size=given.processes,
@@ -123,10 +123,10 @@ def _run(given: argparse.Namespace) -> int:
             monitor_interval=_POLL,
             local_addr=given.address,
         )
-        result = _agent(asked)(spec, DefaultLogsSpecs()).run()
+        result = _agent(asked, spec).run()
         if not asked:
             handler.shutdown()  # hosts that wait for this one need not
-    except (RendezvousError, DistNetworkError) as error:
+    except (RendezvousError, DistError) as error:
         reason = " ".join(str(error).split())
         return _report_failure(f"lost the other hosts at {given.rendezvous}: {reason}", LOST)
     except SignalException as error:
@@ -134,19 +134,72 @@ def _run(given: argparse.Namespace) -> int:
     return _explain(result)
 
 
-def _agent(asked: list[float]) -> Any:
-    """The class of torchrun's agent that gives up where another try is in vain, or not wanted."""
+def _rendezvous(given: argparse.Namespace) -> Any:
+    """Where the hosts meet, as soon as host 0 is there."""
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousParameters
+    from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+    fewest, most = map(int, given.nodes.split(":"))
+    options = {"is_host": given.node == 0, "read_timeout": _ANSWER_SECONDS}
+    options |= {"join_timeout": _MEET_SECONDS, "last_call_timeout": _LAST_CALL_SECONDS}
+    where = RendezvousParameters("c10d", given.rendezvous, given.job, fewest, most, given.address, **options)
+    begin = time.monotonic()
+    while True:
+        try:
+            return get_rendezvous_handler(where)
+        except RendezvousConnectionError:
+            if given.node == 0 or time.monotonic() - begin > _MEET_SECONDS:
+                raise
+            time.sleep(1)  # a name that is not known yet fails at once
+
+
+def _agent(asked: list[float], spec: WorkerSpec) -> Any:
+    """The agent of torchrun, but that it gives up where going on is in vain, or not wanted."""
+    from torch.distributed.elastic.agent.server.api import WorkerState
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
     class Agent(LocalElasticAgent):
+        def _rendezvous(self, worker_group: WorkerGroup) -> None:
+            first = worker_group.group_world_size is None
+            watchdog.expect(2 * _MEET_SECONDS if first else _RETURN_SECONDS)
+            super()._rendezvous(worker_group)
+
         def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
             result: RunResult = super()._monitor_workers(worker_group)
+            # The agent asks the store next, if all is well; what else may follow has limits of its own.
+            watchdog.expect(_ANSWER_SECONDS if result.state == WorkerState.HEALTHY else math.inf)
             codes = [failure.exitcode for failure in result.failures.values()]
             if asked or any(code in FINAL for code in codes):
                 self._remaining_restarts = 0
             return result
 
-    return Agent
+        def _stop_workers(self, worker_group: WorkerGroup) -> None:
+            watchdog.expect(_PATIENCE)
+            super()._stop_workers(worker_group)
+
+    watchdog = _Watchdog()
+    watchdog.start()
+    return Agent(spec, DefaultLogsSpecs())
+
+
+class _Watchdog(threading.Thread):
+    """Ends an agent that hangs: torch waits for the store of a host that is gone until TCP gives it up."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._until = math.inf
+
+    def expect(self, seconds: float) -> None:
+        """Have another word from the agent within so long, or else end it."""
+        self._until = time.monotonic() + seconds
+
+    def run(self) -> None:
+        """Wait."""
+        while time.monotonic() < self._until:
+            time.sleep(1)
+        pass_on(signal.SIGKILL)
+        os._exit(_report_failure("lost the other hosts: they do not answer", LOST))
 
 
 def _explain(result: RunResult | None) -> int:

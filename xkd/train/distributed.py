@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -66,10 +67,11 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def join_world() -> Iterator[World]:
+def join_world(patience: int = 300) -> Iterator[World]:
     """Join the processes that torchrun started, or be the only one.
 
-    Each process takes the GPU of its local rank; without GPUs all run on the CPU.
+    Each process takes the GPU of its local rank; without GPUs all run on the CPU. One that waits for the
+    others longer than `patience` seconds fails.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
@@ -80,9 +82,10 @@ def join_world() -> Iterator[World]:
         keep_freed_memory()
     cpu_group = None
     if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        timeout = timedelta(seconds=patience)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
         if device.type == "cuda":
-            cpu_group = dist.new_group(backend="gloo")
+            cpu_group = dist.new_group(backend="gloo", timeout=timeout)
     world = World(rank, size, device, cpu_group)
     try:
         yield world

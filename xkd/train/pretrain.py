@@ -53,7 +53,7 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
         CollapsedError: the run ended before its last step, for numbers that are not finite or, where
             `run.on_collapse` says so, for a collapse; verdict.json says why, and no encoders are published.
     """
-    with join_world() as world:
+    with join_world(config.run.peer_seconds) as world:
         while True:
             try:
                 return _train(config, data, out, world)

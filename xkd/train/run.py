@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, "unknown" outside a checkout."""
+    """The commit of the code that runs: of its checkout, or what its image was built from; else "unknown"."""
     here = Path(__file__).resolve().parent
-    found = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+    with suppress(FileNotFoundError):  # an image has no git
+        command = ["git", "-C", str(here), "rev-parse", "--verify", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    return os.environ.get("XKD_COMMIT", "unknown")

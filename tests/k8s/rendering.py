@@ -1,0 +1,54 @@
+"""What kubectl makes of the folders of k8s/."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Manifest = dict[str, Any]
+
+K8S = Path("k8s")
+OVERLAYS = ["overlays/local", "overlays/v100"]
+FOLDERS = ["base", *OVERLAYS, "monitoring"]
+
+needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+# The labels of pods: a task has those that the pipeline gives, a training pod TorchX's and Volcano's too.
+TASK = {"app.kubernetes.io/part-of": "xkd"}
+TRAINING = TASK | {
+    "app.kubernetes.io/name": "xkd",
+    "torchx.pytorch.org/role-name": "train",
+    "torchx.pytorch.org/replica-id": "0",
+    "volcano.sh/job-name": "xkd-a-0123456789",
+}
+
+
+@cache
+def rendered(folder: str) -> tuple[Manifest, ...]:
+    """What ``kubectl apply -k`` would send."""
+    command = ["kubectl", "kustomize", str(K8S / folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stderr) == (0, "")  # warnings too, of what is deprecated
+    return tuple(yaml.safe_load_all(made.stdout))
+
+
+def of_kind(folder: str, kind: str) -> dict[str, Manifest]:
+    """The manifests of a kind, by name."""
+    return {m["metadata"]["name"]: m for m in rendered(folder) if m["kind"] == kind}
+
+
+def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
+    """Whether a label selector, where there is one, takes these labels."""
+    selector = selector or {}
+    for expression in selector.get("matchExpressions", []):
+        assert expression["operator"] == "DoesNotExist", "no other is known here"
+        if expression["key"] in labels:
+            return False
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()

@@ -1,0 +1,106 @@
+"""Manifests against the schemas of their kinds; fields that a schema does not know are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+VERSION = "1.33"
+"""Of Kubernetes."""
+CUSTOM = Path("../shared/schemas")
+"""Where the definitions of custom kinds are, as their projects publish them."""
+
+_QUANTITY = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|[kMGTPE]i?)?$"}
+_QUEUE: dict[str, Any] = {
+    "properties": {
+        "apiVersion": {"const": "scheduling.volcano.sh/v1beta1"},
+        "kind": {"const": "Queue"},
+        "metadata": {"type": "object"},
+        "spec": {
+            "properties": {
+                "weight": {"type": "integer", "minimum": 1},
+                "reclaimable": {"type": "boolean"},
+                "capability": {"type": "object", "additionalProperties": _QUANTITY},
+            },
+        },
+    },
+    "required": ["spec"],
+}
+"""The fields that we use of Volcano's queues, whose definition is not at hand."""
+
+
+def validate(manifest: dict[str, Any]) -> None:
+    """Hold a manifest, and every pod it would make, against the schemas of their kinds.
+
+    Raises:
+        jsonschema.ValidationError: it does not fit, or has a field that is not known.
+    """
+    if is_custom(manifest):
+        _validate_builtin({"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest["metadata"]})
+        schema = _custom_schema(manifest["apiVersion"], manifest["kind"])
+        jsonschema.Draft202012Validator(schema).validate(manifest)
+    else:
+        _validate_builtin(manifest)
+    for pod in pods(manifest):
+        _validate_builtin({"apiVersion": "v1", "kind": "Pod", "metadata": {}} | pod)
+
+
+def pods(manifest: object) -> Iterator[dict[str, Any]]:
+    """All pods in a manifest, and templates of pods, however deep."""
+    if isinstance(manifest, dict):
+        spec = manifest.get("spec")
+        if isinstance(spec, dict) and isinstance(spec.get("containers"), list):
+            yield {name: manifest[name] for name in ("metadata", "spec") if name in manifest}
+        for value in manifest.values():
+            yield from pods(value)
+    elif isinstance(manifest, list):
+        for value in manifest:
+            yield from pods(value)
+
+
+def is_custom(manifest: dict[str, Any]) -> bool:
+    """Whether the kind is not one of Kubernetes' own, whose groups have no dot or end in k8s.io."""
+    group, slash, _ = manifest["apiVersion"].partition("/")
+    return bool(slash) and "." in group and not group.endswith(".k8s.io")
+
+
+def _validate_builtin(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, VERSION, strict=True)
+
+
+@cache
+def _custom_schema(api_version: str, kind: str) -> dict[str, Any]:
+    group, _, version = api_version.partition("/")
+    if (group, kind) == ("scheduling.volcano.sh", "Queue"):
+        return _closed(_QUEUE)
+    if not CUSTOM.is_dir():
+        pytest.skip(f"the definitions of custom kinds ({CUSTOM}) are not beside this checkout")
+    for path in CUSTOM.glob(f"{group}_*.yaml"):
+        definition = yaml.safe_load(path.read_text())["spec"]
+        if definition["names"]["kind"] == kind:
+            (schema,) = (v["schema"] for v in definition["versions"] if v["name"] == version)
+            return _closed(schema["openAPIV3Schema"])
+    raise jsonschema.ValidationError(f"no schema of {kind} in {group} is at hand")
+
+
+def _closed(schema: dict[str, Any], top: bool = True) -> dict[str, Any]:
+    """The schema with unknown fields forbidden. An API server would drop them without a word."""
+    made = dict(schema)
+    if "properties" in schema:
+        made["properties"] = {name: _closed(inner, False) for name, inner in schema["properties"].items()}
+    if top:  # definitions say no more of metadata than its type; `validate` does
+        made["properties"]["metadata"] = {}
+    if isinstance(schema.get("additionalProperties"), dict):
+        made["additionalProperties"] = _closed(schema["additionalProperties"], False)
+    elif "properties" in schema or schema.get("type") == "object":
+        made.setdefault("additionalProperties", False)
+    if "items" in schema:
+        made["items"] = _closed(schema["items"], False)
+    return made

@@ -1,0 +1,151 @@
+"""What can be told of the image without building it, and the package made of what the builder is sent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions with what they are given."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#")).replace("\\\n", " ")
+    split = [line.split(None, 1) for line in text.splitlines() if line.strip()]
+    return [(name, " ".join(given.split())) for name, given in split]
+
+
+def given(name: str) -> list[str]:
+    return [value for instruction, value in instructions() if instruction == name]
+
+
+def sources() -> list[str]:
+    """What is copied from the checkout, in order."""
+    return [word for copied in given("COPY") if "--from" not in copied for word in copied.split()[:-1]]
+
+
+def is_sent(path: str) -> bool:
+    """Whether .dockerignore lets a file through to the builder: the last pattern that it matches decides."""
+    parts, sent = path.split("/"), True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("!")
+            places = parts if pattern.startswith("**/") else parts[:1]
+            name = pattern.removeprefix("**/")
+            assert "/" not in name, "no longer patterns are understood here"
+            if any(fnmatch(place, name) for place in places):
+                sent = line.startswith("!")
+    return sent
+
+
+def checked_in() -> list[str]:
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for path in listed.stdout.splitlines() if (ROOT / path).exists()]
+
+
+def test_the_base_is_one_image_for_ever() -> None:
+    stages = [stage.partition(" AS ") for stage in given("FROM")]
+    base, *others = [base for base, _, _ in stages]
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", base)
+    assert set(others) <= {name for _, _, name in stages}
+
+
+def test_the_stack_is_the_lock_and_nothing_else_is_fetched() -> None:
+    installs = [run for run in given("RUN") if "pip install" in run or "pip wheel" in run]
+    locked, *ours = installs
+    assert "-r /opt/requirements.lock" in locked
+    assert all("--no-deps" in run for run in ours)
+    assert not [run for run in given("RUN") if re.search(r"apt|curl|wget|git ", run)]
+
+
+def test_what_is_heavy_does_not_depend_on_what_changes() -> None:
+    first, second, *rest = [n for n, (name, _) in enumerate(instructions()) if name == "FROM"]
+    stack = instructions()[first:second]
+    assert [value for name, value in stack if name == "COPY"] == ["requirements.lock /opt/"]
+    assert "requirements.lock" in stack[-1][1]  # nothing of this stage comes after the installation
+    assert not [value for _, value in stack if "REVISION" in value]
+    # The last stage goes on from there, and copies none of it anew.
+    assert instructions()[rest[-1]] == ("FROM", "stack")
+    assert not [value for name, value in instructions()[rest[-1] :] if name == "COPY"]
+
+
+def test_it_runs_as_nobody_in_particular() -> None:
+    (user,) = given("USER")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+    assert "HOME=/tmp" in " ".join(given("ENV"))
+
+
+def test_it_is_xkd() -> None:
+    assert given("ENTRYPOINT") == ['["xkd"]']
+    assert {"xkd", "kfp"} <= PROJECT["scripts"].keys()
+    # Components are run by `python3 -m kfp.dsl.executor_main`, without installing kfp first.
+    assert re.search(r"^kfp==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_its_labels() -> None:
+    (text,) = given("LABEL")
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
+    assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
+    assert labels["title"] == PROJECT["name"]
+    assert labels["version"] == PROJECT["version"]
+    assert labels["licenses"] == PROJECT["license"]
+    assert labels["revision"] == "$REVISION"
+
+
+def test_all_that_is_copied_is_there_and_is_sent() -> None:
+    for source in sources():
+        assert (ROOT / source).exists(), source
+        assert is_sent(source), source
+
+
+def test_nothing_else_is_sent() -> None:
+    sent = [path for path in checked_in() if is_sent(path)]
+    assert sent
+    assert [path for path in sent if not any(path == s or path.startswith(f"{s}/") for s in sources())] == []
+    for path in (
+        ".git/config",
+        ".dvc/config.local",
+        ".env",
+        ".venv/bin/python",
+        "runs/demo/run.json",
+        "data/clip.mp4",
+        "xkd.yaml",
+        "xkd/__pycache__/cli.cpython-311.pyc",
+        "xkd/train/__pycache__/run.cpython-311.pyc",
+    ):
+        assert not is_sent(path), path
+
+
+def test_the_package_is_whole_when_made_of_that_alone(tmp_path: Path) -> None:
+    context, wheels = tmp_path / "context", tmp_path / "wheels"
+    wheels.mkdir()
+    sent = [path for path in checked_in() if is_sent(path)]
+    for path in sent:
+        (context / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, context / path)
+    # What `pip wheel --no-build-isolation` does.
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    made = subprocess.run(
+        [sys.executable, "-c", build, wheels], cwd=context, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    (wheel,) = wheels.glob("xkd-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        entries = next(name for name in names if name.endswith("entry_points.txt"))
+        scripts = archive.read(entries).decode()
+    modules = {path for path in sent if path.startswith("xkd/")}
+    assert {name for name in names if ".dist-info/" not in name} == modules
+    assert set(re.findall(r"^(\w+) = ", scripts, re.MULTILINE)) == {"xkd", "kfp"}

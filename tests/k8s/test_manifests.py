@@ -1,0 +1,120 @@
+"""What kubectl makes of k8s/: valid, harmless, and what the code relies on."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.k8s.rendering import (
+    FOLDERS,
+    K8S,
+    OVERLAYS,
+    TASK,
+    TRAINING,
+    needs_kubectl,
+    of_kind,
+    rendered,
+    selects,
+)
+from tests.k8s.schemas import is_custom, validate
+from tests.k8s.security import flaws
+
+pytestmark = needs_kubectl
+each_folder = pytest.mark.parametrize("folder", FOLDERS)
+each_overlay = pytest.mark.parametrize("folder", OVERLAYS)
+
+
+def test_every_kustomization_is_rendered_by_these_tests() -> None:
+    there = {str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml")}
+    assert there == {*FOLDERS, "kubeflow"}  # a component, which the overlays take in
+
+
+@each_folder
+def test_every_file_is_used(folder: str) -> None:
+    kustomization = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
+    there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml", "rules_test.yaml"}
+    assert there == {name for name in kustomization["resources"] if name.endswith(".yaml")}
+
+
+@each_folder
+def test_kinds_of_kubernetes_are_valid(folder: str) -> None:
+    for manifest in rendered(folder):
+        if not is_custom(manifest):
+            validate(manifest)
+
+
+@each_folder
+def test_custom_kinds_are_valid(folder: str) -> None:
+    custom = [manifest for manifest in rendered(folder) if is_custom(manifest)]
+    assert custom
+    for manifest in custom:
+        validate(manifest)
+
+
+@each_folder
+def test_nothing_is_a_risk(folder: str) -> None:
+    assert [flaw for manifest in rendered(folder) for flaw in flaws(manifest)] == []
+
+
+@pytest.mark.parametrize(("folder", "namespace"), [("base", "xkd"), *((o, "kubeflow") for o in OVERLAYS)])
+def test_all_is_in_one_namespace(folder: str, namespace: str) -> None:
+    for manifest in rendered(folder):
+        expected = None if manifest["kind"] in ("Namespace", "Queue") else namespace
+        assert manifest["metadata"].get("namespace") == expected, manifest["metadata"]["name"]
+
+
+@each_overlay
+def test_an_overlay_does_not_own_the_namespace_of_kubeflow(folder: str) -> None:
+    assert of_kind(folder, "Namespace") == {}
+
+
+def test_the_base_brings_its_own_namespace_with_pod_security() -> None:
+    (namespace,) = of_kind("base", "Namespace").values()
+    levels = {
+        mode: namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"]
+        for mode in ("enforce", "warn", "audit")
+    }
+    assert levels == {"enforce": "baseline", "warn": "restricted", "audit": "restricted"}
+    assert namespace["metadata"]["name"] == "xkd"
+
+
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_a_launcher_may_do_what_it_does_and_no_more(folder: str) -> None:
+    (role,) = of_kind(folder, "Role").values()
+    rights = {
+        f"{group}/{resource}": set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert rights == {
+        "batch.volcano.sh/jobs": {"get", "list", "create", "delete"},
+        "/pods": {"get", "list"},
+        "/pods/log": {"get"},
+    }
+    (binding,) = of_kind(folder, "RoleBinding").values()
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [(subject["name"], subject["namespace"]) for subject in binding["subjects"]] == [
+        ("xkd-launcher", role["metadata"]["namespace"]),
+        ("pipeline-runner", "kubeflow"),
+    ]
+    assert set(of_kind(folder, "ServiceAccount")) == {"xkd-launcher", "xkd-train"}
+
+
+def test_sizes_of_the_overlays() -> None:
+    (local,), (v100,) = (of_kind(folder, "PersistentVolumeClaim").values() for folder in OVERLAYS)
+    assert local["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert "storageClassName" not in local["spec"]
+    assert v100["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert v100["spec"]["storageClassName"]
+    capability = of_kind("overlays/v100", "Queue")["xkd"]["spec"]["capability"]
+    assert capability["nvidia.com/gpu"] == "16"
+    assert "pods" in capability
+
+
+def test_no_training_pod_is_evicted_at_will() -> None:
+    (budget,) = of_kind("overlays/v100", "PodDisruptionBudget").values()
+    assert budget["spec"]["minAvailable"] >= 1000
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert selects(budget["spec"]["selector"], TRAINING)
+    assert not selects(budget["spec"]["selector"], TASK)
