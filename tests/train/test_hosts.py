@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import INTERVAL, Recovery, config, elastic, fixed, running
+from tests.faults import INTERVAL, Recovery, config, elastic, fixed, running
 from xkd.settings import to_dict
 from xkd.watch.telemetry import read_rows
 

@@ -30,8 +30,7 @@ from xkd.settings import to_yaml
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
-from xkd.train.run import Run
-from xkd.train.run import git_commit
+from xkd.train.run import Run, git_commit
 from xkd.train.step import Stepper
 from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import DIRECTIONS, VERDICTS
