@@ -75,6 +75,39 @@ def pretrain(
 
 
 @app.command()
+def launch(
+    data: Annotated[Path, typer.Option(help="Prepared dataset, as the cluster's pods see it.")],
+    out: Annotated[Path, typer.Option(help="Run directory, as the pods see it.")],
+    preset: Annotated[str, typer.Option(help="Named configuration; see xkd presets.")] = "paper",
+    config: Config = None,
+    set_: Set = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="YAML settings of the cluster, FILE or FILE:SECTION.")
+    ] = None,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="One setting of the cluster, name=value; repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the Volcano Job and start nothing.")
+    ] = False,
+) -> None:
+    """Pretrain on a Kubernetes cluster: start or find the job, follow it to its end."""
+    from xkd.cluster.config import ClusterConfig
+    from xkd.presets import get_preset
+    from xkd.settings import resolve
+    from xkd.train.launch import launch as run
+    from xkd.train.launch import training_job
+
+    settings = resolve(get_preset(preset), config, set_ or ())
+    place = resolve(ClusterConfig(), cluster, on or ())
+    if dry_run:
+        print(training_job(settings, data, out, place).request().request, end="")
+        return
+    judged = run(settings, data, out, cluster=place)
+    print(f"verdict: {judged.verdict}: {judged.reason}")
+
+
+@app.command()
 def watch(
     run: Annotated[Path, typer.Argument(help="Run directory (from xkd pretrain).")],
     once: Annotated[bool, typer.Option(help="Print the present state and end.")] = False,

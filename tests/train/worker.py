@@ -11,16 +11,22 @@ from typing import Any
 
 from xkd.errors import UserError
 from xkd.train.agent import worker
+from xkd.train.stop import CollapsedError
+from xkd.watch.collapse import Verdict
 
 
 def main() -> dict[str, Any]:
     what, folder, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
     (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    with (folder / f"{rank}.starts").open("a") as starts:
+        starts.write("started\n")
     (folder / f"{rank}.parent").write_text(str(os.getppid()))
     (folder / f"{rank}.threads").write_text(os.environ["OMP_NUM_THREADS"])
     print(f"worker {rank} of {os.environ['WORLD_SIZE']} speaks", flush=True)
     if what == "mistake":
         raise UserError("optim.lr must be positive")
+    if what == "collapse":
+        raise CollapsedError(Verdict("one_hot", "KD is 0", 12))
     if what == "crash":
         raise RuntimeError("the bug is here")
     if what == "killed" and rank == "0":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,19 +51,20 @@ class Pace:
     """How long the API may be away."""
 
 
+PACE = Pace()
+
+
 class Api:
     """Volcano's jobs and their pods in one namespace; what fails for a while is tried again."""
 
-    def __init__(self, namespace: str = "", pace: Pace = Pace(), api: client.ApiClient | None = None) -> None:
-        """Connect from inside the cluster, or as the kubeconfig says.
+    def __init__(self, namespace: str = "") -> None:
+        """Connect from inside the cluster, or as the kubeconfig says, to `namespace` or the one found there.
 
         Raises:
             UserError: there is no cluster to connect to.
         """
-        found = ""
-        if api is None:
-            api, found = _connect()
-        self.namespace, self.pace = namespace or found or "default", pace
+        api, found = _connect()
+        self.namespace, self.pace = namespace or found or "default", PACE
         self._torchx = KubernetesScheduler("xkd", client=api)
         self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self._job_place = {**_VOLCANO, "namespace": self.namespace}
@@ -179,14 +181,16 @@ def _connect() -> tuple[client.ApiClient, str]:
         config.load_incluster_config(client_configuration=configuration)
         namespace = _NAMESPACE.read_text().strip()
     except config.ConfigException:
+        file = os.environ.get("KUBECONFIG")  # the library reads it only once, as it is imported
         try:
-            config.load_kube_config(client_configuration=configuration)
-            namespace = config.list_kube_config_contexts()[1]["context"].get("namespace", "")
+            config.load_kube_config(file, client_configuration=configuration)
+            _, context = config.list_kube_config_contexts(file)
         except config.ConfigException as error:
             raise UserError(
-                f"no Kubernetes cluster: {' '.join(str(error).split())}; set KUBECONFIG, or train on "
-                "this machine with xkd pretrain"
+                f"no Kubernetes cluster: {' '.join(str(error).split())} Set KUBECONFIG, or train on this "
+                "machine with xkd pretrain"
             ) from None
+        namespace = context["context"].get("namespace", "")
     configuration.retries = False  # they are made here, and told
     return _Client(configuration), namespace
 

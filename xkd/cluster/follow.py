@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any
 
 from kubernetes import client
 
-from xkd.cluster.api import Api, Pace, say
+from xkd.cluster.api import Api, say
 from xkd.cluster.logs import logs_shown
 from xkd.cluster.volcano import RUN_LABEL, Job
 from xkd.errors import UserError
@@ -66,7 +67,7 @@ class Outcome:
         return self.phase == SUCCEEDED
 
 
-def run(job: Job, pace: Pace = Pace()) -> Outcome:
+def run(job: Job) -> Outcome:
     """Start a job, or find the one that is there, and follow it to its end; cancelled, it leaves nothing.
 
     A job of the same name that succeeded is read. One that failed is begun anew, unless that was final
@@ -78,7 +79,7 @@ def run(job: Job, pace: Pace = Pace()) -> Outcome:
         AwayError: the Kubernetes API does not answer; the job goes on.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came and the job was cancelled.
     """
-    api = Api(job.cluster.namespace, pace)
+    api = Api(job.cluster.namespace)
     watch = _Watch(api, job)
     with _signals_raised():
         try:
@@ -86,7 +87,6 @@ def run(job: Job, pace: Pace = Pace()) -> Outcome:
             with logs_shown(api, job.first_pod):
                 outcome = watch.to_the_end()
         except (KeyboardInterrupt, SystemExit, _DeadlineError) as error:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # being asked twice does not help
             say(f"{watch.summary()}; cancelling it")
             api.delete(job.name)
             if isinstance(error, _DeadlineError):
@@ -187,7 +187,8 @@ class _Watch:
 
     @property
     def _restarts(self) -> int:
-        return int(self._job.get("status", {}).get("retryCount", 0))
+        # Volcano also counts the one that it does not make any more.
+        return min(int(self._job.get("status", {}).get("retryCount", 0)), self.cluster.restarts)
 
     def _note_ends(self) -> bool:
         """Remember how pods ended, and tell what is new of that."""
@@ -280,6 +281,9 @@ def _signals_raised() -> Iterator[None]:
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield

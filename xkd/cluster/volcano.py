@@ -118,9 +118,9 @@ def _complete_pod(
         spec["affinity"] = cluster.affinity
     if cluster.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret} for secret in cluster.image_pull_secrets]
-    ours = {variable["name"] for variable in container["env"]}
+    given = {variable["name"] for variable in cluster.env}
     container |= {
-        "env": [*container["env"], *(given for given in cluster.env if given["name"] not in ours)],
+        "env": [*(ours for ours in container["env"] if ours["name"] not in given), *cluster.env],
         "resources": cluster.resources,
         "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
         "volumeMounts": [

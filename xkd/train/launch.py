@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 RENDEZVOUS_PORT = 29400
 POD_ENV = {
-    "POD_IP": "[FIELD_PATH]status.podIP",
     # The root file system is read-only; what wants a home finds one on a volume of the pod's own.
     "HOME": "/tmp",  # noqa: S108
     # The kubelet hands this file's text to whoever reads the pod's status.
@@ -138,16 +137,18 @@ def appdef(
         cluster: where on a cluster; none: on this machine.
         name: names the hosts' rendezvous.
     """
-    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))} if threads else {}
+    env = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     agent = ["-m", "xkd.train.agent", "--job", name, "--processes", str(processes)]
     work = [module, *arguments]
     if cluster is None:
+        env |= {name: os.environ[name] for name in env if name in os.environ}
         role = Role(name="train", image="", entrypoint=sys.executable, args=[*agent, *work], env=env)
         return AppDef(name="xkd", roles=[role])
     fewest = cluster.min_nodes or cluster.nodes
     agent += ["--nodes", f"{fewest}:{cluster.nodes}", "--restarts", str(cluster.restarts)]
-    # The kubelet expands $(...). TorchX names host 0 by a variable that Volcano sets in the others' pods.
-    agent += ["--node", macros.replica_id, "--address", "$$(POD_IP)"]
+    # The kubelet expands $(...). Volcano sets these variables in all pods, TorchX another in the first. By
+    # these names host 0 comes first when torch numbers the hosts: the first process is in the first pod.
+    agent += ["--node", macros.replica_id, "--address", f"$$(VC_TRAIN_{macros.replica_id}_HOSTS)"]
     agent += ["--rendezvous", f"$$({macros.rank0_env}):{RENDEZVOUS_PORT}"]
     role = Role(
         name="train",  # a hyphen would break the variable that is made of it

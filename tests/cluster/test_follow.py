@@ -1,0 +1,404 @@
+"""Launching on a cluster: the real launcher, TorchX and Kubernetes client against a server of the tests."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.server import Cluster, refused
+from tests.tiny import tiny_config
+from xkd.cluster import api
+from xkd.cluster.api import AwayError, Pace
+from xkd.cluster.config import ClusterConfig
+from xkd.cluster.follow import LaunchError, release
+from xkd.errors import UserError
+from xkd.train.launch import TrainingError, launch, training_job
+from xkd.watch.collapse import Verdict
+
+QUICK = Pace(first=0.05, longest=0.1, patience=2.0)
+HEALTHY = {"verdict": "healthy", "reason": "it learns", "step": 28}
+COLLAPSED = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ClusterConfig(nodes=2, resources={"limits": {"nvidia.com/gpu": "8", "cpu": "64"}})
+
+
+def report(message: str, code: int, **extra: Any) -> str:
+    """A termination message as xkd.train.agent writes it."""
+    return json.dumps({"message": {"message": message, "errorCode": code, "extraInfo": extra}})
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster that the kubeconfig leads to; no job may be left on it."""
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(api, "PACE", QUICK)
+    with Cluster() as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
+        yield cluster
+        assert cluster.left() == []
+
+
+class Launch(threading.Thread):
+    """A launcher in a thread; what it returned or raised."""
+
+    def __init__(self, config: ClusterConfig = CONFIG, run_id: str = "") -> None:
+        super().__init__(daemon=True)
+        self.config, self.run_id = config, run_id
+        self.result: Verdict | BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            paths = Path("runs/data"), Path("runs/mine")
+            self.result = launch(tiny_config(), *paths, cluster=self.config, run_id=self.run_id)
+        except BaseException as error:
+            self.result = error
+
+    def end(self) -> Verdict | BaseException:
+        self.join(timeout=20)
+        assert not self.is_alive()
+        assert self.result is not None
+        return self.result
+
+
+def hang_up(handler: BaseHTTPRequestHandler) -> bool:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+    return True
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def begun(cluster: Cluster, **options: Any) -> Launch:
+    """A launcher whose job runs."""
+    launcher = Launch(**options)
+    until(lambda: cluster.jobs or launcher.result)
+    assert launcher.result is None, launcher.result
+    cluster.phase("Pending")
+    cluster.begin()
+    return launcher
+
+
+def complete(cluster: Cluster) -> None:
+    cluster.end_pod(0, 0, report("finished", 0, verdict=HEALTHY))
+    cluster.end_pod(1, 0)
+    cluster.phase("Completed", cluster.job["status"]["retryCount"])
+
+
+def fail(cluster: Cluster, *arguments: Any, phase: str = "Failed", **options: Any) -> None:
+    cluster.end_pod(0, 143)
+    cluster.end_pod(1, *arguments, **options)
+    cluster.phase(phase, 4 if phase == "Failed" else 0)
+
+
+def test_a_job_is_submitted_followed_and_judged(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = begun(cluster)
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+    assert "POST /apis/batch.volcano.sh/v1alpha1/namespaces/research/jobs" in cluster.requests
+    said = capsys.readouterr().err
+    assert f"xkd: job {cluster.name} submitted in namespace research" in said
+    assert f"xkd: job {cluster.name}: Completed, 1 attempt(s), 0 min 0 s running" in said
+
+
+def test_a_running_job_is_adopted(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    first = begun(cluster)
+    second = Launch()
+    until(lambda: "is there already (Running)" in capsys.readouterr().err)
+    complete(cluster)
+    assert first.end() == second.end() == Verdict(**HEALTHY)
+    assert cluster.submitted == 1
+
+
+def test_a_finished_job_is_read_and_not_run_again(cluster: Cluster) -> None:
+    launcher = begun(cluster)
+    complete(cluster)
+    launcher.end()
+    assert Launch().end() == Verdict(**HEALTHY)
+    assert cluster.submitted == 1
+
+
+def test_other_work_is_another_job(cluster: Cluster) -> None:
+    names = {
+        training_job(tiny_config(), Path("data"), Path(out), CONFIG, run_id).name
+        for out, run_id in (("a", ""), ("b", ""), ("a", "r1"), ("a", "r2"))
+    }
+    assert len(names) == 4
+    assert training_job(tiny_config(), Path("data"), Path("a"), CONFIG).name in names
+
+
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_errors_of_the_server_are_sat_out(cluster: Cluster, moment: str) -> None:
+    def error(code: int) -> Callable[[BaseHTTPRequestHandler], bool]:
+        def spoil(handler: BaseHTTPRequestHandler) -> bool:
+            handler.reply(*refused(code, "etcdserver: request timed out"))  # type: ignore[attr-defined]
+            return True
+
+        return spoil
+
+    faults = [error(500), hang_up, error(503), error(429)]
+    if moment == "before":
+        cluster.faults = faults
+    launcher = begun(cluster)
+    if moment == "while":
+        cluster.faults = faults
+        until(lambda: not cluster.faults)
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+    assert cluster.submitted == 1
+
+
+def test_an_answer_that_is_lost_submits_no_second_job(cluster: Cluster) -> None:
+    def swallow(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command != "POST":
+            return False
+        handler._post()  # type: ignore[attr-defined]
+        return hang_up(handler)
+
+    cluster.faults = [swallow]
+    launcher = begun(cluster)
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+    assert cluster.submitted == 1
+
+
+def test_a_server_that_does_not_answer_times_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_TIMEOUT", (1, 0.3))
+
+    def hang(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command != "GET" or "log" in handler.path:
+            return False
+        time.sleep(1)
+        return True
+
+    launcher = begun(cluster)
+    cluster.faults = [hang, hang]
+    until(lambda: not cluster.faults)
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_a_server_that_stays_away_is_said_and_the_job_goes_on(cluster: Cluster) -> None:
+    launcher = begun(cluster)
+    cluster.away = "no leader"
+    error = launcher.end()
+    assert isinstance(error, AwayError)
+    assert error.exit_code == 75
+    assert str(error).startswith("the Kubernetes API is away for 2 s now (no leader); the job goes on")
+    cluster.away = ""
+    complete(cluster)
+
+
+def test_unknown_phases_are_waited_out(cluster: Cluster) -> None:
+    launcher = begun(cluster)
+    cluster.phase("Reticulating")
+    time.sleep(0.3)
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_a_preempted_job_is_followed_through_its_restart(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = begun(cluster)
+    cluster.end_pod(1, 75, report("asked to stop; step 9 is saved", 75), pod_reason="Preempting")
+    until(lambda: "Preempting: asked to stop; step 9 is saved" in capsys.readouterr().err)
+    cluster.pods.clear()
+    cluster.phase("Restarting", 1)
+    time.sleep(0.2)
+    cluster.phase("Pending", 1)
+    time.sleep(0.2)
+    cluster.begin()
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+    said = capsys.readouterr().err
+    assert "Restarting, restart 1" in said
+    assert "Completed, 2 attempt(s)" in said
+
+
+def test_a_lost_job_is_no_success(cluster: Cluster) -> None:
+    launcher = begun(cluster)
+    cluster.jobs.clear()
+    error = launcher.end()
+    assert isinstance(error, LaunchError)
+    assert "is gone, deleted by somebody or by its own time limit" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "kind", "message"),
+    [
+        ((2, report("optim.lr must be positive", 2)), {}, UserError, r"^optim\.lr must be positive$"),
+        (
+            (1, report("worker 3 failed with exit code 1", 1)),
+            {},
+            TrainingError,
+            "after 3 restart.*worker 3 failed with exit code 1",
+        ),
+        ((137, ""), {"reason": "OOMKilled"}, TrainingError, "train-1-0: ended with out of memory"),
+        (
+            (69, report("lost the other hosts", 69)),
+            {},
+            TrainingError,
+            "lost the other hosts; the same command resumes",
+        ),
+        ((143, "", "", "Evicted"), {}, TrainingError, "Evicted: ended with exit code 143"),
+        ((1, "not JSON"), {}, TrainingError, "ended with exit code 1"),
+    ],
+)
+def test_a_failure_is_told_by_the_pod_that_knows(
+    cluster: Cluster, arguments: Any, options: Any, kind: type[UserError], message: str
+) -> None:
+    launcher = begun(cluster)
+    fail(cluster, *arguments, **options)
+    error = launcher.end()
+    assert type(error) is kind
+    with pytest.raises(kind, match=message):
+        raise error
+
+
+def test_a_collapse_is_a_verdict(cluster: Cluster) -> None:
+    launcher = begun(cluster)
+    fail(cluster, 76, report("the run ended as one_hot", 76, verdict=COLLAPSED), phase="Terminated")
+    assert launcher.end() == Verdict(**COLLAPSED)
+
+
+def test_a_final_failure_is_not_repeated_in_the_same_pipeline_run(cluster: Cluster) -> None:
+    launcher = begun(cluster, run_id="r1")
+    fail(cluster, 2, report("no manifest.csv in runs/data", 2), phase="Terminated")
+    assert isinstance(launcher.end(), UserError)
+    error = Launch(run_id="r1").end()
+    assert str(error) == "no manifest.csv in runs/data"
+    assert cluster.submitted == 1
+
+
+@pytest.mark.parametrize(("code", "run_id"), [(1, "r1"), (1, ""), (2, "")])
+def test_other_failures_begin_anew_when_asked(cluster: Cluster, code: int, run_id: str) -> None:
+    launcher = begun(cluster, run_id=run_id)
+    fail(cluster, code, report("trouble", code))
+    launcher.end()
+    again = Launch(run_id=run_id)
+    until(lambda: cluster.submitted == 2)
+    cluster.begin()
+    complete(cluster)
+    assert again.end() == Verdict(**HEALTHY)
+
+
+@pytest.mark.parametrize(
+    ("phase", "limit", "message"),
+    [
+        (
+            "Pending",
+            {"queue_seconds": 1},
+            r"waited 0 min \d s for nodes, longer than queue_seconds; cancelled",
+        ),
+        ("Running", {"run_seconds": 1}, r"ran for 0 min \d s, longer than run_seconds; cancelled"),
+    ],
+)
+def test_a_job_past_its_deadline_is_removed(
+    cluster: Cluster, phase: str, limit: dict[str, int], message: str
+) -> None:
+    launcher = Launch(config=ClusterConfig(**limit))
+    until(lambda: cluster.jobs)
+    cluster.phase("Pending")
+    if phase == "Running":
+        cluster.begin()
+    error = launcher.end()
+    assert isinstance(error, LaunchError)
+    with pytest.raises(LaunchError, match=message):
+        raise error
+    assert cluster.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (403, "the cluster does not allow it: forbidden by policy; apply k8s/base to namespace research"),
+        (422, "the cluster refuses the job: forbidden by policy"),
+        (404, "the cluster knows no Volcano jobs (forbidden by policy); install Volcano"),
+    ],
+)
+def test_a_refused_job_is_one_line(cluster: Cluster, code: int, message: str) -> None:
+    def refuse(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command != "POST":
+            return False
+        handler.reply(*refused(code, "forbidden by policy"))  # type: ignore[attr-defined]
+        return True
+
+    cluster.faults = [refuse]
+    assert str(Launch().end()) == message
+
+
+def test_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    error = Launch().end()
+    assert isinstance(error, UserError)
+    assert str(error).startswith("no Kubernetes cluster: ")
+    assert "\n" not in str(error)
+
+
+def test_lines_are_shown_once_through_broken_connections(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.log_breaks_every = 2
+    launcher = begun(cluster)
+    for number in range(9):
+        cluster.say(f"line {number}")
+        time.sleep(0.03)
+    cluster.pods.clear()  # the job restarts: a new pod of the same name
+    cluster.phase("Restarting", 1)
+    time.sleep(0.2)
+    cluster.begin()
+    cluster.say("line 9, of the second pod")
+    complete(cluster)
+    launcher.end()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [*(f"line {number}" for number in range(9)), "line 9, of the second pod"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_launcher_that_is_stopped_removes_its_job(
+    cluster: Cluster, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", "--preset", "toy"]
+    paths = ["--data", "runs/data", "--out", "runs/mine"]
+    with subprocess.Popen([*command, *paths], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
+        until(lambda: cluster.jobs)
+        cluster.begin()
+        time.sleep(0.5)
+        launcher.send_signal(number)
+        _, said = launcher.communicate(timeout=30)
+    assert launcher.returncode in (143, 130, -number), said
+    assert "Running, 1 attempt(s)" in said
+    assert "; cancelling it" in said
+    assert cluster.jobs == {}
+
+
+def test_an_exit_task_removes_what_its_pipelines_run_left(cluster: Cluster) -> None:
+    mine = Launch(run_id="r1")
+    until(lambda: len(cluster.jobs) == 1)
+    other = Launch(run_id="r2")
+    until(lambda: len(cluster.jobs) == 2)
+    assert len(release("r1")) == 1
+    assert isinstance(mine.end(), LaunchError)
+    assert [job["metadata"]["labels"]["pipeline/runid"] for job in cluster.jobs.values()] == ["r2"]
+    cluster.begin()
+    complete(cluster)
+    assert other.end() == Verdict(**HEALTHY)
+    assert release("r2") == []  # an ended job is kept, to be read

@@ -1,0 +1,80 @@
+"""One host's agent as a pod runs it: what it restarts, and what it leaves to say how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(what: str, folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xkd.train.agent", "--job", "job", "--processes", "1", *options]
+    return subprocess.Popen(
+        [*command, "tests.train.worker", what, str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"TORCHELASTIC_ERROR_FILE": str(folder / "termination-log")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def left(folder: Path) -> tuple[str, int, dict[str, Any]]:
+    """The termination message: the line, the exit code and what else was said."""
+    entry = json.loads((folder / "termination-log").read_text())["message"]
+    extra = {
+        name: value for name, value in entry["extraInfo"].items() if name not in ("timestamp", "py_callstack")
+    }
+    return entry["message"], entry["errorCode"], extra
+
+
+def starts(folder: Path, rank: int = 0) -> int:
+    return len((folder / f"{rank}.starts").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "times", "message", "extra"),
+    [
+        ("speak", 0, 1, "finished", {"spoke": "speak"}),
+        ("mistake", 2, 1, "optim.lr must be positive", {}),
+        (
+            "collapse",
+            76,
+            1,
+            "the run ended as one_hot: KD is 0",
+            {"verdict": {"verdict": "one_hot", "reason": "KD is 0", "step": 12}},
+        ),
+        ("crash", 1, 3, "worker 0 failed with exit code 1", {}),
+        ("killed", 137, 3, "worker 0 was ended by SIGKILL", {}),
+    ],
+)
+def test_what_may_succeed_the_next_time_is_tried_again(
+    tmp_path: Path, what: str, code: int, times: int, message: str, extra: dict[str, Any]
+) -> None:
+    agent = start(what, tmp_path, "--restarts", "2")
+    said = agent.communicate(timeout=120)[1]
+    assert agent.returncode == code, said
+    assert starts(tmp_path) == times
+    line, reported, more = left(tmp_path)
+    assert (line, reported if reported >= 0 else 128 - reported, more) == (message, code, extra)
+
+
+def test_who_is_asked_to_stop_is_not_started_again(tmp_path: Path) -> None:
+    agent = start("wait", tmp_path, "--restarts", "2")
+    end = time.monotonic() + 60
+    while not (tmp_path / "0.ready").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(timeout=30) == 128 + signal.SIGTERM
+    assert starts(tmp_path) == 1
+    assert left(tmp_path)[:2] == ("worker 0 was ended by SIGTERM", -signal.SIGTERM)
