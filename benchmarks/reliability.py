@@ -1,6 +1,6 @@
 """What faults cost: a tiny run on two hosts, which are network namespaces of this machine. Needs root.
 
-python benchmarks/reliability.py --data runs/data/embedded-prepared --out runs/reliability
+python benchmarks/reliability.py --out runs/reliability
 
 Prints the tables of docs/reliability.md: for each fault, how long until training goes on, and how many steps
 are trained again.
@@ -12,6 +12,8 @@ import argparse
 from pathlib import Path
 
 from tests.faults import INTERVAL, elastic, fixed
+from xkd.data.fetch import fetch
+from xkd.data.prepare import PrepareConfig, prepare
 
 
 def main() -> None:
@@ -19,11 +21,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
-    given = parser.parse_args()
+    out = parser.parse_args().out.resolve()
+    fetch("embedded", out / "source", clips=40)
+    prepare(out / "source", out / "prepared", PrepareConfig(short_side=48, max_fps=8))
     for name, scenario in (("two hosts", fixed), ("one host or two", elastic)):
-        costs, verdict = scenario(given.out.resolve() / scenario.__name__, given.data.resolve())
+        costs, verdict = scenario(out / scenario.__name__, out / "prepared")
         print(f"\n{name}: verdict {verdict['verdict']} at step {verdict['step']}\n")
         print("| fault | trains on after | steps trained again | on hosts |\n|---|---|---|---|")
         for cost in costs:

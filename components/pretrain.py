@@ -1,13 +1,24 @@
-"""pretrain: XKD on prepared clips, by torchrun through TorchX."""
+"""pretrain: XKD on prepared clips, by torchrun through TorchX, here or as a job on several nodes."""
 
 from typing import NamedTuple
 
-from kfp.dsl import Artifact, Output
+from kfp.dsl import Artifact, Output, TaskConfig, TaskConfigField, TaskConfigPassthrough
 
 from components import component
 
 
-@component
+# What the task is given in Kubernetes goes to the job's pods. Its own pod, which starts and follows the job,
+# takes of that the volumes and the variables; it needs no GPU, nor a place on a node that has some.
+@component(
+    task_config_passthroughs=[
+        TaskConfigField.RESOURCES,
+        TaskConfigField.KUBERNETES_TOLERATIONS,
+        TaskConfigField.KUBERNETES_NODE_SELECTOR,
+        TaskConfigField.KUBERNETES_AFFINITY,
+        TaskConfigPassthrough(field=TaskConfigField.ENV, apply_to_task=True),
+        TaskConfigPassthrough(field=TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
+    ]
+)
 def pretrain(
     preset: str,
     overrides: list[str],
@@ -15,6 +26,11 @@ def pretrain(
     revision: str,
     out: str,
     processes: int,
+    nodes: int,
+    image: str,
+    node_type: str,
+    cluster: list[str],
+    task: TaskConfig,
     config: Output[Artifact],
     history: Output[Artifact],
 ) -> NamedTuple("Judged", [("verdict", str), ("reason", str)]):  # type: ignore[valid-type]
@@ -26,21 +42,35 @@ def pretrain(
         data: the prepared dataset.
         revision: its revision; another one is other work, so this belongs to the caching key.
         out: the run directory.
-        processes: training processes.
+        processes: training processes, where this task itself trains.
+        nodes: hosts of a job that trains; 0: this task itself trains, on this machine.
+        image: image of the job's pods.
+        node_type: a GPU node by name (`xkd.cluster.nodes`); empty: none.
+        cluster: settings of `xkd.cluster.config.ClusterConfig`, each ``name=value``, over the task's own.
+        task: what this task is given in Kubernetes; KFP fills it in.
         config: the resolved configuration.
         history: the logged metrics, one JSON object a line.
 
     Returns:
         The verdict on the run, and its grounds.
     """
+    import os
     import shutil
     from pathlib import Path
 
+    from xkd.cluster.task import from_task
     from xkd.presets import get_preset
     from xkd.settings import resolve
     from xkd.train.launch import launch
 
-    judged = launch(resolve(get_preset(preset), None, overrides), Path(data), Path(out), processes)
+    judged = launch(
+        resolve(get_preset(preset), None, overrides),
+        Path(data),
+        Path(out),
+        processes,
+        from_task(nodes, image, [f"node_type='{node_type}'", *cluster], task),
+        os.environ.get("KFP_RUN_ID", ""),
+    )
     shutil.copy(Path(out) / "config.yaml", config.path)
     shutil.copy(Path(out) / "metrics.jsonl", history.path)
     print(f"verdict: {judged.verdict}: {judged.reason}")

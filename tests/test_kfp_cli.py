@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 KFP = str(Path(sys.executable).with_name("kfp"))
 FULL = str(ROOT / "pipelines" / "xkd_full.py")
+PIPELINES = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
 
 SMALL = """
 from kfp import dsl
@@ -35,7 +41,7 @@ def speak(word: str, times: int, folder: str) -> None:
 
 @dsl.pipeline(name="small")
 def small(word: str = "hello", times: int = 2, folder: str = "."):
-    speak(word=word, times=times, folder=folder)
+    speak(word=word, times=times, folder=folder).set_retry(num_retries=2, backoff_duration="30s")
 """
 
 
@@ -139,10 +145,12 @@ def test_upstreams_own_submit_stays() -> None:
     assert "Connection refused" in done.stderr
 
 
-def test_the_full_pipeline_compiles(tmp_path: Path) -> None:
-    done = kfp("dsl", "compile", "--py", FULL, "--output", str(tmp_path / "full.yaml"))
+@pytest.mark.parametrize("file", PIPELINES, ids=lambda path: path.stem)
+def test_every_pipeline_compiles(file: Path, tmp_path: Path) -> None:
+    done = kfp("dsl", "compile", "--py", str(file), "--output", str(tmp_path / "compiled.yaml"))
     assert done.returncode == 0, done.stderr
-    assert "name: xkd-full" in (tmp_path / "full.yaml").read_text()
+    name = file.stem.replace("_", "-")
+    assert f"name: {name}" in (tmp_path / "compiled.yaml").read_text()
 
 
 def test_without_a_server_one_line_names_local() -> None:
@@ -163,7 +171,41 @@ def test_submit_delivers_the_compiled_pipeline(server: ThreadingHTTPServer) -> N
     assert server.experiment["display_name"] == "xkd-full"  # type: ignore[attr-defined]
     assert run["display_name"] == "mine"
     assert run["runtime_config"]["parameters"] == {"clips": 40, "preset": "toy"}
-    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "xkd-full"
+    delivered = run["pipeline_spec"]
+    assert delivered["pipeline_spec"]["pipelineInfo"]["name"] == "xkd-full"
+
+    # Upstream's own classes take it; ParseDict accepts no field that they lack.
+    json_format.ParseDict(delivered["pipeline_spec"], PipelineSpec())
+    platform = json_format.ParseDict(delivered["platform_spec"], PlatformSpec()).platforms["kubernetes"]
+    for executor in platform.deployment_spec.executors.values():
+        json_format.ParseDict(json_format.MessageToDict(executor), KubernetesExecutorConfig())
+    text = yaml.safe_dump_all([delivered["pipeline_spec"], delivered["platform_spec"]])
+    assert components.load_component_from_text(text).name == "xkd-full"
+
+
+def test_create_of_the_compiled_file_delivers_the_same(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    address, package = f"http://127.0.0.1:{server.server_port}", str(tmp_path / "xkd_full.yaml")
+    assert kfp("--endpoint", address, "run", "submit", FULL, "preset=toy").returncode == 0
+    submitted = server.run  # type: ignore[attr-defined]
+    assert kfp("dsl", "compile", "--py", FULL, "--output", package).returncode == 0
+    done = kfp("--endpoint", address, "run", "create", "-f", package, "-e", "xkd-full", "preset=toy")
+    assert done.returncode == 0, done.stderr
+    assert server.run == submitted  # type: ignore[attr-defined]
+
+
+def test_strings_stay_strings(server: ThreadingHTTPServer) -> None:
+    address = f"http://127.0.0.1:{server.server_port}"
+    given = ["gpus=4", "revision=1e5", "run=true", 'data="7"', "seed=7", 'overrides=["optim.lr=1e-4"]']
+    done = kfp("--endpoint", address, "run", "submit", FULL, *given)
+    assert done.returncode == 0, done.stderr
+    assert server.run["runtime_config"]["parameters"] == {  # type: ignore[attr-defined]
+        "gpus": "4",
+        "revision": "1e5",
+        "run": "true",
+        "data": "7",
+        "seed": 7,
+        "overrides": ["optim.lr=1e-4"],
+    }
 
 
 def test_submit_names_the_experiment(server: ThreadingHTTPServer, small: Path) -> None:
@@ -182,10 +224,21 @@ def test_local_runs_here(small: Path, tmp_path: Path) -> None:
     assert "RuntimeWarning" not in done.stderr
 
 
-def test_a_failed_local_run_fails(small: Path, tmp_path: Path) -> None:
+def test_a_failed_local_run_fails_at_once(small: Path, tmp_path: Path) -> None:
     done = kfp("run", "submit", str(small), "--local", "word=fail", f"folder={tmp_path}", cwd=tmp_path)
     assert done.returncode == 1
-    assert "as asked" in done.stdout
+    assert done.stdout.count("ValueError: as asked") == 1
+
+
+def test_a_failed_run_of_the_full_pipeline_is_tidied_up(tmp_path: Path) -> None:
+    done = kfp("run", "submit", FULL, "--local", "dataset=nope", f"run={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "UserError: no dataset nope" in done.stdout
+    assert "jobs cancelled: none" in done.stdout
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("error: ")
+    assert "Inner task failed" in line
+    assert "Warning" not in done.stderr
 
 
 @pytest.mark.parametrize(

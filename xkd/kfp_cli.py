@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 import os
 import re
@@ -91,6 +92,7 @@ def _create(before: list[str], file: Path, after: list[str]) -> None:
     from urllib3.exceptions import HTTPError
 
     pipeline = _load(file)
+    after = _with_strings(pipeline, after)
     if not any(word.startswith(("-e", "--experiment-name")) for word in after):
         after = ["-e", pipeline.name, *after]
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
@@ -142,7 +144,9 @@ def _run_here(file: Path, arguments: list[str]) -> int:
 
     pipeline = _load(file)
     values = _values(pipeline, arguments)
+    _never_retry(pipeline)
     warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
+    warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(LOCAL_ROOT))
     # The executor repeats its whole input; what a task itself says should not drown in that.
     with redirect_stdout(_Without(sys.stdout, r"""\s*(\[KFP Executor .* INFO\]|["{}\]])""")):
@@ -164,13 +168,21 @@ def _load(file: Path) -> Any:
         raise UserError(f"{file}: {error}") from None
 
 
+def _never_retry(pipeline: Any) -> None:
+    """Have a task that fails fail at once: what retries are for, evicted pods and lost nodes, is not here."""
+    spec = pipeline.pipeline_spec
+    for component in (spec.root, *spec.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")
+
+
 def _values(pipeline: Any, arguments: Sequence[str]) -> dict[str, Any]:
     """The pipeline's parameters from ``name=value`` words, read as upstream's ``run create`` reads them."""
     from kfp.cli.utils.parsing import parse_parameter_value
 
     known = pipeline.component_spec.inputs or {}
     values = {}
-    words = iter(arguments)
+    words = iter(_with_strings(pipeline, arguments))
     for word in words:
         if word in ("-e", "--experiment-name"):
             next(words, None)  # experiments are a server's; the same command line works in both places
@@ -180,8 +192,22 @@ def _values(pipeline: Any, arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"run submit --local takes parameters as name=value, not {word!r}")
         if name not in known:
             raise UserError(f"the pipeline has no parameter {name!r}{nearest(name, known)}")
-        values[name] = text if known[name].type == "String" else parse_parameter_value(text)
+        values[name] = parse_parameter_value(text)
     return values
+
+
+def _with_strings(pipeline: Any, arguments: Sequence[str]) -> list[str]:
+    """The same words, with quotes around strings that upstream would read as numbers and a server refuse."""
+    from kfp.cli.utils.parsing import parse_parameter_value
+
+    known = pipeline.component_spec.inputs or {}
+    words = []
+    for word in arguments:
+        name, equals, text = word.partition("=")
+        is_string = equals and name in known and known[name].type == "String"
+        quote = is_string and not isinstance(parse_parameter_value(text), str)
+        words.append(f"{name}={json.dumps(text)}" if quote else word)
+    return words
 
 
 class _Without(io.TextIOBase):

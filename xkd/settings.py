@@ -79,11 +79,11 @@ def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = 
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
-            raise UserError(f"--set {override}: write it as name=value, for example optim.lr=1e-4")
+            raise UserError(f"{override}: write a setting as name=value, for example optim.lr=1e-4")
         nested: Any = _FloatLoader(text).get_single_data()
         for key in reversed(name.strip().split(".")):
             nested = {key: nested}
-        _merge(values, nested, "--set", type(base))
+        _merge(values, nested, override, type(base))
     return build(type(base), values, "configuration")
 
 

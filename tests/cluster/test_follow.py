@@ -27,8 +27,8 @@ from xkd.train.launch import TrainingError, launch, training_job
 from xkd.watch.collapse import Verdict
 
 QUICK = Pace(first=0.05, longest=0.1, patience=2.0)
-HEALTHY = {"verdict": "healthy", "reason": "it learns", "step": 28}
-COLLAPSED = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
+HEALTHY: dict[str, Any] = {"verdict": "healthy", "reason": "it learns", "step": 28}
+COLLAPSED: dict[str, Any] = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ClusterConfig(nodes=2, resources={"limits": {"nvidia.com/gpu": "8", "cpu": "64"}})
 
@@ -311,7 +311,7 @@ def test_other_failures_begin_anew_when_asked(cluster: Cluster, code: int, run_i
     ],
 )
 def test_a_job_past_its_deadline_is_removed(
-    cluster: Cluster, phase: str, limit: dict[str, int], message: str
+    cluster: Cluster, phase: str, limit: dict[str, Any], message: str
 ) -> None:
     launcher = Launch(config=ClusterConfig(**limit))
     until(lambda: cluster.jobs)

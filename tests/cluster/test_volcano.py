@@ -200,7 +200,8 @@ def test_settings_of_the_cluster_reach_the_pods() -> None:
         assert pod["spec"]["affinity"] == affinity
         assert pod["spec"]["terminationGracePeriodSeconds"] == 900
         assert pod["metadata"]["labels"]["pipeline/runid"] == "r1"
-        assert container(pod)["resources"]["limits"]["nvidia.com/gpu"] == "4"
+        resources = container(pod)["resources"]
+        assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "4"
         assert words(pod)["--processes"] == "4"
         values = {variable["name"]: variable.get("value") for variable in container(pod)["env"]}
         assert (values["KFP_RUN_ID"], values["NCCL_IB_DISABLE"], values["NCCL_DEBUG"]) == ("r1", "1", "INFO")
@@ -220,7 +221,7 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
         ("node_type=v100_gcp", "no node type 'v100_gcp' (did you mean v100_gke"),
         ("nodes=0", "configuration: nodes 0 must be at least 1, and not fewer than min_nodes"),
         ("min_nodes=3", "configuration: nodes 2 must be at least 1, and not fewer than min_nodes"),
-        ("node=2", "--set: no setting node (did you mean nodes"),
+        ("node=2", "node=2: no setting node (did you mean nodes"),
         ("tolerations=spot", "configuration: tolerations: "),
         ("grace_seconds=0", "configuration: grace_seconds must be at least 1"),
     ],

@@ -76,7 +76,10 @@ class ClusterConfig:
         if not self.node_type:
             return self
         node = node_type(self.node_type)
-        resources = {kind: wanted | self.resources.get(kind, {}) for kind, wanted in node.resources().items()}
+        requests, limits = self.resources.get("requests", {}), self.resources.get("limits", {})
+        wanted = node.resources()
+        # Of GPUs the two must be the same, and only one may be given.
+        resources = {"requests": wanted | limits | requests, "limits": wanted | requests | limits}
         return replace(
             self,
             node_type="",

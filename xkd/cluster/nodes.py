@@ -29,14 +29,13 @@ class NodeType:
     gpu: str
     """What one GPU is, for people."""
 
-    def resources(self) -> dict[str, dict[str, str]]:
-        """Requests and limits of a pod that takes the node; equal, so that it is the last to be evicted."""
-        wanted = {
+    def resources(self) -> dict[str, str]:
+        """Requests, and limits, of a pod that takes the node; equal, so that it is the last to be evicted."""
+        return {
             "cpu": str(int(self.cores * _SHARE)),
             "memory": f"{int(self.memory * _SHARE)}Gi",
             "nvidia.com/gpu": str(self.gpus),
         }
-        return {"requests": wanted, "limits": wanted}
 
 
 TOLERATIONS: tuple[dict[str, Any], ...] = (

@@ -1,0 +1,181 @@
+"""The tasks that use a cluster, run as their pods run them: the compiled command, KFP's own executor.
+
+The cluster is the server of the launcher's tests; what KFP's driver and launcher put in is put in here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from pipelines.xkd_full import TOLERATIONS, VOLUME, xkd_full
+from tests.cluster.server import Cluster
+
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+VERDICT = {"verdict": "healthy", "reason": "it learns", "step": 28}
+TASK = {
+    "affinity": None,
+    "tolerations": TOLERATIONS,
+    "nodeSelector": {},
+    "env": [
+        {"name": "KFP_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['pipeline/runid']"}}}
+    ],
+    "volumes": [{"name": VOLUME, "persistentVolumeClaim": {"claimName": VOLUME}}],
+    "volumeMounts": [{"name": VOLUME, "mountPath": "/workspace/runs"}],
+    "resources": {"limits": {"nvidia.com/gpu": "8"}},
+}
+"""What KFP's driver makes of the pipeline's defaults."""
+PRETRAIN = {
+    "preset": "toy",
+    "overrides": ["run.seed=1"],
+    "data": "runs/data",
+    "revision": "1",
+    "out": "runs/mine",
+    "processes": 1,
+    "nodes": 2,
+    "image": "xkd:1",
+    "node_type": "v100_gke",
+    "cluster": ["restarts=5"],
+    "task": TASK,
+}
+RELEASE = {
+    "nodes": 2,
+    "cluster": [],
+    "status": {"state": "FAILED", "pipelineTaskName": "pretrain", "error": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    package = tmp_path_factory.mktemp("compiled") / "full.yaml"
+    compiler.Compiler().compile(xkd_full, str(package))
+    spec = next(yaml.safe_load_all(package.read_text()))
+    executors = spec["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        cluster.kubeconfig(tmp_path)
+        yield cluster
+        assert cluster.left() == []
+
+
+@pytest.fixture
+def start(containers: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a task's container, in a process group of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(task: str, inputs: dict[str, Any], run_id: str = "run-1") -> subprocess.Popen[str]:
+        outputs = {
+            "parameters": {name: {"outputFile": str(tmp_path / name)} for name in ("verdict", "reason")},
+            "artifacts": {name: {"artifacts": [artifact(tmp_path / name)]} for name in ("config", "history")},
+        }
+        filled = {
+            "inputs": {"parameterValues": inputs},
+            "outputs": {**(outputs if task == "pretrain" else {}), "outputFile": str(tmp_path / "out.json")},
+        }
+        container = containers[task]
+        arguments = [json.dumps(filled) if word == "{{$}}" else word for word in container["args"]]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+        process = subprocess.Popen(
+            [*container["command"], *arguments],
+            cwd=tmp_path,
+            env={**kept, "KUBECONFIG": str(tmp_path / "kubeconfig"), "KFP_RUN_ID": run_id, "PATH": PATH},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def artifact(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "uri": str(path), "type": {"schemaTitle": "system.Artifact"}, "metadata": {}}
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def submitted(cluster: Cluster, task: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """The task, when its job is there."""
+    until(lambda: cluster.jobs or task.poll() is not None)
+    assert cluster.jobs, task.communicate()[0]
+    return task
+
+
+def test_pretraining_is_a_job_with_what_the_task_is_given(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("the job's")
+    (run / "metrics.jsonl").write_text("{}")
+    task = submitted(cluster, start("pretrain", PRETRAIN))
+    labels, spec = cluster.job["metadata"]["labels"], cluster.job["spec"]
+    assert labels["pipeline/runid"] == "run-1"
+    assert spec["maxRetry"] == 6
+    assert len(spec["tasks"]) == 2
+    for pod in (task["template"]["spec"] for task in spec["tasks"]):
+        assert pod["containers"][0]["image"] == "xkd:1"
+        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        assert pod["tolerations"] == TOLERATIONS
+        assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
+        assert {"name": VOLUME, "mountPath": "/workspace/runs"} in pod["containers"][0]["volumeMounts"]
+    cluster.begin()
+    report = {"message": "finished", "errorCode": 0, "extraInfo": {"verdict": VERDICT}}
+    cluster.end_pod(0, 0, json.dumps({"message": report}))
+    cluster.end_pod(1, 0)
+    cluster.phase("Completed")
+    said, _ = task.communicate(timeout=60)
+    assert task.returncode == 0, said
+    assert "verdict: healthy: it learns" in said
+    output = json.loads((tmp_path / "out.json").read_text())
+    assert output["parameterValues"] == {"verdict": "healthy", "reason": "it learns"}
+    assert (tmp_path / "config").read_text() == "the job's"
+
+
+def test_a_pretraining_that_is_stopped_removes_its_job(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    task = submitted(cluster, start("pretrain", PRETRAIN))
+    os.killpg(task.pid, signal.SIGTERM)  # Argo's executor signals all that it started
+    until(lambda: not cluster.jobs)
+
+
+def test_tidying_up_cancels_the_jobs_of_this_run_alone(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    task = submitted(cluster, start("pretrain", PRETRAIN))
+    os.killpg(task.pid, signal.SIGKILL)  # as when its node is lost
+    name = cluster.name
+    other = start("release", RELEASE, run_id="run-2")
+    assert "jobs cancelled: none" in other.communicate(timeout=60)[0]
+    assert list(cluster.jobs) == [name]
+    this = start("release", RELEASE)
+    assert f"jobs cancelled: {name}" in this.communicate(timeout=60)[0]
+    assert this.returncode == 0
+    assert not cluster.jobs
