@@ -99,7 +99,7 @@ def xkd_full(
         node_type: a GPU node by name (`xkd.cluster.nodes`), which gives all that is not given here.
         node_selector: labels that the job's nodes must have.
         tolerations: taints that they may have.
-        cluster: settings of `xkd.cluster.config.ClusterConfig` over these, for example ``["restarts=5"]``.
+        cluster: settings of `xkd.cluster.config.ClusterConfig` over these, for example ``["restarts=10"]``.
         data: directory of datasets, which runs may share.
         run: the run directory; scores and report go there too.
         pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.

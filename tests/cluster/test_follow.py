@@ -248,7 +248,7 @@ def test_a_lost_job_is_no_success(cluster: Cluster) -> None:
             (1, report("worker 3 failed with exit code 1", 1)),
             {},
             TrainingError,
-            "after 3 restart.*worker 3 failed with exit code 1",
+            "after 4 restart.*worker 3 failed with exit code 1",
         ),
         ((137, ""), {"reason": "OOMKilled"}, TrainingError, "train-1-0: ended with out of memory"),
         (

@@ -113,7 +113,7 @@ def test_what_ended_for_good_is_not_restarted_and_all_else_is() -> None:
         {"events": ["PodFailed", "PodEvicted"], "action": "RestartJob"},
     ]
     assert spec["maxRetry"] == TWO.restarts + 1
-    assert words(pods(rendered())[0])["--restarts"] == str(TWO.restarts)
+    assert words(pods(rendered())[0])["--restarts"] == "1"
     assert spec["tasks"][0]["policies"] == [{"event": "TaskCompleted", "action": "CompleteJob"}]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from functools import cache
@@ -17,7 +18,17 @@ K8S = Path("k8s")
 OVERLAYS = ["overlays/local", "overlays/v100"]
 FOLDERS = ["base", *OVERLAYS, "monitoring"]
 
-needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+def _renders() -> bool:
+    """Whether there is a kubectl, and one that knows kustomize's components (1.21 and later)."""
+    if not shutil.which("kubectl"):
+        return False
+    asked = ["kubectl", "version", "--client", "--output=json"]
+    version = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)["clientVersion"]
+    return (int(version["major"]), int(version["minor"].rstrip("+"))) >= (1, 21)
+
+
+needs_kubectl = pytest.mark.skipif(not _renders(), reason="kubectl 1.21 or later is not installed")
 
 # The labels of pods: a task has those that the pipeline gives, a training pod TorchX's and Volcano's too.
 TASK = {"app.kubernetes.io/part-of": "xkd"}

@@ -53,7 +53,7 @@ def starts(folder: Path, rank: int = 0) -> int:
             "the run ended as one_hot: KD is 0",
             {"verdict": {"verdict": "one_hot", "reason": "KD is 0", "step": 12}},
         ),
-        ("crash", 1, 3, "worker 0 failed with exit code 1", {}),
+        ("crash", 1, 3, "worker 0 failed: RuntimeError: the bug is here", {}),
         ("killed", 137, 3, "worker 0 was ended by SIGKILL", {}),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_workers_mistake_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_a_crash_keeps_its_traceback_and_adds_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(TrainingError, match="worker 0 failed with exit code 1") as caught:
+    with pytest.raises(TrainingError, match="worker 0 failed: RuntimeError: the bug is here") as caught:
         run("crash", tmp_path)
     assert caught.value.exit_code == 1
     said = capfd.readouterr().err

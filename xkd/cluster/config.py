@@ -44,8 +44,8 @@ class ClusterConfig:
     queue: str = "xkd"
     """Volcano's queue."""
     priority_class: str = ""
-    restarts: int = 3
-    """How often workers are restarted in place, and then the whole job, before it fails."""
+    restarts: int = 5
+    """How often the job is begun anew, from its last checkpoint, before it fails."""
     grace_seconds: int = 300
     """How long a pod that must go may take to save; longer than a checkpoint takes."""
     ttl_seconds: int = 86400

@@ -47,6 +47,8 @@ _PATIENCE = 600
 _AGAIN = 5.0
 """Seconds after which another signal is a second wish; sooner it is the first one, come by two ways."""
 _POLL = 0.1
+_LONGEST = 1000
+"""Characters of an error; the kubelet keeps four times as much of a termination message."""
 _MEET_SECONDS = 900
 """How long hosts wait for each other: one may have to get its image first."""
 _LAST_CALL_SECONDS = 15
@@ -69,6 +71,11 @@ def worker(main: Callable[[], dict[str, Any]]) -> None:
     except UserError as error:
         facts = {"verdict": error.verdict.to_dict()} if isinstance(error, CollapsedError) else {}
         sys.exit(_report_failure(str(error), error.exit_code, **facts))
+    except Exception as error:
+        if _ERROR_FILE in os.environ:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            _report(os.environ[_ERROR_FILE], f"worker {os.environ['RANK']} failed: {reason[:_LONGEST]}", 1)
+        raise
     if _REPORT_FILE in os.environ and os.environ["RANK"] == "0":
         _report(os.environ[_REPORT_FILE], "finished", 0, **result)
 

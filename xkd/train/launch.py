@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from xkd.cluster.volcano import Job
 
 RENDEZVOUS_PORT = 29400
+IN_PLACE = 1
+"""How often an agent on a cluster restarts its workers, before the whole job is begun anew."""
 POD_ENV = {
     # The root file system is read-only; what wants a home finds one on a volume of the pod's own.
     "HOME": "/tmp",  # noqa: S108
@@ -145,7 +147,7 @@ def appdef(
         role = Role(name="train", image="", entrypoint=sys.executable, args=[*agent, *work], env=env)
         return AppDef(name="xkd", roles=[role])
     fewest = cluster.min_nodes or cluster.nodes
-    agent += ["--nodes", f"{fewest}:{cluster.nodes}", "--restarts", str(cluster.restarts)]
+    agent += ["--nodes", f"{fewest}:{cluster.nodes}", "--restarts", str(IN_PLACE)]
     # The kubelet expands $(...). Volcano sets these variables in all pods, TorchX another in the first. By
     # these names host 0 comes first when torch numbers the hosts: the first process is in the first pod.
     agent += ["--node", macros.replica_id, "--address", f"$$(VC_TRAIN_{macros.replica_id}_HOSTS)"]
