@@ -284,6 +284,8 @@ class RunConfig:
     """Compile the transformer blocks (torch.compile): minutes at the start, faster steps on a GPU."""
     metrics_port: int | None = 9460
     """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
+    metrics_host: str = "0.0.0.0"  # noqa: S104 -- a pod's Prometheus comes from outside
+    """Address that it listens at: every one of the machine, or 127.0.0.1, which this machine alone hears."""
     on_collapse: Literal["alert", "stop", "rollback"] = "alert"
     """What a verdict of collapse does: alert says so and trains on, stop ends the run, rollback goes back to
     the newest checkpoint before the collapse with half the learning rate, and ends the run when none is kept

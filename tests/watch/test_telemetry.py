@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from xkd.config import RunConfig
 from xkd.errors import UserError
+from xkd.presets import get_preset
 from xkd.watch.collapse import DIRECTIONS, WINDOW, Limits
 from xkd.watch.metrics import METRICS, page
 from xkd.watch.telemetry import Row, Telemetry, read_rows
@@ -158,6 +159,24 @@ def test_a_taken_port_is_one_line_and_a_closed_one_is_free(tmp_path: Path) -> No
             Telemetry(tmp_path, port, Limits(1024, 32))
     for _ in range(2):
         Telemetry(tmp_path, port, Limits(1024, 32)).close()
+
+
+def test_it_listens_where_the_settings_say(tmp_path: Path) -> None:
+    """The whole of 127.0.0.0/8 is this machine, so another address of it is another interface, in effect."""
+    for host, heard in (("127.0.0.1", False), ("0.0.0.0", True)):
+        telemetry = Telemetry(tmp_path, 0, Limits(1024, 32), host=host)
+        assert telemetry.address
+        port = int(telemetry.address.rpartition(":")[2].removesuffix("/metrics"))
+        with socket.socket() as client:
+            assert (client.connect_ex(("127.0.0.2", port)) == 0) is heard
+        telemetry.close()
+    with pytest.raises(UserError, match=r"at run\.metrics_host 203\.0\.113\.1$"):
+        Telemetry(tmp_path, 0, Limits(1024, 32), host="203.0.113.1")
+
+
+def test_small_presets_are_heard_by_their_machine_alone_and_pods_by_all() -> None:
+    assert {get_preset(name).run.metrics_host for name in ("toy", "embedded")} == {"127.0.0.1"}
+    assert get_preset("paper").run.metrics_host == "0.0.0.0"
 
 
 def test_a_port_that_cannot_be_is_named() -> None:

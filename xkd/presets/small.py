@@ -49,7 +49,7 @@ def embedded() -> PretrainConfig:
         projector=ProjectorConfig(hidden_dim=256, bottleneck_dim=64, out_dim=512),
         loss=LossConfig(align=0.1, distill=0.3),
         optim=OptimConfig(epochs=200, batch_size=32, lr=1e-3, warmup_epochs=20, ema_final=0.998),
-        run=RunConfig(workers=1, checkpoint_every=200, metrics_port=0),
+        run=RunConfig(workers=1, checkpoint_every=200, metrics_port=0, metrics_host="127.0.0.1"),
     )
 
 

@@ -158,8 +158,9 @@ def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps
         "skipped_unprepared": clips.manifest.skipped,
         "skipped_without_modality": clips.without_modality,
     }
-    main, port = run.world.main, clips.config.run.metrics_port
-    return Telemetry(run.out, port if main else None, limits, first, constants, run.facts, write=main)
+    main, where = run.world.main, clips.config.run
+    port = where.metrics_port if main else None
+    return Telemetry(run.out, port, limits, first, constants, run.facts, write=main, host=where.metrics_host)
 
 
 def _publish(stepper: Stepper, checkpoints: Checkpoints, done: int, data: Path, out: Path) -> None:

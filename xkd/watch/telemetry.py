@@ -42,6 +42,7 @@ class Telemetry:
         info: Mapping[str, Any] | None = None,
         *,
         write: bool = True,
+        host: str = "127.0.0.1",
     ) -> None:
         """Start telling.
 
@@ -53,9 +54,10 @@ class Telemetry:
             constants: fields that no row has.
             info: labels of ``xkd_run_info``; those of `metrics.INFO` are told.
             write: False where another process writes the file.
+            host: address to serve at.
 
         Raises:
-            UserError: the port is taken.
+            UserError: the port is taken, or the address is not this machine's.
         """
         self.path, self._limits = run / "metrics.jsonl", limits
         everything = read_rows(self.path)
@@ -80,7 +82,9 @@ class Telemetry:
             "collapse_threshold": limits.zero,
         }
         self._series = _Series(run.name, labels, {**self._least, **levels, **(constants or {})})
-        self._server, self.address = self._serve(port)  # before another run of the same name loses its rows
+        self._server, self.address = self._serve(
+            host, port
+        )  # before another run of the same name loses its rows
         self._write, self._gap = write, ""  # a new line after a row that was perhaps half written
         if write:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -136,16 +140,17 @@ class Telemetry:
         held = {name: max(row[name], least) for name, least in self._least.items() if name in row}
         self._series.values = {**self._series.values, **row, **held, **told}
 
-    def _serve(self, port: int | None) -> tuple[Any, str | None]:
+    def _serve(self, host: str, port: int | None) -> tuple[Any, str | None]:
         if port is None:
             return None, None
         registry = CollectorRegistry()
         registry.register(self._series)
         try:
-            server, _ = start_http_server(port, registry=registry)
+            server, _ = start_http_server(port, host, registry)
         except OSError as error:
             raise UserError(
-                f"run.metrics_port {port}: {error.strerror}; choose another port, or 0 for any free one"
+                f"run.metrics_port {port}: {error.strerror}; choose another port, or 0 for any free "
+                f"one, at run.metrics_host {host}"
             ) from None
         os.register_at_fork(after_in_child=server.socket.close)  # a loader's process must not keep the port
         return server, f"http://localhost:{server.server_port}/metrics"
