@@ -124,10 +124,12 @@ def test_it_leaves_nothing_behind_and_has_time_to_save() -> None:
 
 
 def test_few_hosts_may_begin_and_more_join() -> None:
-    job = rendered(replace(TWO, nodes=4, min_nodes=2))
-    assert job["spec"]["minAvailable"] == 2
-    assert [task["minAvailable"] for task in job["spec"]["tasks"]] == [1, 1, 0, 0]
-    assert words(pods(job)[0])["--nodes"] == "2:4"
+    job = rendered(replace(TWO, min_nodes=1))
+    assert job["spec"]["minAvailable"] == 1
+    assert [task["minAvailable"] for task in job["spec"]["tasks"]] == [1, 0]
+    assert words(pods(job)[0])["--nodes"] == "1:2"
+    with pytest.raises(UserError, match="256 must be a multiple of the 24 processes"):
+        rendered(replace(TWO, nodes=4, min_nodes=2))  # three would do as well, if they came
 
 
 def test_pods_have_shared_memory_their_own_scratch_and_the_claim() -> None:
@@ -220,9 +222,11 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
     [
         ("node_type=v100_gcp", "no node type 'v100_gcp' (did you mean v100_gke"),
         ("nodes=0", "configuration: nodes 0 must be at least 1, and not fewer than min_nodes"),
+        ("processes=3", "optim.batch_size 256 must be a multiple of the 6 processes"),
         ("min_nodes=3", "configuration: nodes 2 must be at least 1, and not fewer than min_nodes"),
         ("node=2", "node=2: no setting node (did you mean nodes"),
         ("tolerations=spot", "configuration: tolerations: "),
+        ("nodes=3", "optim.batch_size 256 must be a multiple of the 24 processes"),
         ("grace_seconds=0", "configuration: grace_seconds must be at least 1"),
     ],
 )

@@ -106,12 +106,21 @@ def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1, accumulate
         raise UserError(
             f"optim.batch_size {batch_size} is more than the {clips} training clips; set it lower"
         )
+    check_division(batch_size, world_size, accumulate)
+    return clips // batch_size
+
+
+def check_division(batch_size: int, world_size: int, accumulate: int) -> None:
+    """Does a global batch divide into equal parts?
+
+    Raises:
+        UserError: it does not.
+    """
     if batch_size % (world_size * accumulate):
         raise UserError(
             f"optim.batch_size {batch_size} must be a multiple of the {world_size} processes times "
             f"run.accumulate {accumulate}"
         )
-    return clips // batch_size
 
 
 class ClipSampler(Sampler[list[tuple[int, int]]]):

@@ -22,6 +22,7 @@ from torchx.specs import AppDef, AppState, AppStatus, Role, macros
 
 from xkd.cluster.config import ClusterConfig
 from xkd.config import PretrainConfig
+from xkd.data.clips import check_division
 from xkd.errors import UserError
 from xkd.settings import to_dict
 from xkd.train.agent import FINAL, pass_on
@@ -99,11 +100,15 @@ def training_job(
     """Pretraining as a cluster's job; arguments as of `launch`. Its name is the same for the same work.
 
     Raises:
-        UserError: there is no such node type.
+        UserError: there is no such node type, or the batch does not divide among the processes.
     """
     from xkd.cluster.volcano import Job, job_name
 
     cluster = cluster.placed()
+    for nodes in range(
+        cluster.min_nodes or cluster.nodes, cluster.nodes + 1
+    ):  # before anything waits in a queue
+        check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
     arguments = _arguments(config, data, out)
     name = job_name(out.name, run_id, arguments, cluster.image, cluster.nodes)
     threads = max(0, cluster.cores // cluster.workers - config.run.workers)
