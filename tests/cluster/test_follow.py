@@ -30,7 +30,7 @@ QUICK = Pace(first=0.05, longest=0.1, patience=2.0)
 HEALTHY: dict[str, Any] = {"verdict": "healthy", "reason": "it learns", "step": 28}
 COLLAPSED: dict[str, Any] = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ClusterConfig(nodes=2, resources={"limits": {"nvidia.com/gpu": "8", "cpu": "64"}})
+CONFIG = ClusterConfig(nodes=2, resources={"limits": {"nvidia.com/gpu": "2", "cpu": "64"}})
 
 
 def report(message: str, code: int, **extra: Any) -> str:

@@ -10,9 +10,9 @@ import pytest
 from kfp.dsl import TaskConfig
 from kfp.dsl.executor import Executor
 
-from tests.tiny import tiny_config
 from xkd.cluster.config import ClusterConfig
 from xkd.cluster.task import from_task
+from xkd.config import PretrainConfig
 from xkd.errors import UserError
 from xkd.train.launch import training_job
 
@@ -117,7 +117,7 @@ def test_a_mistake_is_one_line(nodes: int, said: str, line: str) -> None:
 def test_the_jobs_pods_have_it_all(tmp_path: Path) -> None:
     place = from_task(2, "xkd:1", ["queue=research"], as_read(GIVEN, tmp_path))
     assert place is not None
-    job = training_job(tiny_config(), Path("runs/data"), Path("runs/mine"), place, "run-1").request()
+    job = training_job(PretrainConfig(), Path("runs/data"), Path("runs/mine"), place, "run-1").request()
     manifest = job.request.resource
     json.dumps(manifest)
     assert manifest["spec"]["queue"] == "research"

@@ -105,9 +105,8 @@ def training_job(
     from xkd.cluster.volcano import Job, job_name
 
     cluster = cluster.placed()
-    for nodes in range(
-        cluster.min_nodes or cluster.nodes, cluster.nodes + 1
-    ):  # before anything waits in a queue
+    for nodes in range(cluster.min_nodes or cluster.nodes, cluster.nodes + 1):
+        # Now, rather than in a job that waited for its nodes.
         check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
     arguments = _arguments(config, data, out)
     name = job_name(out.name, run_id, arguments, cluster.image, cluster.nodes)
