@@ -379,11 +379,14 @@ def test_a_launcher_that_is_stopped_removes_its_job(
     command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", "--preset", "toy"]
     paths = ["--data", "runs/data", "--out", "runs/mine"]
     with subprocess.Popen([*command, *paths], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
-        until(lambda: cluster.jobs)
-        cluster.begin()
-        time.sleep(0.5)
-        launcher.send_signal(number)
-        _, said = launcher.communicate(timeout=30)
+        try:
+            until(lambda: cluster.jobs)
+            cluster.begin()
+            time.sleep(0.5)
+            launcher.send_signal(number)
+            _, said = launcher.communicate(timeout=30)
+        finally:
+            launcher.kill()
     assert launcher.returncode in (143, 130, -number), said
     assert "Running, 1 attempt(s)" in said
     assert "; cancelling it" in said
