@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from xkd.train.stop import StoppedError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,13 +71,40 @@ def test_what_may_succeed_the_next_time_is_tried_again(
     assert (line, reported if reported >= 0 else 128 - reported, more) == (message, code, extra)
 
 
+def await_file(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"waited in vain for {path.name}"
+        time.sleep(0.1)
+
+
 def test_who_is_asked_to_stop_is_not_started_again(tmp_path: Path) -> None:
     agent = start("wait", tmp_path, "--restarts", "2")
-    end = time.monotonic() + 60
-    while not (tmp_path / "0.ready").exists():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    await_file(tmp_path / "0.ready")
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(timeout=30) == 128 + signal.SIGTERM
     assert starts(tmp_path) == 1
     assert left(tmp_path)[:2] == ("worker 0 was ended by SIGTERM", -signal.SIGTERM)
+
+
+def test_who_is_asked_to_stop_leaves_though_the_others_meet_again(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folders, hosts = [tmp_path / "0", tmp_path / "1"], []
+    for node, folder in enumerate(folders):
+        folder.mkdir()
+        place = ["--rendezvous", f"localhost:{port}", "--address", f"127.0.0.{node + 1}"]
+        options = ["--nodes", "2:2", "--node", str(node), "--restarts", "5", *place]
+        hosts.append(start("save", folder, *options))
+    try:
+        for number, folder in enumerate(folders):
+            await_file(folder / f"{number}.ready")
+        hosts[1].send_signal(signal.SIGTERM)
+        os.kill(int((folders[0] / "0.pid").read_text()), signal.SIGKILL)
+        assert hosts[1].wait(timeout=30) == StoppedError.exit_code
+        assert left(folders[1])[:2] == ("stopped and saved", StoppedError.exit_code)
+        assert starts(folders[1], 1) == 1
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()

@@ -11,7 +11,7 @@ from typing import Any
 
 from xkd.errors import UserError
 from xkd.train.agent import worker
-from xkd.train.stop import CollapsedError
+from xkd.train.stop import CollapsedError, StoppedError, StopSignal
 from xkd.watch.collapse import Verdict
 
 
@@ -27,11 +27,18 @@ def main() -> dict[str, Any]:
         raise UserError("optim.lr must be positive")
     if what == "collapse":
         raise CollapsedError(Verdict("one_hot", "KD is 0", 12))
+    if what == "save" and rank == "1":
+        with StopSignal() as stop:
+            (folder / "1.ready").touch()
+            while not stop.received:
+                time.sleep(0.1)
+            time.sleep(3)
+        raise StoppedError("stopped and saved")
     if what == "crash":
         raise RuntimeError("the bug is here")
     if what == "killed" and rank == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what in ("wait", "killed"):
+    if what in ("wait", "killed", "save"):
         (folder / f"{rank}.ready").touch()
         time.sleep(600)
     return {"spoke": what}

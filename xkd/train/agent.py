@@ -181,6 +181,11 @@ def _agent(asked: list[float], spec: WorkerSpec) -> Any:
                 self._remaining_restarts = 0
             return result
 
+        def _restart_workers(self, worker_group: WorkerGroup) -> None:
+            # Where others were quicker to end and meet again, this host's workers are saving still.
+            if not asked:
+                super()._restart_workers(worker_group)
+
         def _stop_workers(self, worker_group: WorkerGroup) -> None:
             watchdog.expect(_PATIENCE)
             super()._stop_workers(worker_group)
