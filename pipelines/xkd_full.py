@@ -41,6 +41,8 @@ def place(task: dsl.PipelineTask, image: str) -> dsl.PipelineTask:
     """Where and as whom a task runs: in this image, with the shared volume, within the network's policies."""
     task.set_container_image(image)
     kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path="/workspace/runs")
+    # Decoding processes hand over their batches in shared memory, of which a container by itself has 64 MiB.
+    kubernetes.empty_dir_mount(task, "dshm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "xkd")
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     # Pods are evicted and nodes go. Each verb goes on from what it finds, and pretraining finds its job.

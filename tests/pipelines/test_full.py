@@ -113,6 +113,11 @@ def test_every_task_runs_in_the_image_on_the_shared_volume(
     assert mounts == [(VOLUME, "/workspace/runs")] * len(pods)
 
 
+def test_every_task_has_shared_memory(containers: dict[str, Any], pods: dict[str, Any]) -> None:
+    memory = [{"volumeName": "dshm", "mountPath": "/dev/shm", "medium": "Memory"}]
+    assert {name: pod["emptyDirMounts"] for name, pod in pods.items()} == dict.fromkeys(containers, memory)
+
+
 def test_the_image_is_part_of_every_key(tasks: dict[str, Any]) -> None:
     # KFP's key has the image as the spec has it, a placeholder. What stands for it is among the inputs.
     for task in tasks.values():
