@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from xkd.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MISPLACED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_MISTAKES = (*_FULL, *_MISPLACED, errno.ENAMETOOLONG)
+"""What the next attempt would find again. A file server that is away, or a device in trouble, is none."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -15,6 +22,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Raises:
         UserError: the disk is full or the folder not writable; whatever `path` held before is intact.
+        OSError, RuntimeError: anything else that may go well the next time; intact as well.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -25,9 +33,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         # torch.save covers a full disk's error with one of its own about positions.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason: Exception = error
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            reason = error.__context__
+        if not isinstance(reason, OSError) or reason.errno not in _MISTAKES:
+            raise reason from None
         raise UserError(
             f"cannot write {path}: {' '.join(str(reason).split())}; what was saved before is intact"
         ) from error
