@@ -121,6 +121,7 @@ def test_it_leaves_nothing_behind_and_has_time_to_save() -> None:
     job = rendered()
     assert job["spec"]["ttlSecondsAfterFinished"] == TWO.ttl_seconds
     assert {pod["spec"]["terminationGracePeriodSeconds"] for pod in pods(job)} == {TWO.grace_seconds}
+    assert {words(pod)["--grace"] for pod in pods(job)} == {str(TWO.grace_seconds)}
 
 
 def test_few_hosts_may_begin_and_more_join() -> None:

@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xkd.train.agent import pass_on
 from xkd.train.stop import StoppedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +87,39 @@ def test_who_is_asked_to_stop_is_not_started_again(tmp_path: Path) -> None:
     assert agent.wait(timeout=30) == 128 + signal.SIGTERM
     assert starts(tmp_path) == 1
     assert left(tmp_path)[:2] == ("worker 0 was ended by SIGTERM", -signal.SIGTERM)
+
+
+def test_who_will_not_save_is_killed_when_its_grace_is_over(tmp_path: Path) -> None:
+    agent = start("stubborn", tmp_path, "--restarts", "2", "--grace", "2")
+    await_file(tmp_path / "0.ready")
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(timeout=30) == 128 + signal.SIGKILL
+    assert left(tmp_path)[0] == "worker 0 was ended by SIGKILL"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_who_is_asked_to_stop_before_it_began_ends(tmp_path: Path) -> None:
+    """As a pod's first process it would not even end by a signal that it does not handle."""
+    agent = start("wait", tmp_path)
+    process, caught = Path(f"/proc/{agent.pid}"), 0
+    while not caught & 1 << signal.SIGTERM - 1:
+        assert agent.poll() is None
+        imports = "/pydantic" in (process / "maps").read_text()
+        caught = int((process / "status").read_text().partition("SigCgt:")[2].split()[0], 16)
+        assert caught & 1 << signal.SIGTERM - 1 or not imports, "not handled before the imports"
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(timeout=60) == 128 + signal.SIGTERM
+
+
+def test_signals_are_passed_on_while_threads_end() -> None:
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        threads = [threading.Thread(target=time.sleep, args=(0.001,)) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        assert pass_on(signal.SIGTERM, to="nobody") == 0
+        for thread in threads:
+            thread.join()
 
 
 def test_who_is_asked_to_stop_leaves_though_the_others_meet_again(tmp_path: Path) -> None:

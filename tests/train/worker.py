@@ -38,7 +38,9 @@ def main() -> dict[str, Any]:
         raise RuntimeError("the bug is here")
     if what == "killed" and rank == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    if what in ("wait", "killed", "save"):
+    if what == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if what in ("wait", "killed", "save", "stubborn"):
         (folder / f"{rank}.ready").touch()
         time.sleep(600)
     return {"spoke": what}

@@ -22,10 +22,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    # A pod's first process takes no signal that it does not handle, and what follows takes seconds to import.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 from xkd.errors import UserError
 from xkd.train.stop import ASKING, CollapsedError
@@ -43,7 +47,7 @@ _REPORT_FILE = "XKD_REPORT_FILE"
 """Names the agent's own error file to its workers, for which torchrun sets another one."""
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _PATIENCE = 600
-"""Seconds that workers have to finish their step and save it."""
+"""Seconds that workers have to finish their step and save it, where nobody says otherwise."""
 _AGAIN = 5.0
 """Seconds after which another signal is a second wish; sooner it is the first one, come by two ways."""
 _POLL = 0.1
@@ -91,17 +95,23 @@ def main() -> None:
     parser.add_argument("--address", help="this host's address, where the others cannot resolve its name")
     parser.add_argument("--processes", type=int, default=1, help="workers on this host")
     parser.add_argument("--restarts", type=int, default=0, help="how often workers are restarted")
+    parser.add_argument("--grace", type=int, default=_PATIENCE, help="seconds that workers have to save")
     parser.add_argument("module", help="what each worker runs: python -m MODULE ARGUMENT ...")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     # The agent's errors repeat what the report says.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    code = _run(parser.parse_args())
+    given = parser.parse_args()
+    code = _run(given, _let_workers_save(given.grace))
     if code:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace, asked: list[float]) -> int:
     """Keep the workers going to their end, and report it.
+
+    Args:
+        given: the arguments.
+        asked: when the first signal to stop came; empty until then.
 
     Returns:
         The exit code of the first worker that failed, negative for a signal; 0 for success.
@@ -111,7 +121,6 @@ def _run(given: argparse.Namespace) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.rendezvous import RendezvousError
 
-    asked = _let_workers_save()
     if _ERROR_FILE in os.environ:
         os.environ[_REPORT_FILE] = os.environ[_ERROR_FILE]
     # A store that all rounds share keeps what earlier ones wrote, and hosts that join later never find it.
@@ -231,25 +240,25 @@ def _explain(result: RunResult | None) -> int:
     return _report_failure(f"worker {rank} failed with exit code {failure.exitcode}", failure.exitcode)
 
 
-def _let_workers_save() -> list[float]:
+def _let_workers_save(grace: int) -> list[float]:
     """Pass SIGTERM and SIGINT on to the workers, and end as they do.
 
     torchrun would kill them 30 seconds later, in the middle of a large checkpoint. Asked again after a
-    while, or after long waiting, this kills them too.
+    while, or after `grace` seconds, this kills them too.
 
     Returns:
         When the first such signal came; empty until then.
     """
     first: list[float] = []
 
-    def asked(*_: object) -> None:
+    def asked(number: int, _frame: object) -> None:
         now = time.monotonic()
         if not first:
             first.append(now)
-            signal.alarm(_PATIENCE)
+            signal.alarm(grace)
             if not pass_on(signal.SIGTERM):
                 sys.exit(128 + signal.SIGTERM)
-        elif now - first[0] > _AGAIN:
+        elif number == signal.SIGALRM or now - first[0] > _AGAIN:
             pass_on(signal.SIGKILL)
 
     for number in (*ASKING, signal.SIGALRM):
@@ -264,13 +273,19 @@ def pass_on(number: signal.Signals, to: str = "") -> int:
         How many there are.
     """
     count = 0
-    for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            with suppress(ProcessLookupError, FileNotFoundError):
-                if to in Path(f"/proc/{child}/cmdline").read_text():
-                    os.kill(int(child), number)
-                    count += 1
+    for child in _children():
+        with suppress(ProcessLookupError, FileNotFoundError):
+            if to in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(child, number)
+                count += 1
     return count
+
+
+def _children() -> Iterator[int]:
+    """The processes that this one started, by whichever of its threads."""
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError, FileNotFoundError):  # it may end meanwhile
+            yield from map(int, (thread / "children").read_text().split())
 
 
 def _report_failure(message: str, code: int, **extra: Any) -> int:

@@ -152,6 +152,7 @@ def appdef(
         return AppDef(name="xkd", roles=[role])
     fewest = cluster.min_nodes or cluster.nodes
     agent += ["--nodes", f"{fewest}:{cluster.nodes}", "--restarts", str(IN_PLACE)]
+    agent += ["--grace", str(cluster.grace_seconds)]
     # The kubelet expands $(...). Volcano sets these variables in all pods, TorchX another in the first. By
     # these names host 0 comes first when torch numbers the hosts: the first process is in the first pod.
     agent += ["--node", macros.replica_id, "--address", f"$$(VC_TRAIN_{macros.replica_id}_HOSTS)"]
