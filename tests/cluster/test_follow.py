@@ -23,7 +23,7 @@ from xkd.cluster.api import AwayError, Pace
 from xkd.cluster.config import ClusterConfig
 from xkd.cluster.follow import LaunchError, release
 from xkd.errors import UserError
-from xkd.train.launch import TrainingError, launch, training_job
+from xkd.train.launch import TrainingError, UnjudgedError, launch, training_job
 from xkd.watch.collapse import Verdict
 
 QUICK = Pace(first=0.05, longest=0.1, patience=2.0)
@@ -52,15 +52,17 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
 class Launch(threading.Thread):
     """A launcher in a thread; what it returned or raised."""
 
-    def __init__(self, config: ClusterConfig = CONFIG, run_id: str = "") -> None:
+    def __init__(
+        self, config: ClusterConfig = CONFIG, run_id: str = "", out: Path = Path("runs/mine")
+    ) -> None:
         super().__init__(daemon=True)
-        self.config, self.run_id = config, run_id
+        self.config, self.run_id, self.out = config, run_id, out
         self.result: Verdict | BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            paths = Path("runs/data"), Path("runs/mine")
+            paths = Path("runs/data"), self.out
             self.result = launch(tiny_config(), *paths, cluster=self.config, run_id=self.run_id)
         except BaseException as error:
             self.result = error
@@ -132,6 +134,32 @@ def test_a_finished_job_is_read_and_not_run_again(cluster: Cluster) -> None:
     launcher.end()
     assert Launch().end() == Verdict(**HEALTHY)
     assert cluster.submitted == 1
+
+
+@pytest.mark.parametrize("left", [None, '{"message": {"message": "finished", "extraInfo": {"verd'])
+def test_a_completed_job_whose_pods_tell_nothing_is_judged_by_its_run(
+    cluster: Cluster, tmp_path: Path, left: str | None
+) -> None:
+    launcher = begun(cluster, out=tmp_path)
+    (tmp_path / "verdict.json").write_text(json.dumps(HEALTHY))
+    if left:
+        cluster.end_pod(0, 0, left)
+    else:
+        cluster.pods.clear()
+    cluster.phase("Completed")
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_a_completed_job_is_never_called_failed(cluster: Cluster) -> None:
+    launcher = begun(cluster)
+    cluster.end_pod(1, 69, report("lost the other hosts", 69))
+    cluster.end_pod(0, 0)
+    cluster.phase("Completed")
+    error = launcher.end()
+    assert isinstance(error, UnjudgedError)
+    assert error.exit_code == 0
+    assert str(error).startswith(f"job {cluster.name} completed; ")
+    assert "runs/mine/verdict.json" in str(error)
 
 
 def test_other_work_is_another_job(cluster: Cluster) -> None:
@@ -287,10 +315,21 @@ def test_a_final_failure_is_not_repeated_in_the_same_pipeline_run(cluster: Clust
     assert cluster.submitted == 1
 
 
-@pytest.mark.parametrize(("code", "run_id"), [(1, "r1"), (1, ""), (2, "")])
-def test_other_failures_begin_anew_when_asked(cluster: Cluster, code: int, run_id: str) -> None:
+def test_restarts_are_not_multiplied_by_the_retries_of_a_pipelines_task(cluster: Cluster) -> None:
+    launcher = begun(cluster, run_id="r1")
+    fail(cluster, 1, report("trouble", 1))
+    first, again = launcher.end(), Launch(run_id="r1").end()
+    assert str(first) == str(again)
+    assert "trouble; another run of the pipeline resumes from the last checkpoint" in str(again)
+    assert cluster.submitted == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "run_id", "phase"), [(75, "r1", "Aborted"), (1, "", "Failed"), (2, "", "Terminated")]
+)
+def test_other_failures_begin_anew_when_asked(cluster: Cluster, code: int, run_id: str, phase: str) -> None:
     launcher = begun(cluster, run_id=run_id)
-    fail(cluster, code, report("trouble", code))
+    fail(cluster, code, report("trouble", code), phase=phase)
     launcher.end()
     again = Launch(run_id=run_id)
     until(lambda: cluster.submitted == 2)

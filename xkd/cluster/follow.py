@@ -27,7 +27,9 @@ from xkd.errors import UserError
 WAITING = ("Pending", "Inqueue", "Restarting")
 """Phases in which a job needs nodes; the deadline of the queue runs."""
 SUCCEEDED = "Completed"
-ENDED = (SUCCEEDED, "Failed", "Terminated", "Aborted")
+FAILED = "Failed"
+"""The phase of a job all whose restarts are used up."""
+ENDED = (SUCCEEDED, FAILED, "Terminated", "Aborted")
 """Phases that a job does not leave by itself. Unknown ones are taken for being on the way."""
 
 
@@ -70,8 +72,8 @@ class Outcome:
 def run(job: Job) -> Outcome:
     """Start a job, or find the one that is there, and follow it to its end; cancelled, it leaves nothing.
 
-    A job of the same name that succeeded is read. One that failed is begun anew, unless that was final
-    and within the same pipeline's run, where nobody can have mended anything.
+    A job of the same name that succeeded is read. One that failed is begun anew, unless that was within the
+    same pipeline's run: there it has had its restarts, or nobody can have mended anything.
 
     Raises:
         UserError: the cluster refuses it.
@@ -118,7 +120,7 @@ def _submit(api: Api, job: Job) -> None:
     found = api.read(job.name)
     if found and found["metadata"].get("deletionTimestamp"):
         say(f"an earlier job {job.name} is being removed; waiting for that")
-    elif found and _ended(found) and _phase(found) != SUCCEEDED and not (job.run_id and _is_final(api, job)):
+    elif found and _ended(found) and _phase(found) != SUCCEEDED and not _is_final(api, job, found):
         say(f"an earlier job {job.name} is {_phase(found)}; beginning it anew")
     elif found:
         say(f"job {job.name} is there already ({_phase(found)}); following it")
@@ -129,10 +131,12 @@ def _submit(api: Api, job: Job) -> None:
         say(f"job {job.name} submitted in namespace {api.namespace}")
 
 
-def _is_final(api: Api, job: Job) -> bool:
-    """Whether a pod ended in a way that another try would repeat."""
+def _is_final(api: Api, job: Job, found: Mapping[str, Any]) -> bool:
+    """Whether a job's failure is its pipeline's run's too: no restart is left, or would end otherwise."""
+    if not job.run_id:
+        return False
     ends = map(_end, api.pods(job.name))
-    return any(end and end.code in job.final for end in ends)
+    return _phase(found) == FAILED or any(end and end.code in job.final for end in ends)
 
 
 class _Watch:

@@ -47,6 +47,12 @@ POD_ENV = {
 _POLL = 0.5
 
 
+class UnjudgedError(UserError):
+    """A job completed, and its verdict is where this process sees no file; the message says where."""
+
+    exit_code = 0
+
+
 class TrainingError(UserError):
     """A worker ended before its work was done; the same command resumes from the last checkpoint."""
 
@@ -80,11 +86,12 @@ def launch(
     Raises:
         UserError: a mistake to mend first, as a worker or the cluster found it.
         TrainingError: a worker crashed or was killed, or the job failed, is gone or took too long.
+        UnjudgedError: the job completed, but nothing within reach tells its verdict.
         StoppedError: SIGINT or SIGTERM came and the state was saved.
         KeyboardInterrupt, SystemExit: after everything was stopped, on SIGINT and SIGTERM.
     """
     if cluster:
-        return _on_cluster(training_job(config, data, out, cluster, run_id))
+        return _on_cluster(training_job(config, data, out, cluster, run_id), out)
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
     # What the loader's workers decode on is not there for computing.
@@ -169,21 +176,30 @@ def appdef(
     return AppDef(name="xkd", roles=[role])
 
 
-def _on_cluster(job: Job) -> Verdict:
+def _on_cluster(job: Job, out: Path) -> Verdict:
     """Follow a job on a cluster to its end; of its pods, the one that knows most says what it was worth."""
     from xkd.cluster.follow import run
 
     outcome = run(job)
     ends = sorted(outcome.ends, key=lambda end: end.code not in FINAL)
     verdict = next((Verdict(**end.facts["verdict"]) for end in ends if "verdict" in end.facts), None)
-    if verdict and (outcome.succeeded or ends[0].code == CollapsedError.exit_code):
+    if outcome.succeeded:
+        # Its pods may be gone, and of long words the kubelet keeps but the first.
+        if verdict is None and not (out / "verdict.json").exists():
+            raise UnjudgedError(
+                f"job {outcome.name} completed; none of its pods is left to tell the verdict, which is in "
+                f"{out / 'verdict.json'} on the cluster's volume"
+            )
+        return verdict or Verdict(**read_json(out / "verdict.json"))
+    if verdict and ends[0].code == CollapsedError.exit_code:
         return verdict
     if ends and ends[0].code in FINAL:
         raise UserError(ends[0].message)
     why = "; ".join(str(end) for end in ends if end.code) or "none of its pods is left to say why"
+    again = "another run of the pipeline" if job.run_id else "the same command"
     raise TrainingError(
         f"pretraining failed: job {outcome.name} is {outcome.phase} after {outcome.restarts} restart(s): "
-        f"{why}; the same command resumes from the last checkpoint"
+        f"{why}; {again} resumes from the last checkpoint"
     )
 
 
