@@ -49,6 +49,8 @@ class Cluster:
         self.log_broken = 0
         self.away = ""
         """Why no request is answered."""
+        self.stuck = False
+        """Whether deleted jobs stay, as they do while a pod of theirs is on a lost node."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.cluster = self
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -230,6 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
         assert found, self.path
         if found[2] not in self.cluster.jobs:
             return refused(404, "not found")
+        if self.cluster.stuck:
+            self.cluster.jobs[found[2]]["metadata"]["deletionTimestamp"] = now()
+            return 200, self.cluster.jobs[found[2]]
         for name in [name for name in self.cluster.pods if name.startswith(f"{found[2]}-")]:
             del self.cluster.pods[name]
         return 200, self.cluster.jobs.pop(found[2])

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 
 from tests.cluster.server import Cluster, refused
 from tests.tiny import tiny_config
-from xkd.cluster import api
+from xkd.cluster import api, follow
 from xkd.cluster.api import AwayError, Pace
 from xkd.cluster.config import ClusterConfig
 from xkd.cluster.follow import LaunchError, release
@@ -260,6 +261,94 @@ def test_a_preempted_job_is_followed_through_its_restart(
     assert "Completed, 2 attempt(s)" in said
 
 
+def test_a_login_that_expires_leaves_the_job(cluster: Cluster) -> None:
+    def expire(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command != "GET" or "/jobs/" not in handler.path:
+            return False
+        handler.reply(*refused(401, "Unauthorized"))  # type: ignore[attr-defined]
+        return True
+
+    launcher = begun(cluster)
+    cluster.faults = [expire]
+    error = launcher.end()
+    assert isinstance(error, AwayError)
+    assert str(error) == (
+        "the cluster does not know who asks: Unauthorized; log in to it again; "
+        f"job {cluster.name} goes on, and the same command finds it again"
+    )
+    complete(cluster)
+
+
+def test_two_jobs_do_not_write_one_run_directory(cluster: Cluster) -> None:
+    first = begun(cluster, run_id="r1")
+    name = cluster.name
+    for same in (Path("runs/mine"), Path("/workspace/runs/mine"), Path("runs/other/../mine")):
+        error = Launch(run_id="r2", out=same).end()
+        assert type(error) is UserError
+        assert str(error).startswith(f"job {name} (Running) writes to /workspace/runs/mine already; ")
+        assert str(error).endswith(f"kubectl delete vcjob {name} -n research")
+    assert cluster.submitted == 1
+    complete(cluster)
+    first.end()
+    second = Launch(run_id="r2")  # the first one ended
+    until(lambda: cluster.submitted == 2)
+    del cluster.jobs[name]
+    cluster.begin()
+    complete(cluster)
+    assert second.end() == Verdict(**HEALTHY)
+
+
+def test_a_job_whose_place_is_left_soon_waits_for_that(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.stuck = True
+    first = begun(cluster, run_id="r1")
+    name = cluster.name
+    release("r1")
+    second = Launch(run_id="r2")
+    until(lambda: f"an earlier job {name} is being removed; waiting" in capsys.readouterr().err)
+    cluster.stuck = False
+    release("r1")
+    first.end()
+    until(lambda: cluster.submitted == 2)
+    cluster.begin()
+    complete(cluster)
+    assert second.end() == Verdict(**HEALTHY)
+
+
+def test_a_job_that_cannot_be_removed_is_not_waited_for_for_ever(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_REMOVAL", 0.5)
+    config = replace(CONFIG, grace_seconds=1)
+    launcher = begun(cluster, config=config)
+    fail(cluster, 1, report("trouble", 1))
+    launcher.end()
+    cluster.stuck = True
+    error = Launch(config=config).end()
+    assert isinstance(error, LaunchError)
+    assert "is not removed after 0 min 1 s; a pod whose node is lost stays until the node is removed" in str(
+        error
+    )
+    assert cluster.submitted == 1
+
+
+def test_a_job_that_cannot_be_cancelled_is_said(cluster: Cluster) -> None:
+    def refuse(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command != "DELETE":
+            return False
+        handler.reply(*refused(403, "forbidden by policy"))  # type: ignore[attr-defined]
+        return True
+
+    cluster.faults = [refuse]
+    launcher = begun(cluster, config=replace(CONFIG, run_seconds=1))
+    error = launcher.end()
+    assert isinstance(error, LaunchError)
+    assert "longer than run_seconds; not cancelled (the cluster does not allow it: " in str(error)
+    assert str(error).endswith(f": kubectl delete vcjob {cluster.name} -n research")
+    complete(cluster)
+
+
 def test_a_lost_job_is_no_success(cluster: Cluster) -> None:
     launcher = begun(cluster)
     cluster.jobs.clear()
@@ -415,27 +504,40 @@ def test_lines_are_shown_once_through_broken_connections(
 def test_a_launcher_that_is_stopped_removes_its_job(
     cluster: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:
+    def slow(handler: BaseHTTPRequestHandler) -> bool:
+        """Be in trouble at the first deletion, so that there is time for another signal."""
+        if handler.command != "DELETE":
+            return False
+        handler.reply(*refused(500, "etcdserver: request timed out"))  # type: ignore[attr-defined]
+        return True
+
     command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", "--preset", "toy"]
     paths = ["--data", "runs/data", "--out", "runs/mine"]
     with subprocess.Popen([*command, *paths], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
         try:
             until(lambda: cluster.jobs)
             cluster.begin()
-            time.sleep(0.5)
+            assert launcher.stderr
+            until(lambda: "Running" in launcher.stderr.readline())  # type: ignore[union-attr]
+            cluster.faults = [slow]
             launcher.send_signal(number)
+            until(lambda: not cluster.faults)
+            for more in (signal.SIGTERM, signal.SIGINT):  # while it cancels
+                launcher.send_signal(more)
             _, said = launcher.communicate(timeout=30)
         finally:
             launcher.kill()
     assert launcher.returncode in (143, 130, -number), said
     assert "Running, 1 attempt(s)" in said
     assert "; cancelling it" in said
+    assert said.endswith(": cancelled\n") or number == signal.SIGINT
     assert cluster.jobs == {}
 
 
 def test_an_exit_task_removes_what_its_pipelines_run_left(cluster: Cluster) -> None:
     mine = Launch(run_id="r1")
     until(lambda: len(cluster.jobs) == 1)
-    other = Launch(run_id="r2")
+    other = Launch(run_id="r2", out=Path("runs/other"))
     until(lambda: len(cluster.jobs) == 2)
     assert len(release("r1")) == 1
     assert isinstance(mine.end(), LaunchError)

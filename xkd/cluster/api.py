@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +28,14 @@ _VOLCANO = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT = (5, 60)
 """Seconds to connect to the API, and without a word from it."""
+_CANCELLING = 30.0
+"""Seconds that cancelling may take: who is asked to stop is killed before long."""
 
 Result = TypeVar("Result")
+
+
+class RefusedError(UserError):
+    """The Kubernetes API does not do what it is asked for."""
 
 
 class AwayError(UserError):
@@ -92,19 +98,38 @@ class Api:
         """A job; None if there is none of that name."""
         return self._found(lambda: self._jobs.get_namespaced_custom_object(**self._job_place, name=name))
 
-    def names(self, label: str) -> list[str]:
-        """Names of the jobs with a label."""
+    def jobs(self, label: str) -> list[dict[str, Any]]:
+        """The jobs with a label."""
         listed = self._patiently(
             lambda: self._jobs.list_namespaced_custom_object(**self._job_place, label_selector=label)
         )
-        return [job["metadata"]["name"] for job in listed["items"]]
+        jobs: list[dict[str, Any]] = listed["items"]
+        return jobs
 
-    def delete(self, name: str, wait: bool = False) -> None:
-        """Remove a job and its pods, which save first; `wait` until they have."""
-        place = {**self._job_place, "name": name, "propagation_policy": "Foreground"}
-        self._found(lambda: self._jobs.delete_namespaced_custom_object(**place))
-        while wait and self.read(name):
+    def delete(self, name: str) -> None:
+        """Have a job and its pods removed, which save first."""
+        options = {"propagation_policy": "Foreground", "_request_timeout": (5, _CANCELLING / 2)}
+        self._found(
+            lambda: self._jobs.delete_namespaced_custom_object(**self._job_place, name=name, **options)
+        )
+
+    def gone(self, name: str, within: float) -> bool:
+        """Wait until a job that is being removed is no more; whether that was within so many seconds."""
+        end = time.monotonic() + within
+        while self.read(name):
+            if time.monotonic() > end:
+                return False
             time.sleep(self.pace.first)
+        return True
+
+    def cancel(self, name: str) -> str:
+        """`delete` a job soon, or say how somebody else can; what became of it, for people."""
+        self.pace = replace(self.pace, patience=min(self.pace.patience, _CANCELLING))
+        try:
+            self.delete(name)
+        except UserError as error:
+            return f"not cancelled ({error}): kubectl delete vcjob {name} -n {self.namespace}"
+        return "cancelled"
 
     def pods(self, name: str) -> list[client.V1Pod]:
         """The pods of a job."""
@@ -141,7 +166,7 @@ class Api:
         """`call` until the server answers it.
 
         Raises:
-            UserError: it answers that this may not be.
+            RefusedError: it answers that this may not be.
             AwayError: it does not answer at all for long.
         """
         begin, pause = time.monotonic(), self.pace.first
@@ -154,7 +179,7 @@ class Api:
                     and 400 <= error.status < 500
                     and error.status not in (408, 429)
                 ):
-                    raise UserError(_refusal(error, self.namespace)) from None
+                    raise RefusedError(_refusal(error, self.namespace)) from None
                 if time.monotonic() - begin > self.pace.patience:
                     raise AwayError(
                         f"the Kubernetes API is away for {self.pace.patience:.0f} s now ({_why(error)}); "
@@ -198,7 +223,9 @@ def _connect() -> tuple[client.ApiClient, str]:
 def _refusal(error: ApiException, namespace: str) -> str:
     """A refused request as a line that says what to do."""
     said = _why(error)
-    if error.status in (401, 403):
+    if error.status == 401:
+        return f"the cluster does not know who asks: {said}; log in to it again"
+    if error.status == 403:
         return f"the cluster does not allow it: {said}; apply k8s/base to namespace {namespace}"
     if error.status == 404:
         return f"the cluster knows no Volcano jobs ({said}); install Volcano"

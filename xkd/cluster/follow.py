@@ -11,7 +11,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,9 +19,9 @@ from typing import Any
 
 from kubernetes import client
 
-from xkd.cluster.api import Api, say
+from xkd.cluster.api import Api, AwayError, RefusedError, say
 from xkd.cluster.logs import logs_shown
-from xkd.cluster.volcano import RUN_LABEL, Job
+from xkd.cluster.volcano import PLACE_LABEL, RUN_LABEL, Job
 from xkd.errors import UserError
 
 WAITING = ("Pending", "Inqueue", "Restarting")
@@ -31,6 +31,8 @@ FAILED = "Failed"
 """The phase of a job all whose restarts are used up."""
 ENDED = (SUCCEEDED, FAILED, "Terminated", "Aborted")
 """Phases that a job does not leave by itself. Unknown ones are taken for being on the way."""
+_REMOVAL = 120.0
+"""Seconds that removing a job may take beyond its pods' grace."""
 
 
 class LaunchError(UserError):
@@ -76,23 +78,25 @@ def run(job: Job) -> Outcome:
     same pipeline's run: there it has had its restarts, or nobody can have mended anything.
 
     Raises:
-        UserError: the cluster refuses it.
+        UserError: the cluster refuses it, or another job writes to the same place.
         LaunchError: the job is gone, or is past a deadline and was cancelled.
-        AwayError: the Kubernetes API does not answer; the job goes on.
+        AwayError: the Kubernetes API does not answer, or not any more; the job goes on.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came and the job was cancelled.
     """
     api = Api(job.cluster.namespace)
     watch = _Watch(api, job)
-    with _signals_raised():
+    with _signals_raised() as ignore_signals:
         try:
             _submit(api, job)
             with logs_shown(api, job.first_pod):
                 outcome = watch.to_the_end()
         except (KeyboardInterrupt, SystemExit, _DeadlineError) as error:
+            ignore_signals()
             say(f"{watch.summary()}; cancelling it")
-            api.delete(job.name)
+            became = api.cancel(job.name)
             if isinstance(error, _DeadlineError):
-                raise LaunchError(str(error)) from None
+                raise LaunchError(f"{error}; {became}") from None
+            say(f"job {job.name}: {became}")
             raise
     say(watch.summary())
     return outcome
@@ -105,7 +109,8 @@ def release(run_id: str, namespace: str = "") -> list[str]:
         Their names.
     """
     api = Api(namespace)
-    names = [name for name in api.names(f"{RUN_LABEL}={run_id}") if not _ended(api.read(name))]
+    jobs = api.jobs(f"{RUN_LABEL}={run_id}")
+    names = [str(job["metadata"]["name"]) for job in jobs if not _ended(job)]
     for name in names:
         api.delete(name)
     return names
@@ -118,17 +123,53 @@ class _DeadlineError(Exception):
 def _submit(api: Api, job: Job) -> None:
     """Have the job there: begun now, found on its way, or found at an end that need not be repeated."""
     found = api.read(job.name)
-    if found and found["metadata"].get("deletionTimestamp"):
-        say(f"an earlier job {job.name} is being removed; waiting for that")
+    if found and _leaving(found):
+        _await_removal(api, job, job.name)
     elif found and _ended(found) and _phase(found) != SUCCEEDED and not _is_final(api, job, found):
         say(f"an earlier job {job.name} is {_phase(found)}; beginning it anew")
+        api.delete(job.name)
+        _await_removal(api, job, job.name)
     elif found:
         say(f"job {job.name} is there already ({_phase(found)}); following it")
         return
-    if found:
-        api.delete(job.name, wait=True)
+    _have_place(api, job)
     if api.create(job.request()):
         say(f"job {job.name} submitted in namespace {api.namespace}")
+
+
+def _have_place(api: Api, job: Job) -> None:
+    """Make sure that no other job writes where this one will.
+
+    Raises:
+        UserError: one does.
+        LaunchError: one that is being removed stays.
+    """
+    others = api.jobs(f"{PLACE_LABEL}={job.place}") if job.writes else []
+    for other in others:
+        name = other["metadata"]["name"]
+        if _leaving(other):
+            _await_removal(api, job, name)
+        elif not _ended(other):
+            raise UserError(
+                f"job {name} ({_phase(other)}) writes to {job.writes} already; wait for its end, use another "
+                f"--out, or remove it: kubectl delete vcjob {name} -n {api.namespace}"
+            )
+
+
+def _await_removal(api: Api, job: Job, name: str) -> None:
+    """Wait until an earlier job is gone, whose pods save first.
+
+    Raises:
+        LaunchError: it stays.
+    """
+    limit = job.cluster.grace_seconds + _REMOVAL
+    say(f"an earlier job {name} is being removed; waiting for that")
+    if not api.gone(name, limit):
+        raise LaunchError(
+            f"an earlier job {name} is not removed after {_clock(limit)}; a pod whose node is lost stays "
+            f"until the node is removed, or the pod: kubectl delete pod -l volcano.sh/job-name={name} "
+            f"--force -n {api.namespace}"
+        )
 
 
 def _is_final(api: Api, job: Job, found: Mapping[str, Any]) -> bool:
@@ -153,8 +194,17 @@ class _Watch:
 
         Raises:
             LaunchError: it is gone.
+            AwayError: the API does not answer, or does not allow this any more; the job goes on.
             _DeadlineError: it waits, or runs, for too long.
         """
+        try:
+            return self._look()
+        except RefusedError as error:
+            raise AwayError(
+                f"{error}; job {self.name} goes on, and the same command finds it again"
+            ) from None
+
+    def _look(self) -> Outcome:
         pause, before = self.api.pace.first, ""
         while True:
             job = self.api.read(self.name)
@@ -210,10 +260,10 @@ class _Watch:
         waited, ran = _seconds_in_phase(self._job), _seconds_by_phase(self._job).get("Running", 0.0)
         if phase in WAITING and waited > self.cluster.queue_seconds:
             raise _DeadlineError(
-                f"job {self.name} waited {_clock(waited)} for nodes, longer than queue_seconds; cancelled"
+                f"job {self.name} waited {_clock(waited)} for nodes, longer than queue_seconds"
             )
         if self.cluster.run_seconds and ran > self.cluster.run_seconds:
-            raise _DeadlineError(f"job {self.name} ran for {_clock(ran)}, longer than run_seconds; cancelled")
+            raise _DeadlineError(f"job {self.name} ran for {_clock(ran)}, longer than run_seconds")
 
 
 def _phase(job: Mapping[str, Any]) -> str:
@@ -221,8 +271,13 @@ def _phase(job: Mapping[str, Any]) -> str:
     return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
 
 
-def _ended(job: Mapping[str, Any] | None) -> bool:
-    return job is None or _phase(job) in ENDED
+def _ended(job: Mapping[str, Any]) -> bool:
+    return _phase(job) in ENDED
+
+
+def _leaving(job: Mapping[str, Any]) -> bool:
+    """Whether a job is being removed."""
+    return "deletionTimestamp" in job["metadata"]
 
 
 def _changes(job: Mapping[str, Any]) -> list[tuple[float, str]]:
@@ -279,20 +334,32 @@ def _report(message: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _signals_raised() -> Iterator[None]:
-    """SIGTERM, as Kubernetes and KFP stop a task, ends this process by an exception that can be handled."""
+def _signals_raised() -> Iterator[Callable[[], None]]:
+    """SIGTERM, as Kubernetes and KFP stop a task, and SIGINT end this process by an exception.
+
+    It can be handled in peace: further ones are ignored then. What this yields has them ignored at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # signals are the main thread's
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+
+    def ignore() -> None:
+        for number in handlers:
+            signal.signal(number, signal.SIG_IGN)
 
     def end(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+        ignore()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGTERM, end)
+    for number in handlers:
+        signal.signal(number, end)
     try:
-        yield
+        yield ignore
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _clock(seconds: float) -> str:

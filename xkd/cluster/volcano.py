@@ -17,6 +17,8 @@ from xkd.cluster.config import ClusterConfig
 
 RUN_LABEL = "pipeline/runid"
 """Label of all that a pipeline's run started; KFP's own."""
+PLACE_LABEL = "xkd/writes-to"
+"""Label that says, by `Job.place`, where a job writes."""
 _USER = 10001
 """The image's user; see the Dockerfile."""
 
@@ -47,6 +49,13 @@ class Job:
     """The pipeline's run that it belongs to, if it does."""
     ports: Mapping[str, int] = field(default_factory=dict)
     """What the containers listen at, by name."""
+    writes: str = ""
+    """The directory that it writes, as its pods see it; no two jobs may have the same."""
+
+    @property
+    def place(self) -> str:
+        """`writes` as the value of a label, which may have neither slashes nor many characters."""
+        return hashlib.sha256(self.writes.encode()).hexdigest()[:16]
 
     @property
     def first_pod(self) -> str:
@@ -66,6 +75,8 @@ class Job:
         # TorchX puts a random name into the pods as well.
         job = json.loads(json.dumps(made).replace(made["metadata"]["name"], self.name))
         labels = {"app.kubernetes.io/name": "xkd", "app.kubernetes.io/part-of": "xkd"}
+        if self.writes:
+            labels[PLACE_LABEL] = self.place
         if self.run_id:
             labels[RUN_LABEL] = self.run_id
         job["metadata"]["labels"] = labels

@@ -44,6 +44,8 @@ POD_ENV = {
     "NCCL_DEBUG": "WARN",
     "PYTHONUNBUFFERED": "1",
 }
+_WORKSPACE = Path("/workspace")
+"""Where the image works; see the Dockerfile."""
 _POLL = 0.5
 
 
@@ -124,7 +126,7 @@ def training_job(
     ports = {"rendezvous": RENDEZVOUS_PORT}
     if config.run.metrics_port:
         ports["metrics"] = config.run.metrics_port
-    return Job(name, app, cluster, FINAL, run_id, ports)
+    return Job(name, app, cluster, FINAL, run_id, ports, os.path.normpath(_WORKSPACE / out))
 
 
 def _arguments(config: PretrainConfig, data: Path, out: Path) -> list[str]:
