@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.prepared import prepared as prepared
+from xkd.data.replicas import generate_replica
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,3 +25,15 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip("the recorded reference numbers (../shared/reference) are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Miniatures of datasets by name, each made once; not to be changed."""
+    folder = tmp_path_factory.mktemp("replicas")
+
+    def get(name: str) -> Path:
+        generate_replica(name, folder / name)
+        return folder / name
+
+    return get

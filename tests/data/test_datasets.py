@@ -1,155 +1,327 @@
+"""The readers, on the replicas: real files in the official layouts."""
+
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.data.samples import KINETICS, write_table
-from xkd.data.datasets import open_source
+from xkd.data.datasets import KINETICS_SOUND, LAYOUTS, open_source
+from xkd.data.replicas import REPLICAS
 from xkd.errors import UserError
 
 
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
-    return path
-
-
 @pytest.fixture
-def kinetics(tmp_path: Path) -> Path:
-    """Class folders spelled as different tools spell them."""
-    root = tmp_path / "k400"
-    rows = [
-        ("massaging person's head", "-a_", 3, 13, "train", 0),
-        ("hurling (sport)", "b", 0, 10, "train", 1),
-    ]
-    write_table(root / "train.csv", [KINETICS, *rows])
-    write_table(root / "val.csv", [KINETICS, ("hurling (sport)", "c", 7, 17, "val", 0)])
-    touch(root / "train" / "massaging_persons_head" / "-a__000003_000013.mp4")
-    touch(root / "train" / "hurling_(sport)" / "b_000000_000010.avi")
-    touch(root / "val" / "hurling (sport)" / "c_000007_000017.mp4")
-    return root
+def copy(replica: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A replica that a test may damage."""
+    return lambda name: Path(shutil.copytree(replica(f"{name}-mini"), tmp_path / name))
 
 
-@pytest.fixture
-def esc50(tmp_path: Path) -> Path:
-    root = tmp_path / "esc"
-    columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
-    rows = [(f"{fold}-100-A-0.wav", fold, 0, "dog", True, 100, "A") for fold in range(1, 6)]
-    write_table(root / "meta" / "esc50.csv", [columns, *rows])
-    for row in rows:
-        touch(root / "audio" / str(row[0]))
-    return root
+COUNTS = {
+    "kinetics400": (5, [{"train": 30, "val": 15}]),
+    "audioset": (0, [{"train": 24, "test": 6}]),
+    "ucf101": (5, [{"train": 30, "test": 15}] * 3),
+    "hmdb51": (5, [{"train": 25, "test": 15, "unused": 5}] * 3),
+    "esc50": (5, [{"train": 60, "test": 15}] * 5),
+    "fsd50k": (7, [{"train": 48, "val": 12, "test": 16}]),
+}
 
 
-@pytest.fixture
-def fsd50k(tmp_path: Path) -> Path:
-    root = tmp_path / "fsd"
-    truth = root / "FSD50K.ground_truth"
-    write_table(truth / "vocabulary.csv", [(0, "Guitar", "/m/0"), (1, "Music", "/m/1")])
-    dev = [(64760, "Guitar,Music", "/m/0,/m/1", "train"), (7, "Music", "/m/1", "val")]
-    write_table(truth / "dev.csv", [("fname", "labels", "mids", "split"), *dev])
-    write_table(truth / "eval.csv", [("fname", "labels", "mids"), (99, "Guitar", "/m/0")])
-    for part, name in (("dev", 64760), ("dev", 7), ("eval", 99)):
-        touch(root / f"FSD50K.{part}_audio" / f"{name}.wav")
-    return root
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(replica: Callable[[str], Path], name: str) -> None:
+    source = open_source(replica(f"{name}-mini"))
+    classes, folds = COUNTS[name]
+    assert source.name == name
+    assert not source.absent
+    assert len({label for clip in source.clips for label in clip.labels}) == classes
+    assert [Counter(clip.splits[fold] for clip in source.clips) for fold in range(len(folds))] == folds
+    assert {len(clip.splits) for clip in source.clips} == {len(folds)}
+    assert len({clip.id for clip in source.clips}) == len(source.clips)
+    assert all(clip.file and clip.file.path.stat().st_size == clip.file.size for clip in source.clips)
 
 
-def test_kinetics(kinetics: Path) -> None:
-    source = open_source(kinetics)
-    assert (source.name, source.has_video) == ("kinetics400", True)
-    first = source.clips[0]
-    assert (first.id, first.split, first.labels) == (
-        "-a__000003_000013",
-        "train",
-        ("massaging person's head",),
-    )
-    assert [clip.path.suffix for clip in source.clips] == [".mp4", ".avi", ".mp4"]
-    assert Counter(clip.split for clip in source.clips) == {"train": 2, "val": 1}
+def test_every_dataset_has_a_reader_and_a_replica() -> None:
+    assert {f"{name}-mini" for name in LAYOUTS} == set(REPLICAS)
+    assert set(COUNTS) | {"kinetics_sound"} == set(LAYOUTS)
 
 
-def test_esc50(esc50: Path) -> None:
-    source = open_source(esc50)
-    assert (source.name, source.has_video) == ("esc50", False)
-    assert [clip.fold for clip in source.clips] == [1, 2, 3, 4, 5]
-    assert {clip.labels for clip in source.clips} == {("dog",)}
+def test_class_folders_as_other_tools_spell_them(replica: Callable[[str], Path]) -> None:
+    source = open_source(replica("kinetics400-mini"))
+    label = "massaging person's head"
+    folders = {clip.place.rpartition("/")[0] for clip in source.clips if clip.labels == (label,)}
+    assert folders == {"train/massaging_person's_head", "val/massaging_persons_head"}
 
 
-def test_fsd50k(fsd50k: Path) -> None:
-    source = open_source(fsd50k)
-    assert [(clip.id, clip.split, clip.labels) for clip in source.clips] == [
-        ("64760", "train", ("Guitar", "Music")),
-        ("7", "val", ("Music",)),
-        ("99", "test", ("Guitar",)),
-    ]
+def test_kinetics_sound_is_a_part_of_kinetics(tmp_path: Path) -> None:
+    rows = [(label, f"{number:011d}", 0, 10, "train", 0) for number, label in enumerate(KINETICS_SOUND)]
+    rows.append(("yoga", "yoga-------", 0, 10, "train", 0))
+    write_table(tmp_path / "train.csv", [KINETICS, *rows])
+    held_out = ("blowing nose", "v", 0, 10, "val", 0)
+    write_table(tmp_path / "val.csv", [KINETICS, held_out])
+    for label, name, _, _, split, _ in (*rows, held_out):
+        path = tmp_path / split / label.replace(" ", "_") / f"{name}_000000_000010.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    assert open_source(tmp_path).name == "kinetics400"
+    source = open_source(tmp_path, "kinetics_sound")
+    assert (source.name, len(source.clips)) == ("kinetics_sound", 33)
+    assert {clip.labels[0] for clip in source.clips} == set(KINETICS_SOUND)
+    write_table(tmp_path / "train.csv", [KINETICS, *rows[1:]])
+    write_table(tmp_path / "val.csv", [KINETICS, ("singing", "v", 0, 10, "val", 0)])
+    with pytest.raises(UserError, match=r"no clip of 1 of Kinetics-Sound's 32 classes \(blowing nose, …\)"):
+        open_source(tmp_path, "kinetics_sound")
 
 
-def test_embedded_root_reads_its_audio_visual_layout(kinetics: Path) -> None:
-    about = {"name": "embedded", "revision": "r7", "layouts": {"kinetics400": "k400"}}
-    (kinetics.parent / "dataset.json").write_text(json.dumps(about))
-    source = open_source(kinetics.parent)
-    assert (source.name, source.revision, len(source.clips)) == ("embedded", "r7", 3)
+def test_ucf101_takes_the_class_from_the_folder(replica: Callable[[str], Path]) -> None:
+    source = open_source(replica("ucf101-mini"))
+    (clip,) = (clip for clip in source.clips if clip.id == "v_HandStandPushups_g02_c01")
+    assert clip.labels == ("HandstandPushups",)
+    assert clip.splits == ("train", "test", "train")
 
 
-def test_revision_follows_the_files(kinetics: Path) -> None:
-    before = open_source(kinetics).revision
-    assert open_source(kinetics).revision == before
-    (kinetics / "train" / "hurling_(sport)" / "b_000000_000010.avi").write_bytes(b"longer")
-    assert open_source(kinetics).revision != before
+def test_hmdb51_names_and_tags(replica: Callable[[str], Path]) -> None:
+    source = open_source(replica("hmdb51-mini"))
+    splits = {clip.id: clip.splits for clip in source.clips if clip.labels == ("cartwheel",)}
+    assert splits["(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_0"] == ("train", "train", "test")
+    assert splits["(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_8"] == ("unused", "train", "train")
 
 
-def test_wrong_root(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is in no known layout \(kinetics400 has train\.csv"):
-        open_source(tmp_path)
-    with pytest.raises(UserError, match="is not a directory"):
-        open_source(tmp_path / "nowhere")
+def test_esc50_fold_is_the_test_set(replica: Callable[[str], Path]) -> None:
+    clip = open_source(replica("esc50-mini")).clips[-1]
+    assert clip.id.startswith("5-")
+    assert clip.splits == ("train", "train", "train", "train", "test")
 
 
-@pytest.mark.parametrize("name", ["val.csv", "val"])
-def test_missing_part(kinetics: Path, name: str) -> None:
-    (kinetics / name).rename(kinetics / "elsewhere")
-    with pytest.raises(UserError, match=f"{name}.* is missing"):
-        open_source(kinetics)
-
-
-def test_absent_file(kinetics: Path) -> None:
-    (kinetics / "val" / "hurling (sport)" / "c_000007_000017.mp4").unlink()
-    with pytest.raises(UserError, match=r"1 of 3 listed files are absent, first .*c_000007_000017\.mp4"):
-        open_source(kinetics)
-
-
-def test_listed_twice(kinetics: Path) -> None:
-    with (kinetics / "train.csv").open("a") as file:
-        file.write("hurling (sport),b,0,10,train,1\n")
-    with pytest.raises(UserError, match="clip b_000000_000010 is listed twice"):
-        open_source(kinetics)
+def test_fsd50k_has_ancestors_too(replica: Callable[[str], Path]) -> None:
+    assert open_source(replica("fsd50k-mini")).clips[0].labels == ("Acoustic_guitar", "Guitar", "Music")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "stem",
     [
-        ("name,id\n", "has no column label"),
-        (",".join(KINETICS) + "\nhurling,b\n", "line 2: fewer than 6 fields"),
-        (",".join(KINETICS) + "\nhurling,b,zero,10,train,0\n", "time_start 'zero' is not a whole number"),
+        "-abcdefghij",
+        "Y-abcdefghij",
+        "-abcdefghij_30",
+        "-abcdefghij_30_40",
+        "-abcdefghij_000030_000040",
+        "-abcdefghij_30000",
+        "-abcdefghij_30000_40000",
+        "Y-abcdefghij_30.000_40.000",
     ],
 )
-def test_damaged_table(kinetics: Path, text: str, message: str) -> None:
-    (kinetics / "train.csv").write_text(text)
+def test_audioset_files_by_the_names_of_downloaders(tmp_path: Path, stem: str) -> None:
+    head = "# Segments csv created\n# num_ytids=1\n# YTID, start_seconds, end_seconds, positive_labels\n"
+    (tmp_path / "eval_segments.csv").write_text(head + '-other00000, 0.000, 10.000, "/m/0"\n')
+    (tmp_path / "balanced_train_segments.csv").write_text(
+        head + '-abcdefghij, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
+    )
+    media = tmp_path / "anywhere" / "deep"
+    media.mkdir(parents=True)
+    (media / f"{stem}.mp4").write_bytes(b"x")
+    (media / "-other00000.wav").write_bytes(b"x")
+    source = open_source(tmp_path)
+    assert [(clip.id, clip.splits) for clip in source.clips] == [
+        ("-abcdefghij", ("train",)),
+        ("-other00000", ("test",)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["kinetics400", "ucf101"])
+def test_media_may_stay_in_tars(copy: Callable[[str], Path], name: str) -> None:
+    """One tar beside each lowest folder, as docs/data.md packs them."""
+    root = copy(name)
+    before = open_source(root)
+    for folder in {(root / clip.place).parent for clip in before.clips}:
+        with tarfile.open(folder.with_suffix(".tar"), "w") as tar:
+            tar.add(folder, folder.name)
+        shutil.rmtree(folder)
+    after = open_source(root)
+    assert after.revision == before.revision
+    for ours, theirs in zip(after.clips, before.clips, strict=True):
+        assert ours.file
+        assert ours.file.offset
+        assert theirs.file
+        assert (ours.id, ours.place, ours.file.size) == (theirs.id, theirs.place, theirs.file.size)
+    tar_path = after.clips[0].file and after.clips[0].file.path
+    assert tar_path
+    tar_path.write_bytes(tar_path.read_bytes()[:-20000])
+    with pytest.raises(UserError, match=r"is no whole plain tar .*; fetch it again"):
+        open_source(root)
+
+
+def test_linked_folders_and_circles(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    root = copy("kinetics400")
+    before = open_source(root)
+    (root / "train").rename(tmp_path / "elsewhere")
+    (root / "train").symlink_to(tmp_path / "elsewhere")
+    (root / "val" / "again").symlink_to(root)
+    assert open_source(root).revision == before.revision
+
+
+def test_embedded_root_reads_its_layouts(copy: Callable[[str], Path]) -> None:
+    root = copy("kinetics400")
+    about = {"name": "embedded", "revision": "r7", "layouts": {"kinetics400": root.name}}
+    (root.parent / "dataset.json").write_text(json.dumps(about))
+    source = open_source(root.parent)
+    assert (source.name, source.revision, len(source.clips)) == ("embedded", "r7", 45)
+    assert open_source(root.parent, "kinetics400").name == "kinetics400"
+    with pytest.raises(UserError, match=r"names no layout esc50; it has kinetics400"):
+        open_source(root.parent, "esc50")
+
+
+def test_revision_follows_files_splits_and_labels(copy: Callable[[str], Path]) -> None:
+    root = copy("ucf101")
+    revisions = [open_source(root).revision]
+    assert open_source(root).revision == revisions[0]
+    path = next((root / "UCF-101" / "YoYo").iterdir())
+    path.write_bytes(path.read_bytes() + b"longer")
+    revisions.append(open_source(root).revision)
+    lists = root / "ucfTrainTestlist"
+    line = (lists / "testlist01.txt").read_text().splitlines()[0]
+    (lists / "testlist01.txt").write_text((lists / "testlist01.txt").read_text().replace(line + "\n", ""))
+    revisions.append(open_source(root).revision)
+    assert len(set(revisions)) == 3
+
+
+def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], Path]) -> None:
+    root = copy("esc50")
+    files = [path for path in root.rglob("*") if path.is_file()]
+    about = {"name": "esc50", "repo": "R", "rev": "c0ffee", "hash": "abc.dir"}
+    about |= {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}  # type: ignore[dict-item]
+    (root / "fetched.json").write_text(json.dumps(about))
+    source = open_source(root)
+    assert source.revision == "abc.dir"
+    assert source.origin == {"repo": "R", "rev": "c0ffee", "hash": "abc.dir"}
+    files[-1].write_bytes(b"other")
+    with pytest.raises(UserError, match=r"was changed after it was fetched .* fetch it again into another"):
+        open_source(root)
+
+
+def test_wrong_root(replica: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is in no known layout \(kinetics400 has train\.csv; audioset has"):
+        open_source(tmp_path)
+    with pytest.raises(UserError, match="is not a directory"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"dataset: no ucf11 \(did you mean ucf101\?\)"):
+        open_source(tmp_path, "ucf11")
+    root = replica("ucf101-mini")
+    with pytest.raises(UserError, match=rf"is not the root of a dataset; did you mean {root}\?"):
+        open_source(root / "UCF-101")
+    (tmp_path / "manifest.csv").touch()
+    with pytest.raises(UserError, match="is prepared already; give it to xkd pretrain"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("kinetics400", "val.csv"),
+        ("kinetics400", "val"),
+        ("ucf101", "ucfTrainTestlist/testlist03.txt"),
+        ("hmdb51", "testTrainMulti_7030_splits/pour_test_split2.txt"),
+        ("fsd50k", "FSD50K.ground_truth/vocabulary.csv"),
+        ("fsd50k", "FSD50K.ground_truth/eval.csv"),
+    ],
+)
+def test_missing_part(copy: Callable[[str], Path], name: str, missing: str) -> None:
+    root = copy(name)
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(UserError, match=f"{Path(missing).name}.* is missing"):
+        open_source(root)
+
+
+def test_absent_files(copy: Callable[[str], Path]) -> None:
+    root = copy("ucf101")
+    for path in sorted((root / "UCF-101").rglob("*_g01_c01.avi"))[:2]:
+        path.unlink()
+    (root / "UCF-101" / "YoYo" / "v_YoYo_g04_c01.avi").unlink()
+    (root / "UCF-101" / "YoYo" / "v_YoYo_g05_c01.avi").unlink()
+    told = r"4 of 45 listed files are absent \(by class: YoYo 2, ApplyEyeMakeup 1, BoxingSpeedBag 1\)"
+    with pytest.raises(UserError, match=rf"{told}, first .*g01_c01\.avi; .* --allow-missing"):
+        open_source(root)
+    source = open_source(root, allow_missing=True)
+    assert (len(source.clips), len(source.absent)) == (41, 4)
+    assert source.revision != open_source(copy("hmdb51")).revision
+    shutil.rmtree(root / "UCF-101")
+    with pytest.raises(UserError, match=r"45 of 45 listed files are absent") as caught:
+        open_source(root, allow_missing=True)
+    assert "--allow-missing" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "line", "message"),
+    [
+        ("kinetics400", "train.csv", "bowling,b,zero,10,train,0", "time_start 'zero' is not a whole number"),
+        ("kinetics400", "train.csv", "bowling,b", "fewer than 6 fields"),
+        ("kinetics400", "val.csv", "boling,b,0,10,val,0", r"unknown class boling \(did you mean bowling\?\)"),
+        ("ucf101", "ucfTrainTestlist/trainlist02.txt", "YoYoo/v_g01_c01.avi 5", "unknown class YoYoo"),
+        (
+            "ucf101",
+            "ucfTrainTestlist/testlist01.txt",
+            "YoYo/v_YoYo_g02_c01.avi",
+            "is test and train in split 1",
+        ),
+        ("hmdb51", "testTrainMulti_7030_splits/sit_test_split1.txt", "a.avi 3", "'3' is none of 1"),
+        ("esc50", "meta/esc50.csv", "6-1-A-0.wav,6,0,dog,True,1,A", "fold 6 is none of 1 to 5"),
+        ("esc50", "meta/esc50.csv", "5-1-A-0.wav,5,0,cat,True,1,A", "unknown class cat; target 0 was dog"),
+        ("fsd50k", "FSD50K.ground_truth/eval.csv", '99,"Banjo,Music","/m/2"', "unknown class Banjo"),
+        (
+            "fsd50k",
+            "FSD50K.ground_truth/dev.csv",
+            "98,Music,/m/2,valid",
+            "'valid' is neither train",
+        ),
+        ("audioset", "eval_segments.csv", "abc, then, 10.0, /m/0", "start_seconds 'then' is not a number"),
+    ],
+)
+def test_damaged_line_is_named(
+    copy: Callable[[str], Path], name: str, table: str, line: str, message: str
+) -> None:
+    root = copy(name)
+    path = root / table
+    path.write_text(path.read_text() + line + "\n")
+    number = len(path.read_text().splitlines())
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(root)
+    assert f"{path} line {number}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_listed_twice(copy: Callable[[str], Path]) -> None:
+    root = copy("kinetics400")
+    line = (root / "train.csv").read_text().splitlines()[1]
+    (root / "train.csv").write_text((root / "train.csv").read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"clip t-\w+_\d+_\d+ is listed twice; remove one of its rows"):
+        open_source(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "content", "message"),
+    [
+        ("kinetics400", "train.csv", b"name,id\n", "has no column label"),
+        ("esc50", "meta/esc50.csv", b"filename,fold,target,category,esc10,src_file,take\n", "lists no clips"),
+        ("esc50", "meta/esc50.csv", b"filename\xff\n", "is not UTF-8 text"),
+    ],
+)
+def test_damaged_table(
+    copy: Callable[[str], Path], name: str, table: str, content: bytes, message: str
+) -> None:
+    root = copy(name)
+    (root / table).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        open_source(kinetics)
+        open_source(root)
 
 
-def test_empty_listing(esc50: Path) -> None:
-    table = esc50 / "meta" / "esc50.csv"
-    table.write_text(table.read_text().splitlines()[0] + "\n")
-    with pytest.raises(UserError, match="lists no clips"):
-        open_source(esc50)
-
-
-def test_unknown_label(fsd50k: Path) -> None:
-    table = fsd50k / "FSD50K.ground_truth" / "eval.csv"
-    write_table(table, [("fname", "labels", "mids"), (99, "Banjo", "/m/2")])
-    with pytest.raises(UserError, match=r"label Banjo of 99 is not in vocabulary\.csv"):
-        open_source(fsd50k)
+def test_bom_and_windows_line_ends(copy: Callable[[str], Path]) -> None:
+    root = copy("kinetics400")
+    before = open_source(root)
+    for split in ("train", "val"):
+        text = (root / f"{split}.csv").read_text()
+        (root / f"{split}.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert open_source(root).revision == before.revision

@@ -138,7 +138,7 @@ def test_the_sound_starts_at_the_contact() -> None:
     for index in (2, 12, 22, 32, 42):  # hammers, one of each material
         plan = Plan(0, "train", index)
         assert plan.action == "hammer"
-        _, waveform = plan.draw()
+        waveform = plan.waveform()
         assert waveform.shape == (round(SECONDS * RATE),)
         assert np.abs(waveform).max() <= 1
         times, _ = Scene.draw(plan.rng("scene"), plan.action, plan.material).contacts()

@@ -10,7 +10,7 @@ from xkd.errors import UserError
 
 SEEN = Clip(
     id="a_000000_000005",
-    split="train",
+    splits=("train", "test"),
     labels=("clapping", "playing organ"),
     shard="shards/000000.tar",
     video_offset=512,
@@ -21,7 +21,7 @@ SEEN = Clip(
 )
 HEARD = Clip(
     id="é",
-    split="all",
+    splits=("test", "unused"),
     labels=("dog",),
     shard="shards/000000.tar",
     video_offset=None,
@@ -29,7 +29,6 @@ HEARD = Clip(
     audio_offset=0,
     audio_size=9,
     duration=5.0,
-    fold=3,
 )
 
 
@@ -45,6 +44,8 @@ def manifest(tmp_path: Path) -> Manifest:
         clips=(SEEN, HEARD),
         settings={"short_side": 32},
         skipped=1,
+        absent=2,
+        origin={"repo": "R", "rev": "c0ffee", "hash": "abc.dir"},
     )
     found.write()
     return found
@@ -58,22 +59,28 @@ def test_reads_what_was_written(manifest: Manifest) -> None:
 
 def test_columns_are_documented_order(manifest: Manifest) -> None:
     header, first = (manifest.root / "manifest.csv").read_text().splitlines()[:2]
-    assert header == ("id,split,labels,shard,video_offset,video_size,audio_offset,audio_size,duration,fold")
-    assert first == "a_000000_000005,train,clapping;playing organ,shards/000000.tar,512,10,1536,44,4.875000,0"
+    assert header == ("id,splits,labels,shard,video_offset,video_size,audio_offset,audio_size,duration")
+    assert (
+        first == "a_000000_000005,train;test,clapping;playing organ,shards/000000.tar,512,10,1536,44,4.875000"
+    )
 
 
 def test_dataset_json_counts(manifest: Manifest) -> None:
     about = json.loads((manifest.root / "dataset.json").read_text())
-    assert about["splits"] == {"all": 1, "train": 1}
+    assert about["splits"] == {"test 1": 1, "train 1": 1, "test 2": 1, "unused 2": 1}
     assert about["seconds"] == 9.875
-    assert about["skipped"] == 1
+    assert (about["skipped"], about["absent"]) == (1, 2)
+    assert about["origin"]["rev"] == "c0ffee"
     assert about["without_audio"] == 0
 
 
 def test_split(manifest: Manifest) -> None:
     assert manifest.split("train") == [SEEN]
-    with pytest.raises(UserError, match="no split test; it has all, train"):
-        manifest.split("test")
+    assert manifest.split("test", 2) == [SEEN]
+    with pytest.raises(UserError, match="no split val; it has test, train"):
+        manifest.split("val")
+    with pytest.raises(UserError, match="no fold 3; it has 2"):
+        manifest.split("train", 3)
 
 
 def test_missing_directory(tmp_path: Path) -> None:

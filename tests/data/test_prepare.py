@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import csv
+import resource
+import signal
+import subprocess
+import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_kinetics(tmp_path_factory.mktemp("source") / "k400")
 
 
-def replica(root: Path, to: Path) -> Path:
+def copy_of(root: Path, to: Path) -> Path:
     """A copy of a dataset that a test may damage."""
     for path in root.rglob("*"):
         if path.is_file():
@@ -42,7 +48,7 @@ def listed(out: Path) -> list[Any]:
     """The rows, without the places of their bytes: the video encoder's output differs now and then."""
     clips = Manifest.read(out).clips
     return [
-        *((clip.id, clip.split, clip.labels, clip.shard, clip.duration) for clip in clips),
+        *((clip.id, clip.splits, clip.labels, clip.shard, clip.duration) for clip in clips),
         *skipped(out),
     ]
 
@@ -83,10 +89,11 @@ def test_offsets_address_the_members_of_a_plain_tar(root: Path, tmp_path: Path) 
         assert np.array_equal(np.frombuffer(sound, "<i2"), ramp(5.0))
 
 
-def test_rows_do_not_depend_on_the_workers(root: Path, tmp_path: Path) -> None:
-    prepare(root, tmp_path / "two", CONFIG)
-    prepare(root, tmp_path / "one", resolve(CONFIG, None, ["workers=1"]))
-    assert listed(tmp_path / "two") == listed(tmp_path / "one")
+def test_bytes_do_not_depend_on_the_workers(replica: Callable[[str], Path], tmp_path: Path) -> None:
+    config = PrepareConfig(short_side=64, max_fps=8, workers=2)
+    prepare(replica("kinetics400-mini"), tmp_path / "two", config)
+    prepare(replica("kinetics400-mini"), tmp_path / "one", resolve(config, None, ["workers=1"]))
+    assert everything(tmp_path / "two") == everything(tmp_path / "one")
 
 
 def test_rerun_does_nothing_and_says_so(
@@ -95,7 +102,7 @@ def test_rerun_does_nothing_and_says_so(
     first = prepare(root, tmp_path, CONFIG)
     before = (tmp_path / "manifest.csv").stat().st_mtime_ns
     again = prepare(root, tmp_path, resolve(CONFIG, None, ["workers=1"]))
-    assert (first.unchanged, again.unchanged) == (False, True)
+    assert (first.processed, again.processed) == (8, 0)
     assert again.clips == first.clips
     assert "nothing to do" in capsys.readouterr().err
     assert (tmp_path / "manifest.csv").stat().st_mtime_ns == before
@@ -109,7 +116,7 @@ def test_other_settings_are_refused(root: Path, tmp_path: Path) -> None:
 
 def test_other_source_is_refused(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path / "out", CONFIG)
-    other = replica(root, tmp_path / "other")
+    other = copy_of(root, tmp_path / "other")
     (other / "val.csv").write_text((other / "val.csv").read_text().replace("playing organ", "clapping"))
     (other / "val" / "playing_organ" / "val01_000000_000005.mkv").rename(
         other / "val" / "clapping" / "val01_000000_000005.mkv"
@@ -127,7 +134,7 @@ def test_directory_of_something_else_is_refused(root: Path, tmp_path: Path) -> N
 def test_broken_clip_is_counted_listed_and_told(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    source = replica(root, tmp_path / "source")
+    source = copy_of(root, tmp_path / "source")
     broken = source / "train" / "clapping" / "train02_000000_000005.mkv"
     broken.write_bytes(broken.read_bytes()[:100])
     summary = prepare(source, tmp_path / "out", CONFIG)
@@ -136,11 +143,14 @@ def test_broken_clip_is_counted_listed_and_told(
     assert row["clip"] == "train02_000000_000005"
     assert row["reason"]
     assert "train02_000000_000005" not in (tmp_path / "out" / "manifest.csv").read_text()
-    assert "7 clips (5 train, 2 val), 0 without audio, 1 skipped, see" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "7 clips (5 train, 2 val), 0.01 h, 2 classes, 0 without audio, 1 skipped; " in said
+    assert "MB in, " in said
+    assert said.endswith(f" clips/s; {tmp_path / 'out' / 'skipped.csv'} says why\n")
 
 
 def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:
-    source = replica(root, tmp_path / "source")
+    source = copy_of(root, tmp_path / "source")
     for path in (source / "train" / "clapping").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"2 of 8 clips failed, more than max_skipped=0.2") as caught:
@@ -156,7 +166,7 @@ def test_dataset_without_audio(tmp_path: Path) -> None:
 
 
 def test_clip_without_audio_is_kept_without(root: Path, tmp_path: Path) -> None:
-    source = replica(root, tmp_path / "source")
+    source = copy_of(root, tmp_path / "source")
     path = source / "val" / "clapping" / "val00_000000_000005.mkv"
     path.write_bytes(write_video(tmp_path / "silent.mkv", audio=False).read_bytes())
     summary = prepare(source, tmp_path / "out", CONFIG)
@@ -177,7 +187,7 @@ def test_audio_datasets(tmp_path: Path) -> None:
         (root / "audio" / f"{fold}-1-A-0.wav").write_bytes(encode_wav(ramp(2.0), RATE))
     summary = prepare(root, tmp_path / "out", CONFIG)
     clips = Manifest.read(tmp_path / "out").clips
-    assert (summary.name, [clip.fold for clip in clips]) == ("esc50", [1, 2])
+    assert (summary.name, [clip.splits.index("test") for clip in clips]) == ("esc50", [0, 1])
     assert not clips[0].has_video
     assert clips[0].duration == 2.0
 
@@ -185,7 +195,7 @@ def test_audio_datasets(tmp_path: Path) -> None:
 def test_interrupted_run_continues(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SHARD_CLIPS", 3)
     whole = prepare(root, tmp_path / "whole", CONFIG)
-    source = replica(root, tmp_path / "source")
+    source = copy_of(root, tmp_path / "source")
     path = source / "train" / "playing_organ" / "train05_000000_000005.mkv"
     content = path.read_bytes()
     strict = resolve(CONFIG, None, ["max_skipped=0"])
@@ -201,6 +211,59 @@ def test_interrupted_run_continues(root: Path, tmp_path: Path, monkeypatch: pyte
     assert resumed.clips == whole.clips
     assert first.stat().st_mtime_ns == written
     assert listed(tmp_path / "out") == listed(tmp_path / "whole")
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from xkd.data import prepare as module
+module._SHARD_CLIPS = 8
+module._finish = lambda *given: time.sleep(600)  # so that it can be killed there
+config = module.PrepareConfig(short_side=64, max_fps=8, workers=2)
+module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), config)
+"""
+
+
+@pytest.mark.parametrize("shards", [0, 2, 6])
+def test_killed_and_run_again_is_as_if_never_killed(
+    replica: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    """SIGKILL in the first shard, in a later one, and behind the last, before the manifest is written."""
+    root, out = replica("kinetics400-mini"), tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)], start_new_session=True)
+    wanted = f"shards/{shards:06d}.partial" if shards < 6 else "unfinished/000005.json"
+    while not (out / wanted).exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (out / "dataset.json").exists()
+    monkeypatch.setattr(module, "_SHARD_CLIPS", 8)
+    config = PrepareConfig(short_side=64, max_fps=8, workers=2)
+    summary = prepare(root, out, config)
+    assert summary.processed == 45 - 8 * min(shards, 5) - 5 * (shards == 6)
+    prepare(root, tmp_path / "whole", config)
+    assert everything(out) == everything(tmp_path / "whole")
+
+
+def test_full_disk_is_one_line_and_the_same_command_goes_on(
+    replica: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the disk."""
+    command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(replica("kinetics400-mini"))]
+    command += ["--out", str(tmp_path / "out"), "--set", "short_side=64", "--set", "max_fps=8"]
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert full.returncode == 2
+    assert f"xkd: cannot write {tmp_path / 'out'}: File too large; finished shards are kept" in full.stderr
+    assert "Traceback" not in full.stderr
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert "45 clips (30 train, 15 val)" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from xkd.evaluate.task import TASKS, Task, evaluate, parse_task, task_values
 
 def task(modality: str = "video", encoder: str = "random", **settings: object) -> Task:
     protocol = "fusion" if modality == "audiovisual" else "svm"
-    windows = {"train_windows": 2, "test_windows": 2}
-    return parse_task({"modality": modality, "protocol": protocol, "encoder": encoder, **windows, **settings})
+    common = {"dataset": "embedded", "train_windows": 2, "test_windows": 2}
+    return parse_task({"modality": modality, "protocol": protocol, "encoder": encoder, **common, **settings})
 
 
 def test_the_fan_out_crosses_encoders_and_modalities() -> None:
@@ -80,6 +80,12 @@ def test_fusion_concatenates_the_features_of_both(prepared: Path, run: Path, tmp
     assert names == {f"random-{m}-{part}" for m in ("video", "audio") for part in ("train", "test")}
     score = Score.read(tmp_path / "embedded-audiovisual-fusion-random.json")
     assert score.encoder_hash.count("+") == 1
+
+
+def test_a_task_without_a_dataset_takes_what_there_is(prepared: Path, run: Path, tmp_path: Path) -> None:
+    path = evaluate(run, prepared, task("audio", "raw", dataset=""), tmp_path)
+    assert path.name == "embedded-audio-svm-raw.json"
+    assert Score.read(path).dataset == "embedded"
 
 
 def test_a_score_that_is_there_is_kept(prepared: Path, run: Path, tmp_path: Path) -> None:

@@ -1,142 +1,252 @@
-"""Readers of the datasets' official layouts: a root directory becomes rows that `prepare` can decode."""
+"""Readers of the seven datasets' official layouts: annotation files become clips that `prepare` can decode.
+
+docs/data.md shows each layout as a tree, and where it comes from.
+"""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from xkd.errors import UserError
+from xkd.data.source import Files, Layout, Source, SourceClip, SourceFile
+from xkd.data.source import open_source as _open
+from xkd.errors import UserError, nearest
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm")
+_MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, ".m4a", ".wav", ".flac", ".ogg")
+
+KINETICS_SOUND = (
+    "blowing nose",
+    "blowing out candles",
+    "bowling",
+    "chopping wood",
+    "dribbling basketball",
+    "laughing",
+    "mowing lawn",
+    "playing accordion",
+    "playing bagpipes",
+    "playing bass guitar",
+    "playing clarinet",
+    "playing drums",
+    "playing guitar",
+    "playing harmonica",
+    "playing keyboard",
+    "playing organ",
+    "playing piano",
+    "playing saxophone",
+    "playing trombone",
+    "playing trumpet",
+    "playing violin",
+    "playing xylophone",
+    "ripping paper",
+    "shoveling snow",
+    "shuffling cards",
+    "singing",
+    "stomping grapes",
+    "strumming guitar",
+    "tap dancing",
+    "tapping guitar",
+    "tapping pen",
+    "tickling",
+)
+"""The classes of Kinetics400 that make Kinetics-Sound."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceClip:
-    """One listed clip of a dataset as downloaded."""
-
-    id: str
-    """Unique in the dataset; names the clip's files in the shards."""
-    path: Path
-    split: str
-    fold: int
-    labels: tuple[str, ...]
+def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> Source:
+    """`xkd.data.source.open_source` with the layouts of this module."""
+    return _open(root, LAYOUTS, name, allow_missing=allow_missing)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A dataset as downloaded."""
-
-    root: Path
-    name: str
-    revision: str
-    """What the clips are: changes when the listed files, their sizes, splits or labels do."""
-    has_video: bool
-    clips: tuple[SourceClip, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One official layout: how to recognise it and how to read it."""
-
-    name: str
-    mark: str
-    """The file that a root in this layout has."""
-    has_video: bool
-    read: Callable[[Path], Iterator[SourceClip]]
-
-
-def open_source(root: Path) -> Source:
-    """Recognise the layout of `root` and list its clips in a fixed order.
-
-    The root of an embedded dataset (it has a dataset.json that names its layouts) is read through its
-    Kinetics400 layout, the audio-visual one.
-
-    Raises:
-        UserError: the directory is missing or in no known layout; an annotation file is missing or
-            damaged; a listed file is absent; a clip is listed twice.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a directory; give the root of a dataset as downloaded and unpacked")
-    if (root / "dataset.json").is_file():
-        return _open_embedded(root)
-    for layout in LAYOUTS.values():
-        if (root / layout.mark).is_file():
-            clips = _list_clips(layout, root)
-            return Source(
-                root=root,
-                name=layout.name,
-                revision=_fingerprint(clips),
-                has_video=layout.has_video,
-                clips=clips,
-            )
-    marks = "; ".join(f"{layout.name} has {layout.mark}" for layout in LAYOUTS.values())
-    raise UserError(f"{root} is in no known layout ({marks}, embedded has dataset.json)")
-
-
-def _open_embedded(root: Path) -> Source:
-    try:
-        about = json.loads((root / "dataset.json").read_text())
-        name, revision, folder = about["name"], about["revision"], about["layouts"]["kinetics400"]
-    except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{root / 'dataset.json'} lacks name, revision or layouts.kinetics400; fetch the dataset again"
-        ) from None
-    layout = LAYOUTS["kinetics400"]
-    clips = _list_clips(layout, root / folder)
-    return Source(root=root, name=name, revision=revision, has_video=layout.has_video, clips=clips)
-
-
-def _list_clips(layout: Layout, root: Path) -> tuple[SourceClip, ...]:
-    """Read one layout and check what every layout must satisfy."""
-    clips = tuple(layout.read(root))
-    if not clips:
-        raise UserError(f"{root / layout.mark} lists no clips")
-    absent = [clip.path for clip in clips if not clip.path.is_file()]
-    if absent:
-        raise UserError(f"{root}: {len(absent)} of {len(clips)} listed files are absent, first {absent[0]}")
-    seen: set[str] = set()
-    for clip in clips:
-        if clip.id in seen:
-            raise UserError(f"{root}: clip {clip.id} is listed twice; remove one of its rows")
-        seen.add(clip.id)
-    return clips
-
-
-def _fingerprint(clips: tuple[SourceClip, ...]) -> str:
-    """Revision of a dataset without one of its own: a hash of the listing and the files' sizes."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        row = (clip.id, clip.split, str(clip.fold), *clip.labels, str(clip.path.stat().st_size))
-        digest.update("\0".join(row).encode() + b"\n")
-    return digest.hexdigest()[:16]
-
-
-def _rows(path: Path, columns: tuple[str, ...], header: bool = True) -> Iterator[dict[str, str]]:
-    """Rows of an annotation file; `columns` are required (or, without a header, given by position)."""
-    if not path.is_file():
-        raise UserError(f"annotation file {path} is missing")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, None if header else columns, skipinitialspace=True)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
+def _kinetics400(files: Files) -> Iterator[SourceClip]:
+    """``{train,val}.csv`` and ``{split}/{class}/{youtube_id}_{start:06d}_{end:06d}.mp4``."""
+    columns = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
+    classes: set[str] = set()
+    for split in ("train", "val"):
+        table = (
+            "validate.csv" if split == "val" and (files.root / "validate.csv").is_file() else f"{split}.csv"
+        )
+        rows = list(files.rows(table, columns))
+        folders = _class_folders(files, split)
+        if rows and not folders:
             raise UserError(
-                f"{path} has no column {missing[0]}; its first line must name {', '.join(columns)}"
+                f"{files.root / split} is missing; the clips of {table} belong there, a folder a class"
             )
-        for number, row in enumerate(reader, start=2 if header else 1):
-            if any(row[column] is None for column in columns):
-                raise UserError(f"{path} line {number}: fewer than {len(columns)} fields")
-            yield row
+        for number, row in rows:
+            where = f"{files.root / table} line {number}"
+            start, end = (_number(row[column], where, column) for column in ("time_start", "time_end"))
+            stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+            folder = folders.get(_class_key(row["label"]), f"{split}/{row['label'].replace(' ', '_')}")
+            place, file = _with_suffix(files, folder, stem, VIDEO_SUFFIXES)
+            if split == "train":
+                classes.add(row["label"])
+            else:
+                _check_class(row["label"], classes, where, "train.csv")
+            yield SourceClip(id=stem, file=file, place=place, splits=(split,), labels=(row["label"],))
 
 
-def _number(text: str, path: Path, column: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{path}: {column} {text!r} is not a whole number") from None
+def _kinetics_sound(files: Files) -> Iterator[SourceClip]:
+    """The clips of Kinetics400 whose class is one of `KINETICS_SOUND`."""
+    clips = [clip for clip in _kinetics400(files) if clip.labels[0] in KINETICS_SOUND]
+    lacking = sorted(set(KINETICS_SOUND) - {clip.labels[0] for clip in clips})
+    if lacking:
+        raise UserError(
+            f"{files.root} lists no clip of {len(lacking)} of Kinetics-Sound's {len(KINETICS_SOUND)} classes "
+            f"({', '.join(lacking[:3])}, …); give the whole Kinetics400"
+        )
+    yield from clips
+
+
+def _audioset(files: Files) -> Iterator[SourceClip]:
+    """``{balanced_train,unbalanced_train,eval}_segments.csv``; media anywhere, named after segments.
+
+    AudioSet has no official names of media files. Known are the segment's YouTube id alone, with a ``Y``
+    before it, and with its start, or start and end, behind it in seconds or milliseconds. Labels are unused.
+    """
+    stems: dict[str, str] = {}
+    for place in files.media:
+        stem, _, suffix = place.rpartition("/")[2].rpartition(".")
+        if f".{suffix.lower()}" in _MEDIA_SUFFIXES:
+            stems.setdefault(stem, place)
+    tables = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
+    for part, split in tables.items():
+        table = f"{part}_segments.csv"
+        if not (files.root / table).is_file():
+            continue
+        columns = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+        for number, row in files.rows(table, columns, header=False, comment="#"):
+            where = f"{files.root / table} line {number}"
+            start, end = (_seconds(row[column], where, column) for column in ("start_seconds", "end_seconds"))
+            names = _segment_names(row["YTID"], start, end)
+            place = next(
+                (stems[name] for name in names if name in stems), f"{part}_segments/{row['YTID']}.mp4"
+            )
+            yield SourceClip(id=row["YTID"], file=files.media.get(place), place=place, splits=(split,))
+
+
+def _segment_names(name: str, start: float, end: float) -> Iterator[str]:
+    """What files of a segment are called in downloads."""
+    yield from (name, f"Y{name}")
+    whole, last = round(start), round(end)
+    for first, behind in ((f"{whole}", f"{last}"), (f"{whole:06d}", f"{last:06d}")):
+        yield from (f"{name}_{first}", f"{name}_{first}_{behind}")
+    yield from (f"{name}_{1000 * start:.0f}", f"{name}_{1000 * start:.0f}_{1000 * end:.0f}")
+    yield from (f"{name}_{start:.3f}", f"{name}_{start:.3f}_{end:.3f}", f"Y{name}_{start:.3f}_{end:.3f}")
+
+
+def _ucf101(files: Files) -> Iterator[SourceClip]:
+    """``UCF-101/{class}/*.avi``, ``ucfTrainTestlist/{classInd,trainlist0?,testlist0?}.txt``; three splits."""
+    lists = "ucfTrainTestlist"
+    classes = {line.split()[-1] for _, line in files.lines(f"{lists}/classInd.txt")}
+    splits: dict[str, list[str]] = {}
+    for fold in range(3):
+        for split in ("train", "test"):
+            table = f"{lists}/{split}list0{fold + 1}.txt"
+            for number, line in files.lines(table):
+                # The folder tells the class: HandstandPushups holds files called HandStandPushups.
+                place, where = line.split()[0], f"{files.root / table} line {number}"
+                _check_class(place.split("/")[0], classes, where, "classInd.txt")
+                _assign(splits.setdefault(place, ["unused"] * 3), fold, split, f"{where}: {place}")
+    for place, roles in sorted(splits.items()):
+        path = f"UCF-101/{place}"
+        label, _, name = place.rpartition("/")
+        yield SourceClip(
+            id=_stem(name), file=files.media.get(path), place=path, splits=tuple(roles), labels=(label,)
+        )
+
+
+def _hmdb51(files: Files) -> Iterator[SourceClip]:
+    """``HMDB-51/{class}/*.avi`` and ``testTrainMulti_7030_splits/{class}_test_split?.txt``; three splits."""
+    lists = "testTrainMulti_7030_splits"
+    tables = sorted(path.name for path in (files.root / lists).glob("*_test_split?.txt"))
+    classes = sorted({table.rpartition("_test_split")[0] for table in tables})
+    tags = {"1": "train", "2": "test", "0": "unused"}
+    for label in classes:
+        splits: dict[str, list[str]] = {}
+        for fold in range(3):
+            table = f"{lists}/{label}_test_split{fold + 1}.txt"
+            for number, line in files.lines(table):
+                name, _, tag = line.rpartition(" ")
+                where = f"{files.root / table} line {number}"
+                if tag not in tags:
+                    raise UserError(f"{where}: {tag!r} is none of 1 (train), 2 (test) and 0 (unused)")
+                _assign(splits.setdefault(name.strip(), ["unused"] * 3), fold, tags[tag], f"{where}: {name}")
+        for name, roles in sorted(splits.items()):
+            place = f"HMDB-51/{label}/{name}"
+            yield SourceClip(
+                id=_stem(name), file=files.media.get(place), place=place, splits=tuple(roles), labels=(label,)
+            )
+
+
+def _esc50(files: Files) -> Iterator[SourceClip]:
+    """``meta/esc50.csv`` and ``audio/*.wav``; five folds, each once the test set."""
+    table, folds = "meta/esc50.csv", 5
+    classes: dict[str, str] = {}
+    columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
+    for number, row in files.rows(table, columns):
+        where = f"{files.root / table} line {number}"
+        fold, label = _number(row["fold"], where, "fold"), row["category"]
+        if not 1 <= fold <= folds:
+            raise UserError(f"{where}: fold {fold} is none of 1 to {folds}")
+        if classes.setdefault(row["target"], label) != label:
+            raise UserError(
+                f"{where}: unknown class {label}; target {row['target']} was {classes[row['target']]} before"
+            )
+        place = f"audio/{row['filename']}"
+        yield SourceClip(
+            id=_stem(row["filename"]),
+            file=files.media.get(place),
+            place=place,
+            splits=tuple("test" if part == fold else "train" for part in range(1, folds + 1)),
+            labels=(label,),
+        )
+
+
+def _fsd50k(files: Files) -> Iterator[SourceClip]:
+    """``FSD50K.ground_truth/{dev,eval,vocabulary}.csv``; dev is train and val, eval is test; many labels."""
+    truth = "FSD50K.ground_truth"
+    vocabulary = {
+        row["label"]
+        for _, row in files.rows(f"{truth}/vocabulary.csv", ("index", "label", "mid"), header=False)
+    }
+    for part, columns in (
+        ("dev", ("fname", "labels", "mids", "split")),
+        ("eval", ("fname", "labels", "mids")),
+    ):
+        table = f"{truth}/{part}.csv"
+        for number, row in files.rows(table, columns):
+            where = f"{files.root / table} line {number}"
+            labels = tuple(row["labels"].split(","))
+            for label in labels:
+                _check_class(label, vocabulary, where, "vocabulary.csv")
+            split = row["split"] if part == "dev" else "test"
+            if split not in ("train", "val", "test"):
+                raise UserError(f"{where}: split {split!r} is neither train nor val")
+            place = f"FSD50K.{part}_audio/{row['fname']}.wav"
+            yield SourceClip(
+                id=row["fname"], file=files.media.get(place), place=place, splits=(split,), labels=labels
+            )
+
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        layout.name: layout
+        for layout in (
+            Layout(name="kinetics400", marks=("train.csv",), kind="audiovisual", read=_kinetics400),
+            Layout(name="kinetics_sound", marks=(), kind="audiovisual", read=_kinetics_sound),
+            Layout(
+                name="audioset",
+                marks=("unbalanced_train_segments.csv", "balanced_train_segments.csv"),
+                kind="audiovisual",
+                read=_audioset,
+            ),
+            Layout(name="ucf101", marks=("ucfTrainTestlist/classInd.txt",), kind="video", read=_ucf101),
+            Layout(name="hmdb51", marks=("testTrainMulti_7030_splits",), kind="video", read=_hmdb51),
+            Layout(name="esc50", marks=("meta/esc50.csv",), kind="audio", read=_esc50),
+            Layout(name="fsd50k", marks=("FSD50K.ground_truth/dev.csv",), kind="audio", read=_fsd50k),
+        )
+    }
+)
 
 
 def _class_key(name: str) -> str:
@@ -144,74 +254,49 @@ def _class_key(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _read_kinetics400(root: Path) -> Iterator[SourceClip]:
-    """Kinetics400: ``{train,val}.csv`` and ``{split}/{class}/{youtube_id}_{start:06d}_{end:06d}.mp4``."""
-    for split in ("train", "val"):
-        table = root / f"{split}.csv"
-        columns = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
-        rows = list(_rows(table, columns))
-        if not (root / split).is_dir():
-            raise UserError(
-                f"{root / split} is missing; the clips of {table.name} belong there, a folder a class"
-            )
-        folders = {_class_key(folder.name): folder for folder in (root / split).iterdir() if folder.is_dir()}
-        files = {key: {file.stem: file for file in _videos(folder)} for key, folder in folders.items()}
-        for row in rows:
-            start, end = (_number(row[column], table, column) for column in ("time_start", "time_end"))
-            stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-            key = _class_key(row["label"])
-            expected = folders.get(key, root / split / row["label"].replace(" ", "_")) / f"{stem}.mp4"
-            path = files.get(key, {}).get(stem, expected)
-            yield SourceClip(id=stem, path=path, split=split, fold=0, labels=(row["label"],))
-
-
-def _videos(folder: Path) -> Iterator[Path]:
-    return (file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES)
-
-
-def _read_esc50(root: Path) -> Iterator[SourceClip]:
-    """ESC-50: ``meta/esc50.csv`` and ``audio/*.wav``; five folds, each once the test set."""
-    table = root / "meta" / "esc50.csv"
-    for row in _rows(table, ("filename", "fold", "target", "category", "esc10", "src_file", "take")):
-        yield SourceClip(
-            id=row["filename"].removesuffix(".wav"),
-            path=root / "audio" / row["filename"],
-            split="all",
-            fold=_number(row["fold"], table, "fold"),
-            labels=(row["category"],),
-        )
-
-
-def _read_fsd50k(root: Path) -> Iterator[SourceClip]:
-    """FSD50K: ``FSD50K.ground_truth/{dev,eval,vocabulary}.csv``; dev is train and val, eval is test."""
-    truth = root / "FSD50K.ground_truth"
-    vocabulary = {
-        row["label"] for row in _rows(truth / "vocabulary.csv", ("index", "label", "mid"), header=False)
+def _class_folders(files: Files, split: str) -> dict[str, str]:
+    return {
+        _class_key(folder.removeprefix(f"{split}/")): folder
+        for folder in files.folders
+        if folder.startswith(f"{split}/")
     }
-    for part, columns in (
-        ("dev", ("fname", "labels", "mids", "split")),
-        ("eval", ("fname", "labels", "mids")),
-    ):
-        table = truth / f"{part}.csv"
-        for row in _rows(table, columns):
-            labels = tuple(row["labels"].split(","))
-            unknown = [label for label in labels if label not in vocabulary]
-            if unknown:
-                raise UserError(f"{table}: label {unknown[0]} of {row['fname']} is not in vocabulary.csv")
-            yield SourceClip(
-                id=row["fname"],
-                path=root / f"FSD50K.{part}_audio" / f"{row['fname']}.wav",
-                split=row["split"] if part == "dev" else "test",
-                fold=0,
-                labels=labels,
-            )
 
 
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        Layout(name="kinetics400", mark="train.csv", has_video=True, read=_read_kinetics400),
-        Layout(name="esc50", mark="meta/esc50.csv", has_video=False, read=_read_esc50),
-        Layout(name="fsd50k", mark="FSD50K.ground_truth/dev.csv", has_video=False, read=_read_fsd50k),
-    )
-}
+def _with_suffix(
+    files: Files, folder: str, stem: str, suffixes: tuple[str, ...]
+) -> tuple[str, SourceFile | None]:
+    """The place and the file of that stem, whatever of the suffixes it has; they come in many containers."""
+    names = files.folders.get(folder, {})
+    suffix = next((suffix for suffix in suffixes if stem + suffix in names), suffixes[0])
+    return f"{folder}/{stem}{suffix}", names.get(stem + suffix)
+
+
+def _assign(roles: list[str], fold: int, role: str, where: str) -> None:
+    """What a clip is for in a fold, which may be said once."""
+    if roles[fold] != "unused":
+        raise UserError(f"{where} is {role} and {roles[fold]} in split {fold + 1}; remove one of the rows")
+    roles[fold] = role
+
+
+def _check_class(label: str, known: set[str], where: str, listed: str) -> None:
+    if label not in known:
+        raise UserError(f"{where}: unknown class {label}{nearest(label, known)}; {listed} does not list it")
+
+
+def _number(text: str, where: str, column: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{where}: {column} {text!r} is not a whole number") from None
+
+
+def _seconds(text: str, where: str, column: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{where}: {column} {text!r} is not a number") from None
+
+
+def _stem(name: str) -> str:
+    """A file's name without its suffix; dots, which end a sample's name for WebDataset, become ``_``."""
+    return name.rpartition(".")[0].replace(".", "_")

@@ -9,16 +9,13 @@ are neither free nor out of reach.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import shutil
 import sys
-import wave
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from xkd.data.embedded_pictures import FPS, SIDE, render
+from xkd.data.embedded_files import write_table, write_video, write_wav
+from xkd.data.embedded_pictures import render
 from xkd.data.embedded_scenes import ACTIONS, MATERIALS, SECONDS, Scene
 from xkd.data.embedded_sounds import RATE, Timbre, synthesize
 from xkd.data.workers import Failure, run_each
@@ -39,7 +37,6 @@ VERSION = 2
 FEWEST = 20
 """Clips below which some action would have no training clip."""
 
-_WAV_RATE = 44100
 _SPECIMENS = {"train": 10, "val": 4}
 _PATIENCE = 120.0  # seconds for one clip
 _HASHED = 4  # first and last clips whose decoded arrays the revision covers
@@ -98,10 +95,18 @@ class Plan:
         key = hashlib.sha256(f"{self.split} {self.material} {self.specimen}".encode()).digest()
         return Timbre.draw(np.random.default_rng([self.seed, int.from_bytes(key[:8])]), self.material)
 
-    def draw(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The clip itself: frames (T, SIDE, SIDE, 3) and waveform (SECONDS * RATE,) within ±1."""
-        scene = Scene.draw(self.rng("scene"), self.action, self.material)
-        return render(self.rng("frames"), scene), synthesize(self.rng("sound"), scene, self.timbre())
+    @property
+    def scene(self) -> Scene:
+        """What is both seen and heard."""
+        return Scene.draw(self.rng("scene"), self.action, self.material)
+
+    def frames(self) -> NDArray[np.uint8]:
+        """The pictures (T, SIDE, SIDE, 3)."""
+        return render(self.rng("frames"), self.scene)
+
+    def waveform(self) -> NDArray[np.float32]:
+        """The sound (SECONDS * RATE,) within ±1."""
+        return synthesize(self.rng("sound"), self.scene, self.timbre())
 
 
 @dataclass(frozen=True)
@@ -174,31 +179,11 @@ def _is_there(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _write_clip(job: _Job) -> None:
-    frames, waveform = job.plan.draw()
-    _write_mp4(job.root / job.plan.path, frames, waveform)
+    waveform = job.plan.waveform()
+    write_video(job.root / job.plan.path, job.plan.frames(), waveform)
     for path in job.soundtracks:
         seconds = 5.0 if path.parts[0] == "esc50" else job.plan.rng("length").uniform(3.0, SECONDS)
-        _write_wav(job.root / path, waveform[: round(seconds * RATE)])
-
-
-def _write_mp4(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32]) -> None:
-    """H.264 and AAC, with the encoders that come with PyAV."""
-    with av.open(str(path), "w") as file:
-        video = file.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "25"})
-        video.width = video.height = SIDE
-        video.pix_fmt = "yuv420p"
-        video.gop_size = FPS
-        video.thread_count = 1  # the encoding must not depend on the cores
-        audio = file.add_stream("aac", rate=RATE, layout="mono", bit_rate=64000)
-        for index, picture in enumerate(frames):
-            image = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            image.pts = index
-            file.mux(video.encode(image))
-        file.mux(video.encode())
-        sound = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = RATE, 0, Fraction(1, RATE)
-        file.mux(audio.encode(sound))
-        file.mux(audio.encode())
+        write_wav(job.root / path, waveform[: round(seconds * RATE)])
 
 
 def _decode(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -208,18 +193,6 @@ def _decode(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     with av.open(str(path)) as file:
         sound = [frame.to_ndarray() for frame in file.decode(audio=0)]
     return np.stack(frames), np.concatenate(sound, axis=1)[0]
-
-
-def _write_wav(path: Path, waveform: NDArray[np.float32]) -> None:
-    """16-bit mono at 44.1 kHz, as ESC-50 and FSD50K come."""
-    # band-limited resampling: the spectrum padded to the new rate
-    count = round(len(waveform) * _WAV_RATE / RATE)
-    resampled = np.fft.irfft(np.fft.rfft(waveform), count) * (count / len(waveform))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(_WAV_RATE)
-        file.writeframes((np.clip(resampled, -1, 1) * 32767).astype("<i2").tobytes())
 
 
 def _lay_out(root: Path, clips: int, seed: int) -> list[_Job]:
@@ -235,7 +208,7 @@ def _lay_out(root: Path, clips: int, seed: int) -> list[_Job]:
     for split, plans in (("train", train), ("val", val)):
         rows = [(plan.action, plan.name, 0, f"{SECONDS:.0f}", split, 0) for plan in plans]
         header = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
-        _write_csv(root / kinetics / f"{split}.csv", [header, *rows])
+        write_table(root / kinetics / f"{split}.csv", [header, *rows])
 
     esc50, rows50 = Path("esc50"), []
     for plan in train[: clips * 5 // 16]:
@@ -244,12 +217,12 @@ def _lay_out(root: Path, clips: int, seed: int) -> list[_Job]:
         rows50.append((name, plan.fold, target, plan.action, False, plan.index, "A"))
         soundtracks[plan].append(esc50 / "audio" / name)
     header50 = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
-    _write_csv(root / esc50 / "meta" / "esc50.csv", [header50, *rows50])
+    write_table(root / esc50 / "meta" / "esc50.csv", [header50, *rows50])
 
     fsd50k, tags = Path("fsd50k"), sorted((*ACTIONS, *MATERIALS))
     vocabulary = {tag: (tag.capitalize(), f"/m/xkd{index:02d}") for index, tag in enumerate(tags)}
     truth = root / fsd50k / "FSD50K.ground_truth"
-    _write_csv(truth / "vocabulary.csv", [(index, *vocabulary[tag]) for index, tag in enumerate(tags)])
+    write_table(truth / "vocabulary.csv", [(index, *vocabulary[tag]) for index, tag in enumerate(tags)])
     parts = (("dev", 1000, train[: clips * 3 // 16]), ("eval", 5000, val[: max(1, clips // 16)]))
     for part, first, plans in parts:
         listed: list[tuple[str, ...]] = [("fname", "labels", "mids", "split")]
@@ -258,18 +231,12 @@ def _lay_out(root: Path, clips: int, seed: int) -> list[_Job]:
             labels, mids = zip(vocabulary[plan.action], vocabulary[plan.material], strict=True)
             listed.append((name, ",".join(labels), ",".join(mids), "val" if plan.fold == 5 else "train"))
             soundtracks[plan].append(fsd50k / f"FSD50K.{part}_audio" / f"{name}.wav")
-        _write_csv(truth / f"{part}.csv", listed if part == "dev" else [row[:3] for row in listed])
+        write_table(truth / f"{part}.csv", listed if part == "dev" else [row[:3] for row in listed])
 
     jobs = [_Job(root, plan, tuple(paths)) for plan, paths in soundtracks.items()]
     for folder in {(root / path).parent for job in jobs for path in (job.plan.path, *job.soundtracks)}:
         folder.mkdir(parents=True, exist_ok=True)
     return jobs
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _revision(identity: dict[str, Any], paths: Iterable[Path]) -> str:

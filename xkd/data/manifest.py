@@ -1,6 +1,6 @@
 """The manifest of a prepared dataset: one row a clip, and where its bytes lie.
 
-A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision,
+A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision, origin,
 classes, counts, the settings of `prepare`), ``skipped.csv`` and ``shards/*.tar``. The shards are
 plain tar files; a row's offsets address a member's bytes directly, so no reader needs to walk a tar.
 """
@@ -28,8 +28,8 @@ class Clip:
     """One clip of a prepared dataset."""
 
     id: str
-    split: str
-    """``train``, ``val``, ``test``; ``all`` where the dataset has folds instead."""
+    splits: tuple[str, ...]
+    """What it is for in each fold (most datasets have one): ``train``, ``val``, ``test`` or ``unused``."""
     labels: tuple[str, ...]
     shard: str
     """Path of the tar file, relative to the prepared directory."""
@@ -41,8 +41,6 @@ class Clip:
     audio_size: int | None
     duration: float
     """Seconds that all the clip's modalities cover."""
-    fold: int = 0
-    """Fold of a cross-validated dataset, from 1; 0: the dataset has none."""
 
     @property
     def has_video(self) -> bool:
@@ -61,6 +59,7 @@ class Clip:
     def to_row(self) -> dict[str, str]:
         """The row of manifest.csv; None becomes an empty cell."""
         values = dataclasses.asdict(self) | {
+            "splits": ";".join(self.splits),
             "labels": ";".join(self.labels),
             "duration": f"{self.duration:.6f}",
         }
@@ -76,11 +75,10 @@ class Clip:
         places = {name: int(row[name]) if row[name] else None for name in _PLACES}
         return cls(
             id=row["id"],
-            split=row["split"],
+            splits=tuple(row["splits"].split(";")),
             labels=tuple(filter(None, row["labels"].split(";"))),
             shard=row["shard"],
             duration=float(row["duration"]),
-            fold=int(row["fold"]),
             **places,
         )
 
@@ -103,7 +101,11 @@ class Manifest:
     settings: Mapping[str, Any]
     """The settings of `prepare` that decide the bytes of the shards."""
     skipped: int = 0
-    """Listed clips that could not be prepared (skipped.csv has the reasons)."""
+    """Clips that could not be prepared (skipped.csv has the reasons)."""
+    absent: int = 0
+    """Clips whose files were not there (skipped.csv has them too)."""
+    origin: Mapping[str, str] | None = None
+    """The registry that the source was fetched from: ``repo``, the commit ``rev``, DVC's ``hash``."""
 
     @classmethod
     def read(cls, root: Path) -> Manifest:
@@ -127,6 +129,8 @@ class Manifest:
                 clips=clips,
                 settings=about["settings"],
                 skipped=about["skipped"],
+                absent=about["absent"],
+                origin=about["origin"],
             )
         except OSError as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
@@ -144,26 +148,44 @@ class Manifest:
         about = {
             "name": self.name,
             "revision": self.revision,
+            "origin": self.origin,
             "classes": list(self.classes),
-            "splits": dict(sorted(Counter(clip.split for clip in self.clips).items())),
+            "splits": self.counts,
             "seconds": round(sum(clip.duration for clip in self.clips), 3),
             "without_audio": sum(not clip.has_audio for clip in self.clips),
             "skipped": self.skipped,
+            "absent": self.absent,
             "settings": dict(self.settings),
         }
         partial = self.root / f"{DATASET}.partial"
         partial.write_text(json.dumps(about, indent=1) + "\n")
         partial.replace(self.root / DATASET)
 
-    def split(self, name: str) -> list[Clip]:
-        """The clips of one split, in the manifest's order.
+    @property
+    def folds(self) -> int:
+        """How often the dataset divides its clips into splits."""
+        return len(self.clips[0].splits) if self.clips else 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Clips of each split; with several folds of each split of each, as ``train 2``."""
+        return {
+            split if self.folds == 1 else f"{split} {fold + 1}": count
+            for fold in range(self.folds)
+            for split, count in sorted(Counter(clip.splits[fold] for clip in self.clips).items())
+        }
+
+    def split(self, name: str, fold: int = 1) -> list[Clip]:
+        """The clips of one split of a fold, in the manifest's order.
 
         Raises:
-            UserError: the dataset has no such split.
+            UserError: the dataset has no such fold or split.
         """
-        clips = [clip for clip in self.clips if clip.split == name]
+        if not 1 <= fold <= self.folds:
+            raise UserError(f"{self.root} has no fold {fold}; it has {self.folds}")
+        clips = [clip for clip in self.clips if clip.splits[fold - 1] == name]
         if not clips:
-            known = ", ".join(sorted({clip.split for clip in self.clips}))
+            known = ", ".join(sorted({clip.splits[fold - 1] for clip in self.clips}))
             raise UserError(f"{self.root} has no split {name}; it has {known}")
         return clips
 

@@ -40,6 +40,10 @@ _MEAN, _STD = -5.3688107, 4.410007
 """Standardisation of the log-mel: the authors' constants, measured on Kinetics-Sound (section 9)."""
 
 
+Content = Path | io.BytesIO
+"""A foreign file: its path, or its bytes."""
+
+
 class MediaError(Exception):
     """A file that cannot be decoded. It is counted and skipped; it never stops a run by itself."""
 
@@ -72,7 +76,7 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     return frames if len(wanted) == len(times) else frames[places]
 
 
-def transcode_video(path: Path, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
+def transcode_video(content: Content, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
     """Decode a foreign file from its start and encode it for random access.
 
     The short side becomes `short_side` (never enlarged), frames keep their timestamps; above `max_fps`
@@ -87,7 +91,7 @@ def transcode_video(path: Path, short_side: int, max_fps: float | None) -> tuple
     """
     buffer = io.BytesIO()
     try:
-        with _open(path) as source, av.open(buffer, "w", format="mp4") as target:
+        with _open(content) as source, av.open(buffer, "w", format="mp4") as target:
             if not source.streams.video:
                 raise MediaError("no video stream")
             rate = source.streams.video[0].average_rate or Fraction(25)
@@ -98,7 +102,7 @@ def transcode_video(path: Path, short_side: int, max_fps: float | None) -> tuple
                 if stream is None:
                     width, height = _small_size(frame, short_side)
                     stream = _add_stream(target, rate, width, height)
-                small = frame.reformat(width, height, "yuv420p", interpolation="BILINEAR")
+                small = frame.reformat(width, height, "yuv420p", interpolation="BILINEAR", threads=1)
                 small.pts, small.time_base = round(time * _TICKS), Fraction(1, _TICKS)
                 target.mux(stream.encode(small))
             if stream is None:
@@ -126,7 +130,7 @@ def _add_stream(target: OutputContainer, rate: Fraction, width: int, height: int
     return stream
 
 
-def read_audio(path: Path, sample_rate: int) -> NDArray[np.int16] | None:
+def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
     """The sound of a foreign file, mixed down to mono and resampled; sample 0 is at the file's start.
 
     Returns:
@@ -139,7 +143,7 @@ def read_audio(path: Path, sample_rate: int) -> NDArray[np.int16] | None:
     chunks: list[NDArray[np.int16]] = []
     lead = 0.0
     try:
-        with _open(path) as source:
+        with _open(content) as source:
             if not source.streams.audio:
                 return None
             for frame in source.decode(source.streams.audio[0]):
@@ -213,8 +217,11 @@ def _timed_frames(source: InputContainer, max_fps: float | None) -> Iterator[tup
         yield max(time, 0.0), frame
 
 
-def _open(path: Path) -> InputContainer:
-    return av.open(str(path), metadata_errors="replace")
+def _open(content: Content) -> InputContainer:
+    if isinstance(content, io.BytesIO):
+        content.seek(0)
+    opened: InputContainer = av.open(content, "r", metadata_errors="replace")
+    return opened
 
 
 def _origin(source: InputContainer) -> float:

@@ -9,7 +9,6 @@ import shutil
 import sys
 import tarfile
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import cpu_count
@@ -19,9 +18,10 @@ from typing import Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
-from xkd.data.datasets import Source, SourceClip, open_source
+from xkd.data.datasets import open_source
 from xkd.data.manifest import DATASET, Clip, Manifest, write_rows
 from xkd.data.media import MediaError, encode_wav, read_audio, transcode_video
+from xkd.data.source import Kind, Source, SourceClip, tell_absent
 from xkd.data.workers import Failure, run_each
 from xkd.errors import UserError
 from xkd.files import write_text
@@ -31,7 +31,7 @@ from xkd.settings import STRICT
 _SHARD_CLIPS = 256
 _SECONDS_LIMIT = 120.0
 """Longest a single clip may take; a decoder that hangs is stopped and the clip skipped."""
-_WRITER = 1
+_WRITER = 2
 """Raised when the bytes that a clip becomes change, so that old outputs are not taken for new ones."""
 _UNFINISHED = "unfinished"
 
@@ -50,6 +50,10 @@ class PrepareConfig:
     """Decoding processes."""
     max_skipped: float = Field(default=0.05, ge=0, le=1)
     """Share of clips that may fail before the run stops."""
+    dataset: str = ""
+    """Layout that the source is read in (`xkd.data.datasets.LAYOUTS`); empty: the one it is recognized by."""
+    allow_missing: bool = False
+    """Whether files that the annotations list may be absent."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,65 +74,64 @@ class Summary:
     revision: str
     clips: int
     skipped: int
+    absent: int
     without_audio: int
     hours: float
     classes: int
     splits: Mapping[str, int]
-    unchanged: bool
-    """True: the output was complete before, nothing was done."""
+    bytes_in: int
+    """Of the source's files."""
+    bytes_out: int
+    """Of the shards."""
+    processed: int
+    """Clips that this run prepared; 0: the output was complete before."""
     elapsed: float
     """Seconds this run took."""
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        text = (
+            f"{self.name} {self.revision[:12]}: {self.clips} clips ({splits}), {self.hours:.2f} h, "
+            f"{self.classes} classes, {self.without_audio} without audio, {self.skipped} skipped"
+        )
+        text += f", {self.absent} absent" if self.absent else ""
+        text += f"; {self.bytes_in / 1e6:.1f} MB in, {self.bytes_out / 1e6:.1f} MB out"
+        return text + (f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else "")
 
 
 def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     """Decode the dataset at `source` once and write it to `out` for fast random windows.
 
     A complete output of the same source revision and settings is left alone; an interrupted one is
-    continued. Which clips are written, and where, depends on neither the number of workers nor on
-    interruptions. (Their bytes should not either; libx264 was seen to differ in one clip of a hundred.)
+    continued. The bytes written depend on neither the number of workers nor on interruptions.
 
     Raises:
-        UserError: the source cannot be read (see `open_source`), has no audio at all, or too many of
-            its clips fail; `out` holds something else or another preparation.
+        UserError: the source cannot be read (see `open_source`); it is for learning from sound and has none;
+            too many of its clips fail; `out` holds something else or another preparation; the disk is full.
     """
     began = time.monotonic()
-    dataset = open_source(source)
+    dataset = open_source(source, config.dataset, allow_missing=config.allow_missing)
+    if dataset.absent:
+        listed = len(dataset.clips) + len(dataset.absent)
+        print(f"prepare: {tell_absent(dataset.absent, listed)}; going on without them", file=sys.stderr)
     state = {"name": dataset.name, "revision": dataset.revision, "settings": config.settings}
     if (out / DATASET).is_file():
-        manifest = Manifest.read(out)
+        manifest, processed = Manifest.read(out), 0
         done = {"name": manifest.name, "revision": manifest.revision, "settings": dict(manifest.settings)}
         _check_same(out, done, state)
-        print(
-            f"prepare: {out} already holds {dataset.name} {dataset.revision[:12]}, nothing to do",
-            file=sys.stderr,
-        )
-        return _summarize(manifest, unchanged=True, elapsed=time.monotonic() - began)
-    _begin(out, state)
-    _write_shards(dataset, out, config)
-    reports = [json.loads(path.read_text()) for path in sorted((out / _UNFINISHED).glob("0*.json"))]
-    clips = tuple(Clip.from_row(row) for report in reports for row in report["clips"])
-    skipped = [row for report in reports for row in report["skipped"]]
-    _write_skipped(out, skipped)
-    if not any(clip.has_audio for clip in clips):
-        raise UserError(f"{dataset.root}: no clip has any audio; XKD learns from video and sound together")
-    manifest = Manifest(
-        root=out,
-        name=dataset.name,
-        revision=dataset.revision,
-        classes=tuple(sorted({label for clip in dataset.clips for label in clip.labels})),
-        clips=clips,
-        settings=config.settings,
-        skipped=len(skipped),
-    )
-    manifest.write()
-    shutil.rmtree(out / _UNFINISHED)
-    summary = _summarize(manifest, unchanged=False, elapsed=time.monotonic() - began)
-    splits = ", ".join(f"{count} {split}" for split, count in summary.splits.items())
-    print(
-        f"prepare: {summary.clips} clips ({splits}), {summary.without_audio} without audio, "
-        f"{summary.skipped} skipped" + (f", see {out / 'skipped.csv'}" if skipped else ""),
-        file=sys.stderr,
-    )
+        print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
+    else:
+        try:
+            _begin(out, state)
+            processed = _write_shards(dataset, out, config)
+            manifest = _finish(dataset, out, config)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {out}: {error.strerror}; finished shards are kept, the same command goes on"
+            ) from None
+    summary = _summarize(dataset, manifest, processed, time.monotonic() - began)
+    failed = f"; {out / 'skipped.csv'} says why" if summary.skipped else ""
+    print(f"prepare: {summary}{failed}", file=sys.stderr)
     return summary
 
 
@@ -160,8 +163,8 @@ def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": state["name"], "revision": state["revision"], **state["settings"]}
 
 
-def _write_shards(dataset: Source, out: Path, config: PrepareConfig) -> None:
-    """Prepare the clips of every shard that an earlier run did not finish."""
+def _write_shards(dataset: Source, out: Path, config: PrepareConfig) -> int:
+    """Prepare the clips of every shard that an earlier run did not finish; returns how many those were."""
     shards = {
         f"{start // _SHARD_CLIPS:06d}": dataset.clips[start : start + _SHARD_CLIPS]
         for start in range(0, len(dataset.clips), _SHARD_CLIPS)
@@ -172,7 +175,7 @@ def _write_shards(dataset: Source, out: Path, config: PrepareConfig) -> None:
     ]
     pending = [name for name in shards if not reports[name].is_file()]
     jobs = [clip for name in pending for clip in shards[name]]
-    task = functools.partial(_prepare_clip, has_video=dataset.has_video, config=config)
+    task = functools.partial(_prepare_clip, kind=dataset.kind, config=config)
     done = len(dataset.clips) - len(jobs)
     with progress("prepare", len(dataset.clips), done=done) as bar:
         outcomes = run_each(task, jobs, config.workers, _SECONDS_LIMIT)
@@ -191,6 +194,36 @@ def _write_shards(dataset: Source, out: Path, config: PrepareConfig) -> None:
             mine = {clip.id for clip in shards[name]}
             report = {"clips": rows, "skipped": [row for row in skipped if row["clip"] in mine]}
             write_text(reports[name], json.dumps(report))
+    return len(jobs)
+
+
+def _finish(dataset: Source, out: Path, config: PrepareConfig) -> Manifest:
+    """Write the manifest of all shards."""
+    reports = [json.loads(path.read_text()) for path in sorted((out / _UNFINISHED).glob("0*.json"))]
+    clips = tuple(Clip.from_row(row) for report in reports for row in report["clips"])
+    skipped = [row for report in reports for row in report["skipped"]]
+    absent = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.absent]
+    _write_skipped(out, [*skipped, *absent])
+    if not clips:
+        raise UserError(
+            f"{dataset.root}: none of {len(skipped)} clips could be prepared; see {out / 'skipped.csv'}"
+        )
+    if dataset.kind == "audiovisual" and not any(clip.has_audio for clip in clips):
+        raise UserError(f"{dataset.root}: no clip has any audio; XKD learns from video and sound together")
+    manifest = Manifest(
+        root=out,
+        name=dataset.name,
+        revision=dataset.revision,
+        classes=tuple(sorted({label for clip in dataset.clips for label in clip.labels})),
+        clips=clips,
+        settings=config.settings,
+        skipped=len(skipped),
+        absent=len(absent),
+        origin=dataset.origin,
+    )
+    manifest.write()
+    shutil.rmtree(out / _UNFINISHED)
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -202,25 +235,31 @@ class _Files:
     duration: float
 
 
-def _prepare_clip(clip: SourceClip, *, has_video: bool, config: PrepareConfig) -> _Files:
+def _prepare_clip(clip: SourceClip, *, kind: Kind, config: PrepareConfig) -> _Files:
     """Decode and encode one clip; runs in a worker.
 
     Raises:
         MediaError: the clip cannot be used; the reason goes to skipped.csv.
     """
-    if clip.path.stat().st_size == 0:
+    assert clip.file is not None
+    if clip.file.size == 0:
         raise MediaError("empty file")
-    video, seconds = (
-        transcode_video(clip.path, config.short_side, config.max_fps) if has_video else (None, None)
-    )
-    samples = read_audio(clip.path, config.sample_rate)
+    content = clip.file.content()
+    video, seconds = None, float("inf")
+    if kind != "audio":
+        video, seconds = transcode_video(content, config.short_side, config.max_fps)
+    try:
+        samples = read_audio(content, config.sample_rate)
+    except MediaError:
+        if kind != "video":
+            raise
+        samples = None  # the pictures are what the dataset is for
     if samples is None:
-        if seconds is None:
+        if video is None:
             raise MediaError("no audio stream")
         return _Files(video, None, seconds)
-    heard = len(samples) / config.sample_rate
     return _Files(
-        video, encode_wav(samples, config.sample_rate), heard if seconds is None else min(seconds, heard)
+        video, encode_wav(samples, config.sample_rate), min(seconds, len(samples) / config.sample_rate)
     )
 
 
@@ -237,11 +276,10 @@ def _add(tar: tarfile.TarFile, shard: str, clip: SourceClip, files: _Files) -> C
             places[f"{kind}_size"] = len(data)
     return Clip(
         id=clip.id,
-        split=clip.split,
+        splits=clip.splits,
         labels=clip.labels,
         shard=shard,
         duration=files.duration,
-        fold=clip.fold,
         **places,
     )
 
@@ -261,16 +299,19 @@ def _write_skipped(out: Path, skipped: Sequence[Mapping[str, str]]) -> None:
         write_rows(file, ("clip", "reason"), skipped)
 
 
-def _summarize(manifest: Manifest, *, unchanged: bool, elapsed: float) -> Summary:
+def _summarize(dataset: Source, manifest: Manifest, processed: int, elapsed: float) -> Summary:
     return Summary(
         name=manifest.name,
         revision=manifest.revision,
         clips=len(manifest.clips),
         skipped=manifest.skipped,
+        absent=manifest.absent,
         without_audio=sum(not clip.has_audio for clip in manifest.clips),
         hours=sum(clip.duration for clip in manifest.clips) / 3600,
         classes=len(manifest.classes),
-        splits=Counter(clip.split for clip in manifest.clips),
-        unchanged=unchanged,
+        splits=manifest.counts,
+        bytes_in=sum(clip.file.size for clip in dataset.clips if clip.file),
+        bytes_out=sum((clip.video_size or 0) + (clip.audio_size or 0) for clip in manifest.clips),
+        processed=processed,
         elapsed=elapsed,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -35,8 +36,8 @@ INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
 class Task:
     """What one evaluation computes; the fan-out is a list of these."""
 
-    dataset: str = "embedded"
-    """Name of the prepared dataset."""
+    dataset: str = ""
+    """Name that the prepared dataset must have; empty: whatever it has."""
     modality: EvaluatedModality = "video"
     protocol: Protocol = "svm"
     """``svm``: a linear SVM on one modality's features; ``fusion``: on both, concatenated."""
@@ -119,6 +120,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path) -> Path:
         UserError: the run, an encoder, a split, a label or a modality is missing; the data is another
             dataset; or `out` holds this task's score of another encoder.
     """
+    task = task if task.dataset else dataclasses.replace(task, dataset=Manifest.read(data).name)
     failed = out / f"{task.name}.failed"
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -198,12 +200,12 @@ class _Splits(NamedTuple):
 
 
 def _read_splits(data: Path, task: Task) -> _Splits:
-    """The clips of the data's train and test splits that have the task's modalities."""
+    """The clips of the data's train and test splits (of its first fold) that have the task's modalities."""
     manifest = Manifest.read(data)
     if manifest.name != task.dataset:
         raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {manifest.name}")
     wanted = INPUTS[task.modality]
-    names = {clip.split for clip in manifest.clips}
+    names = {clip.splits[0] for clip in manifest.clips}
     parts = []
     for split in ("train", "test" if "test" in names else "val"):
         clips = [clip for clip in manifest.split(split) if clip.has(wanted)]

@@ -28,7 +28,7 @@ def save_pictures(model: Autoencoders, data: Path, path: Path) -> None:
     manifest = Manifest.read(data)
     modalities = model.config.modalities
     whole = [clip for clip in manifest.clips if clip.has(modalities)]
-    clips = sorted(whole, key=lambda clip: clip.split == "train")[:CLIPS]
+    clips = sorted(whole, key=lambda clip: clip.splits[0] == "train")[:CLIPS]
     (batch,) = evaluation_batches(data, clips, model.config, 1, modalities=modalities)
     views = Views(model.config).to(device).plain(batch)
     pictures: dict[str, dict[str, Tensor]] = {}
