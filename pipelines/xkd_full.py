@@ -67,6 +67,8 @@ def xkd_full(
     preset: str = "toy",
     overrides: list[str] = [],  # noqa: B006 -- KFP reads the default, nobody appends to it
     dataset: str = "embedded",
+    repo: str = "",
+    rev: str = "",
     clips: int = 800,
     seed: int = 0,
     revision: str = "",
@@ -90,6 +92,8 @@ def xkd_full(
         preset: named configuration of the pretraining.
         overrides: settings laid over the preset, for example ``["optim.lr=1e-4"]``.
         dataset: dataset to pretrain and evaluate on.
+        repo: data registry that has it, a git repository with DVC; empty for the embedded dataset.
+        rev: branch, tag or commit of the registry; empty: its default branch.
         clips: clips of the embedded dataset.
         seed: seed of the embedded dataset.
         revision: revision the dataset must have; empty takes what there is.
@@ -108,7 +112,12 @@ def xkd_full(
         image: image of every task.
     """
     source, prepared = f"{data}/{dataset}", f"{data}/{dataset}-prepared"
-    fetched = place(fetch(name=dataset, out=source, clips=clips, seed=seed, revision=revision), image)
+    fetched = place(
+        fetch(name=dataset, out=source, repo=repo, rev=rev, clips=clips, seed=seed, revision=revision),
+        image,
+    )
+    # A branch of the registry moves, which no input tells. Fetching what is there already transfers nothing.
+    fetched.set_caching_options(enable_caching=False)
     ready = place(prepare(source=source, revision=fetched.output, overrides=preparation, out=prepared), image)
     judged = place(
         pretrain(

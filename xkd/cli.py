@@ -25,10 +25,19 @@ Run = Annotated[Path, typer.Option(help="Run directory (from xkd pretrain).")]
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="Dataset; 'embedded' is generated here.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A directory of the data registry; without one 'embedded' or a miniature: ucf101-mini, …"
+        ),
+    ],
     out: Out,
-    clips: Annotated[int, typer.Option(help="Clips to generate.")] = 800,
-    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    repo: Annotated[str, typer.Option(help="Data registry: path or URL of a git repository with DVC.")] = "",
+    rev: Annotated[
+        str, typer.Option(help="Branch, tag or commit of the registry; empty: its default branch.")
+    ] = "",
+    clips: Annotated[int, typer.Option(help="Clips to generate, if embedded.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the generator, if embedded.")] = 0,
     check: Annotated[
         bool, typer.Option("--check", help="Also test that shortcuts fail and learning works.")
     ] = False,
@@ -36,13 +45,21 @@ def fetch(
     """Get a dataset in its official layout."""
     from xkd.data.fetch import fetch as run
 
-    run(name, out, clips=clips, seed=seed, check=check)
+    run(name, out, repo=repo, rev=rev, clips=clips, seed=seed, check=check)
 
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Fetched dataset.")],
+    source: Annotated[
+        Path, typer.Argument(help="Dataset in its official layout (from xkd fetch, or yours).")
+    ],
     out: Out,
+    dataset: Annotated[
+        str, typer.Option(help="Its name, where the layout does not tell: kinetics_sound in Kinetics400.")
+    ] = "",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on without listed files that are absent.")
+    ] = False,
     config: Config = None,
     set_: Set = None,
 ) -> None:
@@ -51,7 +68,11 @@ def prepare(
     from xkd.data.prepare import prepare as run
     from xkd.settings import resolve
 
-    run(source, out, resolve(PrepareConfig(), config, set_ or ()))
+    overrides = [
+        *([f"dataset={dataset}"] if dataset else []),
+        *(["allow_missing=true"] if allow_missing else []),
+    ]
+    run(source, out, resolve(PrepareConfig(), config, [*overrides, *(set_ or ())]))
 
 
 @app.command()

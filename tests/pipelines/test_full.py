@@ -124,9 +124,18 @@ def test_the_image_is_part_of_every_key(tasks: dict[str, Any]) -> None:
         assert "pipelinechannel--image" in task["inputs"]["parameters"]
 
 
-def test_results_are_taken_from_the_cache_but_tidying_up_is_not(tasks: dict[str, Any]) -> None:
+def test_results_are_taken_from_the_cache_but_what_changes_unseen_is_not(tasks: dict[str, Any]) -> None:
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == set(tasks) - {"release"}
+    assert cached == set(tasks) - {"fetch", "release"}
+
+
+def test_the_dataset_comes_from_a_registry_if_one_is_named(
+    tasks: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    given = tasks["fetch"]["inputs"]["parameters"]
+    for name in ("repo", "rev"):
+        assert given[name] == {"componentInputParameter": name}
+        assert defaults[name] == ""
 
 
 def test_the_job_takes_what_the_task_is_given(compiled: Compiled) -> None:
