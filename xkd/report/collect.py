@@ -161,9 +161,11 @@ def changes(config: PretrainConfig) -> list[Change] | None:
 def provenance(findings: Findings) -> list[tuple[str, str]]:
     """What was evaluated, as names and values for people."""
     known = {name: str(value) for name, value in findings.facts.items()}.get
+    origin = findings.facts.get("data_origin")
     rows: dict[str, str | None] = {
         "Preset": findings.config.preset,
         "Pretrained on": f"{known('dataset')}, revision {known('data_revision', '')[:12]}",
+        "Fetched from": "{repo} at {rev}".format(**origin) if origin else None,
         "Steps": f"{findings.verdict.step} of {known('steps')}",
         "Finished": trained_at(findings.history),
         "Training time": _duration(findings.facts.get("seconds")),

@@ -50,6 +50,7 @@ class Run:
             "seed": config.run.seed,
             "dataset": data.name,
             "data_revision": data.revision,
+            "data_origin": data.origin,
             "commit": git_commit(),
             "processes": world.size,
             "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",

@@ -1,0 +1,99 @@
+"""`dvc repro` from a data registry to the tables, and prepared shards through a remote."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.data.registries import Registry, own_settings
+from xkd.data.manifest import Manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# DVC uses an older way of the tries that it adds files to.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[None]:
+    with own_settings(tmp_path / "home"):
+        yield
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a program of this environment prints."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=600
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def checkout(to: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+    """A checkout of this repository, as far as DVC looks at it, with other parameters."""
+    shutil.copytree(ROOT / "xkd", to / "xkd", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, to / name)
+    stages, params = (yaml.safe_load((to / name).read_text()) for name in ("dvc.yaml", "params.yaml"))
+    change(stages["stages"], params)
+    (to / "dvc.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
+    (to / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    run(to, "git", "init", "--quiet")
+    return to
+
+
+def test_from_a_registry_to_the_tables(
+    replica: Callable[[str], Path], tmp_path: Path, settings: None
+) -> None:
+    source = replica("kinetics400-mini")
+    registry = Registry.create(tmp_path / "registry", {"url": str(tmp_path / "store")})
+    files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    registry.track({"kinetics400": files}, "v1")
+    registry.forget()
+
+    def change(stages: dict[str, Any], params: dict[str, Any]) -> None:
+        """One epoch of a small model, and one score of each kind."""
+        params["fetch"] |= {"dataset": "kinetics400", "repo": str(registry.root), "rev": "v1"}
+        params["evaluate"] |= {"dataset": "kinetics400", "train_windows": 1, "test_windows": 1}
+        params["pretrain"]["encoder"] |= {"dim": 16, "depth": 1, "heads": 2}
+        params["pretrain"]["optim"] |= {"epochs": 1, "batch_size": 10, "warmup_epochs": 0}
+        chosen = ("teacher-video", "raw-audio", "random-audiovisual")
+        stages["evaluate"]["foreach"] = {name: stages["evaluate"]["foreach"][name] for name in chosen}
+
+    mine = checkout(tmp_path / "mine", change)
+    run(mine, "dvc", "repro")
+
+    manifest = Manifest.read(mine / "data" / "prepared")
+    commit = registry.git("rev-parse", "v1^{commit}")
+    assert manifest.origin == {"repo": str(registry.root), "rev": commit, "hash": manifest.revision}
+    assert manifest.revision.endswith(".dir")
+    assert manifest.counts == {"train": 30, "val": 15}
+    report = mine / "runs" / "dvc" / "report"
+    scores = json.loads((report / "scores.json").read_text())
+    assert scores
+    assert manifest.revision[:12] in (report / "report.html").read_text()
+    assert f"{registry.root} at {commit}" in (report / "report.html").read_text()
+    facts = json.loads((mine / "runs" / "dvc" / "pretrained" / "run.json").read_text())
+    assert facts["data_revision"] == manifest.revision
+    assert "kinetics400" in (report / "tables.md").read_text()
+    assert "didn't change" in run(mine, "dvc", "repro", "fetch", "prepare")
+
+    # The prepared shards go to a remote and come back elsewhere, as they are.
+    run(mine, "dvc", "remote", "add", "--default", "shards", str(tmp_path / "shards"))
+    run(mine, "dvc", "push", "--quiet", "prepare")
+    shutil.rmtree(mine / "data")
+    shutil.rmtree(mine / ".dvc" / "cache")
+    run(mine, "dvc", "pull", "--quiet", "prepare")
+    assert Manifest.read(mine / "data" / "prepared") == manifest
+    assert run(mine, "dvc", "status", "prepare").count("data/prepared") == 0
