@@ -79,7 +79,9 @@ def test_the_lock_pins_exactly_and_names_no_index() -> None:
 
 def test_the_lock_holds_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = chain(project["dependencies"], *project["optional-dependencies"].values())
+    extras = project["optional-dependencies"]
+    del extras["bench"]  # what our own is measured against; nothing of ours needs it
+    wanted = chain(project["dependencies"], *extras.values())
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted}
     locked = {line.partition("==")[0] for line in LOCK.splitlines()}
     assert names <= locked
