@@ -10,6 +10,7 @@ import pytest
 
 from xkd.errors import UserError
 from xkd.files import write_atomically, write_text
+from xkd.settings import load_yaml
 
 
 def raising(error: Exception) -> Callable[[BinaryIO], object]:
@@ -36,6 +37,12 @@ def test_what_may_go_well_the_next_time_is_no_mistake(tmp_path: Path, error: Exc
         write_atomically(path, raising(error))
     assert caught.value is error
     assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("state", "before")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file of Linux that cannot be read")
+def test_settings_that_a_device_does_not_give_are_no_mistake() -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        load_yaml("/proc/self/mem")
 
 
 def test_a_place_that_is_no_folder_is_a_mistake(tmp_path: Path) -> None:

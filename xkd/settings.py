@@ -51,7 +51,7 @@ def load_yaml(path: str | Path, section: str | None = None) -> dict[str, Any]:
     """Read a mapping from a YAML file, or the mapping under one of its top-level keys."""
     try:
         values = _FloatLoader(Path(path).read_text()).get_single_data()
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read configuration {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
@@ -80,7 +80,11 @@ def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = 
         name, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"{override}: write a setting as name=value, for example optim.lr=1e-4")
-        nested: Any = _FloatLoader(text).get_single_data()
+        try:
+            nested: Any = _FloatLoader(text).get_single_data()
+        except yaml.YAMLError as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"{override}: what {name.strip()} is set to is not valid YAML: {said}") from None
         for key in reversed(name.strip().split(".")):
             nested = {key: nested}
         _merge(values, nested, override, type(base))

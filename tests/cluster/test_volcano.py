@@ -228,6 +228,14 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
         ("node=2", "node=2: no setting node (did you mean nodes"),
         ("tolerations=spot", "configuration: tolerations: "),
         ("nodes=3", "optim.batch_size 256 must be a multiple of the 24 processes"),
+        (
+            "tolerations=[{key: spot",
+            "tolerations=[{key: spot: what tolerations is set to is not valid YAML",
+        ),
+        (
+            "resources={limits: {cpu: lots}}",
+            "configuration: resources.limits: cpu 'lots' is no quantity",
+        ),
         ("grace_seconds=0", "configuration: grace_seconds must be at least 1"),
     ],
 )

@@ -65,6 +65,14 @@ class ClusterConfig:
         for name in ("grace_seconds", "queue_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        for kind, amounts in self.resources.items():
+            for name, amount in amounts.items():
+                try:
+                    _quantity(amount)
+                except ValueError:
+                    raise ValueError(
+                        f"resources.{kind}: {name} {amount!r} is no quantity such as 4, 500m or 16Gi"
+                    ) from None
         return self
 
     def placed(self) -> ClusterConfig:
@@ -99,6 +107,15 @@ class ClusterConfig:
         return int(self._limit("cpu"))
 
     def _limit(self, resource: str) -> float:
-        from kubernetes.utils.quantity import parse_quantity
+        return _quantity(self.resources.get("limits", {}).get(resource, "0"))
 
-        return float(parse_quantity(self.resources.get("limits", {}).get(resource, "0")))
+
+def _quantity(amount: str) -> float:
+    """A quantity of Kubernetes as a number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from kubernetes.utils.quantity import parse_quantity
+
+    return float(parse_quantity(amount))
