@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,6 +39,8 @@ class Cluster:
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
+        self.changes: list[dict[str, Any]] = []
+        """Every pod as it was whenever it changed."""
         self.logs: dict[str, list[tuple[str, str]]] = {}
         """Lines of a pod: time and text."""
         self.requests: list[str] = []
@@ -108,6 +111,7 @@ class Cluster:
                 "spec": task["template"]["spec"],
                 "status": {"phase": "Running", "containerStatuses": [_container({"running": {}})]},
             }
+            self._changed(name)
             self.logs.setdefault(name, [])
         self.phase("Running", self.job.get("status", {}).get("retryCount", 0))
 
@@ -121,6 +125,26 @@ class Cluster:
         status["containerStatuses"] = [_container({"terminated": terminated})]
         if pod_reason:
             status["reason"] = pod_reason
+        self._changed(f"{self.name}-train-{number}-0")
+
+    def restart(self, restarts: int = 1) -> None:
+        """Begin the job anew, as Volcano does when a pod failed: all its pods are gone at once."""
+        self.pods.clear()
+        self.phase("Restarting", restarts)
+
+    def wait_pod(self, reason: str, message: str, scheduled: bool = True) -> None:
+        """Have the first pod wait for something."""
+        name, spec = f"{self.name}-train-0-0", self.job["spec"]["tasks"][0]["template"]["spec"]
+        waiting = _container({"waiting": {"reason": reason, "message": message}})
+        status = {"phase": "Pending", "containerStatuses": [waiting]}
+        if not scheduled:
+            condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+            status = {"phase": "Pending", "conditions": [condition]}
+        labels = {"volcano.sh/job-name": self.name}
+        self.pods[name] = {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
+
+    def _changed(self, name: str) -> None:
+        self.changes.append(deepcopy(self.pods[name]))
 
     def say(self, text: str, number: int = 0) -> None:
         """A line of a pod."""
@@ -209,6 +233,9 @@ class _Handler(BaseHTTPRequestHandler):
         if found[3]:
             return self._log(found[2])
         label = self.query.get("labelSelector", "")
+        if self.query.get("watch"):
+            self._watch(label)
+            return None
         pods = [pod for pod in self.cluster.pods.values() if _selected(pod, label)]
         return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}
 
@@ -239,6 +266,25 @@ class _Handler(BaseHTTPRequestHandler):
             del self.cluster.pods[name]
         return 200, self.cluster.jobs.pop(found[2])
 
+    def _watch(self, label: str) -> None:
+        """Tell of pods as they change, chunk by chunk."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        at = len(self.cluster.changes)
+        until = time.monotonic() + float(self.query["timeoutSeconds"])
+        while time.monotonic() < until and not self.cluster.away:
+            for pod in self.cluster.changes[at:]:
+                at += 1
+                if _selected(pod, label):
+                    self._chunk(json.dumps({"type": "MODIFIED", "object": pod}) + "\n")
+            time.sleep(0.02)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, text: str) -> None:
+        content = text.encode()
+        self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+
     def _log(self, pod: str) -> Answer | None:
         """Follow a log, chunk by chunk, until its pod ended or the connection is to break."""
         if pod not in self.cluster.pods:
@@ -254,8 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
             for when, text in self.cluster.logs[pod][at:]:
                 at += 1
                 if datetime.fromisoformat(when).timestamp() >= begin:
-                    chunk = f"{when} {text}\n".encode()
-                    self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+                    self._chunk(f"{when} {text}\n")
                 if at == breaks:
                     self.cluster.log_broken = at
                     self.close_connection = True

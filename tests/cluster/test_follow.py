@@ -246,10 +246,9 @@ def test_a_preempted_job_is_followed_through_its_restart(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     launcher = begun(cluster)
+    time.sleep(0.3)
     cluster.end_pod(1, 75, report("asked to stop; step 9 is saved", 75), pod_reason="Preempting")
-    until(lambda: "Preempting: asked to stop; step 9 is saved" in capsys.readouterr().err)
-    cluster.pods.clear()
-    cluster.phase("Restarting", 1)
+    cluster.restart()
     time.sleep(0.2)
     cluster.phase("Pending", 1)
     time.sleep(0.2)
@@ -257,6 +256,7 @@ def test_a_preempted_job_is_followed_through_its_restart(
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
     said = capsys.readouterr().err
+    assert f"pod {cluster.name}-train-1-0: Preempting: asked to stop; step 9 is saved" in said
     assert "Restarting, restart 1" in said
     assert "Completed, 2 attempt(s)" in said
 
@@ -347,6 +347,51 @@ def test_a_job_that_cannot_be_cancelled_is_said(cluster: Cluster) -> None:
     assert "longer than run_seconds; not cancelled (the cluster does not allow it: " in str(error)
     assert str(error).endswith(f": kubectl delete vcjob {cluster.name} -n research")
     complete(cluster)
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_what_a_pod_waits_for_is_told_once(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], scheduled: bool
+) -> None:
+    launcher = Launch()
+    until(lambda: cluster.jobs)
+    cluster.phase("Pending")
+    for number in range(5):
+        cluster.wait_pod("ImagePullBackOff", f"no image\nin sight, try {number}", scheduled)
+        time.sleep(0.2)
+    cluster.begin()
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+    said = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
+    assert said == [f"xkd: pod {cluster.name}-train-0-0 waits: ImagePullBackOff: no image in sight, try 0"]
+
+
+def test_a_pod_that_does_not_begin_is_seldom_asked_for_lines(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "PACE", replace(QUICK, longest=3))
+    launcher = Launch()
+    until(lambda: cluster.jobs)
+    time.sleep(2)
+    assert sum(request.endswith("/log") for request in cluster.requests) < 8
+    cluster.jobs.clear()
+    launcher.end()
+
+
+def test_the_summary_says_how_far_the_run_is(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"steps": 28}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 9}\n')
+    (tmp_path / "checkpoints").mkdir()
+    for step in (4, 8):
+        (tmp_path / "checkpoints" / f"step_0000000{step}.pt").touch()
+    launcher = begun(cluster, out=tmp_path)
+    fail(cluster, 1, report("trouble", 1))
+    launcher.end()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "Failed, 5 attempt(s), " in said
+    assert said.endswith("waiting for nodes; step 9 of 28, last checkpoint: step_00000008.pt")
 
 
 def test_a_lost_job_is_no_success(cluster: Cluster) -> None:
@@ -489,8 +534,7 @@ def test_lines_are_shown_once_through_broken_connections(
     for number in range(9):
         cluster.say(f"line {number}")
         time.sleep(0.03)
-    cluster.pods.clear()  # the job restarts: a new pod of the same name
-    cluster.phase("Restarting", 1)
+    cluster.restart()  # a new pod of the same name
     time.sleep(0.2)
     cluster.begin()
     cluster.say("line 9, of the second pod")

@@ -89,7 +89,7 @@ def test_a_launcher_may_do_what_it_does_and_no_more(folder: str) -> None:
     }
     assert rights == {
         "batch.volcano.sh/jobs": {"get", "list", "create", "delete"},
-        "/pods": {"get", "list"},
+        "/pods": {"get", "list", "watch"},
         "/pods/log": {"get"},
     }
     (binding,) = of_kind(folder, "RoleBinding").values()

@@ -13,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kubernetes import client, config
+from kubernetes import client, config, watch
 from kubernetes.client.rest import ApiException
 from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler
 from torchx.specs import AppDryRunInfo
@@ -28,6 +28,8 @@ _VOLCANO = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT = (5, 60)
 """Seconds to connect to the API, and without a word from it."""
+_LISTENING = 50
+"""Seconds that changes are listened to over one connection; less than silence may last."""
 _CANCELLING = 30.0
 """Seconds that cancelling may take: who is asked to stop is killed before long."""
 
@@ -137,6 +139,18 @@ class Api:
         listed = self._patiently(lambda: self._core.list_namespaced_pod(self.namespace, label_selector=label))
         pods: list[client.V1Pod] = listed.items
         return pods
+
+    def pod_changes(self, name: str, since: str | None) -> Iterator[client.V1Pod]:
+        """A job's pods, each as it is and whenever it changes, or since a version; ends after a while."""
+        events = watch.Watch().stream(
+            self._core.list_namespaced_pod,
+            self.namespace,
+            label_selector=f"volcano.sh/job-name={name}",
+            resource_version=since,
+            timeout_seconds=_LISTENING,
+        )
+        for event in events:
+            yield event["object"]
 
     def log(self, pod: str, since_seconds: int | None) -> Iterator[bytes]:
         """A pod's lines with their times as they come, to the end of its container or of the connection."""

@@ -11,6 +11,7 @@ import json
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 
 from kubernetes import client
 
-from xkd.cluster.api import Api, AwayError, RefusedError, say
+from xkd.cluster.api import FAILURES, Api, AwayError, RefusedError, say
 from xkd.cluster.logs import logs_shown
 from xkd.cluster.volcano import PLACE_LABEL, RUN_LABEL, Job
 from xkd.errors import UserError
@@ -184,9 +185,13 @@ class _Watch:
     """One job, from the first look at it to its end."""
 
     def __init__(self, api: Api, job: Job) -> None:
-        self.api, self.name, self.cluster = api, job.name, job.cluster
+        self.api, self.name, self.cluster, self._progress = api, job.name, job.cluster, job.progress
         self._ends: dict[str, End] = {}
-        """The last end seen of each pod: of a restarted job the pods are gone soon."""
+        """The last end seen of each pod."""
+        self._changed = deque[client.V1Pod]()
+        """Pods as they were since the last look: when a job is begun anew, its pods are gone at once."""
+        self._obstacles: set[str] = set()
+        """What keeps pods from beginning in the present phase."""
         self._job: dict[str, Any] = {}
 
     def to_the_end(self) -> Outcome:
@@ -197,12 +202,29 @@ class _Watch:
             AwayError: the API does not answer, or does not allow this any more; the job goes on.
             _DeadlineError: it waits, or runs, for too long.
         """
+        done = threading.Event()
+        threading.Thread(target=self._listen, args=(done,), daemon=True).start()
         try:
             return self._look()
         except RefusedError as error:
             raise AwayError(
                 f"{error}; job {self.name} goes on, and the same command finds it again"
             ) from None
+        finally:
+            done.set()
+
+    def _listen(self, done: threading.Event) -> None:
+        """Have each change of a pod at hand for the next look."""
+        since = None
+        while not done.is_set():
+            pause = self.api.pace.first
+            try:
+                for pod in self.api.pod_changes(self.name, since):
+                    self._changed.append(pod)
+                    since = pod.metadata.resource_version
+            except (*FAILURES, ValueError):  # where this is not allowed, looking has to do
+                since, pause = None, self.api.pace.longest
+            done.wait(pause)
 
     def _look(self) -> Outcome:
         pause, before = self.api.pace.first, ""
@@ -214,10 +236,12 @@ class _Watch:
                     "the same command begins it anew"
                 )
             self._job = job
-            changed = self._note_ends()
-            phase = _phase(job)
+            pods, phase = self.api.pods(self.name), _phase(job)
+            changed = self._note_ends(pods)
             if phase != before:
                 say(f"job {self.name}: {phase}" + (f", restart {self._restarts}" if self._restarts else ""))
+                self._obstacles.clear()
+            self._note_obstacles(pods)
             if phase in ENDED:
                 return Outcome(self.name, phase, self._restarts, self._ends.values())
             self._check_deadlines(phase)
@@ -228,7 +252,7 @@ class _Watch:
             time.sleep(pause)
 
     def summary(self) -> str:
-        """State, time and attempts in a line."""
+        """State, time, attempts and how far the work is, in a line."""
         if not self._job:
             return f"job {self.name}: not begun"
         spent = _seconds_by_phase(self._job)
@@ -236,7 +260,7 @@ class _Watch:
         waiting = sum(spent.get(phase, 0.0) for phase in WAITING)
         return (
             f"job {self.name}: {_phase(self._job)}, {self._restarts + 1} attempt(s), "
-            f"{_clock(running)} running, {_clock(waiting)} waiting for nodes"
+            f"{_clock(running)} running, {_clock(waiting)} waiting for nodes{self._progress()}"
         )
 
     @property
@@ -244,10 +268,11 @@ class _Watch:
         # Volcano also counts the one that it does not make any more.
         return min(int(self._job.get("status", {}).get("retryCount", 0)), self.cluster.restarts)
 
-    def _note_ends(self) -> bool:
+    def _note_ends(self, pods: Collection[client.V1Pod]) -> bool:
         """Remember how pods ended, and tell what is new of that."""
         news = False
-        for pod in self.api.pods(self.name):
+        changed = [self._changed.popleft() for _ in range(len(self._changed))]
+        for pod in (*changed, *pods):
             end = _end(pod)
             if end and self._ends.get(end.pod) != end:
                 self._ends[end.pod] = end
@@ -255,6 +280,14 @@ class _Watch:
                 if end.code:
                     say(f"pod {end}")
         return news
+
+    def _note_obstacles(self, pods: Collection[client.V1Pod]) -> None:
+        """Tell what keeps pods from beginning, each kind of obstacle once: its words change all the time."""
+        for pod in pods:
+            reason, message = _obstacle(pod)
+            if reason and reason not in self._obstacles:
+                self._obstacles.add(reason)
+                say(f"pod {pod.metadata.name} waits: {reason}: {' '.join(message.split())}")
 
     def _check_deadlines(self, phase: str) -> None:
         waited, ran = _seconds_in_phase(self._job), _seconds_by_phase(self._job).get("Running", 0.0)
@@ -322,6 +355,18 @@ def _end(pod: client.V1Pod) -> End | None:
     if status.phase == "Failed":  # before its container began, or with its node
         return End(name, 1, f"{status.reason or 'failed'}: {status.message or 'no more is known'}")
     return None
+
+
+def _obstacle(pod: client.V1Pod) -> tuple[str, str]:
+    """Why a pod does not begin, in a word and in more of them; empty where nothing is wrong with it."""
+    for container in pod.status.container_statuses or []:
+        waiting = container.state.waiting
+        if waiting and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
+            return waiting.reason, waiting.message or ""
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return condition.reason or "not scheduled", condition.message or ""
+    return "", ""
 
 
 def _report(message: str | None) -> dict[str, Any]:

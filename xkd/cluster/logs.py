@@ -28,9 +28,9 @@ def logs_shown(api: Api, pod: str) -> Iterator[None]:
 
 def _follow(api: Api, pod: str, done: threading.Event) -> None:
     """Print each line once; the newest line's time tells what a new connection repeats."""
-    newest, heard, last = "", None, False
+    newest, heard, last, pause = "", None, False, api.pace.first
     while not last:
-        last = done.is_set()
+        last, before = done.is_set(), newest
         since = None if heard is None else int(time.monotonic() - heard) + 10
         with suppress(*FAILURES):
             for line in api.log(pod, since):
@@ -38,7 +38,9 @@ def _follow(api: Api, pod: str, done: threading.Event) -> None:
                 if _sortable(when) > newest:
                     newest, heard = _sortable(when), time.monotonic()
                     print(text, flush=True)
-        done.wait(api.pace.first)
+        # A pod that waits for its node or image has nothing to say, perhaps for long.
+        pause = api.pace.first if newest != before else min(2 * pause, api.pace.longest)
+        done.wait(pause)
 
 
 def _sortable(when: str) -> str:

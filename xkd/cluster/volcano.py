@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,9 @@ class Job:
     """What the containers listen at, by name."""
     writes: str = ""
     """The directory that it writes, as its pods see it; no two jobs may have the same."""
+
+    progress: Callable[[], str] = str
+    """What to add to a line that says how the job is: how far the work is, where that is known."""
 
     @property
     def place(self) -> str:

@@ -29,6 +29,7 @@ from xkd.train.agent import FINAL, pass_on
 from xkd.train.run import read_json
 from xkd.train.stop import CollapsedError, StoppedError
 from xkd.watch.collapse import Verdict
+from xkd.watch.telemetry import read_rows
 
 if TYPE_CHECKING:
     from xkd.cluster.volcano import Job
@@ -126,7 +127,19 @@ def training_job(
     ports = {"rendezvous": RENDEZVOUS_PORT}
     if config.run.metrics_port:
         ports["metrics"] = config.run.metrics_port
-    return Job(name, app, cluster, FINAL, run_id, ports, os.path.normpath(_WORKSPACE / out))
+    writes = os.path.normpath(_WORKSPACE / out)
+    return Job(name, app, cluster, FINAL, run_id, ports, writes, lambda: _progress(out))
+
+
+def _progress(out: Path) -> str:
+    """How far a run is, as its directory says; nothing where that is not to be seen from here."""
+    from xkd.train.checkpoint import Checkpoints
+
+    with suppress(OSError, ValueError, LookupError, UserError):
+        steps, rows = read_json(out / "run.json")["steps"], read_rows(out / "metrics.jsonl")
+        newest = Checkpoints(out / "checkpoints", keep=1).newest()
+        return f"; step {rows[-1]['step']} of {steps}, last checkpoint: {newest.name if newest else 'none'}"
+    return ""
 
 
 def _arguments(config: PretrainConfig, data: Path, out: Path) -> list[str]:
