@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-RENDEZVOUS = 29400
+from xkd.train.launch import RENDEZVOUS_PORT
+
 ENDED = 5.0
 """Seconds an agent may take to end when it is killed."""
 GRACE = 10.0
@@ -22,6 +23,16 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
+def may_have_hosts() -> bool:
+    """Whether this process may make network namespaces; root without capabilities may not."""
+    name = f"xkd{os.getpid()}t"
+    with suppress(OSError, subprocess.CalledProcessError):
+        subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
+        ip("netns", "del", name)
+        return True
+    return False
+
+
 class Hosts:
     """`count` hosts, 10.77.0.1 and on; host 0 is where the agents meet. Needs root."""
 
@@ -30,35 +41,43 @@ class Hosts:
         self.work = [module, *arguments]
         self.prefix = f"xkd{os.getpid()}"
         self.agents: list[subprocess.Popen[bytes] | None] = [None] * count
+        self._made = ExitStack()
 
     def __enter__(self) -> Hosts:
+        with self._made:  # also what was made of it before something failed
+            self._make()
+            self._made = self._made.pop_all()
+        return self
+
+    def _make(self) -> None:
         switch = f"{self.prefix}s"
-        ip("netns", "add", switch)
+        self._add(switch)
         ip("-n", switch, "link", "add", "bridge", "type", "bridge")
         ip("-n", switch, "link", "set", "bridge", "up")
         for number in range(self.count):
             host = self._host(number)
-            ip("netns", "add", host)
+            self._add(host)
+            self._made.callback(self.kill, number)
             ip("link", "add", "eth0", "netns", host, "type", "veth", "peer", f"p{number}", "netns", switch)
             ip("-n", switch, "link", "set", f"p{number}", "master", "bridge", "up")
             ip("-n", host, "addr", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
             ip("-n", host, "link", "set", "eth0", "up")
             ip("-n", host, "link", "set", "lo", "up")
-        return self
+
+    def _add(self, namespace: str) -> None:
+        ip("netns", "add", namespace)
+        self._made.callback(ip, "netns", "del", namespace)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in range(self.count):
-            self.kill(number)
-            ip("netns", "del", self._host(number))
-        ip("netns", "del", f"{self.prefix}s")
+        self._made.close()
 
     def start(self, number: int) -> None:
         """Start, or replace, a host's agent."""
         agent = [sys.executable, "-m", "xkd.train.agent", "--job", "hosts", "--nodes", self.nodes]
         agent += ["--node", str(number), "--address", f"10.77.0.{number + 1}", "--restarts", "5"]
-        agent += ["--rendezvous", f"10.77.0.1:{RENDEZVOUS}", *self.work]
+        agent += ["--rendezvous", f"10.77.0.1:{RENDEZVOUS_PORT}", *self.work]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
         with (self.folder / f"host{number}.log").open("ab") as log:
             self.agents[number] = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,26 @@ from pathlib import Path
 import pytest
 
 from tests.faults import INTERVAL, Recovery, config, elastic, fixed, running
+from tests.hosts import Hosts, may_have_hosts
 from xkd.settings import to_dict
 from xkd.watch.telemetry import read_rows
 
 pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces take root and ip (iproute2)"
+    not may_have_hosts(), reason="network namespaces take root, its capabilities and ip (iproute2)"
 )
 LOSSES = ("loss", "reconstruct_video", "reconstruct_audio", "kd_video_to_audio", "kd_audio_to_video")
+
+
+def test_hosts_that_cannot_all_be_made_leave_nothing(tmp_path: Path) -> None:
+    hosts = Hosts(2, tmp_path, "nothing", [], "1:1")
+    subprocess.run(["ip", "netns", "add", f"{hosts.prefix}h1"], check=True)
+    try:
+        with pytest.raises(subprocess.CalledProcessError), hosts:
+            pass
+        left = subprocess.run(["ip", "netns"], check=True, capture_output=True, text=True).stdout.split()
+        assert [name for name in left if name.startswith(hosts.prefix)] == [f"{hosts.prefix}h1"]
+    finally:
+        subprocess.run(["ip", "netns", "del", f"{hosts.prefix}h1"], check=True)
 
 
 def losses(run: Path) -> list[tuple[float, ...]]:
