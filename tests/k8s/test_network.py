@@ -70,6 +70,8 @@ def test_policies_select_our_pods_alone() -> None:
         pytest.param("egress", TRAINING, 443, OUTSIDE, {}, True, id="object store, training"),
         pytest.param("egress", TRAINING, 9000, HOME, {"app": "minio"}, True, id="object store, inside"),
         pytest.param("egress", TASK, 8333, KUBEFLOW, {"app": "seaweedfs"}, True, id="KFP's object store"),
+        pytest.param("egress", TASK, 9000, OUTSIDE, {}, False, id="those are not outside"),
+        pytest.param("egress", TRAINING, 8333, OUTSIDE, {}, False, id="nor for training"),
         pytest.param("egress", TASK, 80, OUTSIDE, {}, False, id="no identity of the node"),
         pytest.param("egress", TASK, 6443, OUTSIDE, {}, True, id="a task launches"),
         pytest.param("egress", TRAINING, 6443, OUTSIDE, {}, False, id="a training pod does not"),
