@@ -14,6 +14,8 @@ from components.prepare import prepare
 from components.pretrain import pretrain
 from components.release import release
 from components.tabulate import tabulate
+from xkd.cluster.config import MOUNT, USER, VOLUME
+from xkd.cluster.nodes import TOLERATIONS
 
 TASKS = [
     {"modality": modality, "protocol": protocol, "encoder": encoder}
@@ -22,16 +24,7 @@ TASKS = [
 ]
 """The fan-out of `xkd.evaluate.task.TASKS`, spelled out so that compiling needs no torch."""
 
-VOLUME = "xkd"
-"""The claim of the volume that all tasks share, mounted where the image works: at /workspace/runs."""
-
-USER = 10001
-"""The image's user; see the Dockerfile."""
-
 GPU = "nvidia.com/gpu"
-
-TOLERATIONS = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-"""Of the taint that GPU nodes commonly have."""
 
 WEEK = 7 * 24 * 60 * 60
 """Seconds that Argo keeps an ended workflow and its pods; what Kubeflow Pipelines knows of the run stays."""
@@ -40,7 +33,7 @@ WEEK = 7 * 24 * 60 * 60
 def place(task: dsl.PipelineTask, image: str) -> dsl.PipelineTask:
     """Where and as whom a task runs: in this image, with the shared volume, within the network's policies."""
     task.set_container_image(image)
-    kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path="/workspace/runs")
+    kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)
     # Decoding processes hand over their batches in shared memory, of which a container by itself has 64 MiB.
     kubernetes.empty_dir_mount(task, "dshm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "xkd")
@@ -79,7 +72,7 @@ def xkd_full(
     gpus: str = "8",
     node_type: str = "",
     node_selector: dict[str, str] = {},  # noqa: B006
-    tolerations: list[dict[str, str]] = TOLERATIONS,
+    tolerations: list[dict[str, str]] = list(TOLERATIONS),  # noqa: B006
     cluster: list[str] = [],  # noqa: B006
     data: str = "runs/data",
     run: str = "runs/demo",

@@ -19,6 +19,7 @@ import pytest
 
 from tests.cluster.server import Cluster, refused
 from tests.tiny import tiny_config
+from tests.waiting import until
 from xkd.cluster import api, follow
 from xkd.cluster.api import AwayError, Pace
 from xkd.cluster.config import ClusterConfig
@@ -79,13 +80,6 @@ def hang_up(handler: BaseHTTPRequestHandler) -> bool:
     handler.connection.shutdown(socket.SHUT_RDWR)
     handler.close_connection = True
     return True
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def begun(cluster: Cluster, **options: Any) -> Launch:

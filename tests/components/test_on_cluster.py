@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,17 @@ import pytest
 import yaml
 from kfp import compiler
 
-from pipelines.xkd_full import TOLERATIONS, VOLUME, xkd_full
+from pipelines.xkd_full import xkd_full
 from tests.cluster.server import Cluster
+from tests.waiting import until
+from xkd.cluster.config import VOLUME
+from xkd.cluster.nodes import TOLERATIONS
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 VERDICT = {"verdict": "healthy", "reason": "it learns", "step": 28}
 TASK = {
     "affinity": None,
-    "tolerations": TOLERATIONS,
+    "tolerations": list(TOLERATIONS),
     "nodeSelector": {},
     "env": [
         {"name": "KFP_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['pipeline/runid']"}}}
@@ -113,13 +115,6 @@ def artifact(path: Path) -> dict[str, Any]:
     return {"name": path.name, "uri": str(path), "type": {"schemaTitle": "system.Artifact"}, "metadata": {}}
 
 
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def submitted(cluster: Cluster, task: subprocess.Popen[str]) -> subprocess.Popen[str]:
     """The task, when its job is there."""
     until(lambda: cluster.jobs or task.poll() is not None)
@@ -142,7 +137,7 @@ def test_pretraining_is_a_job_with_what_the_task_is_given(
     for pod in (task["template"]["spec"] for task in spec["tasks"]):
         assert pod["containers"][0]["image"] == "xkd:1"
         assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
-        assert pod["tolerations"] == TOLERATIONS
+        assert pod["tolerations"] == list(TOLERATIONS)
         assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
         assert {"name": VOLUME, "mountPath": "/workspace/runs"} in pod["containers"][0]["volumeMounts"]
     cluster.begin()

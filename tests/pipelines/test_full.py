@@ -8,9 +8,9 @@ import yaml
 from kfp import compiler
 
 from components import IMAGE
-from pipelines.xkd_full import TASKS, TOLERATIONS, USER, VOLUME, xkd_full
+from pipelines.xkd_full import TASKS, xkd_full
 from xkd.cluster import nodes, volcano
-from xkd.cluster.config import ClusterConfig
+from xkd.cluster.config import USER, VOLUME
 from xkd.evaluate import task as evaluation
 
 VERBS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
@@ -172,7 +172,7 @@ def test_only_the_job_is_placed(compiled: Compiled, pods: dict[str, Any], defaul
         "nodeSelectorJson": {"componentInputParameter": "node_selector"}
     }
     assert "pretrain" in compiled[0]["root"]["dag"]["tasks"], "names of parameters are the root's"
-    assert defaults["tolerations"] == TOLERATIONS == list(nodes.TOLERATIONS)
+    assert defaults["tolerations"] == list(nodes.TOLERATIONS)
     assert defaults["node_selector"] == {}
 
 
@@ -191,7 +191,6 @@ def test_an_ended_workflow_is_removed_after_a_week(compiled: Compiled) -> None:
 
 
 def test_every_pod_is_found_by_the_networks_policies_and_is_not_root(pods: dict[str, Any]) -> None:
-    assert USER == volcano._USER
     for pod in pods.values():
         assert pod["podMetadata"]["labels"] == {"app.kubernetes.io/part-of": "xkd"}
         user = pod["securityContext"]
@@ -212,12 +211,6 @@ def test_tasks_know_the_run_by_a_label_and_their_caching_keys_do_not(
     named = {name: pod["fieldPathAsEnv"] for name, pod in pods.items() if "fieldPathAsEnv" in pod}
     assert named == {"pretrain": told, "release": told}
     assert "pipeline_job" not in str(compiled[0])
-
-
-def test_the_volume_is_the_one_a_job_mounts_by_itself() -> None:
-    config = ClusterConfig()
-    assert config.volumes == ({"name": VOLUME, "persistentVolumeClaim": {"claimName": VOLUME}},)
-    assert config.volume_mounts == ({"name": VOLUME, "mountPath": "/workspace/runs"},)
 
 
 def test_nothing_is_installed_when_a_task_starts(compiled: Compiled) -> None:

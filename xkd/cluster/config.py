@@ -11,6 +11,13 @@ from pydantic.dataclasses import dataclass
 from xkd.cluster.nodes import TOLERATIONS, node_type
 from xkd.settings import STRICT
 
+USER = 10001
+"""The image's user; see the Dockerfile."""
+VOLUME = "xkd"
+"""The claim of the volume that all pods share."""
+MOUNT = "/workspace/runs"
+"""Where they have it: the image works in the folder above."""
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ClusterConfig:
@@ -36,8 +43,8 @@ class ClusterConfig:
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
     affinity: dict[str, Any] = field(default_factory=dict)
-    volumes: tuple[dict[str, Any], ...] = ({"name": "xkd", "persistentVolumeClaim": {"claimName": "xkd"}},)
-    volume_mounts: tuple[dict[str, Any], ...] = ({"name": "xkd", "mountPath": "/workspace/runs"},)
+    volumes: tuple[dict[str, Any], ...] = ({"name": VOLUME, "persistentVolumeClaim": {"claimName": VOLUME}},)
+    volume_mounts: tuple[dict[str, Any], ...] = ({"name": VOLUME, "mountPath": MOUNT},)
     env: tuple[dict[str, Any], ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
     service_account: str = "xkd-train"

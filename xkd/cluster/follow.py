@@ -7,13 +7,12 @@ termination message says why it ended; logs are shown, and nothing is read from 
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,6 +22,7 @@ from kubernetes import client
 from xkd.cluster.api import FAILURES, Api, AwayError, RefusedError, say
 from xkd.cluster.logs import logs_shown
 from xkd.cluster.volcano import PLACE_LABEL, RUN_LABEL, Job
+from xkd.ending import read_ending
 from xkd.errors import UserError
 
 WAITING = ("Pending", "Inqueue", "Restarting")
@@ -346,7 +346,7 @@ def _end(pod: client.V1Pod) -> End | None:
     name, status = pod.metadata.name, pod.status
     for container in status.container_statuses or []:
         if terminated := container.state.terminated:
-            code, said = terminated.exit_code, _report(terminated.message)
+            code, said = terminated.exit_code, read_ending(terminated.message)
             reason = "out of memory" if terminated.reason == "OOMKilled" else f"exit code {code}"
             message = said.get("message") or status.message or f"ended with {reason}"
             if status.reason:
@@ -367,15 +367,6 @@ def _obstacle(pod: client.V1Pod) -> tuple[str, str]:
         if condition.type == "PodScheduled" and condition.status == "False":
             return condition.reason or "not scheduled", condition.message or ""
     return "", ""
-
-
-def _report(message: str | None) -> dict[str, Any]:
-    """What the agent left as its termination message."""
-    with suppress(ValueError, KeyError, TypeError):
-        report = json.loads(message or "")["message"]
-        if isinstance(report, dict):
-            return report
-    return {}
 
 
 @contextmanager

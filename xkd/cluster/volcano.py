@@ -13,14 +13,12 @@ from kubernetes.client import ApiClient
 from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler
 from torchx.specs import AppDef, AppDryRunInfo
 
-from xkd.cluster.config import ClusterConfig
+from xkd.cluster.config import USER, ClusterConfig
 
 RUN_LABEL = "pipeline/runid"
 """Label of all that a pipeline's run started; KFP's own."""
 PLACE_LABEL = "xkd/writes-to"
 """Label that says, by `Job.place`, where a job writes."""
-_USER = 10001
-"""The image's user; see the Dockerfile."""
 
 
 def job_name(run: str, *identity: object) -> str:
@@ -121,9 +119,9 @@ def _complete_pod(
         "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "volumes": [*spec["volumes"], {"name": "tmp", "emptyDir": {}}, *cluster.volumes],

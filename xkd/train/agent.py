@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import logging
 import math
 import os
@@ -31,6 +30,7 @@ if __name__ == "__main__":
     # A pod's first process takes no signal that it does not handle, and what follows takes seconds to import.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
+from xkd.ending import write_ending
 from xkd.errors import UserError
 from xkd.train.stop import ASKING, CollapsedError
 
@@ -77,11 +77,11 @@ def worker(main: Callable[[], dict[str, Any]]) -> None:
         sys.exit(_report_failure(str(error), error.exit_code, **facts))
     except Exception as error:
         if _ERROR_FILE in os.environ:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            _report(os.environ[_ERROR_FILE], f"worker {os.environ['RANK']} failed: {reason[:_LONGEST]}", 1)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST]
+            write_ending(os.environ[_ERROR_FILE], f"worker {os.environ['RANK']} failed: {reason}", 1)
         raise
     if _REPORT_FILE in os.environ and os.environ["RANK"] == "0":
-        _report(os.environ[_REPORT_FILE], "finished", 0, **result)
+        write_ending(os.environ[_REPORT_FILE], "finished", 0, **result)
 
 
 def main() -> None:
@@ -291,20 +291,10 @@ def _children() -> Iterator[int]:
 def _report_failure(message: str, code: int, **extra: Any) -> int:
     """Report a failure to the process above, or on stderr where there is none."""
     if _ERROR_FILE in os.environ:
-        _report(os.environ[_ERROR_FILE], message, code, **extra)
+        write_ending(os.environ[_ERROR_FILE], message, code, **extra)
     else:
         print(f"error: {message}", file=sys.stderr)
     return code
-
-
-def _report(path: str, message: str, code: int, **extra: Any) -> None:
-    """Write how something ended as torchrun writes it, for the process above to read."""
-    entry = {
-        "message": message,
-        "errorCode": code,
-        "extraInfo": {"timestamp": str(int(time.time())), **extra},
-    }
-    Path(path).write_text(json.dumps({"message": entry}))
 
 
 def _end_with_parent() -> None:

@@ -23,6 +23,7 @@ from torchx.specs import AppDef, AppState, AppStatus, Role, macros
 from xkd.cluster.config import ClusterConfig
 from xkd.config import PretrainConfig
 from xkd.data.clips import check_division
+from xkd.ending import read_ending
 from xkd.errors import UserError
 from xkd.settings import to_dict
 from xkd.train.agent import FINAL, pass_on
@@ -247,11 +248,8 @@ def follow(app: AppDef) -> None:
 
 def _read(status: AppStatus | None) -> dict[str, Any]:
     """What torchrun's agent wrote of its end (`xkd.train.agent`), if it could write."""
-    try:
-        report: dict[str, Any] = json.loads(status.structured_error_msg if status else "")["message"]
-    except (ValueError, KeyError):
-        report = {"message": "torchrun failed", "errorCode": 1}
-    return report
+    left = read_ending(status.structured_error_msg if status else None)
+    return {"message": "torchrun failed", "errorCode": 1} | left
 
 
 def _failure(entry: Mapping[str, Any]) -> UserError:
