@@ -106,7 +106,7 @@ def test_each_kind_of_odd_file(good: Callable[..., bytes], tmp_path: Path) -> No
     assert windows.frames(clips["odd"], [0.0]).shape[-2:] == (32, 48)
     assert video(clips["linked"], [1.0]) == video(clips["Ünï-日本"], [1.0]) == [FPS]
     trained = TrainingClips(tmp_path / "out", tiny_config())
-    assert trained.without_modality == 1
+    assert (trained.without_modality, trained.too_short) == (1, 1)
     assert all(trained[0, place]["skipped"] == 0 for place in range(len(trained)))
 
 

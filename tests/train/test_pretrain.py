@@ -108,7 +108,8 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
         "largest_information",
         "collapse_threshold",
     }
-    constant |= {"skipped_unprepared", "skipped_without_modality"} | {f"verdict_{v}" for v in VERDICTS}
+    constant |= {f"skipped_{reason}" for reason in ("unprepared", "without_modality", "too_short")}
+    constant |= {f"verdict_{v}" for v in VERDICTS}
     assert told - NOT_REPEATED == elsewhere | constant
     facts = json.loads((whole / "run.json").read_text())
     assert facts["dataset"] == "embedded"

@@ -23,6 +23,8 @@ from xkd.data.reading import Item, Windows, load_batches, open_manifest
 from xkd.data.threads import in_threads
 from xkd.errors import UserError
 
+SHORTEST = 1.1
+"""Seconds that a clip trained on lasts at least, in each modality: the authors' rule for Kinetics400."""
 _ATTEMPTS = 10
 """Unreadable clips in a row before a run stops."""
 _EVALUATION_WINDOWS = 32
@@ -47,12 +49,17 @@ class TrainingClips(Dataset[Item]):
     def __init__(self, prepared: Path, config: PretrainConfig, split: str = "train") -> None:
         self.manifest, self.config = open_manifest(prepared, config), config
         listed = self.manifest.split(split)
-        self.clips = [clip for clip in listed if clip.has(config.modalities)]
-        self.without_modality = len(listed) - len(self.clips)
+        complete = [clip for clip in listed if clip.has(config.modalities)]
+        self.clips = [clip for clip in complete if clip.duration > SHORTEST]
+        self.without_modality = len(listed) - len(complete)
         """Clips of the split that lack one of `config.modalities`."""
+        self.too_short = len(complete) - len(self.clips)
+        """Clips that have them and last no longer than `SHORTEST`."""
         if not self.clips:
             needed = " and ".join(config.modalities)
-            raise UserError(f"{prepared}: no clip of split {split} has {needed}, as training needs")
+            raise UserError(
+                f"{prepared}: no clip of split {split} has {needed}, as training needs, for over {SHORTEST} s"
+            )
         self._windows, self._recipe = Windows(prepared, config), pretrain_recipe(config)
 
     def __len__(self) -> int:

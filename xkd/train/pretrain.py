@@ -157,6 +157,7 @@ def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps
         "rollbacks": run.rollbacks,
         "skipped_unprepared": clips.manifest.skipped,
         "skipped_without_modality": clips.without_modality,
+        "skipped_too_short": clips.too_short,
     }
     main, where = run.world.main, clips.config.run
     port = where.metrics_port if main else None

@@ -118,8 +118,8 @@ METRICS = (
     ),
     Metric(
         "xkd_skipped_clips_total",
-        "Clips not trained on: not prepared, without one of the modalities, or unreadable and replaced",
-        {reason: f"skipped_{reason}" for reason in ("unprepared", "without_modality", "unreadable")},
+        "Clips not trained on: not prepared, without a modality, too short, or unreadable and replaced",
+        {r: f"skipped_{r}" for r in ("unprepared", "without_modality", "too_short", "unreadable")},
         "reason",
         "counter",
     ),
