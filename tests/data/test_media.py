@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,28 @@ def test_short_side(tmp_path: Path, source: tuple[int, int], expected: tuple[int
     assert decode(data)[0][1].shape == (*expected[::-1], 3)
 
 
-@pytest.mark.parametrize("width", [16, 24, 48, 72])
-def test_widths_that_decord_misreads_are_widened(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("width", [16, 24, 44, 48, 72])
+def test_small_widths(tmp_path: Path, width: int) -> None:
     path = write_video(tmp_path / "a.mkv", size=(width, 80), seconds=0.5, audio=False)
     data, _ = transcode_video(path, short_side=80, max_fps=None)
-    assert read_video(data, np.array([0.0, 0.3])).shape == (2, 80, width + 2, 3)
+    frames = read_video(data, np.array([0.01, 0.3]))
+    assert frames.shape == (2, 80, width, 3)
+    assert frame_numbers(frames) == [0, 4]
+
+
+@pytest.mark.parametrize("max_fps", [None, 8])
+def test_frames_are_those_of_another_decoder(
+    replica: Callable[[str], Path], tmp_path: Path, max_fps: float | None
+) -> None:
+    """decord, by its own timestamps, shows the very same pictures."""
+    decord = pytest.importorskip("decord")
+    source = next((replica("kinetics400-mini") / "train").rglob("*.mp4"))
+    data, seconds = transcode_video(source, 64, max_fps)
+    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+    starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+    times = np.random.default_rng(0).uniform(0, seconds, 40)
+    shown = np.searchsorted(starts, times, side="right") - 1
+    assert np.array_equal(read_video(data, times), reader.get_batch(shown).asnumpy())
 
 
 def test_keyframes_are_close(tmp_path: Path) -> None:
@@ -125,6 +143,13 @@ def test_windows_from_anywhere(tmp_path: Path) -> None:
         asked = start + np.arange(32) / 8
         expected = np.floor(asked * FPS + 1e-6)
         assert frame_numbers(read_video(data, asked)) == expected.tolist()
+
+
+def test_times_in_any_order_and_far_apart(tmp_path: Path) -> None:
+    data, _ = transcode_video(write_video(tmp_path / "a.mkv", seconds=15.0), 32, None)
+    for asked in ([14.0, 0.0, 7.3, 7.3, 14.9], [0.0, 0.1, 5.0, 12.5], np.linspace(0, 14, 97)[::-1]):
+        times = np.asarray(asked) + 0.001  # the source keeps whole milliseconds
+        assert frame_numbers(read_video(data, times)) == np.floor(times * FPS + 1e-6).tolist()
 
 
 def test_frames_before_the_start_are_dropped(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.data.draws import draw, linear_recipe, pretrain_recipe
 from xkd.data.media import LogMel
-from xkd.data.views import Views, to_pixels
+from xkd.data.views import Views, _cut, to_pixels
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 CONFIG = tiny_config()
@@ -150,14 +150,18 @@ def test_padding_is_never_seen() -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
+def cropped(frames: Tensor, box: Tensor, side: int) -> Tensor:
+    """As PIL crops and resizes: whole levels of 255; then in [0, 1]."""
+    resized: Tensor = oracle.resized_crop(frames, *box.tolist(), size=[side, side], antialias=True)
+    return resized.float() / 255
+
+
 def test_global_view_equals_torchvision_step_by_step() -> None:
     batch = batch_of(3)
     ours = to_pixels(Views(CONFIG)(batch)["video"][0])
     for number in range(3):
         d = {name: values[number, 0] for name, values in batch["draws"].items()}
-        frames = oracle.resized_crop(
-            batch["frames"][number].float() / 255, *d["video_box"].tolist(), size=[32, 32], antialias=True
-        )
+        frames = cropped(batch["frames"][number], d["video_box"], 32)
         if d["video_flip"]:
             frames = oracle.horizontal_flip(frames)
         for operation in d["video_order"].tolist():
@@ -173,8 +177,7 @@ def test_local_view_equals_torchvision_step_by_step() -> None:
     for number in range(6):
         d = {name: values[number, 1] for name, values in batch["draws"].items()}
         start = int(d["video_start"])
-        frames = batch["frames"][number, start : start + 8].float() / 255
-        frames = oracle.resized_crop(frames, *d["video_box"].tolist(), size=[16, 16], antialias=True)
+        frames = cropped(batch["frames"][number, start : start + 8], d["video_box"], 16)
         if d["video_flip"]:
             frames = oracle.horizontal_flip(frames)
         for operation in d["video_order"].tolist():
@@ -243,3 +246,22 @@ def test_the_order_of_draws_stays() -> None:
     assert drawn["video_order"].tolist() == [[0, 3, 1, 2], [0, 2, 3, 1]]
     assert drawn["audio_box"].tolist() == [[0, 112, 80, 448], [0, 23, 80, 130]]
     assert drawn["audio_volume"].tolist() == pytest.approx([0.9932412, 0.9987494])
+
+
+@pytest.mark.parametrize("side", [112, 96])
+def test_crop_equals_the_recorded_pil_crop(recorded: dict[str, Any], side: int) -> None:
+    frames = recorded["video/basic_resize_112"].permute(2, 0, 1)[None]
+    ours = _cut(frames, recorded["video/resized_crop_box"].tolist(), (side, side), False)[:, 0]
+    error = ours.float() - recorded[f"video/resized_crop_{side}"].permute(2, 0, 1).float()
+    assert error.abs().max() <= 1
+    assert error.abs().mean() < 0.05
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_views() -> None:
+    batch = batch_of(4)
+    ours, theirs = Views(CONFIG)(batch), Views(CONFIG).cuda()(batch)
+    for modality, views in ours.items():
+        for one, other in zip(views, theirs[modality], strict=True):
+            # A picture may differ by one level of 255, of which rounding and jitter make a few.
+            torch.testing.assert_close(one, other.cpu(), atol=0.1, rtol=0)

@@ -24,32 +24,34 @@ def brightness(x: Tensor, factor: Tensor) -> None:
 
 def contrast(x: Tensor, factor: Tensor) -> None:
     """Blend with each frame's mean gray."""
-    _blend(x, to_gray(x).flatten(-2).mean(-1)[..., None, None], factor)
+    factor, gray = _each(factor), to_gray(x.mean((-2, -1), keepdim=True))
+    x.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
 
 
 def saturation(x: Tensor, factor: Tensor) -> None:
     """Blend with the gray image."""
-    _blend(x, to_gray(x), factor)
+    torch.lerp(to_gray(x), x, _each(factor), out=x).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor) -> None:
     """Turn the hue by `shift` (1 is a full turn) in HSV; saturation and value stay.
 
     The same numbers as the round trip RGB → HSV → RGB, without its branches: with max, min and
-    chroma = max - min, the hue counted from red in sixths of a turn is
-    sign(g - b) (1 + (g + b - r - min) / chroma), and a channel at position p on the color circle
-    becomes max - chroma * clamp(2 - 6 |d|, 0, 1), d the distance of hue + p - 1/2 to a whole turn.
+    chroma = max - min, the hue counted from red in turns is sign(g - b) (1 + (g + b - r - min) / chroma) / 6,
+    and a channel at position p on the color circle becomes max + chroma - 6 chroma clamp(d, 1/6, 1/3), where
+    d is the distance of hue + p - 1/2 from half a turn.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(red, green).maximum(blue)
     least = torch.minimum(red, green).minimum(blue)
     chroma = value - least
     angle = (green + blue).sub_(red).sub_(least).div_(chroma.clamp_min(1e-12)).add_(1)
-    angle.copysign_(green - blue).div_(6).add_(_each(shift)[:, 0] - 0.5)
-    positions = torch.tensor([0.0, 2 / 3, 1 / 3], device=x.device).view(1, 3, 1, 1, 1)
-    torch.add(angle[:, None], positions, out=x)
-    x.sub_(x.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
-    torch.addcmul(value[:, None], chroma[:, None], x, value=-1, out=x)
+    angle.copysign_(green - blue).div_(6)
+    value.add_(chroma)
+    positions = torch.tensor([-1 / 2, 1 / 6, -1 / 6], device=x.device).view(1, 3, 1, 1, 1)
+    torch.add(angle[:, None], positions + _each(shift) + 2, out=x)  # two more turns: none is negative
+    x.frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
+    torch.addcmul(value[:, None], chroma[:, None], x, value=-6, out=x)
 
 
 JITTER: tuple[Callable[[Tensor, Tensor], None], ...] = (brightness, contrast, saturation, hue)
@@ -73,11 +75,6 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> None:
                 part = x[members]
                 operation(part, factors[members, number])
                 x[members] = part
-
-
-def _blend(x: Tensor, other: Tensor, factor: Tensor) -> None:
-    factor = _each(factor)
-    x.mul_(factor).add_(other.mul_(1 - factor)).clamp_(0, 1)
 
 
 def _each(factor: Tensor) -> Tensor:

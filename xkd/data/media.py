@@ -1,8 +1,7 @@
 """Media files and arrays: decode, encode, and the log-mel front end.
 
-Prepared clips are read by decord (video, by timestamps) and as raw wav bytes; foreign files are read
-once, sequentially, by PyAV. Readers are always opened where they are used: one that is inherited
-across a fork hangs.
+All media are read by PyAV: foreign files once, sequentially; prepared clips by timestamps from the
+keyframe before, their sound as raw wav bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import torch
 import torch.nn.functional as F
 from av.container import InputContainer, OutputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -32,8 +31,8 @@ WAV_HEADER = 44
 """Bytes before the samples in a wav written by `encode_wav`."""
 _TICKS = 90_000
 """Time base of the mp4 files we write: exact for the usual frame rates."""
-_MISREAD_WIDTHS = (16, 24, 48, 72)
-"""decord 0.6.0 cannot read these: it takes their rows, padded to 4/3, for four channels."""
+_FAR_SECONDS = 1.0
+"""So far ahead of the last decoded frame, seeking to the keyframe before takes less than decoding on."""
 _FULL_SCALE = 32767.0
 """The authors' front end divides 16-bit samples by this (method notes, section 9)."""
 _MEAN, _STD = -5.3688107, 4.410007
@@ -64,16 +63,46 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     Raises:
         MediaError: the bytes cannot be decoded.
     """
+    order = np.argsort(times, kind="stable")
+    reformatter = VideoReformatter()
+    frames: NDArray[np.uint8] | None = None
+    last: VideoFrame | None = None
     try:
-        reader = decord.VideoReader(io.BytesIO(source), num_threads=1)
-        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
-        # Half a tick of tolerance: a frame's stored start may round to just after the time asked for.
-        shown = np.searchsorted(starts, times + 0.5 / _TICKS, side="right") - 1
-        wanted, places = np.unique(shown.clip(0), return_inverse=True)
-        frames: NDArray[np.uint8] = reader.get_batch(wanted).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        with _open(io.BytesIO(source)) as file:
+            for place, frame in zip(order, _frames_on_display(file, times[order]), strict=True):
+                if frame is not last:
+                    # One thread: to start others takes longer than so small a frame.
+                    last, picture = frame, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                if frames is None:
+                    frames = np.empty((len(times), *picture.shape), np.uint8)
+                frames[place] = picture
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(_first_line(error)) from None
-    return frames if len(wanted) == len(times) else frames[places]
+    assert frames is not None, "times are not empty"
+    return frames
+
+
+def _frames_on_display(source: InputContainer, times: NDArray[np.float64]) -> Iterator[VideoFrame]:
+    """The frame on display at each of the times, which ascend; decodes on, or seeks where the next is far."""
+    if not source.streams.video:
+        raise MediaError("no video stream")
+    stream = source.streams.video[0]
+    stream.codec_context.thread_count = 1
+    coming: Iterator[VideoFrame] = iter(())
+    frame: VideoFrame | None = None
+    following: VideoFrame | None = None
+    tick = float(stream.time_base or 1)
+    # A frame's stored start may round to just after the time asked for.
+    for moment in np.floor((times + 0.5 / _TICKS) / tick).astype(np.int64).tolist():
+        if frame is None or (following is not None and moment > (following.pts or 0) + _FAR_SECONDS / tick):
+            source.seek(max(0, moment), stream=stream)
+            coming = source.decode(stream)
+            frame = following = next(coming, None)
+        while following is not None and (following.pts or 0) <= moment:
+            frame, following = following, next(coming, None)
+        if frame is None:
+            raise MediaError("no video frames")
+        yield frame
 
 
 def transcode_video(content: Content, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
@@ -117,7 +146,7 @@ def _small_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
     """Width and height of the prepared video; even, as 4:2:0 chroma wants."""
     scale = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    return width + 2 * (width in _MISREAD_WIDTHS), height
+    return width, height
 
 
 def _add_stream(target: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:

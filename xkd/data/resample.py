@@ -1,7 +1,7 @@
 """Linear image operations as matrices, one per sample: out = rows @ image @ columns^T.
 
-A crop, a resize, a flip and a blur are linear along each axis, so a batch whose samples all have
-other parameters is still two batched matrix products.
+A crop with a resize, and a blur, are linear along each axis, so a batch whose samples all have other
+parameters is still two batched matrix products.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 
-def triangle(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
-    """Cut [start, start + length) and resize it: bilinear with antialiasing, as PIL does.
+def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
+    """Cut [start, start + length) and resize it: bicubic, align_corners, no antialiasing (BYOL-A's crop).
+
+    The kernel's parameter is PyTorch's, -0.75; taps beyond the interval repeat its edge.
 
     Args:
         start: first pixel of the interval, (B,).
@@ -21,21 +23,6 @@ def triangle(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tens
 
     Returns:
         (B, out_size, in_size); rows sum to 1, pixels outside the interval weigh 0.
-    """
-    start, length = start.float()[:, None, None], length.float()[:, None, None]
-    scale = length / out_size
-    centers = (torch.arange(out_size, device=start.device)[:, None] + 0.5) * scale
-    pixels = torch.arange(in_size, device=start.device)[None, :] + 0.5 - start
-    weights = (1 - (pixels - centers).abs() / scale.clamp_min(1)).clamp_min_(0)
-    weights = weights * ((pixels > 0) & (pixels < length))
-    return weights / weights.sum(-1, keepdim=True)
-
-
-def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
-    """Cut [start, start + length) and resize it: bicubic, align_corners, no antialiasing (BYOL-A's crop).
-
-    Same arguments and result as `triangle`. The kernel's parameter is PyTorch's, -0.75; taps beyond
-    the interval repeat its edge.
     """
     start, length = start.long()[:, None], length.long()[:, None]
     steps = torch.arange(out_size, device=start.device)

@@ -6,17 +6,18 @@ and on whatever device the batch is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xkd.config import AudioAugment, Modality, PretrainConfig, VideoAugment
 from xkd.data.color import jitter, to_gray
 from xkd.data.draws import Recipe, pretrain_recipe
 from xkd.data.media import LogMel
-from xkd.data.resample import cubic, gaussian, triangle
+from xkd.data.resample import cubic, gaussian
 from xkd.data.threads import over_samples
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,27 +96,27 @@ class Views(nn.Module):
         self, frames: Tensor, augment: VideoAugment, size: tuple[int, ...], draws: Mapping[str, Tensor]
     ) -> Tensor:
         """One video view of every sample, (B, 3, T, H, W)."""
-        device, (batch, _, _, height, width) = frames.device, frames.shape
-        top, left, box_height, box_width = draws["video_box"].to(device).unbind(1)
-        rows = triangle(top, box_height, size[1], height) / 255
-        columns = triangle(left, box_width, size[2], width)
-        columns = torch.where(draws["video_flip"].to(device)[:, None, None], columns.flip(1), columns)
+        device = frames.device
         factors, sigma = draws["video_jitter"].to(device), draws["video_sigma"].to(device)
-        views = torch.empty(batch, 3, *size, device=device)
+        starts, boxes, flips = (draws[f"video_{name}"].tolist() for name in ("start", "box", "flip"))
+        views = torch.empty(len(frames), 3, *size, device=device)
 
         def make(part: slice) -> None:
-            x, seen = views[part], _hull(draws["video_box"][part])
-            cut = frames[part][..., seen[0], seen[1]], rows[part][..., seen[0]], columns[part][..., seen[1]]
-            x.copy_(_cut(*cut, draws["video_start"][part], size[0]))
-            jitter(x, factors[part], draws["video_order"][part])
-            gray = draws["video_gray"][part].nonzero()[:, 0].to(device)
+            x = views[part]
+            for number, view in enumerate(x, start=part.start):
+                start, box, flip = starts[number], boxes[number], flips[number]
+                view.copy_(_cut(frames[number, start : start + size[0]], box, size[1:], flip))
+            jitter(x.mul_(1 / 255), factors[part], draws["video_order"][part])
+            gray, blurred = (
+                draws[name][part].nonzero()[:, 0].to(device) for name in ("video_gray", "video_sigma")
+            )
             if len(gray):
                 x[gray] = to_gray(x[gray]).expand(-1, 3, -1, -1, -1)
-            if augment.blur:
-                x.copy_(_blur(x, sigma[part], augment.blur_vertical))
-            x.sub_(self.mean).div_(self.std)
+            if len(blurred):
+                x[blurred] = _blur(x[blurred], sigma[part][blurred], augment.blur_vertical)
+            x.sub_(self.mean).mul_(1 / self.std)
 
-        over_samples(make, batch, device)
+        over_samples(make, len(frames), device)
         return views
 
     def _audio(
@@ -141,23 +142,15 @@ def _of_view(draws: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     return {name: values[:, number] for name, values in draws.items() if number < values.shape[1]}
 
 
-def _hull(boxes: Tensor) -> tuple[slice, slice]:
-    """The rows and columns of pixels that some of the boxes (B, 4) cover; no others need be read."""
-    first, last = boxes[:, :2].amin(0).tolist(), (boxes[:, :2] + boxes[:, 2:]).amax(0).tolist()
-    return slice(first[0], last[0]), slice(first[1], last[1])
-
-
-def _cut(frames: Tensor, rows: Tensor, columns: Tensor, start: Tensor, count: int) -> Tensor:
-    """Choose `count` frames, crop, resize and flip: uint8 (B, T, 3, H, W) → float (B, 3, count, h, w)."""
-    batch, total, _, height, width = frames.shape
-    if count < total:
-        sample = torch.arange(batch, device=frames.device)[:, None]
-        frames = frames[sample, start.to(frames.device)[:, None] + torch.arange(count, device=frames.device)]
-    # Height first and width last, so that each axis is one plain matrix product per sample.
-    x = frames.permute(0, 3, 2, 1, 4).to(torch.float32, memory_format=torch.contiguous_format)
-    x = torch.bmm(rows, x.view(batch, height, -1))
-    x = torch.bmm(x.view(batch, -1, width), columns.transpose(-2, -1))
-    return x.view(batch, rows.shape[1], 3, count, -1).permute(0, 2, 3, 1, 4)
+def _cut(frames: Tensor, box: Sequence[int], size: tuple[int, ...], flip: bool) -> Tensor:
+    """Crop, resize and flip the frames of one sample: uint8 (T, 3, H, W) → levels of 255 (3, T, *size)."""
+    top, left, height, width = box
+    seen = frames[..., top : top + height, left : left + width]
+    if seen.is_cuda:  # where no bytes can be resized; PIL and the CPU's kernel round
+        resized = F.interpolate(seen.float(), size, mode="bilinear", antialias=True).round_()
+    else:
+        resized = F.interpolate(seen, size, mode="bilinear", antialias=True).contiguous()
+    return (resized.flip(-1) if flip else resized).transpose(0, 1)
 
 
 def _blur(x: Tensor, sigma: Tensor, vertical: bool) -> Tensor:
