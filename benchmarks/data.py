@@ -1,0 +1,271 @@
+r"""From a clip to its views: the straightforward path over source videos, and the prepared shards.
+
+python benchmarks/data.py --out /tmp/xkd-data
+python benchmarks/data.py --out /tmp/xkd-data --memory 10000
+
+Makes clips like Kinetics400's (340x256, 30 fps, 10 s) once, prepares them, and reads the same clips both ways
+in one run. The baseline's log-mel is librosa's: pip install -e ".[bench]". Stages are timed by the processor
+time of one process with one thread, so that other processes of a shared machine count little; the paths take
+turns, batch after batch, and a stage's figure is the median over the batches. The scaling over loader workers
+is by the clock, and needs a machine with nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from source_clips import SECONDS, make_kinetics
+from straightforward import Straightforward, stack
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from xkd.config import Modality, PretrainConfig
+from xkd.data.clips import TrainingClips, training_batches
+from xkd.data.draws import draw, pretrain_recipe, window_samples
+from xkd.data.prepare import PrepareConfig, prepare
+from xkd.data.reading import Windows, _collate
+from xkd.data.views import Views
+from xkd.presets import get_preset
+from xkd.train.distributed import keep_freed_memory
+
+PREPARATIONS = {
+    "prepared, default": PrepareConfig(),
+    "prepared, max_fps=8": PrepareConfig(max_fps=8),
+    "prepared, max_fps=8 short_side=112": PrepareConfig(max_fps=8, short_side=112),
+}
+BASELINE = "straightforward"
+STAGES = ("seek + decode", "audio", "log-mel", "video views", "audio views", "collate")
+READ = "of it read: decode, audio, draws, collate"
+"""What is left to the processor where a GPU makes the views."""
+BATCH = 8
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Stopwatch:
+    """Processor milliseconds a clip, by stage; every batch gives one figure a stage."""
+
+    def __init__(self) -> None:
+        self.found: defaultdict[str, list[float]] = defaultdict(list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within."""
+        begin = time.process_time()
+        yield
+        self.found[name].append(1000 * (time.process_time() - begin) / BATCH)
+
+    def ms(self, name: str) -> float:
+        """A stage's median over all batches."""
+        return median(self.found[name])
+
+
+def straightforward_batch(
+    path: Straightforward,
+    files: list[Path],
+    config: PretrainConfig,
+    rng: np.random.Generator,
+    watch: Stopwatch,
+) -> None:
+    """Views of one batch of source files."""
+    height = config.video.global_view[1]
+    starts = [rng.uniform(0, SECONDS - config.clip.seconds) for _ in files]
+    samples: list[dict[Modality, list[torch.Tensor]]] = [{} for _ in files]
+    with watch.stage("all"):
+        with watch.stage("seek + decode"):
+            pictures = [path.decode(file, start) for file, start in zip(files, starts, strict=True)]
+        widths = [int(frames[0].width * height / frames[0].height) for frames in pictures]
+        draws = [draw(rng, pretrain_recipe(config), config, height, width) for width in widths]
+        with watch.stage("audio"):
+            waveforms = [path.sound(file, start) for file, start in zip(files, starts, strict=True)]
+        with watch.stage("log-mel"):
+            cuts = [path.cuts(waveform, one) for waveform, one in zip(waveforms, draws, strict=True)]
+            mels = [[path.log_mel(cut) for cut in of_clip] for of_clip in cuts]
+        with watch.stage("video views"):
+            for sample, frames, one in zip(samples, pictures, draws, strict=True):
+                sample["video"] = path.video_views(frames, one)
+        with watch.stage("audio views"):
+            for sample, spectrograms, one in zip(samples, mels, draws, strict=True):
+                sample["audio"] = path.audio_views(spectrograms, one)
+        with watch.stage("collate"):
+            stack(samples)
+    watch.found[READ].append(sum(watch.found[stage][-1] for stage in ("seek + decode", "audio", "collate")))
+
+
+def prepared_batch(
+    clips: TrainingClips,
+    views: Views,
+    keys: list[tuple[int, int]],
+    rng: np.random.Generator,
+    watch: Stopwatch,
+) -> None:
+    """Views of one batch as training makes them; then the stages, each by itself on the same clips."""
+    with watch.stage("all"):
+        with watch.stage(READ):
+            batch = _collate([clips[key] for key in keys])
+        views(batch)
+    config, windows = clips.config, Windows(clips.manifest.root, clips.config)
+    rows = [clips.clips[index] for _, index in keys]
+    starts = [rng.uniform(0, SECONDS - config.clip.seconds) for _ in keys]
+    with watch.stage("seek + decode"):
+        for row, start in zip(rows, starts, strict=True):
+            windows.frames(row, [start])
+    with watch.stage("audio"):
+        for row, start in zip(rows, starts, strict=True):
+            windows.waveform(row, [start])
+    items = [clips[key] for key in keys]
+    with watch.stage("collate"):
+        batch = _collate(items)
+    with watch.stage("video views"):
+        views({name: batch[name] for name in ("frames", "draws")})
+    lengths = [window_samples(config)] + [
+        config.clip.samples(config.audio.local_view[1])
+    ] * config.audio.local_views
+    before = time.process_time()
+    with watch.stage("log-mel"):
+        for length in lengths:
+            views.log_mel(batch["waveform"][:, :length])
+    mel = time.process_time() - before
+    before = time.process_time()
+    views({name: batch[name] for name in ("waveform", "draws")})
+    watch.found["audio views"].append(1000 * max(0.0, time.process_time() - before - mel) / BATCH)
+
+
+def time_stages(
+    source: Path, prepared: dict[str, Path], config: PretrainConfig, repeats: int
+) -> dict[str, Stopwatch]:
+    """Every path over every clip, `repeats` times, in turns."""
+    files = sorted((source / "train").rglob("*.mp4"))
+    watches = {name: Stopwatch() for name in (BASELINE, *prepared)}
+    path, views = Straightforward(config), Views(config)
+    path.log_mel(np.zeros(config.clip.sample_rate, np.float32))  # librosa compiles at its first call
+    clips = {name: TrainingClips(root, config) for name, root in prepared.items()}
+    for root in prepared.values():
+        prepared_batch(
+            TrainingClips(root, config), views, [(0, 0)] * 2, np.random.default_rng(0), Stopwatch()
+        )
+    for repeat in range(repeats):
+        for first in range(0, len(files) - BATCH + 1, BATCH):
+            rng = np.random.default_rng((repeat, first))
+            straightforward_batch(path, files[first : first + BATCH], config, rng, watches[BASELINE])
+            keys = [(repeat, index) for index in range(first, first + BATCH)]
+            for name in prepared:
+                prepared_batch(clips[name], views, keys, rng, watches[name])
+    return watches
+
+
+def print_stages(watches: dict[str, Stopwatch]) -> None:
+    """The table of stages, and what it comes to."""
+    print("\nms of one core a clip:\n")
+    print(f"| | {' | '.join(watches)} |\n|---|{'---:|' * len(watches)}")
+    for stage in STAGES:
+        print(f"| {stage} | {' | '.join(f'{watch.ms(stage):.1f}' for watch in watches.values())} |")
+
+    def row(name: str, text: Callable[[Stopwatch], str]) -> None:
+        print(f"| {name} | {' | '.join(text(watch) for watch in watches.values())} |")
+
+    base = watches[BASELINE].ms("all")
+    row("**all**", lambda watch: f"**{watch.ms('all'):.1f}**")
+    row("all, least of the batches", lambda watch: f"{min(watch.found['all']):.1f}")
+    row(READ, lambda watch: f"{watch.ms(READ):.1f}")
+    row("**clips/s per core**", lambda watch: f"**{1000 / watch.ms('all'):.1f}**")
+    row("times the straightforward path", lambda watch: f"{base / watch.ms('all'):.1f}")
+    row("clips/s per core, views by a GPU", lambda watch: f"{1000 / watch.ms(READ):.1f}")
+
+
+def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list[int], steps: int) -> None:
+    """Clips a second of the training loader by the clock, without and with views by the main process."""
+    print(
+        f"\nClips/s by the clock, training loader, batches of {2 * BATCH}, {steps} steps; then with views:\n"
+    )
+    print(f"| workers | {' | '.join(prepared)} |\n|---:|{'---:|' * len(prepared)}")
+    views = Views(config)
+    for workers in counts:
+        settings = replace(
+            config,
+            run=replace(config.run, workers=workers),
+            optim=replace(config.optim, batch_size=2 * BATCH),
+        )
+        cells = []
+        for root in prepared.values():
+            clips = TrainingClips(root, settings)
+            speeds = [_speed(clips, settings, steps, make) for make in (None, views)]
+            cells.append(" / ".join(f"{speed:.0f}" for speed in speeds))
+        print(f"| {workers} | {' | '.join(cells)} |", flush=True)
+
+
+def _speed(clips: TrainingClips, config: PretrainConfig, steps: int, make: Views | None) -> float:
+    batches = training_batches(clips, config, 0, steps + 1)
+    next(batches)  # the workers have started
+    begin = time.perf_counter()
+    for batch in batches:
+        if make is not None:
+            make(batch)
+    return steps * config.optim.batch_size / (time.perf_counter() - begin)
+
+
+def watch_memory(root: Path, config: PretrainConfig, windows: int) -> None:
+    """Read windows in this process and print its resident memory every thousand."""
+    clips = TrainingClips(root, config)
+    print(f"\nResident memory of one process that reads {windows} windows:\n")
+    print("| windows | MiB |\n|---:|---:|", flush=True)
+    for number in range(windows + 1):
+        if number % 1000 == 0:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+            print(f"| {number} | {resident / 2**20:.1f} |", flush=True)
+        clips[divmod(number, len(clips))]
+
+
+def make_data(out: Path, clips: int) -> tuple[Path, dict[str, Path]]:
+    """The source clips and their preparations; what is there is kept."""
+    source = out / "source"
+    make_kinetics(source, clips, 2)
+    prepared = {name: out / name.replace(", ", "-").replace(" ", "-") for name in PREPARATIONS}
+    for name, root in prepared.items():
+        prepare(source, root, PREPARATIONS[name])
+    return source, prepared
+
+
+def main() -> None:
+    """Make the data, measure and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the clips are made, once")
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--clips", type=int, default=24, help=f"training clips; at least {2 * BATCH}")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=12, help="batches for the scaling over workers")
+    parser.add_argument("--memory", type=int, metavar="N", help="only watch memory over N windows")
+    given = parser.parse_args()
+    if given.clips < 2 * BATCH:
+        parser.error(f"--clips {given.clips} must be at least {2 * BATCH}")
+    if given.memory is None and importlib.util.find_spec("librosa") is None:
+        parser.error('the baseline needs librosa: pip install -e ".[bench]" (or pip install librosa)')
+    config: Any = get_preset(given.preset)
+    source, prepared = make_data(given.out, given.clips)
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # NumPy's products, which librosa takes
+    if given.memory is not None:
+        watch_memory(next(iter(prepared.values())), config, given.memory)
+        return
+    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, preset {given.preset}, ", end="")
+    print(f"{given.clips} clips, {given.repeats} repeats, load {os.getloadavg()[0]:.1f}")
+    print_stages(time_stages(source, prepared, config, given.repeats))
+    time_workers(prepared, config, given.workers, given.steps)
+
+
+if __name__ == "__main__":
+    main()

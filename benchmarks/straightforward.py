@@ -1,0 +1,177 @@
+"""The straightforward way from a source video to views: PyAV by timestamps, PIL frame by frame, librosa.
+
+The same window, views and random parameters as the product's (Tables S1 and S2), with one thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor
+
+from xkd.config import Modality, PretrainConfig
+from xkd.data.draws import Draws
+
+_PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LOG_MEL = -5.3688107, 4.410007
+_FULL_SCALE = 32767.0
+
+Picture = Image.Image
+
+
+class Straightforward:
+    """Reads windows of source files and makes their views, a stage a method."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.librosa: Any = importlib.import_module("librosa")
+
+    def decode(self, path: Path, start: float) -> list[Picture]:
+        """The frames on display at the window's times; decoding begins at the keyframe before."""
+        count = self.config.video.global_view[0]
+        times = start + np.arange(count) / self.config.clip.fps
+        pictures: list[Picture] = []
+        with av.open(str(path)) as file:
+            stream = file.streams.video[0]
+            stream.codec_context.thread_count = 1
+            file.seek(int(start / float(stream.time_base or 1)), stream=stream)
+            shown = None
+            for frame in file.decode(stream):
+                while (
+                    shown is not None and len(pictures) < count and (frame.time or 0.0) > times[len(pictures)]
+                ):
+                    pictures.append(_picture(shown))
+                if len(pictures) == count:
+                    break
+                shown = frame
+            assert shown is not None
+            pictures += [_picture(shown)] * (count - len(pictures))
+        return pictures
+
+    def sound(self, path: Path, start: float) -> NDArray[np.float32]:
+        """The window's samples, mono, float32 (S,)."""
+        clip = self.config.clip
+        length = round(clip.seconds * clip.sample_rate)
+        resampler = av.AudioResampler(format="s16", layout="mono", rate=clip.sample_rate)
+        chunks: list[NDArray[np.int16]] = []
+        with av.open(str(path)) as file:
+            stream = file.streams.audio[0]
+            file.seek(int(start / float(stream.time_base or 1)), stream=stream)
+            first: float | None = None
+            for frame in file.decode(stream):
+                first = (frame.time or 0.0) if first is None else first
+                if (frame.time or 0.0) > start + clip.seconds + 0.1:
+                    break
+                chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+        skip = round((start - (first or 0.0)) * clip.sample_rate)
+        samples = np.concatenate(chunks)[max(0, skip) :][:length]
+        return np.pad(samples, (0, length - len(samples))).astype(np.float32) / _FULL_SCALE
+
+    def video_views(self, pictures: list[Picture], draws: Draws) -> list[Tensor]:
+        """Each view (3, T, H, W): short side, then crop, flip, jitter, gray and blur of frame after frame."""
+        video = self.config.video
+        small = [_short_side(picture, video.global_view[1]) for picture in pictures]
+        views = []
+        for number, size in enumerate([video.global_view] + [video.local_view] * video.local_views):
+            one = {name: values[number] for name, values in draws.items()}
+            chosen = small[int(one["video_start"]) :][: size[0]]
+            frames = [_augment(picture, (size[2], size[1]), one) for picture in chosen]
+            pixels = np.stack([np.asarray(frame.convert("RGB"), np.float32) for frame in frames]) / 255
+            mean, std = (np.array(values, np.float32) for values in _PIXELS)
+            views.append(torch.from_numpy((pixels - mean) / std).permute(3, 0, 1, 2).contiguous())
+        return views
+
+    def cuts(self, waveform: NDArray[np.float32], draws: Draws) -> list[NDArray[np.float32]]:
+        """The samples of each audio view, with its volume."""
+        audio = self.config.audio
+        sizes = [audio.global_view] + [audio.local_view] * audio.local_views
+        lengths = [self.config.clip.samples(size[1]) for size in sizes]
+        starts, volumes = draws["audio_start"], draws["audio_volume"]
+        return [
+            waveform[start : start + length] * volume
+            for start, length, volume in zip(starts, lengths, volumes, strict=True)
+        ]
+
+    def log_mel(self, samples: NDArray[np.float32]) -> Tensor:
+        """Standardized log-mel (1, mels, frames)."""
+        clip, mels = self.config.clip, self.config.audio.global_view[0]
+        power = self.librosa.feature.melspectrogram(
+            y=samples,
+            sr=clip.sample_rate,
+            n_fft=clip.n_fft,
+            hop_length=clip.hop,
+            n_mels=mels,
+            fmax=clip.f_max,
+            pad_mode="reflect",
+        )
+        return torch.from_numpy((np.log(power + 1.1921e-7) - _LOG_MEL[0]) / _LOG_MEL[1])[None]
+
+    def audio_views(self, spectrograms: list[Tensor], draws: Draws) -> list[Tensor]:
+        """The spectrograms, the local ones after their random crop."""
+        views = spectrograms[:1]
+        for spectrogram, box in zip(spectrograms[1:], draws["audio_box"][1:], strict=True):
+            frames = spectrogram.shape[-1]
+            canvas = int(frames * self.config.views.audio_local.crop_canvas)
+            margin = (canvas - frames) // 2
+            top, left, height, width = box.tolist()
+            padded = F.pad(spectrogram, (margin, canvas - frames - margin))
+            cut = padded[None, :, top : top + height, left : left + width]
+            views.append(F.interpolate(cut, spectrogram.shape[-2:], mode="bicubic", align_corners=True)[0])
+        return views
+
+
+def _picture(frame: VideoFrame) -> Picture:
+    return Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
+
+
+def stack(samples: list[dict[Modality, list[Tensor]]]) -> dict[Modality, list[Tensor]]:
+    """A batch of the samples' views."""
+    return {
+        m: [torch.stack(same) for same in zip(*(views[m] for views in samples), strict=True)]
+        for m in samples[0]
+    }
+
+
+def _short_side(picture: Picture, side: int) -> Picture:
+    scale = side / min(picture.size)
+    width, height = (side if length == min(picture.size) else int(length * scale) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _augment(picture: Picture, size: tuple[int, int], draws: Draws) -> Picture:
+    top, left, height, width = draws["video_box"].tolist()
+    picture = picture.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BILINEAR)
+    if draws["video_flip"]:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for operation in draws["video_order"].tolist():
+        picture = _JITTER[operation](picture, float(draws["video_jitter"][operation]))
+    if draws["video_gray"]:
+        picture = picture.convert("L")
+    if draws["video_sigma"]:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(draws["video_sigma"])))
+    return picture
+
+
+def _turn_hue(picture: Picture, shift: float) -> Picture:
+    hue, saturation, value = picture.convert("HSV").split()
+    turned = np.asarray(hue, np.uint8) + np.array(round(shift * 255) % 256, np.uint8)
+    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+
+
+_JITTER: tuple[Callable[[Picture, float], Picture], ...] = (
+    lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    _turn_hue,
+)
+"""In the order of `xkd.data.color.JITTER`."""
