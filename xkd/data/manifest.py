@@ -132,7 +132,7 @@ class Manifest:
                 absent=about["absent"],
                 origin=about["origin"],
             )
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{root}: {ROWS} or {DATASET} is damaged ({error}); prepare it again") from None
