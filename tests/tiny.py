@@ -48,5 +48,5 @@ def collapsing_config() -> PretrainConfig:
         video=replace(config.video, teacher_temperature=0.02),
         audio=replace(config.audio, teacher_temperature=0.02),
         loss=replace(config.loss, centering=False, align=0.0, reconstruct=0.0),
-        optim=replace(config.optim, epochs=10, lr=1e-2, warmup_epochs=0, ema_base=0.9, ema_final=0.9),
+        optim=replace(config.optim, epochs=10, lr=5e-3, warmup_epochs=0, ema_base=0.9, ema_final=0.9),
     )

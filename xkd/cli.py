@@ -145,8 +145,11 @@ def evaluate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Directory of scores; one JSON file is added.")],
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
-    protocol: Annotated[str, typer.Option(help="svm, or fusion for audiovisual.")],
+    protocol: Annotated[
+        str, typer.Option(help="svm; fc for FSD50K and Kinetics400; fusion for audiovisual.")
+    ],
     encoder: Annotated[str, typer.Option(help="teacher, student, random or raw.")],
+    fold: Annotated[int, typer.Option(help="Which of the dataset's splits: UCF101 has 3, ESC-50 5.")] = 1,
     config: Config = None,
     set_: Set = None,
 ) -> None:
@@ -155,7 +158,8 @@ def evaluate(
     from xkd.evaluate.task import evaluate as score
     from xkd.settings import resolve
 
-    overrides = [f"modality={modality}", f"protocol={protocol}", f"encoder={encoder}", *(set_ or ())]
+    chosen = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
+    overrides = [*(f"{name}={value}" for name, value in chosen.items()), *(set_ or ())]
     score(run, data, resolve(Task(), config, overrides), out)
 
 

@@ -1,19 +1,38 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality
 from xkd.data.clips import evaluation_batches
-from xkd.data.manifest import Manifest
+from xkd.data.manifest import Clip, Manifest
 from xkd.data.views import Views
 from xkd.errors import UserError
-from xkd.evaluate.features import FeatureStore, describer, extract, hash_weights, published_hash, raw_input
+from xkd.evaluate.features import (
+    Describer,
+    FeatureStore,
+    describer,
+    extract,
+    hash_weights,
+    published_hash,
+    raw_input,
+)
 from xkd.train.checkpoint import load_encoder
+
+
+def features(
+    encoder: Describer, prepared: Path, clips: list[Clip], *, train: bool, seed: int = 0
+) -> NDArray[np.float32]:
+    """Two windows of each clip, (windows, D)."""
+    parts = extract(encoder, prepared, clips, tiny_config(), 2, train=train, seed=seed)
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, run: Path) -> None:
@@ -23,11 +42,9 @@ def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, r
     for m in MODALITIES:
         encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")
         expected = encoder(views[m])[:, 1:].mean(dim=1)
-        found = extract(
-            describer(run, config, "teacher", m, 0), prepared, clips, config, 2, train=False, seed=0
-        )
-        np.testing.assert_allclose(found.features, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
-        assert found.clip.tolist() == batch["clip"].tolist() == [0, 0, 1, 1, 2, 2]
+        found = features(describer(run, config, "teacher", m, 0), prepared, clips, train=False)
+        np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+        assert batch["clip"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -36,9 +53,7 @@ def test_extraction_repeats_itself_and_follows_the_seed(
 ) -> None:
     config, clips = tiny_config(), Manifest.read(prepared).split("train")[:3]
     encoder = describer(run, config, "random", modality, 0)
-    first, again, other = (
-        extract(encoder, prepared, clips, config, 2, train=True, seed=seed).features for seed in (0, 0, 1)
-    )
+    first, again, other = (features(encoder, prepared, clips, train=True, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
 
@@ -46,8 +61,8 @@ def test_extraction_repeats_itself_and_follows_the_seed(
 def test_a_window_does_not_depend_on_the_clips_beside_it(prepared: Path, run: Path) -> None:
     config, clips = tiny_config(), Manifest.read(prepared).split("train")[:4]
     encoder = describer(run, config, "random", "video", 0)
-    together = extract(encoder, prepared, clips, config, 2, train=True, seed=0).features
-    alone = extract(encoder, prepared, clips[2:3], config, 2, train=True, seed=0).features
+    together = features(encoder, prepared, clips, train=True)
+    alone = features(encoder, prepared, clips[2:3], train=True)
     np.testing.assert_allclose(together[4:6], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -76,17 +91,67 @@ def test_the_raw_baseline_is_the_shrunken_view() -> None:
 def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) -> None:
     config, manifest = tiny_config(), Manifest.read(prepared)
     clips = manifest.split("val")[:2]
-    store = FeatureStore(tmp_path, prepared, manifest.revision, config, 0)
+    store = FeatureStore(tmp_path, manifest, config, 0)
     encoder = describer(run, config, "teacher", "audio", 0)
     first = store.windows(encoder, clips, 2, train=False)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.npy")
     written = file.stat().st_mtime_ns
-    again = store.windows(encoder, clips, 2, train=False)
-    assert np.array_equal(first.features, again.features)
+    others = store.windows(encoder, manifest.split("val")[1:4], 2, train=False)
+    assert np.array_equal(first.features[2:], others.features[:2])
+    assert first.clip.tolist() == [0, 0, 1, 1]
+    assert np.load(file, mmap_mode="r").shape == (10, 2, 32)
     assert file.stat().st_mtime_ns == written
     store.windows(encoder, clips, 3, train=False)
     store.windows(describer(run, config, "random", "audio", 0), clips, 2, train=False)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.tiny import tiny_config
+from xkd.data.manifest import Clip, Manifest
+from xkd.evaluate import features as module
+module._SAVE_EVERY = 0.0
+extract = module.extract
+def slowly(*given, **named):
+    for number, part in enumerate(extract(*given, **named)):
+        yield part
+        if number == 0:
+            print("one part is there", flush=True)
+            time.sleep(600)
+module.extract = slowly
+run, prepared, out = map(Path, sys.argv[1:])
+manifest, config = Manifest.read(prepared), tiny_config()
+store = module.FeatureStore(out, manifest, config, 0)
+encoder = module.describer(run, config, "teacher", "audio", 0)
+store.windows(encoder, manifest.split("train"), 2, train=True)
+"""
+
+
+def test_a_killed_extraction_goes_on_where_it_was(
+    prepared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", KILLED, str(run), str(prepared), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert process.stdout
+    assert process.stdout.readline() == b"one part is there\n"
+    marker = next((tmp_path / "killed").glob("*.done"), None)
+    while marker is None:
+        marker = next((tmp_path / "killed").glob("*.done"), None)
+    process.kill()
+    process.communicate()
+    done = int(marker.read_text())
+    config, manifest = tiny_config(), Manifest.read(prepared)
+    clips = manifest.split("train")
+    assert 0 < done < len(clips)
+    capsys.readouterr()
+    encoder = describer(run, config, "teacher", "audio", 0)
+    resumed = FeatureStore(tmp_path / "killed", manifest, config, 0).windows(encoder, clips, 2, train=True)
+    assert f"{len(clips)}/{len(clips)}" in capsys.readouterr().err
+    whole = FeatureStore(tmp_path / "whole", manifest, config, 0).windows(encoder, clips, 2, train=True)
+    np.testing.assert_allclose(resumed.features, whole.features, rtol=1e-4, atol=1e-5)
+    assert not list((tmp_path / "killed").glob("*.partial"))
 
 
 def test_a_run_without_encoders_is_a_clear_line(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 from xkd.errors import UserError
-from xkd.evaluate.probe import COSTS, VALIDATION_SHARE, Windows, probe, validation_clips
+from xkd.evaluate.probe import COSTS, VALIDATION_SHARE, Windows, choose_cost, decide, validation_clips
 from xkd.evaluate.scores import top1
 
 CLASSES = 4
@@ -21,6 +22,26 @@ def windows(labels: NDArray[Any], count: int, noise: float, seed: int) -> Window
     clip = np.repeat(np.arange(len(labels)), count)
     features = 3 + centers[labels[clip]] + noise * rng.normal(size=(len(clip), 12))
     return Windows(features.astype(np.float32), clip)
+
+
+class Probed(NamedTuple):
+    decisions: NDArray[Any]
+    cost: float
+    sweep: dict[float, float]
+
+
+def probe(
+    train: Windows,
+    labels: NDArray[Any],
+    test: Windows,
+    clips: int,
+    classes: int,
+    seed: int,
+    costs: Sequence[float] = COSTS,
+) -> Probed:
+    """The whole protocol on one fold."""
+    chosen = choose_cost(train, labels, classes, seed, costs)
+    return Probed(decide(train, labels, test, clips, classes, chosen.cost, seed), *chosen)
 
 
 def test_it_learns_what_is_separable() -> None:

@@ -31,7 +31,7 @@ def test_a_score_survives_its_file(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tiny_config(), rows=1)
     folder = write_scores(tmp_path / "scores", run, TASKS[:3])
     scores = read_scores(folder)
-    assert {score.name for score in scores} == {task.name for task in TASKS[:3]}
+    assert {score.name for score in scores} == {f"embedded{task.name}" for task in TASKS[:3]}
     for score in scores:
         assert Score.read(score.write(tmp_path / "copy")) == score
 

@@ -70,13 +70,13 @@ def test_a_task_becomes_a_score(
     assert score.data_revision == Manifest.read(prepared).revision
     shares = [value for value in score.per_class.values() if value is not None]
     assert np.mean(shares) == pytest.approx(score.score)  # one test clip of each action
-    assert float(score.C) in {float(cost) for cost in score.sweep}
+    assert score.C in {float(cost) for cost in score.sweep}
     assert not list(out.glob("*.failed"))
 
 
 def test_fusion_concatenates_the_features_of_both(prepared: Path, run: Path, tmp_path: Path) -> None:
     evaluate(run, prepared, task("audiovisual", "random"), tmp_path)
-    names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "features").iterdir()}
+    names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "features").glob("*.npy")}
     assert names == {f"random-{m}-{part}" for m in ("video", "audio") for part in ("train", "test")}
     score = Score.read(tmp_path / "embedded-audiovisual-fusion-random.json")
     assert score.encoder_hash.count("+") == 1
@@ -117,7 +117,7 @@ def test_mistakes_are_clear_lines_and_leave_their_reason(prepared: Path, run: Pa
         ((run, prepared, task(dataset="ucf101")), "the task is for dataset ucf101, but .* holds embedded"),
         ((run, no_split, task()), "has no split train; it has val"),
         ((run, silent, task("audio")), "no clip of split train in .*silent has audio"),
-        ((run, many, task()), "protocol svm needs one label a clip; .* has 2"),
+        ((run, many, task()), "the protocol needs one label a clip; .* has 2"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             evaluate(*arguments, out)

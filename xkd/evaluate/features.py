@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
 from xkd.data.clips import evaluation_batches
 from xkd.data.draws import linear_recipe
-from xkd.data.manifest import Clip
+from xkd.data.manifest import Clip, Manifest
 from xkd.data.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
-from xkd.files import write_atomically
+from xkd.files import write_text
 from xkd.method.networks import build_encoder
 from xkd.progress import progress
 from xkd.train.checkpoint import encoder_path, load_encoder
@@ -32,6 +36,8 @@ RAW_VIDEO = (8, 8, 8)
 """Frames, height and width that the raw baseline shrinks a gray view to; finer is slow to fit, not better."""
 RAW_AUDIO = (20, 28)
 """Mel bins and spectrogram frames that the raw baseline shrinks a view to."""
+_SAVE_EVERY = 10.0
+"""Seconds of extraction that an interruption costs at the most."""
 
 
 @dataclass(frozen=True)
@@ -99,36 +105,86 @@ def raw_input(view: Tensor) -> Tensor:
 
 
 class FeatureStore:
-    """Features of one prepared dataset in a folder, so that several tasks extract them once."""
+    """Features of one prepared dataset in a folder: made once, and read by every fold, cost and protocol.
 
-    def __init__(self, folder: Path, data: Path, revision: str, config: PretrainConfig, seed: int) -> None:
-        self.folder, self.data, self.revision, self.config, self.seed = folder, data, revision, config, seed
+    A file holds those of all clips that are of one part, ``train`` or ``test``, in some fold. It is written
+    as the clips are read, and an interrupted extraction goes on with the clip that it was at.
+    """
 
-    def windows(self, describer: Describer, clips: list[Clip], count: int, *, train: bool) -> Windows:
+    def __init__(self, folder: Path, manifest: Manifest, config: PretrainConfig, seed: int) -> None:
+        self.folder, self.manifest, self.config, self.seed = folder, manifest, config, seed
+
+    def windows(self, describer: Describer, clips: Sequence[Clip], count: int, *, train: bool) -> Windows:
         """Features of `count` windows of each clip, from the folder or computed and kept there.
 
         Args:
             describer: what makes the features.
-            clips: clips of the dataset, all with the describer's modality.
+            clips: clips of the dataset, all with the describer's modality and of the part asked for.
             count: windows of each.
             train: random windows with the linear evaluation's augmentation (Tables S1, S2), instead of
                 evenly spaced ones without any.
         """
+        roles = {"train"} if train else {"val", "test"}
+        part = [
+            clip
+            for clip in self.manifest.clips
+            if clip.has((describer.modality,)) and roles.intersection(clip.splits)
+        ]
+        features = self._features(describer, part, count, train=train)
+        rows = {clip.id: row for row, clip in enumerate(part)}
+        chosen = features[[rows[clip.id] for clip in clips]]
+        return Windows(chosen.reshape(-1, chosen.shape[-1]), np.repeat(np.arange(len(clips)), count))
+
+    def _features(
+        self, describer: Describer, clips: list[Clip], count: int, *, train: bool
+    ) -> NDArray[np.float32]:
+        """(clips, count, D), mapped from the file."""
         part = "train" if train else "test"
-        name = f"{describer.encoder}-{describer.modality}-{part}-{self._key(describer, clips, count)}.npz"
-        path = self.folder / name
-        if path.exists():
-            with np.load(path) as stored:
-                return Windows(stored["features"], stored["clip"])
-        windows = extract(describer, self.data, clips, self.config, count, train=train, seed=self.seed)
-        write_atomically(path, lambda file: np.savez(file, features=windows.features, clip=windows.clip))
-        return windows
+        name = f"{describer.encoder}-{describer.modality}-{part}-{self._key(describer, clips, count)}"
+        path = self.folder / f"{name}.npy"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{name}.lock").open("w") as lock:
+            if not path.exists():
+                _wait_for(lock, name)
+            if not path.exists():
+                self._extract(describer, clips, count, path, train=train)
+        features: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        return features
+
+    def _extract(
+        self, describer: Describer, clips: list[Clip], count: int, path: Path, *, train: bool
+    ) -> None:
+        """Fill the file clip by clip, and give it its name when it is full."""
+        partial, marker = path.with_suffix(".partial"), path.with_suffix(".done")
+        done = int(marker.read_text()) if marker.is_file() and partial.is_file() else 0
+        file = np.lib.format.open_memmap(partial, mode="r+") if done else None
+        label = f"features {describer.encoder} {describer.modality} {'train' if train else 'test'}"
+        saved = time.monotonic()
+        with progress(label, len(clips), done=done) as bar:
+            for features in extract(
+                describer, self.manifest.root, clips[done:], self.config, count, train=train, seed=self.seed
+            ):
+                if file is None:
+                    shape = (len(clips), count, features.shape[-1])
+                    file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+                file[done : done + len(features)] = features
+                done += len(features)
+                bar.advance(len(features))
+                if time.monotonic() - saved > _SAVE_EVERY:
+                    file.flush()
+                    write_text(marker, str(done))
+                    saved = time.monotonic()
+        assert file is not None
+        file.flush()
+        partial.replace(path)
+        marker.unlink(missing_ok=True)
 
     def _key(self, describer: Describer, clips: list[Clip], count: int) -> str:
         """A hash of everything else the features depend on."""
         values: dict[str, Any] = {
             "weights": describer.hash,
-            "data": self.revision,
+            "data": self.manifest.revision,
+            "settings": dict(self.manifest.settings),
             "clips": [clip.id for clip in clips],
             "count": count,
             "seed": self.seed,
@@ -138,18 +194,30 @@ class FeatureStore:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
 
+def _wait_for(lock: TextIO, name: str) -> None:
+    """Have a file's lock, or wait for whoever has it; where there are no locks, do without."""
+    try:
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            print(f"another task makes {name}; waiting for it", file=sys.stderr, flush=True)
+            flock(lock, LOCK_EX)
+    except OSError:
+        pass  # two tasks may then do the same work; the later one's file counts
+
+
 @torch.no_grad()
 def extract(
     describer: Describer,
     data: Path,
-    clips: list[Clip],
+    clips: Sequence[Clip],
     config: PretrainConfig,
     count: int,
     *,
     train: bool,
     seed: int,
-) -> Windows:
-    """Features of `count` windows of each clip, in the clips' order.
+) -> Iterator[NDArray[np.float32]]:
+    """Features of `count` windows of each clip, some clips at a time and in the clips' order.
 
     Args:
         describer: what makes the features.
@@ -160,23 +228,15 @@ def extract(
         train: see `FeatureStore.windows`.
         seed: of the random windows and their augmentation.
 
-    Returns:
-        float32 (rows, D), and for each row the place of its clip in `clips`.
+    Yields:
+        float32 (some clips, count, D).
     """
     views = Views(config, linear_recipe(config)).to(_device())
-    features: list[Tensor] = []
-    places: list[Tensor] = []
-    part = "train" if train else "test"
-    with progress(f"features {describer.encoder} {describer.modality} {part}", len(clips) * count) as bar:
-        wanted = (describer.modality,)
-        for batch in evaluation_batches(
-            data, clips, config, count, train=train, seed=seed, modalities=wanted
-        ):
-            view = views(batch)[describer.modality][0] if train else views.plain(batch)[describer.modality]
-            features.append(describer.describe(view).float().cpu())
-            places.append(batch["clip"])
-            bar.advance(len(view))
-    return Windows(torch.cat(features).numpy(), torch.cat(places).numpy())
+    wanted = (describer.modality,)
+    for batch in evaluation_batches(data, clips, config, count, train=train, seed=seed, modalities=wanted):
+        view = views(batch)[describer.modality][0] if train else views.plain(batch)[describer.modality]
+        features = describer.describe(view).float().cpu().numpy()
+        yield features.reshape(-1, count, features.shape[-1])
 
 
 def _device() -> str:

@@ -1,7 +1,7 @@
 """The linear SVM protocol on frozen features (supplement A.5).
 
-The authors' code picks the cost on the test fold; the text tunes it on the first split. Here it is chosen
-on a validation part of the training split, so that no test row is looked at before the final score.
+The authors' code picks the cost on each test fold; the text tunes it on the first split. Here it is chosen
+on a validation part of the first fold's training split, so that no test row is looked at before the score.
 """
 
 from __future__ import annotations
@@ -37,34 +37,22 @@ class Windows(NamedTuple):
     """(rows,) which clip a row is a window of."""
 
 
-class Probe(NamedTuple):
-    """A fitted linear probe's decisions on the test clips, and how its cost was chosen."""
+class Choice(NamedTuple):
+    """A cost, and why."""
 
-    decisions: Rows
-    """(test clips, classes)"""
     cost: float
     sweep: dict[float, float]
     """Top-1 on the validation clips by cost."""
 
 
-def probe(
-    train: Windows,
-    train_labels: Ints,
-    test: Windows,
-    test_clips: int,
-    classes: int,
-    seed: int,
-    costs: Sequence[float] = COSTS,
-) -> Probe:
-    """Choose C on a validation part of the training clips, refit on all of them, decide on the test clips.
-
-    Each window is a row of its own in the fit; a clip's decision is the mean over its windows.
+def choose_cost(
+    train: Windows, train_labels: Ints, classes: int, seed: int, costs: Sequence[float] = COSTS
+) -> Choice:
+    """Choose C on a validation part of training clips.
 
     Args:
         train: features of the training windows.
         train_labels: (training clips,) the class of each clip, indexed by ``train.clip``.
-        test: features of the test windows.
-        test_clips: number of test clips, indexed by ``test.clip``.
         classes: number of classes.
         seed: of the validation split and the solver.
         costs: the values of C to choose from.
@@ -73,15 +61,12 @@ def probe(
     fit, check = _take(train, ~held_out), _take(train, held_out)
     checked = np.unique(check.clip)
     sweep: dict[float, float] = {}
-    with progress("fitting SVMs", len(costs) + 1) as bar:
+    with progress("choosing C", len(costs)) as bar:
         for cost in costs:
-            decisions = _decide(fit, train_labels, check, len(train_labels), classes, cost, seed)
+            decisions = decide(fit, train_labels, check, len(train_labels), classes, cost, seed)
             sweep[cost] = top1(decisions[checked], train_labels[checked])
             bar.advance()
-        best = max(costs, key=lambda cost: (sweep[cost], -cost))  # of equals the more regularized
-        decisions = _decide(train, train_labels, test, test_clips, classes, best, seed)
-        bar.advance()
-    return Probe(decisions, best, sweep)
+    return Choice(max(costs, key=lambda cost: (sweep[cost], -cost)), sweep)  # of equals the more regularized
 
 
 def validation_clips(labels: Ints, seed: int) -> NDArray[np.bool_]:
@@ -108,12 +93,23 @@ def _take(windows: Windows, rows: NDArray[np.bool_]) -> Windows:
     return Windows(windows.features[rows], windows.clip[rows])
 
 
-def _decide(
+def decide(
     train: Windows, labels: Ints, test: Windows, test_clips: int, classes: int, cost: float, seed: int
 ) -> Rows:
-    """Fit on training windows; each test clip's mean decision over its windows, (test_clips, classes).
+    """Fit on training windows, each a row of its own; decide on test clips by the mean over their windows.
 
-    A class absent from training gets minus infinity. Clips without a window among `test` get NaN.
+    Args:
+        train: features of the training windows.
+        labels: (training clips,) the class of each clip, indexed by ``train.clip``.
+        test: features of the test windows.
+        test_clips: number of test clips, indexed by ``test.clip``.
+        classes: number of classes.
+        cost: C.
+        seed: of the solver.
+
+    Returns:
+        (test_clips, classes). A class absent from training gets minus infinity. Clips without a window among
+        `test` get NaN.
     """
     machine = LinearSVC(C=cost, max_iter=1000, random_state=seed)
     with warnings.catch_warnings():
@@ -122,10 +118,15 @@ def _decide(
     window_decisions = machine.decision_function(test.features)
     if window_decisions.ndim == 1:  # scikit-learn folds two classes into one column
         window_decisions = np.stack([-window_decisions, window_decisions], axis=1)
-    sums = np.zeros((test_clips, len(machine.classes_)))
-    np.add.at(sums, test.clip, window_decisions)
-    counts = np.bincount(test.clip, minlength=test_clips)
     decisions = np.full((test_clips, classes), -np.inf)
-    with np.errstate(invalid="ignore"):
-        decisions[:, machine.classes_] = sums / counts[:, None]
+    decisions[:, machine.classes_] = mean_by_clip(window_decisions, test.clip, test_clips)
     return decisions
+
+
+def mean_by_clip(values: Rows, clip: Ints, clips: int) -> Rows:
+    """The mean over each clip's windows: (rows, D) → (clips, D); NaN for a clip without any."""
+    sums = np.zeros((clips, values.shape[1]))
+    np.add.at(sums, clip, values)
+    with np.errstate(invalid="ignore"):
+        means: Rows = sums / np.bincount(clip, minlength=clips)[:, None]
+    return means

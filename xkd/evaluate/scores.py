@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from sklearn.metrics import average_precision_score
 
 from xkd.errors import UserError
 from xkd.files import write_text
@@ -18,7 +20,11 @@ from xkd.settings import build, to_dict
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
-Protocol = Literal["svm", "fusion"]
+Protocol = Literal["svm", "fusion", "fc"]
+Metric = Literal["top1", "map"]
+"""Share of clips recognized, or the mean of the classes' average precisions."""
+METRICS: dict[Metric, str] = {"top1": "top-1", "map": "mAP"}
+"""Their names for people."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -30,22 +36,22 @@ class Score:
     protocol: Protocol
     encoder: EvaluatedEncoder
     fold: int = 1
-    metric: str = "top1"
+    metric: Metric = "top1"
     score: float
     """In [0, 1]."""
     chance: float
-    """What guessing among the classes scores."""
+    """What guessing scores: one of the classes, or for ``map`` the mean share of clips that have a class."""
     classes: list[str]
     per_class: dict[str, float | None]
-    """Share of each class's test clips that were recognized; None for a class without test clips."""
+    """Each class's recall, or for ``map`` its average precision; None for a class without test clips."""
     train_clips: int
     test_clips: int
     windows: dict[str, int]
     """Windows a clip, by ``train`` and ``test``."""
-    C: float
-    """The cost the support vector machine was fitted with."""
-    sweep: dict[str, float]
-    """Score on the validation part of the training split by cost."""
+    C: float | None = None
+    """The cost a support vector machine was fitted with."""
+    sweep: dict[str, float] = field(default_factory=dict)
+    """Top-1 on the validation part of the first fold's training split by cost."""
     encoder_hash: str
     data_revision: str
     preset: str
@@ -57,7 +63,7 @@ class Score:
     @property
     def name(self) -> str:
         """The task's name and the file's, without its ending."""
-        return f"{self.dataset}-{self.modality}-{self.protocol}-{self.encoder}"
+        return task_name(self.dataset, self.modality, self.protocol, self.encoder, self.fold)
 
     def write(self, folder: Path) -> Path:
         """Write ``{name}.json`` into a folder, whole or not at all."""
@@ -81,6 +87,11 @@ class Score:
         if not isinstance(values, dict):
             raise UserError(f"{path} is not a score; remove it")
         return build(Score, values, f"{path} is not a score")
+
+
+def task_name(dataset: str, modality: str, protocol: str, encoder: str, fold: int) -> str:
+    """What a task and its score are called; the first fold, often the only one, goes without saying."""
+    return f"{dataset}-{modality}-{protocol}-{encoder}" + (f"-fold{fold}" if fold > 1 else "")
 
 
 def read_scores(folder: Path) -> list[Score]:
@@ -107,3 +118,33 @@ def per_class(
         name: float(right[labels == index].mean()) if np.any(labels == index) else None
         for index, name in enumerate(classes)
     }
+
+
+def average_precisions(
+    decisions: NDArray[np.floating[Any]], labels: NDArray[np.bool_], classes: Sequence[str]
+) -> dict[str, float | None]:
+    """scikit-learn's average precision of each class; None for a class that no row has.
+
+    Args:
+        decisions: (n, classes).
+        labels: (n, classes), which of the classes a row has.
+        classes: their names.
+    """
+    return {
+        name: float(average_precision_score(labels[:, index], decisions[:, index]))
+        if labels[:, index].any()
+        else None
+        for index, name in enumerate(classes)
+    }
+
+
+def mean_of(values: Mapping[str, float | None]) -> float:
+    """The plain mean over the classes that have a value; of average precisions the macro mAP.
+
+    Raises:
+        UserError: none has.
+    """
+    found = [value for value in values.values() if value is not None]
+    if not found:
+        raise UserError("no class has a test clip")
+    return sum(found) / len(found)

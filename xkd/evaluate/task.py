@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
 from xkd.config import Modality, PretrainConfig, load_config
 from xkd.data.manifest import Clip, Manifest
 from xkd.errors import UserError
-from xkd.evaluate.features import FeatureStore, describer
-from xkd.evaluate.probe import Windows, probe
-from xkd.evaluate.scores import EvaluatedEncoder, EvaluatedModality, Protocol, Score, per_class, top1
+from xkd.evaluate.fc import RECIPES, fit_and_decide
+from xkd.evaluate.features import Describer, FeatureStore, describer
+from xkd.evaluate.probe import Choice, Rows, Windows, choose_cost, decide
+from xkd.evaluate.protocols import find_setup
+from xkd.evaluate.scores import (
+    METRICS,
+    EvaluatedEncoder,
+    EvaluatedModality,
+    Metric,
+    Protocol,
+    Score,
+    average_precisions,
+    mean_of,
+    per_class,
+    task_name,
+    top1,
+)
+from xkd.evaluate.splits import Splits, read_splits
+from xkd.files import write_text
 from xkd.settings import build, to_dict
 from xkd.train.run import git_commit
 
@@ -40,34 +57,37 @@ class Task:
     """Name that the prepared dataset must have; empty: whatever it has."""
     modality: EvaluatedModality = "video"
     protocol: Protocol = "svm"
-    """``svm``: a linear SVM on one modality's features; ``fusion``: on both, concatenated."""
+    """``svm``: a linear SVM on one modality's features; ``fusion``: on both, concatenated; ``fc``: a fully
+    connected layer."""
     encoder: EvaluatedEncoder = "teacher"
     """``random``: the same encoder, never trained; ``raw``: the downsampled input itself."""
-    train_windows: int = 5
-    """Random windows of a training clip (the paper: 25)."""
-    test_windows: int = 3
-    """Evenly spaced windows of a test clip, as in the paper."""
+    fold: int = 1
+    """Which of the dataset's divisions into training and test clips."""
+    train_windows: int | None = None
+    """Random windows of a training clip; None: the protocol's (`xkd.evaluate.protocols`)."""
+    test_windows: int | None = None
+    """Evenly spaced windows of a test clip; None: the protocol's."""
     seed: int = 0
-    """Of the training windows and their augmentation, the random encoder and the validation part."""
+    """Of training windows and their augmentation, the random encoder, the validation part and the probe."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
         if (self.protocol == "fusion") != (self.modality == "audiovisual"):
             wanted = "modality audiovisual" if self.protocol == "fusion" else "modality video or audio"
             raise UserError(f"protocol {self.protocol} is for {wanted}, not {self.modality}")
-        if min(self.train_windows, self.test_windows) < 1:
+        if min(self.train_windows or 1, self.test_windows or 1) < 1 or 0 in (
+            self.train_windows,
+            self.test_windows,
+        ):
             raise UserError("train_windows and test_windows must be at least 1")
+        if self.fold < 1:
+            raise UserError("fold must be at least 1")
         return self
 
     @property
     def name(self) -> str:
-        """``{dataset}-{modality}-{protocol}-{encoder}``; also the score file's name."""
-        return f"{self.dataset}-{self.modality}-{self.protocol}-{self.encoder}"
-
-    @property
-    def windows(self) -> dict[str, int]:
-        """Windows a clip, by ``train`` and ``test``."""
-        return {"train": self.train_windows, "test": self.test_windows}
+        """``{dataset}-{modality}-{protocol}-{encoder}``, the score file's name too; later folds say which."""
+        return task_name(self.dataset, self.modality, self.protocol, self.encoder, self.fold)
 
 
 def parse_task(values: Mapping[str, Any]) -> Task:
@@ -135,43 +155,72 @@ def evaluate(run: Path, data: Path, task: Task, out: Path) -> Path:
 def _evaluate(run: Path, data: Path, task: Task, out: Path) -> Path:
     begin = time.time()
     config = read_config(run)
-    splits = _read_splits(data, task)
-    encoders = {m: describer(run, config, task.encoder, m, task.seed) for m in INPUTS[task.modality]}
+    setup = find_setup(task.dataset, task.modality, task.protocol)
+    inputs, one_label = INPUTS[task.modality], task.protocol != "fc"
+    splits = read_splits(data, task.dataset, task.fold, inputs, one_label=one_label)
+    windows = {
+        "train": task.train_windows or setup.train_windows,
+        "test": task.test_windows or setup.test_windows,
+    }
+    encoders = {m: describer(run, config, task.encoder, m, task.seed) for m in inputs}
     identity = "+".join(encoder.hash for encoder in encoders.values())
     path = out / f"{task.name}.json"
     if path.exists():
-        _check_same(path, identity, splits.revision, task)
+        _check_same(path, identity, splits.manifest.revision, windows, task)
         return path
 
-    store = FeatureStore(out / "features", data, splits.revision, config, task.seed)
-    train = _fuse([store.windows(e, splits.train, task.train_windows, train=True) for e in encoders.values()])
-    test = _fuse([store.windows(e, splits.test, task.test_windows, train=False) for e in encoders.values()])
-    train_labels, test_labels = splits.labels(splits.train), splits.labels(splits.test)
-    fitted = probe(train, train_labels, test, len(splits.test), len(splits.classes), task.seed)
+    store = FeatureStore(out / "features", splits.manifest, config, task.seed)
+    decisions, choice = _decide(task, splits, _Features(store, encoders, windows), identity)
+    value, chance, each = _grade(decisions, splits, setup.metric)
     score = Score(
         dataset=task.dataset,
         modality=task.modality,
         protocol=task.protocol,
         encoder=task.encoder,
-        score=top1(fitted.decisions, test_labels),
-        chance=1 / len(splits.classes),
+        fold=task.fold,
+        metric=setup.metric,
+        score=value,
+        chance=chance,
         classes=list(splits.classes),
-        per_class=per_class(fitted.decisions, test_labels, splits.classes),
+        per_class=each,
         train_clips=len(splits.train),
         test_clips=len(splits.test),
-        windows=task.windows,
-        C=fitted.cost,
-        sweep={f"{cost:g}": value for cost, value in fitted.sweep.items()},
+        windows=windows,
+        C=choice.cost if choice else None,
+        sweep={f"{cost:g}": share for cost, share in choice.sweep.items()} if choice else {},
         encoder_hash=identity,
-        data_revision=splits.revision,
+        data_revision=splits.manifest.revision,
         preset=config.preset,
         seed=task.seed,
         commit=git_commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - begin, 1),
     )
-    print(f"{task.name}: top-1 {score.score:.1%} (chance {score.chance:.1%}), C {score.C:g}", file=sys.stderr)
+    chosen = f", C {choice.cost:g}" if choice else ""
+    print(f"{task.name}: {METRICS[setup.metric]} {value:.1%} (chance {chance:.1%}){chosen}", file=sys.stderr)
     return score.write(out)
+
+
+def _decide(task: Task, splits: Splits, features: _Features, identity: str) -> tuple[Rows, Choice | None]:
+    """What the protocol says of each test clip and class, and how it chose its cost if it has one."""
+    train, test = features.train(splits.train), features.test(splits.test)
+    clips, classes = len(splits.test), len(splits.classes)
+    if task.protocol == "fc":
+        labels = splits.labels(splits.train)
+        return fit_and_decide(train, labels, test, clips, RECIPES[task.dataset], task.seed), None
+    choice = _cost(splits, features, identity, task.seed)
+    label = splits.label(splits.train)
+    return decide(train, label, test, clips, classes, choice.cost, task.seed), choice
+
+
+def _grade(decisions: Rows, splits: Splits, metric: Metric) -> tuple[float, float, dict[str, float | None]]:
+    """The score of decisions on the test clips, that of chance, and each class's."""
+    if metric == "map":
+        truth = splits.labels(splits.test)
+        each = average_precisions(decisions, truth, splits.classes)
+        return mean_of(each), float(truth.mean()), each
+    label = splits.label(splits.test)
+    return top1(decisions, label), 1 / len(splits.classes), per_class(decisions, label, splits.classes)
 
 
 def read_config(run: Path) -> PretrainConfig:
@@ -186,50 +235,46 @@ def read_config(run: Path) -> PretrainConfig:
     return load_config(path)
 
 
-class _Splits(NamedTuple):
-    """The clips a task fits and tests on."""
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """What the encoders of a task say of clips, concatenated (late fusion, A.5)."""
 
-    train: list[Clip]
-    test: list[Clip]
-    classes: tuple[str, ...]
-    revision: str
+    store: FeatureStore
+    encoders: Mapping[Modality, Describer]
+    counts: Mapping[str, int]
 
-    def labels(self, clips: list[Clip]) -> NDArray[np.int64]:
-        """Each clip's class number."""
-        return np.array([self.classes.index(clip.labels[0]) for clip in clips])
+    def train(self, clips: list[Clip]) -> Windows:
+        """Of random, augmented windows."""
+        return self._fused(clips, self.counts["train"], train=True)
 
+    def test(self, clips: list[Clip]) -> Windows:
+        """Of evenly spaced windows."""
+        return self._fused(clips, self.counts["test"], train=False)
 
-def _read_splits(data: Path, task: Task) -> _Splits:
-    """The clips of the data's train and test splits (of its first fold) that have the task's modalities."""
-    manifest = Manifest.read(data)
-    if manifest.name != task.dataset:
-        raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {manifest.name}")
-    wanted = INPUTS[task.modality]
-    names = {clip.splits[0] for clip in manifest.clips}
-    parts = []
-    for split in ("train", "test" if "test" in names else "val"):
-        clips = [clip for clip in manifest.split(split) if clip.has(wanted)]
-        if not clips:
-            raise UserError(
-                f"no clip of split {split} in {data} has {' and '.join(wanted)}; choose another modality"
-            )
-        for clip in clips:
-            if len(clip.labels) != 1:
-                raise UserError(
-                    f"protocol {task.protocol} needs one label a clip; "
-                    f"{clip.id} in {data} has {len(clip.labels)}"
-                )
-        parts.append(clips)
-    return _Splits(parts[0], parts[1], manifest.classes, manifest.revision)
+    def _fused(self, clips: list[Clip], count: int, *, train: bool) -> Windows:
+        parts = [self.store.windows(e, clips, count, train=train) for e in self.encoders.values()]
+        return Windows(np.concatenate([part.features for part in parts], axis=1), parts[0].clip)
 
 
-def _check_same(path: Path, identity: str, revision: str, task: Task) -> None:
+def _cost(splits: Splits, features: _Features, identity: str, seed: int) -> Choice:
+    """The cost for every fold, chosen once on the first one's training clips and kept beside the features."""
+    clips = splits.first
+    key = repr((identity, splits.manifest.revision, features.counts, seed, [clip.id for clip in clips]))
+    path = features.store.folder / f"cost-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+    if not path.is_file():
+        chosen = choose_cost(features.train(clips), splits.label(clips), len(splits.classes), seed)
+        write_text(path, json.dumps({"cost": chosen.cost, "sweep": list(chosen.sweep.items())}))
+    kept = json.loads(path.read_text())
+    return Choice(kept["cost"], dict(kept["sweep"]))
+
+
+def _check_same(path: Path, identity: str, revision: str, windows: dict[str, int], task: Task) -> None:
     """Refuse to pass off a score of something else as this task's."""
     found = Score.read(path)
     pairs = {
         "encoder": (found.encoder_hash, identity),
         "data revision": (found.data_revision, revision),
-        "windows": (found.windows, task.windows),
+        "windows": (found.windows, windows),
         "seed": (found.seed, task.seed),
     }
     for what, (theirs, ours) in pairs.items():
@@ -237,8 +282,3 @@ def _check_same(path: Path, identity: str, revision: str, task: Task) -> None:
             raise UserError(
                 f"{path} is a score of another {what} ({theirs}, not {ours}); use another directory"
             )
-
-
-def _fuse(parts: list[Windows]) -> Windows:
-    """Concatenate the features of several modalities, row by row (A.5)."""
-    return Windows(np.concatenate([part.features for part in parts], axis=1), parts[0].clip)

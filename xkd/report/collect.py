@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from xkd.config import MODALITIES, PretrainConfig
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.scores import EvaluatedEncoder, EvaluatedModality, Protocol, Score, read_scores
+from xkd.evaluate.protocols import SETUPS, Setup
+from xkd.evaluate.scores import METRICS, EvaluatedEncoder, EvaluatedModality, Score, read_scores, task_name
 from xkd.evaluate.task import INPUTS, read_config
 from xkd.presets import PRESETS, get_preset
 from xkd.settings import difference, to_dict
@@ -30,19 +31,28 @@ ENCODERS: dict[EvaluatedEncoder, str] = {
 """The rows of a table, with the words for people."""
 
 
-class Column(NamedTuple):
-    """One column of a table."""
-
-    title: str
-    modality: EvaluatedModality
-    protocol: Protocol
+MEASURED = "top-1 of a linear SVM on frozen features, or what the column says"
+_TITLES: dict[EvaluatedModality, str] = {"video": "Video", "audio": "Audio", "audiovisual": "Late fusion"}
 
 
-COLUMNS = (
-    Column("Video", "video", "svm"),
-    Column("Audio", "audio", "svm"),
-    Column("Late fusion", "audiovisual", "fusion"),
-)
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: one protocol on the table's dataset."""
+
+    setup: Setup
+
+    @property
+    def title(self) -> str:
+        """For people; a linear SVM's top-1 goes without saying."""
+        title = _TITLES[self.setup.modality]
+        if self.setup.protocol == "fc":
+            return f"{title}, FC ({METRICS[self.setup.metric]})"
+        return title
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return self.setup.modality + ("_fc" if self.setup.protocol == "fc" else "")
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class Cell:
     scores: tuple[Score, ...]
     gain: float | None = None
     """Difference to the random initialization's cell; None in that row or without it."""
+    missing: tuple[str, ...] = ()
+    """Folds without a score, and why."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +78,29 @@ class Hole:
 
 @dataclass(frozen=True)
 class Table:
-    """The scores on one dataset: rows `ENCODERS`, columns `COLUMNS`."""
+    """The scores on one dataset: rows `ENCODERS`, columns its protocols."""
 
     dataset: str
-    cells: dict[tuple[EvaluatedEncoder, EvaluatedModality], Cell | Hole]
-    chance: float | None
+    columns: tuple[Column, ...]
+    cells: dict[tuple[EvaluatedEncoder, Column], Cell | Hole]
+    chances: dict[Column, float]
+    """What guessing scores, where it is known."""
 
     def cell(self, encoder: EvaluatedEncoder, column: Column) -> Cell | Hole:
         """The number of one row and column."""
-        return self.cells[encoder, column.modality]
+        return self.cells[encoder, column]
 
     @property
     def holes(self) -> dict[str, str]:
-        """Why each missing number is missing, by "Row, column"."""
-        return {
-            f"{title}, {column.title.lower()}": cell.reason
-            for encoder, title in ENCODERS.items()
-            for column in COLUMNS
-            if isinstance(cell := self.cell(encoder, column), Hole)
-        }
+        """Why numbers, or folds of them, are missing, by "Row, column"."""
+        found = {}
+        for encoder, title in ENCODERS.items():
+            for column in self.columns:
+                cell = self.cell(encoder, column)
+                reasons = (cell.reason,) if isinstance(cell, Hole) else cell.missing
+                if reasons:
+                    found[f"{title}, {column.title[:1].lower()}{column.title[1:]}"] = "; ".join(reasons)
+        return found
 
 
 class Change(NamedTuple):
@@ -231,21 +247,38 @@ def _check_belonging(run: Path, folder: Path, scores: list[Score]) -> None:
 
 def _table(dataset: str, scores: list[Score], folder: Path) -> Table:
     mine = [score for score in scores if score.dataset == dataset]
-    cells: dict[tuple[EvaluatedEncoder, EvaluatedModality], Cell | Hole] = {}
-    for column in COLUMNS:
+    columns = tuple(Column(setup) for setup in SETUPS.get(dataset, SETUPS["embedded"]))
+    cells: dict[tuple[EvaluatedEncoder, Column], Cell | Hole] = {}
+    chances: dict[Column, float] = {}
+    for column in columns:
+        setup = column.setup
+        of_column = [s for s in mine if (s.modality, s.protocol) == (setup.modality, setup.protocol)]
+        if of_column:
+            chances[column] = of_column[0].chance
         for encoder in ENCODERS:
-            same = [s for s in mine if (s.encoder, s.modality, s.protocol) == (encoder, *column[1:])]
-            name = f"{dataset}-{column.modality}-{column.protocol}-{encoder}"
-            cells[encoder, column.modality] = (
-                cell_of(same) if same else Hole(_reason(folder / f"{name}.failed"))
-            )
-        base = cells["random", column.modality]
+            same = [score for score in of_column if score.encoder == encoder]
+            cells[encoder, column] = _cell(dataset, setup, encoder, same, folder)
+        base = cells["random", column]
         for encoder in ENCODERS:
-            cell = cells[encoder, column.modality]
+            cell = cells[encoder, column]
             if encoder != "random" and isinstance(cell, Cell) and isinstance(base, Cell):
-                gain = cell.mean - base.mean
-                cells[encoder, column.modality] = Cell(cell.mean, cell.spread, cell.scores, gain)
-    return Table(dataset, cells, mine[0].chance if mine else None)
+                cells[encoder, column] = replace(cell, gain=cell.mean - base.mean)
+    return Table(dataset, columns, cells, chances)
+
+
+def _cell(
+    dataset: str, setup: Setup, encoder: EvaluatedEncoder, scores: list[Score], folder: Path
+) -> Cell | Hole:
+    """The number that the scores of a setup's folds make, and what it lacks."""
+    reasons = {}
+    for fold in set(range(1, setup.folds + 1)) - {score.fold for score in scores}:
+        name = task_name(dataset, setup.modality, setup.protocol, encoder, fold)
+        failed = folder / f"{name}.failed"
+        reasons[fold] = failed.read_text().strip() if failed.is_file() else "not evaluated"
+    if scores:
+        missing = tuple(f"fold {fold}: {reason}" for fold, reason in sorted(reasons.items()))
+        return replace(cell_of(scores), missing=missing)
+    return Hole("; ".join(dict.fromkeys(reasons[fold] for fold in sorted(reasons))))
 
 
 def cell_of(scores: list[Score]) -> Cell:
@@ -256,8 +289,10 @@ def cell_of(scores: list[Score]) -> Cell:
     return Cell(mean, spread, tuple(scores))
 
 
-def _reason(failed: Path) -> str:
-    return failed.read_text().strip() if failed.is_file() else "not evaluated"
+def number(cell: Cell) -> str:
+    """A cell in percent; of several folds with their standard deviation and how many they are."""
+    folds = f" ± {100 * cell.spread:.1f} (n={len(cell.scores)})" if len(cell.scores) > 1 else ""
+    return f"{100 * cell.mean:.1f}{folds}"
 
 
 def _setting(config: PretrainConfig, name: str) -> Any:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from xkd.config import MODALITIES, other
-from xkd.report.collect import COLUMNS, ENCODERS, Cell, Table
+from xkd.report.collect import ENCODERS, Cell, Table
 from xkd.watch.telemetry import Row
 
 WIDTH = 9.2
@@ -90,7 +90,7 @@ def score_bars(table: Table) -> Figure:
     figure, (panel,) = _panels(1, 1, height=3.1)
     width = 0.8 / len(ENCODERS)
     for index, (encoder, title) in enumerate(ENCODERS.items()):
-        for group, column in enumerate(COLUMNS):
+        for group, column in enumerate(table.columns):
             x = group + (index - (len(ENCODERS) - 1) / 2) * width
             cell = table.cell(encoder, column)
             if isinstance(cell, Cell):
@@ -115,15 +115,18 @@ def score_bars(table: Table) -> Figure:
             else:
                 panel.annotate("?", (x, 0), (0, 3), textcoords="offset points", ha="center", color=FAINT)
         panel.bar(0, 0, color=ENCODER_COLORS[encoder], label=title)
-    if table.chance is not None:
-        panel.axhline(table.chance, color=FAINT, linewidth=1, linestyle=DASHED, zorder=3)
-        _name_level(panel, table.chance, "chance")
-    panel.set_xticks(range(len(COLUMNS)), [column.title for column in COLUMNS])
+    for group, column in enumerate(table.columns):
+        if column in table.chances:
+            level, reach = table.chances[column], (group - 0.48, group + 0.48)
+            panel.hlines(level, *reach, color=FAINT, linewidth=1, linestyle=DASHED, zorder=3)
+    for level in {round(chance, 6) for chance in table.chances.values()}:
+        _name_level(panel, level, "chance")
+    panel.set_xticks(range(len(table.columns)), [column.title for column in table.columns])
     panel.tick_params(axis="x", length=0)
     panel.grid(visible=False, axis="x")
     panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.margins(y=0.12)
-    panel.set_xlim(-0.5, len(COLUMNS) - 0.5)
+    panel.set_xlim(-0.5, len(table.columns) - 0.5)
     panel.legend(
         ncols=len(ENCODERS), loc="upper left", bbox_to_anchor=(0, 1.16), borderaxespad=0, handlelength=1
     )

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from xkd.report.collect import COLUMNS, ENCODERS, Cell, Findings, Hole, Table, provenance
+from xkd.report.collect import ENCODERS, MEASURED, Cell, Findings, Hole, Table, number, provenance
 from xkd.report.figures import Drawing
 from xkd.report.style import CSS
 
@@ -64,13 +64,14 @@ def _skipped(findings: Findings) -> str:
 
 
 def _scores(table: Table, drawing: Drawing) -> str:
-    head = "".join(f"<th>{escape(column.title)}</th>" for column in COLUMNS)
+    head = "".join(f"<th>{escape(column.title)}</th>" for column in table.columns)
     rows = []
     for encoder, title in ENCODERS.items():
-        cells = "".join(_cell(table.cell(encoder, column)) for column in COLUMNS)
+        cells = "".join(_cell(table.cell(encoder, column)) for column in table.columns)
         rows.append(f'<tr class="{encoder}"><th>{escape(title)}</th>{cells}</tr>')
-    if table.chance is not None:
-        cells = f"<td>{100 * table.chance:.1f}<small></small></td>" * len(COLUMNS)
+    if table.chances:
+        guesses = (f"{100 * table.chances[c]:.1f}" if c in table.chances else "" for c in table.columns)
+        cells = "".join(f"<td>{guess}<small></small></td>" for guess in guesses)
         rows.append(f'<tr class="chance"><th>Chance</th>{cells}</tr>')
     holes = "".join(
         f"<li><b>{escape(where)}</b>: {escape(reason)}</li>" for where, reason in table.holes.items()
@@ -78,8 +79,8 @@ def _scores(table: Table, drawing: Drawing) -> str:
     missing = f'<p class="note">Missing numbers:</p><ul class="note">{holes}</ul>' if holes else ""
     return (
         f"<section><h2>Scores on {escape(table.dataset)}</h2>"
-        "<p>Top-1 in percent of a linear SVM on frozen features; small: the gain over the random "
-        "initialization of the same encoder, in points.</p>"
+        f"<p>In percent: {MEASURED}. Small: the gain over the random initialization of the same encoder, in "
+        "points.</p>"
         f'<table class="scores"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
         f"{missing}{_figure(drawing)}</section>"
     )
@@ -88,11 +89,10 @@ def _scores(table: Table, drawing: Drawing) -> str:
 def _cell(cell: Cell | Hole) -> str:
     if isinstance(cell, Hole):
         return f'<td class="hole" title="{escape(cell.reason)}">missing</td>'
-    spread = f" ± {100 * cell.spread:.1f}" if len(cell.scores) > 1 else ""
     if cell.gain is None:
-        return f"<td>{100 * cell.mean:.1f}{spread}<small></small></td>"
+        return f"<td>{number(cell)}<small></small></td>"
     sign = "up" if cell.gain > 0 else "down" if cell.gain < 0 else ""
-    return f'<td>{100 * cell.mean:.1f}{spread}<small class="{sign}">{100 * cell.gain:+.1f}</small></td>'
+    return f'<td>{number(cell)}<small class="{sign}">{100 * cell.gain:+.1f}</small></td>'
 
 
 def _facts(title: str, rows: Sequence[tuple[str, str]]) -> str:
@@ -116,9 +116,9 @@ def _classes(table: Table) -> str:
     """Per class scores of the teacher, beside the random initialization's."""
     shown = [("teacher", "teacher"), ("random", "random")]
     columns: list[tuple[str, Mapping[str, float | None]]] = []
-    for column in COLUMNS:
+    for column in table.columns:
         for encoder, word in shown:
-            cell = table.cells[encoder, column.modality]  # type: ignore[index]
+            cell = table.cells[encoder, column]  # type: ignore[index]
             if isinstance(cell, Cell):
                 columns.append((f"{column.title}, {word}", cell.scores[0].per_class))
     if not columns:
@@ -132,10 +132,15 @@ def _classes(table: Table) -> str:
 
 def _details(findings: Findings) -> str:
     rows = [
-        (s.name, f"{100 * s.score:.1f}", f"{s.C:g}", f"{100 * s.sweep.get(f'{s.C:g}', float('nan')):.1f}",
-         f"{s.seconds:.0f} s")
-        for s in findings.scores
-    ]  # fmt: skip
+        (
+            score.name,
+            f"{100 * score.score:.1f}",
+            "" if score.C is None else f"{score.C:g}",
+            "" if score.C is None else f"{100 * score.sweep[f'{score.C:g}']:.1f}",
+            f"{score.seconds:.0f} s",
+        )
+        for score in findings.scores
+    ]
     return _grid("Every task", ("Task", "Test", "C", "Validation", "Time"), rows)
 
 

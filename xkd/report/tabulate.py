@@ -12,14 +12,15 @@ from typing import Any
 
 from xkd.evaluate.scores import Score
 from xkd.report.collect import (
-    COLUMNS,
     ENCODERS,
+    MEASURED,
     Cell,
     Findings,
     Hole,
     Table,
     changed_settings,
     collect,
+    number,
     provenance,
 )
 from xkd.report.curves import POINTS, thin
@@ -78,7 +79,7 @@ def markdown(findings: Findings) -> str:
             [*lines, "The run collapsed, so its evaluation was skipped and there are no tables.", ""]
         )
     for table in findings.tables:
-        lines += [f"## {table.dataset}: top-1 of the linear SVM, %", "", *_markdown_table(table), ""]
+        lines += [f"## {table.dataset}: {MEASURED}, %", "", *_markdown_table(table), ""]
         if table.holes:
             lines += ["Missing:", "", *(f"- {where}: {reason}" for where, reason in table.holes.items()), ""]
     lines += [
@@ -102,35 +103,36 @@ def metrics(findings: Findings) -> dict[str, Any]:
         result["pretrain"] = {name: last[name] for name in names if math.isfinite(last.get(name, math.nan))}
     for table in findings.tables:
         rows: dict[str, dict[str, float]] = {}
-        for (encoder, modality), cell in table.cells.items():
+        for (encoder, column), cell in table.cells.items():
             if isinstance(cell, Cell):
-                rows.setdefault(encoder, {})[modality] = round(cell.mean, 6)
+                rows.setdefault(encoder, {})[column.name] = round(cell.mean, 6)
                 if encoder == "teacher" and cell.gain is not None:
-                    rows.setdefault("teacher_gain", {})[modality] = round(cell.gain, 6)
+                    rows.setdefault("teacher_gain", {})[column.name] = round(cell.gain, 6)
         if rows:
-            result[table.dataset] = {**rows, "chance": table.chance}
+            chances = {column.name: round(chance, 6) for column, chance in table.chances.items()}
+            result[table.dataset] = {**rows, "chance": chances}
     return result
 
 
 def _markdown_table(table: Table) -> list[str]:
     lines = [
-        "| | " + " | ".join(column.title for column in COLUMNS) + " |",
-        "|---" + "|---:" * len(COLUMNS) + "|",
+        "| | " + " | ".join(column.title for column in table.columns) + " |",
+        "|---" + "|---:" * len(table.columns) + "|",
     ]
     for encoder, title in ENCODERS.items():
-        cells = (_markdown_cell(table.cell(encoder, column)) for column in COLUMNS)
+        cells = (_markdown_cell(table.cell(encoder, column)) for column in table.columns)
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    if table.chance is not None:
-        lines.append("| Chance | " + " | ".join([f"{100 * table.chance:.1f}"] * len(COLUMNS)) + " |")
+    if table.chances:
+        guesses = (f"{100 * table.chances[c]:.1f}" if c in table.chances else "" for c in table.columns)
+        lines.append("| Chance | " + " | ".join(guesses) + " |")
     return lines
 
 
 def _markdown_cell(cell: Cell | Hole) -> str:
     if isinstance(cell, Hole):
         return "missing"
-    spread = f" ± {100 * cell.spread:.1f}" if len(cell.scores) > 1 else ""
     gain = f" ({100 * cell.gain:+.1f})" if cell.gain is not None else ""
-    return f"{100 * cell.mean:.1f}{spread}{gain}"
+    return f"{number(cell)}{gain}"
 
 
 def _write_scores(findings: Findings, path: Path) -> None:

@@ -1,0 +1,161 @@
+"""Every linear protocol on the miniature of its dataset, over its folds."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from xkd.data.datasets import LAYOUTS
+from xkd.data.manifest import Manifest
+from xkd.data.prepare import PrepareConfig, prepare
+from xkd.errors import UserError
+from xkd.evaluate.fc import RECIPES, Recipe, fit_and_decide
+from xkd.evaluate.probe import Windows
+from xkd.evaluate.protocols import SETUPS
+from xkd.evaluate.scores import Score, average_precisions, mean_of
+from xkd.evaluate.task import evaluate, parse_task
+
+FEW = {"train_windows": 2, "test_windows": 2}
+
+
+@pytest.fixture(scope="session")
+def mini(replica: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Prepared miniatures by dataset."""
+    folder = tmp_path_factory.mktemp("minis")
+
+    def get(dataset: str) -> Path:
+        config = PrepareConfig(short_side=32, max_fps=8, dataset=dataset)
+        prepare(replica(f"{dataset}-mini"), folder / dataset, config)
+        return folder / dataset
+
+    return get
+
+
+def score_of(run: Path, data: Path, out: Path, **task: object) -> Score:
+    return Score.read(evaluate(run, data, parse_task(FEW | {"encoder": "raw"} | task), out))
+
+
+@pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "esc50"])
+def test_a_score_of_each_fold(mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str) -> None:
+    data, (setup,) = mini(dataset), SETUPS[dataset]
+    manifest, modality, folds = Manifest.read(data), setup.modality, setup.folds
+    assert manifest.folds == folds
+    scores = [score_of(run, data, tmp_path, modality=modality, fold=fold) for fold in range(1, folds + 1)]
+    assert [score.fold for score in scores] == list(range(1, folds + 1))
+    tested = [len(manifest.split("test", fold)) for fold in range(1, folds + 1)]
+    assert [score.test_clips for score in scores] == tested
+    # The cost is chosen once, on the first fold's training clips, and the features are made once.
+    assert len({score.C for score in scores}) == 1
+    assert scores[0].sweep == scores[-1].sweep
+    assert len(list((tmp_path / "features").glob("cost-*.json"))) == 1
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
+    names = [
+        f"{dataset}-{modality}-svm-raw{suffix}.json"
+        for suffix in ("", *(f"-fold{f}" for f in range(2, folds + 1)))
+    ]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == sorted(names)
+    with pytest.raises(UserError, match=f"has no fold {folds + 1}; it has {folds}"):
+        score_of(run, data, tmp_path, modality=modality, fold=folds + 1)
+
+
+def test_the_cost_cannot_see_any_test_clip(mini: Callable[[str], Path], run: Path, tmp_path: Path) -> None:
+    """Other labels on the test clips of the first fold would tempt who looks at them; the choice stays."""
+    data = mini("esc50")
+    honest = score_of(run, data, tmp_path / "honest", modality="audio", fold=2)
+    table = data / "manifest.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    wrong = [row | {"labels": "dog" if row["splits"].startswith("test") else row["labels"]} for row in rows]
+    lie = tmp_path / "lie"
+    lie.mkdir()
+    (lie / "shards").symlink_to(data / "shards")
+    (lie / "dataset.json").write_bytes((data / "dataset.json").read_bytes())
+    with (lie / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(wrong)
+    planted = score_of(run, lie, tmp_path / "planted", modality="audio", fold=1)
+    assert (planted.C, planted.sweep) == (honest.C, honest.sweep)
+    assert planted.score != score_of(run, data, tmp_path / "honest", modality="audio", fold=1).score
+
+
+def test_fully_connected_layer_on_many_labels(mini: Callable[[str], Path], run: Path, tmp_path: Path) -> None:
+    score = score_of(run, mini("fsd50k"), tmp_path, modality="audio", protocol="fc")
+    assert (score.metric, score.C, score.sweep) == ("map", None, {})
+    assert (score.train_clips, score.test_clips, len(score.classes)) == (48, 16, 7)
+    assert score.score == pytest.approx(np.mean([value for value in score.per_class.values() if value]))
+    assert score.per_class["Music"] == 1.0  # every clip is
+    assert score.chance == pytest.approx((4 / 16 * 4 + 8 / 16 * 2 + 1) / 7)
+
+
+def test_kinetics_by_all_its_protocols(mini: Callable[[str], Path], run: Path, tmp_path: Path) -> None:
+    data = mini("kinetics400")
+    for modality, protocol in (
+        ("video", "svm"),
+        ("audio", "svm"),
+        ("audiovisual", "fusion"),
+        ("video", "fc"),
+    ):
+        score = score_of(run, data, tmp_path, modality=modality, protocol=protocol)
+        assert (score.metric, score.train_clips, score.test_clips) == ("top1", 30, 15)
+
+
+def test_every_dataset_but_audioset_is_evaluated() -> None:
+    assert set(SETUPS) == {*LAYOUTS, "embedded"} - {"audioset"}
+    assert {dataset for dataset, setups in SETUPS.items() if any(s.protocol == "fc" for s in setups)} == set(
+        RECIPES
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "said"),
+    [
+        ("ucf101", "svm", "dataset ucf101 is not evaluated by svm of audio; it is by svm of video"),
+        ("fsd50k", "svm", "it is by fc of audio"),
+        ("audioset", "svm", "no evaluation of dataset audioset; there are embedded, ucf101"),
+    ],
+)
+def test_wrong_pairs_are_one_clear_line(
+    mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str, protocol: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        score_of(run, mini(dataset), tmp_path, modality="audio", protocol=protocol)
+    assert "\n" not in str(caught.value)
+
+
+def test_mean_average_precision_equals_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels, decisions = rng.random((50, 6)) < 0.2, rng.random((50, 6))
+    labels[:, 2] = False
+    found = average_precisions(decisions, labels, "abcdef")
+    assert found["c"] is None
+    rest = [0, 1, 3, 4, 5]
+    assert mean_of(found) == pytest.approx(average_precision_score(labels[:, rest], decisions[:, rest]))
+    with pytest.raises(UserError, match="no class has a test clip"):
+        mean_of({"a": None})
+
+
+RECIPE = Recipe(
+    lr=0.05, decays=True, weight_decay=1e-5, dropout=0.3, batch_size=16, epochs=40, many_labels=True
+)
+
+
+def test_the_layer_learns_several_labels_and_repeats_itself() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random((40, 3)) < 0.4
+    clip = np.repeat(np.arange(40), 2)
+    features = (labels[clip] @ rng.normal(size=(3, 12)) + 0.1 * rng.normal(size=(80, 12))).astype(np.float32)
+    windows = Windows(features, clip)
+    first, again, other = (fit_and_decide(windows, labels, windows, 40, RECIPE, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert mean_of(average_precisions(first, labels, "abc")) > 0.95
+    assert ((first >= 0) & (first <= 1)).all()
+    one = fit_and_decide(
+        windows, np.eye(3, dtype=bool)[labels.argmax(1)], windows, 40, RECIPES["kinetics400"], 0
+    )
+    np.testing.assert_allclose(one.sum(1), 1, atol=1e-5)
