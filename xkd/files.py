@@ -6,8 +6,9 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from xkd.errors import UserError
 
@@ -49,3 +50,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_atomically` of a text."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def lock(file: IO[Any], *, wait: bool = False) -> bool:
+    """Have an open file to oneself until it is closed; False if another process has it.
+
+    Where the file system knows no locks, one goes without.
+    """
+    try:
+        flock(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -30,7 +30,7 @@ from typing import Any, TextIO
 
 from xkd.errors import UserError, nearest
 
-LOCAL_ROOT = Path("runs/kfp")
+LOCAL_ROOT = Path("runs/.kfp")
 """Where a local run keeps the small artifacts that tasks hand on."""
 
 

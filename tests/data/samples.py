@@ -50,6 +50,7 @@ def write_video(
     size: tuple[int, int] = (64, 48),
     audio: bool = True,
     times: Sequence[float] | None = None,
+    sound_seconds: float | None = None,
 ) -> Path:
     """A clip (mkv or avi by name: H.264 and lossless sound; mp4: AAC) of width, height = `size`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,9 @@ def write_video(
             file.mux(video.encode(frame))
         file.mux(video.encode(None))
         if sound is not None:
-            for first in range(0, round(seconds * RATE), 1024):
-                chunk = ramp(seconds)[None, first : first + 1024]
+            sound_seconds = sound_seconds or seconds
+            for first in range(0, round(sound_seconds * RATE), 1024):
+                chunk = ramp(sound_seconds)[None, first : first + 1024]
                 block = av.AudioFrame.from_ndarray(chunk, format="s16", layout="mono")
                 block.sample_rate, block.pts, block.time_base = RATE, first, Fraction(1, RATE)
                 file.mux(sound.encode(block))

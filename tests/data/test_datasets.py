@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections import Counter
@@ -155,6 +156,23 @@ def test_media_may_stay_in_tars(copy: Callable[[str], Path], name: str) -> None:
         open_source(root)
 
 
+def test_links_inside_a_tar(copy: Callable[[str], Path]) -> None:
+    root = copy("kinetics400")
+    before = open_source(root)
+    folder = root / "train" / "bowling"
+    first, second, third, *_ = sorted(folder.iterdir())
+    sizes = first.stat().st_size
+    for path, link in ((second, os.link), (third, os.symlink)):
+        path.unlink()
+        link(first if link is os.link else first.name, path)
+    with tarfile.open(folder.with_suffix(".tar"), "w") as tar:
+        tar.add(folder, folder.name)
+    shutil.rmtree(folder)
+    places = {clip.place: clip.file for clip in open_source(root).clips}
+    assert len(places) == len(before.clips)
+    assert {places[str(path.relative_to(root))].size for path in (first, second, third)} == {sizes}  # type: ignore[union-attr]
+
+
 def test_linked_folders_and_circles(copy: Callable[[str], Path], tmp_path: Path) -> None:
     root = copy("kinetics400")
     before = open_source(root)
@@ -199,7 +217,10 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
     assert source.revision == "abc.dir"
     assert source.origin == {"repo": "R", "rev": "c0ffee", "hash": "abc.dir"}
     files[-1].write_bytes(b"other")
-    with pytest.raises(UserError, match=r"was changed after it was fetched .* fetch it again into another"):
+    with pytest.raises(UserError, match=r"was changed after it was fetched .* xkd fetch again repairs it"):
+        open_source(root)
+    (root / "fetched.json.partial").write_text("{}")
+    with pytest.raises(UserError, match="was not fetched to its end; give the same xkd fetch again"):
         open_source(root)
 
 
@@ -277,7 +298,7 @@ def test_absent_files(copy: Callable[[str], Path]) -> None:
             "98,Music,/m/2,valid",
             "'valid' is neither train",
         ),
-        ("audioset", "eval_segments.csv", "abc, then, 10.0, /m/0", "start_seconds 'then' is not a number"),
+        ("kinetics400", "train.csv", 'bowling,"b,0,10,train,0', "is no CSV: unexpected end of data"),
     ],
 )
 def test_damaged_line_is_named(
@@ -293,11 +314,42 @@ def test_damaged_line_is_named(
     assert "\n" not in str(caught.value)
 
 
+def test_audioset_lists_are_held_against_their_heads(
+    copy: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copy("audioset")
+    table = root / "balanced_train_segments.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:-1], "abc, then, 10.0, /m/0"]))
+    with pytest.raises(UserError, match=rf"{table} line 11: start_seconds 'then' is not a number"):
+        open_source(root)
+    table.write_text("\n".join(lines[:-1]))
+    with pytest.raises(UserError, match=f"{table} lists 7 segments, not 8 as its head says"):
+        open_source(root)
+    table.unlink()
+    assert len(open_source(root).clips) == 22
+    assert f"{root} has no balanced_train_segments.csv; going on without" in capsys.readouterr().err
+
+
+def test_lists_that_lack_something(copy: Callable[[str], Path]) -> None:
+    root = copy("ucf101")
+    (root / "ucfTrainTestlist" / "testlist02.txt").write_text("")
+    with pytest.raises(UserError, match=r"testlist02\.txt is empty"):
+        open_source(root)
+    root = copy("hmdb51")
+    for path in (root / "testTrainMulti_7030_splits").glob("wave_*"):
+        path.unlink()
+    with pytest.raises(UserError, match="HMDB-51/wave: unknown class wave"):
+        open_source(root)
+
+
 def test_listed_twice(copy: Callable[[str], Path]) -> None:
     root = copy("kinetics400")
     line = (root / "train.csv").read_text().splitlines()[1]
     (root / "train.csv").write_text((root / "train.csv").read_text() + line + "\n")
-    with pytest.raises(UserError, match=r"clip t-\w+_\d+_\d+ is listed twice; remove one of its rows"):
+    with pytest.raises(
+        UserError, match=r"clip t-\w+_\d+_\d+ \(train/.*\) is listed twice; remove one of its rows"
+    ):
         open_source(root)
 
 

@@ -35,7 +35,7 @@ HEARD = Clip(
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     (tmp_path / "shards").mkdir()
-    (tmp_path / SEEN.shard).touch()
+    (tmp_path / SEEN.shard).write_bytes(bytes(2048))
     found = Manifest(
         root=tmp_path,
         name="mine",
@@ -67,7 +67,12 @@ def test_columns_are_documented_order(manifest: Manifest) -> None:
 
 def test_dataset_json_counts(manifest: Manifest) -> None:
     about = json.loads((manifest.root / "dataset.json").read_text())
-    assert about["splits"] == {"test 1": 1, "train 1": 1, "test 2": 1, "unused 2": 1}
+    assert about["splits"] == {
+        "fold 1 test": 1,
+        "fold 1 train": 1,
+        "fold 2 test": 1,
+        "fold 2 unused": 1,
+    }
     assert about["seconds"] == 9.875
     assert (about["skipped"], about["absent"]) == (1, 2)
     assert about["origin"]["rev"] == "c0ffee"
@@ -96,6 +101,12 @@ def test_unprepared_directory(tmp_path: Path) -> None:
 def test_missing_shard(manifest: Manifest) -> None:
     (manifest.root / SEEN.shard).unlink()
     with pytest.raises(UserError, match=r"000000\.tar is missing"):
+        Manifest.read(manifest.root)
+
+
+def test_shard_that_ends_too_early(manifest: Manifest) -> None:
+    (manifest.root / SEEN.shard).write_bytes(bytes(1579))
+    with pytest.raises(UserError, match=r"000000\.tar ends too early; prepare .* again"):
         Manifest.read(manifest.root)
 
 

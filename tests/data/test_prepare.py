@@ -144,7 +144,7 @@ def test_broken_clip_is_counted_listed_and_told(
     assert row["reason"]
     assert "train02_000000_000005" not in (tmp_path / "out" / "manifest.csv").read_text()
     said = capfd.readouterr().err
-    assert "7 clips (5 train, 2 val), 0.01 h, 2 classes, 0 without audio, 1 skipped; " in said
+    assert "7 clips (train 5, val 2), 0.01 h, 2 classes, 0 without audio, 1 skipped; " in said
     assert "MB in, " in said
     assert said.endswith(f" clips/s; {tmp_path / 'out' / 'skipped.csv'} says why\n")
 
@@ -246,6 +246,33 @@ def test_killed_and_run_again_is_as_if_never_killed(
     assert everything(out) == everything(tmp_path / "whole")
 
 
+def test_two_at_once_are_refused(replica: Callable[[str], Path], tmp_path: Path) -> None:
+    root, out = replica("kinetics400-mini"), tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)])
+    while not (out / "shards" / "000001.partial").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    with pytest.raises(UserError, match="is being prepared by another process; wait for its end"):
+        prepare(root, out, PrepareConfig(short_side=64, max_fps=8))
+    process.kill()
+    process.wait()
+
+
+def test_output_inside_the_source_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="lies in the dataset"):
+        prepare(root, root / "prepared", CONFIG)
+
+
+def test_short_sound_does_not_shorten_a_video_dataset(replica: Callable[[str], Path], tmp_path: Path) -> None:
+    source = copy_of(replica("hmdb51-mini"), tmp_path / "hmdb")
+    path = next((source / "HMDB-51" / "sit").iterdir())
+    sounding = write_video(tmp_path / "short.mkv", seconds=3.0, sound_seconds=0.5)
+    path.write_bytes(sounding.read_bytes())
+    prepare(source, tmp_path / "out", CONFIG)
+    (clip,) = (clip for clip in Manifest.read(tmp_path / "out").clips if clip.has_audio)
+    assert clip.duration == pytest.approx(3.0, abs=0.1)
+
+
 def test_full_disk_is_one_line_and_the_same_command_goes_on(
     replica: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -263,7 +290,7 @@ def test_full_disk_is_one_line_and_the_same_command_goes_on(
     assert "Traceback" not in full.stderr
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0
-    assert "45 clips (30 train, 15 val)" in again.stderr
+    assert "45 clips (train 30, val 15)" in again.stderr
 
 
 @pytest.mark.parametrize(

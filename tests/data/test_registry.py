@@ -24,7 +24,8 @@ from tests.ports import free_port
 from xkd.data import transfer
 from xkd.data.embedded import VERSION
 from xkd.data.fetch import fetch
-from xkd.data.registry import FETCHED, Origin, fetch_registered
+from xkd.data.registry import Origin, fetch_registered
+from xkd.data.source import FETCHED
 from xkd.errors import UserError
 
 # DVC uses an older way of the tries that it adds files to.

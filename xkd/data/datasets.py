@@ -1,10 +1,12 @@
 """Readers of the seven datasets' official layouts: annotation files become clips that `prepare` can decode.
 
-docs/data.md shows each layout as a tree, and where it comes from.
+docs/data.md shows where each comes from.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +72,8 @@ def _kinetics400(files: Files) -> Iterator[SourceClip]:
         folders = _class_folders(files, split)
         if rows and not folders:
             raise UserError(
-                f"{files.root / split} is missing; the clips of {table} belong there, a folder a class"
+                f"{files.root / split} is missing or has no folders; "
+                f"the clips of {table} belong there, a folder a class"
             )
         for number, row in rows:
             where = f"{files.root / table} line {number}"
@@ -112,7 +115,9 @@ def _audioset(files: Files) -> Iterator[SourceClip]:
     for part, split in tables.items():
         table = f"{part}_segments.csv"
         if not (files.root / table).is_file():
+            print(f"{files.root} has no {table}; going on without", file=sys.stderr)
             continue
+        _check_complete(files, table)
         columns = ("YTID", "start_seconds", "end_seconds", "positive_labels")
         for number, row in files.rows(table, columns, header=False, comment="#"):
             where = f"{files.root / table} line {number}"
@@ -122,6 +127,16 @@ def _audioset(files: Files) -> Iterator[SourceClip]:
                 (stems[name] for name in names if name in stems), f"{part}_segments/{row['YTID']}.mp4"
             )
             yield SourceClip(id=row["YTID"], file=files.media.get(place), place=place, splits=(split,))
+
+
+def _check_complete(files: Files, table: str) -> None:
+    """Hold a list of segments against the number that its head tells."""
+    lines = [line for _, line in files.lines(table)]
+    told = next((found[1] for line in lines[:3] if (found := re.search(r"num_segs=(\d+)", line))), None)
+    listed = sum(not line.startswith("#") for line in lines)
+    if told and int(told) != listed:
+        path = files.root / table
+        raise UserError(f"{path} lists {listed} segments, not {told} as its head says; fetch it again")
 
 
 def _segment_names(name: str, start: float, end: float) -> Iterator[str]:
@@ -142,7 +157,10 @@ def _ucf101(files: Files) -> Iterator[SourceClip]:
     for fold in range(3):
         for split in ("train", "test"):
             table = f"{lists}/{split}list0{fold + 1}.txt"
-            for number, line in files.lines(table):
+            lines = list(files.lines(table))
+            if not lines:
+                raise UserError(f"{files.root / table} is empty; fetch it again")
+            for number, line in lines:
                 # The folder tells the class: HandstandPushups holds files called HandStandPushups.
                 place, where = line.split()[0], f"{files.root / table} line {number}"
                 _check_class(place.split("/")[0], classes, where, "classInd.txt")
@@ -160,6 +178,12 @@ def _hmdb51(files: Files) -> Iterator[SourceClip]:
     lists = "testTrainMulti_7030_splits"
     tables = sorted(path.name for path in (files.root / lists).glob("*_test_split?.txt"))
     classes = sorted({table.rpartition("_test_split")[0] for table in tables})
+    for folder in files.folders:
+        label = folder.removeprefix("HMDB-51/")
+        if label != folder and label not in classes:
+            raise UserError(
+                f"{files.root / folder}: unknown class {label}; {lists} has no {label}_test_split1.txt"
+            )
     tags = {"1": "train", "2": "test", "0": "unused"}
     for label in classes:
         splits: dict[str, list[str]] = {}

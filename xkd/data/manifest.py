@@ -136,9 +136,15 @@ class Manifest:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{root}: {ROWS} or {DATASET} is damaged ({error}); prepare it again") from None
-        for shard in sorted({clip.shard for clip in clips}):
-            if not (root / shard).is_file():
-                raise UserError(f"{root / shard} is missing though {ROWS} lists it; prepare {root} again")
+        ends: dict[str, int] = {}
+        for clip in clips:
+            video, audio = (clip.video_offset or 0) + (clip.video_size or 0), clip.audio_offset or 0
+            ends[clip.shard] = max(ends.get(clip.shard, 0), video, audio + (clip.audio_size or 0))
+        for shard, end in sorted(ends.items()):
+            path = root / shard
+            if not path.is_file() or path.stat().st_size < end:
+                what = "ends too early" if path.is_file() else f"is missing though {ROWS} lists it"
+                raise UserError(f"{path} {what}; prepare {root} again")
         return manifest
 
     def write(self) -> None:
@@ -168,9 +174,9 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Clips of each split; with several folds of each split of each, as ``train 2``."""
+        """Clips of each split; with several folds of each split of each, as ``fold 2 train``."""
         return {
-            split if self.folds == 1 else f"{split} {fold + 1}": count
+            split if self.folds == 1 else f"fold {fold + 1} {split}": count
             for fold in range(self.folds)
             for split, count in sorted(Counter(clip.splits[fold] for clip in self.clips).items())
         }

@@ -259,7 +259,8 @@ def _origin(source: InputContainer) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = said.strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 

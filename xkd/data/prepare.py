@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import shutil
 import sys
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from xkd.data.media import MediaError, encode_wav, read_audio, transcode_video
 from xkd.data.source import Kind, Source, SourceClip, tell_absent
 from xkd.data.workers import Failure, run_each
 from xkd.errors import UserError
-from xkd.files import write_text
+from xkd.files import lock, write_text
 from xkd.progress import progress
 from xkd.settings import STRICT
 
@@ -46,7 +47,7 @@ class PrepareConfig:
     """Most frames a second; None keeps the source's."""
     sample_rate: int = Field(default=16000, gt=0)
     """Audio samples a second."""
-    workers: int = Field(default_factory=lambda: cpu_count() or 1, ge=1)
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """Decoding processes."""
     max_skipped: float = Field(default=0.05, ge=0, le=1)
     """Share of clips that may fail before the run stops."""
@@ -89,7 +90,7 @@ class Summary:
     """Seconds this run took."""
 
     def __str__(self) -> str:
-        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         text = (
             f"{self.name} {self.revision[:12]}: {self.clips} clips ({splits}), {self.hours:.2f} h, "
             f"{self.classes} classes, {self.without_audio} without audio, {self.skipped} skipped"
@@ -110,6 +111,8 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
             too many of its clips fail; `out` holds something else or another preparation; the disk is full.
     """
     began = time.monotonic()
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{out} lies in the dataset {source}; give a directory elsewhere to prepare into")
     dataset = open_source(source, config.dataset, allow_missing=config.allow_missing)
     if dataset.absent:
         listed = len(dataset.clips) + len(dataset.absent)
@@ -122,30 +125,42 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
         print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
     else:
         try:
-            _begin(out, state)
-            processed = _write_shards(dataset, out, config)
-            manifest = _finish(dataset, out, config)
+            with _claimed(out, state):
+                processed = _write_shards(dataset, out, config)
+                manifest = _finish(dataset, out, config)
         except OSError as error:
-            raise UserError(
-                f"cannot write {out}: {error.strerror}; finished shards are kept, the same command goes on"
-            ) from None
+            kept = "; finished shards are kept, the same command goes on" if out.is_dir() else ""
+            raise UserError(f"cannot write {out}: {error.strerror}{kept}") from None
     summary = _summarize(dataset, manifest, processed, time.monotonic() - began)
     failed = f"; {out / 'skipped.csv'} says why" if summary.skipped else ""
     print(f"prepare: {summary}{failed}", file=sys.stderr)
     return summary
 
 
-def _begin(out: Path, state: Mapping[str, Any]) -> None:
-    """Claim an empty directory, or check that an interrupted run there was the same one."""
-    marker = out / _UNFINISHED / "state.json"
-    if marker.is_file():
-        _check_same(out, json.loads(marker.read_text()), state)
-        return
-    if out.is_dir() and any(out.iterdir()):
+@contextmanager
+def _claimed(out: Path, state: Mapping[str, Any]) -> Iterator[None]:
+    """Have an empty directory, or one where the same was interrupted, to oneself.
+
+    Raises:
+        UserError: it holds something else, or another process is at it.
+    """
+    folder = out / _UNFINISHED
+    if not folder.is_dir() and out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} holds other files; give a new or an empty directory to prepare into")
-    marker.parent.mkdir(parents=True)
-    (out / "shards").mkdir()
-    write_text(marker, json.dumps(state))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        os.register_at_fork(
+            after_in_child=file.close
+        )  # workers that outlive a killed parent must not keep it
+        if not lock(file):
+            raise UserError(f"{out} is being prepared by another process; wait for its end")
+        marker = folder / "state.json"
+        if marker.is_file():
+            _check_same(out, json.loads(marker.read_text()), state)
+        else:
+            (out / "shards").mkdir(exist_ok=True)
+            write_text(marker, json.dumps(state))
+        yield
 
 
 def _check_same(out: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -180,20 +195,19 @@ def _write_shards(dataset: Source, out: Path, config: PrepareConfig) -> int:
     with progress("prepare", len(dataset.clips), done=done) as bar:
         outcomes = run_each(task, jobs, config.workers, _SECONDS_LIMIT)
         for name in pending:
-            rows = []
+            rows, lost = [], []
             partial = out / "shards" / f"{name}.partial"
             with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
                 for clip, outcome in zip(shards[name], outcomes, strict=False):
                     bar.advance()
                     if isinstance(outcome, Failure):
-                        skipped.append({"clip": clip.id, "reason": outcome.reason})
+                        lost.append({"clip": clip.id, "reason": outcome.reason})
+                        skipped.append(lost[-1])
                         _check_skipped(dataset, out, skipped, config.max_skipped)
                     else:
                         rows.append(_add(tar, f"shards/{name}.tar", clip, outcome).to_row())
             partial.replace(out / "shards" / f"{name}.tar")
-            mine = {clip.id for clip in shards[name]}
-            report = {"clips": rows, "skipped": [row for row in skipped if row["clip"] in mine]}
-            write_text(reports[name], json.dumps(report))
+            write_text(reports[name], json.dumps({"clips": rows, "skipped": lost}))
     return len(jobs)
 
 
@@ -258,9 +272,9 @@ def _prepare_clip(clip: SourceClip, *, kind: Kind, config: PrepareConfig) -> _Fi
         if video is None:
             raise MediaError("no audio stream")
         return _Files(video, None, seconds)
-    return _Files(
-        video, encode_wav(samples, config.sample_rate), min(seconds, len(samples) / config.sample_rate)
-    )
+    if kind != "video":
+        seconds = min(seconds, len(samples) / config.sample_rate)
+    return _Files(video, encode_wav(samples, config.sample_rate), seconds)
 
 
 def _add(tar: tarfile.TarFile, shard: str, clip: SourceClip, files: _Files) -> Clip:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from xkd.config import Modality, PretrainConfig
 from xkd.data.draws import window_samples
 from xkd.data.manifest import Clip, Manifest
-from xkd.data.media import WAV_HEADER, read_video, to_waveform
+from xkd.data.media import WAV_HEADER, MediaError, read_video, to_waveform
 from xkd.errors import UserError
 
 Item = dict[str, Any]
@@ -84,9 +84,15 @@ class Windows:
     def _read(self, clip: Clip, offset: int | None, size: int | None) -> bytes:
         assert offset is not None
         assert size is not None
-        with (self.root / clip.shard).open("rb", buffering=0) as shard:
-            shard.seek(offset)
-            return shard.read(size)
+        try:
+            with (self.root / clip.shard).open("rb") as shard:
+                shard.seek(offset)
+                data = shard.read(size)
+        except OSError as error:
+            raise MediaError(f"{clip.shard}: {error.strerror}") from None
+        if len(data) != size:
+            raise MediaError(f"{clip.shard} ends too early")
+        return data
 
 
 def open_manifest(prepared: Path, config: PretrainConfig) -> Manifest:

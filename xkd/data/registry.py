@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from xkd.data.source import FETCHED
 from xkd.data.transfer import PARTIAL, ListedFile, find_missing, get_bytes, reason, transfer
 from xkd.errors import UserError, nearest
 from xkd.files import write_text
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc_data.hashfile.db import HashFileDB
 
-FETCHED = "fetched.json"
-"""Says what a directory holds and where it is from; written when all of it is there."""
 _UNFINISHED = FETCHED + PARTIAL
 
 

@@ -191,14 +191,13 @@ def generate_replica(name: str, out: Path) -> str:
         UserError: `out` holds something else, or cannot be written.
     """
     dataset = name.removesuffix(_SUFFIX)
-    if out.is_dir() and any(out.iterdir()):
-        there = open_source(out, dataset)
-        print(f"{out}: {name} ({len(there.clips)} clips) is there already; kept", file=sys.stderr)
-        return there.revision
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         clips = list(REPLICAS[name](partial))
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            _check_same(partial, out, name)
+            print(f"{out}: {name} ({len(clips)} clips) is there already; kept", file=sys.stderr)
+            return open_source(out, dataset).revision
         for folder in {clip.place.parent for clip in clips}:
             folder.mkdir(parents=True, exist_ok=True)
         with progress(name, len(clips)) as bar:
@@ -214,6 +213,14 @@ def generate_replica(name: str, out: Path) -> str:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_source(out, dataset).revision
+
+
+def _check_same(lists: Path, out: Path, name: str) -> None:
+    """Refuse a directory that does not have these annotation files."""
+    for path in lists.rglob("*"):
+        there = out / path.relative_to(lists)
+        if path.is_file() and not (there.is_file() and there.read_bytes() == path.read_bytes()):
+            raise UserError(f"{out} holds something else than {name}; choose another directory or remove it")
 
 
 def _write_clip(clip: _Clip) -> None:

@@ -7,13 +7,14 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from xkd.errors import UserError, nearest
 
@@ -108,7 +109,7 @@ class Files:
             UserError: a tar is damaged.
         """
         found: dict[str, SourceFile] = {}
-        for folder, below, names in os.walk(self.root, followlinks=True):
+        for folder, below, names in os.walk(self.root, onerror=_unreadable, followlinks=True):
             below[:] = sorted(name for name in below if not _leads_back(Path(folder, name)))
             for name in sorted(names):
                 path = Path(folder, name)
@@ -140,6 +141,8 @@ class Files:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError:
             raise UserError(f"annotation file {path} is not UTF-8 text") from None
+        except OSError as error:
+            _unreadable(error)
         return ((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
 
     def rows(
@@ -155,19 +158,29 @@ class Files:
             UserError: it is missing, or a column or a field is.
         """
         path = self.root / place
-        lines = [(n, line) for n, line in self.lines(place) if not comment or not line.startswith(comment)]
-        texts = (line for _, line in lines)
-        reader = csv.reader(texts, skipinitialspace=True)
-        names: Sequence[str] = next(reader, []) if header else columns
+        lines = ((n, line) for n, line in self.lines(place) if not comment or not line.startswith(comment))
+        names = self._fields(path, *next(lines, (1, ""))) if header else columns
         missing = [column for column in columns if column not in names]
         if missing:
             raise UserError(
                 f"{path} has no column {missing[0]}; its first line must name {', '.join(columns)}"
             )
-        for (number, _), fields in zip(lines[1:] if header else lines, reader, strict=False):
+        for number, line in lines:
+            fields = self._fields(path, number, line)
             if len(fields) < len(columns):
                 raise UserError(f"{path} line {number}: fewer than {len(columns)} fields")
             yield number, dict(zip(names, fields, strict=False))
+
+    def _fields(self, path: Path, number: int, line: str) -> list[str]:
+        """One line of CSV: a quote that is not closed must not swallow the lines behind it."""
+        try:
+            return next(csv.reader([line], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise UserError(f"{path} line {number} is no CSV: {error}") from None
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _leads_back(folder: Path) -> bool:
@@ -175,16 +188,25 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _members(tar: Path, root: Path) -> Iterator[tuple[str, SourceFile]]:
+def _members(tar: Path, root: Path) -> dict[str, SourceFile]:
+    """The files in a plain tar, links to its own members among them, by their places from the root on."""
+    found: dict[str, SourceFile] = {}
     try:
         with tarfile.open(tar, "r:") as opened:
             folder = tar.parent.relative_to(root)
             for member in opened:
+                place = posixpath.normpath(f"{folder.as_posix()}/{member.name}")
                 if member.isfile():
-                    place = (folder / member.name.removeprefix("./")).as_posix()
-                    yield place, SourceFile(tar, member.size, member.offset_data)
+                    found[place] = SourceFile(tar, member.size, member.offset_data)
+                elif member.islnk() or member.issym():
+                    at = folder.as_posix() if member.islnk() else posixpath.dirname(place)
+                    if target := found.get(posixpath.normpath(f"{at}/{member.linkname}")):
+                        found[place] = target
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{tar} is no whole plain tar ({error}); fetch it again") from None
+    except OSError as error:
+        _unreadable(error)
+    return found
 
 
 def open_source(
@@ -209,6 +231,8 @@ def open_source(
         raise UserError(f"{root} is not a directory; give the root of a dataset as downloaded and unpacked")
     if name and name not in layouts:
         raise UserError(f"dataset: no {name}{nearest(name, layouts)}; known are {', '.join(layouts)}")
+    if (root / "manifest.csv").is_file():
+        raise UserError(f"{root} is prepared already; give it to xkd pretrain or xkd evaluate as --data")
     origin = _origin(root)
     about = _Description.read(root)
     layout = layouts[name or "kinetics400"] if about else layouts[name] if name else _recognize(root, layouts)
@@ -270,8 +294,6 @@ def _recognize(root: Path, layouts: Mapping[str, Layout]) -> Layout:
     for layout in layouts.values():
         if layout.is_at(root):
             return layout
-    if (root / "manifest.csv").is_file():
-        raise UserError(f"{root} is prepared already; give it to xkd pretrain or xkd evaluate as --data")
     near = (
         folder
         for folder in (root.parent, *sorted(root.iterdir()))
@@ -293,7 +315,9 @@ def _listed(layout: Layout, files: Files) -> tuple[SourceClip, ...]:
     seen: set[str] = set()
     for clip in clips:
         if clip.id in seen:
-            raise UserError(f"{files.root}: clip {clip.id} is listed twice; remove one of its rows")
+            raise UserError(
+                f"{files.root}: clip {clip.id} ({clip.place}) is listed twice; remove one of its rows"
+            )
         seen.add(clip.id)
     return clips
 
@@ -301,6 +325,8 @@ def _listed(layout: Layout, files: Files) -> tuple[SourceClip, ...]:
 def _origin(root: Path) -> Mapping[str, str] | None:
     """Where a fetched dataset came from, if it is still what was fetched."""
     path = root / FETCHED
+    if path.with_name(f"{FETCHED}.partial").is_file():
+        raise UserError(f"{root} was not fetched to its end; give the same xkd fetch again")
     if not path.is_file():
         return None
     try:
@@ -314,7 +340,7 @@ def _origin(root: Path) -> Mapping[str, str] | None:
     if found != expected:
         raise UserError(
             f"{root} was changed after it was fetched ({found[0]} files of {found[1]} bytes, not "
-            f"{expected[0]} of {expected[1]}); fetch it again into another directory"
+            f"{expected[0]} of {expected[1]}); the same xkd fetch again repairs it"
         )
     return origin
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from xkd.errors import UserError
+from xkd.files import lock
 from xkd.progress import progress
 
 if TYPE_CHECKING:
@@ -191,12 +191,8 @@ def _download(source: Source, partial: Path, advance: Callable[[int], None], sto
     """Add to the part of a file what it lacks; the md5 of all of it."""
     digest = hashlib.md5(usedforsecurity=False)
     with partial.open("a+b") as file:
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{partial} is being written by another fetch; wait for its end") from None
-        except OSError:
-            pass  # a file system without locks
+        if not lock(file):
+            raise UserError(f"{partial} is being written by another fetch; wait for its end")
         file.seek(0)
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

@@ -99,10 +99,13 @@ def _serve(task: Callable[[Job], Result], pipe: Connection, inherited: list[Conn
     while True:
         try:
             job = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, OSError, KeyboardInterrupt):
             return
         try:
             outcome: Result | Failure = task(job)
         except Exception as error:
             outcome = Failure(" ".join(str(error).split()) or type(error).__name__)
-        pipe.send(outcome)
+        try:
+            pipe.send(outcome)
+        except OSError:  # whoever asked is gone
+            return

@@ -8,9 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from xkd.data.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
-from xkd.files import write_text
+from xkd.files import lock, write_text
 from xkd.method.networks import build_encoder
 from xkd.progress import progress
 from xkd.train.checkpoint import encoder_path, load_encoder
@@ -143,9 +142,10 @@ class FeatureStore:
         name = f"{describer.encoder}-{describer.modality}-{part}-{self._key(describer, clips, count)}"
         path = self.folder / f"{name}.npy"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{name}.lock").open("w") as lock:
-            if not path.exists():
-                _wait_for(lock, name)
+        with (self.folder / f".{name}.lock").open("w") as file:
+            if not path.exists() and not lock(file):
+                print(f"another task makes {name}; waiting for it", file=sys.stderr, flush=True)
+                lock(file, wait=True)
             if not path.exists():
                 self._extract(describer, clips, count, path, train=train)
         features: NDArray[np.float32] = np.load(path, mmap_mode="r")
@@ -192,18 +192,6 @@ class FeatureStore:
             "clip": asdict(self.config.clip),
         }
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
-
-
-def _wait_for(lock: TextIO, name: str) -> None:
-    """Have a file's lock, or wait for whoever has it; where there are no locks, do without."""
-    try:
-        try:
-            flock(lock, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            print(f"another task makes {name}; waiting for it", file=sys.stderr, flush=True)
-            flock(lock, LOCK_EX)
-    except OSError:
-        pass  # two tasks may then do the same work; the later one's file counts
 
 
 @torch.no_grad()
