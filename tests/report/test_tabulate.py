@@ -187,6 +187,30 @@ def test_several_folds_become_mean_and_deviation(run: Path, tmp_path: Path) -> N
     assert cell.spread == pytest.approx(0.1 * 2**0.5)
     single = cell_of([replace(score, score=0.5)])
     assert single.spread == pytest.approx((0.25 / score.test_clips) ** 0.5)
+    assert cell_of([replace(score, score=0.5, metric="map")]).spread == 0
+
+
+def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scores"
+    video = tuple(task for task in TASKS if task.modality == "video")
+    for fold in (1, 3):
+        tasks = tuple(replace(task, dataset="ucf101", fold=fold) for task in video)
+        write_scores(folder, run, tasks, score=0.4 + fold / 100)
+    (folder / "ucf101-video-svm-teacher-fold2.failed").write_text("the node was lost")
+    layers = tuple(
+        replace(task, dataset="fsd50k", protocol="fc") for task in TASKS if task.modality == "audio"
+    )
+    write_scores(folder, run, layers, metric="map", C=None, sweep={}, chance=0.02)
+    report = tabulate(run, folder, tmp_path / "report")
+    table = (report.parent / "tables.md").read_text()
+    assert "| | Audio, FC (mAP) |" in table
+    assert "| Chance | 2.0 |" in table
+    assert "| Teacher | 42.0 ± 1.4 (n=2) (+0.0) |" in table
+    assert "- Teacher, video: fold 2: the node was lost" in table
+    assert "- Student, video: fold 2: not evaluated" in table
+    assert "42.0 ± 1.4 (n=2)" in report.read_text()
+    metrics = json.loads((report.parent / "scores.json").read_text())
+    assert metrics["fsd50k"]["chance"] == {"audio_fc": 0.02}
 
 
 def test_mistakes_are_clear_lines(run: Path, tmp_path: Path) -> None:

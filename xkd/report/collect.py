@@ -61,7 +61,7 @@ class Cell:
 
     mean: float
     spread: float
-    """Standard deviation over folds; of a single score the binomial standard error over its test clips."""
+    """Standard deviation over folds; of a single top-1 the binomial standard error, of a single mAP 0."""
     scores: tuple[Score, ...]
     gain: float | None = None
     """Difference to the random initialization's cell; None in that row or without it."""
@@ -285,7 +285,11 @@ def cell_of(scores: list[Score]) -> Cell:
     """The mean and the spread of the scores of one task over its folds."""
     values = [score.score for score in scores]
     mean = fmean(values)
-    spread = stdev(values) if len(values) > 1 else math.sqrt(mean * (1 - mean) / scores[0].test_clips)
+    spread = 0.0
+    if len(values) > 1:
+        spread = stdev(values)
+    elif scores[0].metric == "top1":
+        spread = math.sqrt(mean * (1 - mean) / scores[0].test_clips)
     return Cell(mean, spread, tuple(scores))
 
 

@@ -46,8 +46,8 @@ _CAPTIONS = {
     "distillation": "Cross-modal distillation loss (KD) = teacher entropy + KLD, per direction. One-hot "
     "collapse pulls all three to zero; constant outputs hold KD at ln K and pull KLD to zero.",
     "schedules": "Learning rate, and the teachers' momentum and temperatures.",
-    "scores": "Whiskers: standard deviation over folds; for a single fold the binomial standard error over "
-    "its test clips. Dashed lines are chance.",
+    "scores": "Whiskers: standard deviation over folds; for the top-1 of a single fold the binomial standard "
+    "error over its test clips. Dashed lines are chance.",
     "video": "Frames of held-out clips: original, what the student sees, and its reconstruction.",
     "audio": "Log-mel spectrograms of held-out clips, low frequencies at the bottom: original, what the "
     "student sees, and its reconstruction.",
