@@ -13,25 +13,30 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from kubernetes import client
 
 from xkd.cluster.api import FAILURES, Api, AwayError, RefusedError, say
 from xkd.cluster.logs import logs_shown
+from xkd.cluster.state import (
+    ENDED,
+    FAILED,
+    SUCCEEDED,
+    WAITING,
+    End,
+    end_of,
+    has_ended,
+    is_leaving,
+    obstacle_of,
+    phase_of,
+    seconds_by_phase,
+    seconds_in_phase,
+)
 from xkd.cluster.volcano import PLACE_LABEL, RUN_LABEL, Job
-from xkd.ending import read_ending
 from xkd.errors import UserError
 
-WAITING = ("Pending", "Inqueue", "Restarting")
-"""Phases in which a job needs nodes; the deadline of the queue runs."""
-SUCCEEDED = "Completed"
-FAILED = "Failed"
-"""The phase of a job all whose restarts are used up."""
-ENDED = (SUCCEEDED, FAILED, "Terminated", "Aborted")
-"""Phases that a job does not leave by itself. Unknown ones are taken for being on the way."""
 _REMOVAL = 120.0
 """Seconds that removing a job may take beyond its pods' grace."""
 
@@ -40,20 +45,6 @@ class LaunchError(UserError):
     """The job did not come to its own end; the same command begins it anew."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class End:
-    """How a pod ended."""
-
-    pod: str
-    code: int
-    message: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else the pod left."""
-
-    def __str__(self) -> str:
-        return f"{self.pod}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ def release(run_id: str, namespace: str = "") -> list[str]:
     """
     api = Api(namespace)
     jobs = api.jobs(f"{RUN_LABEL}={run_id}")
-    names = [str(job["metadata"]["name"]) for job in jobs if not _ended(job)]
+    names = [str(job["metadata"]["name"]) for job in jobs if not has_ended(job)]
     for name in names:
         api.delete(name)
     return names
@@ -124,14 +115,14 @@ class _DeadlineError(Exception):
 def _submit(api: Api, job: Job) -> None:
     """Have the job there: begun now, found on its way, or found at an end that need not be repeated."""
     found = api.read(job.name)
-    if found and _leaving(found):
+    if found and is_leaving(found):
         _await_removal(api, job, job.name)
-    elif found and _ended(found) and _phase(found) != SUCCEEDED and not _is_final(api, job, found):
-        say(f"an earlier job {job.name} is {_phase(found)}; beginning it anew")
+    elif found and has_ended(found) and phase_of(found) != SUCCEEDED and not _is_final(api, job, found):
+        say(f"an earlier job {job.name} is {phase_of(found)}; beginning it anew")
         api.delete(job.name)
         _await_removal(api, job, job.name)
     elif found:
-        say(f"job {job.name} is there already ({_phase(found)}); following it")
+        say(f"job {job.name} is there already ({phase_of(found)}); following it")
         return
     _have_place(api, job)
     if api.create(job.request()):
@@ -148,12 +139,12 @@ def _have_place(api: Api, job: Job) -> None:
     others = api.jobs(f"{PLACE_LABEL}={job.place}") if job.writes else []
     for other in others:
         name = other["metadata"]["name"]
-        if _leaving(other):
+        if is_leaving(other):
             _await_removal(api, job, name)
-        elif not _ended(other):
+        elif not has_ended(other):
             raise UserError(
-                f"job {name} ({_phase(other)}) writes to {job.writes} already; wait for its end, use another "
-                f"--out, or remove it: kubectl delete vcjob {name} -n {api.namespace}"
+                f"job {name} ({phase_of(other)}) writes to {job.writes} already; wait for its end, use "
+                f"another --out, or remove it: kubectl delete vcjob {name} -n {api.namespace}"
             )
 
 
@@ -177,8 +168,8 @@ def _is_final(api: Api, job: Job, found: Mapping[str, Any]) -> bool:
     """Whether a job's failure is its pipeline's run's too: no restart is left, or would end otherwise."""
     if not job.run_id:
         return False
-    ends = map(_end, api.pods(job.name))
-    return _phase(found) == FAILED or any(end and end.code in job.final for end in ends)
+    ends = map(end_of, api.pods(job.name))
+    return phase_of(found) == FAILED or any(end and end.code in job.final for end in ends)
 
 
 class _Watch:
@@ -236,7 +227,7 @@ class _Watch:
                     "the same command begins it anew"
                 )
             self._job = job
-            pods, phase = self.api.pods(self.name), _phase(job)
+            pods, phase = self.api.pods(self.name), phase_of(job)
             changed = self._note_ends(pods)
             if phase != before:
                 say(f"job {self.name}: {phase}" + (f", restart {self._restarts}" if self._restarts else ""))
@@ -255,11 +246,11 @@ class _Watch:
         """State, time, attempts and how far the work is, in a line."""
         if not self._job:
             return f"job {self.name}: not begun"
-        spent = _seconds_by_phase(self._job)
+        spent = seconds_by_phase(self._job)
         running = spent.get("Running", 0.0)
         waiting = sum(spent.get(phase, 0.0) for phase in WAITING)
         return (
-            f"job {self.name}: {_phase(self._job)}, {self._restarts + 1} attempt(s), "
+            f"job {self.name}: {phase_of(self._job)}, {self._restarts + 1} attempt(s), "
             f"{_clock(running)} running, {_clock(waiting)} waiting for nodes{self._progress()}"
         )
 
@@ -273,7 +264,7 @@ class _Watch:
         news = False
         changed = [self._changed.popleft() for _ in range(len(self._changed))]
         for pod in (*changed, *pods):
-            end = _end(pod)
+            end = end_of(pod)
             if end and self._ends.get(end.pod) != end:
                 self._ends[end.pod] = end
                 news = True
@@ -284,89 +275,19 @@ class _Watch:
     def _note_obstacles(self, pods: Collection[client.V1Pod]) -> None:
         """Tell what keeps pods from beginning, each kind of obstacle once: its words change all the time."""
         for pod in pods:
-            reason, message = _obstacle(pod)
+            reason, message = obstacle_of(pod)
             if reason and reason not in self._obstacles:
                 self._obstacles.add(reason)
                 say(f"pod {pod.metadata.name} waits: {reason}: {' '.join(message.split())}")
 
     def _check_deadlines(self, phase: str) -> None:
-        waited, ran = _seconds_in_phase(self._job), _seconds_by_phase(self._job).get("Running", 0.0)
+        waited, ran = seconds_in_phase(self._job), seconds_by_phase(self._job).get("Running", 0.0)
         if phase in WAITING and waited > self.cluster.queue_seconds:
             raise _DeadlineError(
                 f"job {self.name} waited {_clock(waited)} for nodes, longer than queue_seconds"
             )
         if self.cluster.run_seconds and ran > self.cluster.run_seconds:
             raise _DeadlineError(f"job {self.name} ran for {_clock(ran)}, longer than run_seconds")
-
-
-def _phase(job: Mapping[str, Any]) -> str:
-    """The phase of a job; a new one has none yet."""
-    return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
-
-
-def _ended(job: Mapping[str, Any]) -> bool:
-    return _phase(job) in ENDED
-
-
-def _leaving(job: Mapping[str, Any]) -> bool:
-    """Whether a job is being removed."""
-    return "deletionTimestamp" in job["metadata"]
-
-
-def _changes(job: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """When a job came into which phase, in seconds since the epoch."""
-    status = job.get("status", {})
-    changes = [(job["metadata"].get("creationTimestamp"), "Pending")]
-    changes += [
-        (change.get("lastTransitionTime"), change["status"]) for change in status.get("conditions", [])
-    ]
-    if not status.get("conditions"):
-        changes.append((status.get("state", {}).get("lastTransitionTime"), _phase(job)))
-    return [(datetime.fromisoformat(when).timestamp(), phase) for when, phase in changes if when]
-
-
-def _seconds_by_phase(job: Mapping[str, Any]) -> dict[str, float]:
-    """How long a job has been in each phase, however many launchers followed it."""
-    changes, spent = _changes(job), dict[str, float]()
-    ends = [when for when, _ in changes[1:]] + [time.time()]
-    for (begin, phase), end in zip(changes, ends, strict=True):
-        if phase not in ENDED:
-            spent[phase] = spent.get(phase, 0.0) + max(0.0, end - begin)
-    return spent
-
-
-def _seconds_in_phase(job: Mapping[str, Any]) -> float:
-    """How long a job has been in its present phase."""
-    changes = _changes(job)
-    return time.time() - changes[-1][0] if changes else 0.0
-
-
-def _end(pod: client.V1Pod) -> End | None:
-    """How a pod ended, if it did: in its own words, or else in Kubernetes'."""
-    name, status = pod.metadata.name, pod.status
-    for container in status.container_statuses or []:
-        if terminated := container.state.terminated:
-            code, said = terminated.exit_code, read_ending(terminated.message)
-            reason = "out of memory" if terminated.reason == "OOMKilled" else f"exit code {code}"
-            message = said.get("message") or status.message or f"ended with {reason}"
-            if status.reason:
-                message = f"{status.reason}: {message}"
-            return End(name, code, message, said.get("extraInfo", {}))
-    if status.phase == "Failed":  # before its container began, or with its node
-        return End(name, 1, f"{status.reason or 'failed'}: {status.message or 'no more is known'}")
-    return None
-
-
-def _obstacle(pod: client.V1Pod) -> tuple[str, str]:
-    """Why a pod does not begin, in a word and in more of them; empty where nothing is wrong with it."""
-    for container in pod.status.container_statuses or []:
-        waiting = container.state.waiting
-        if waiting and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
-            return waiting.reason, waiting.message or ""
-    for condition in pod.status.conditions or []:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return condition.reason or "not scheduled", condition.message or ""
-    return "", ""
 
 
 @contextmanager
