@@ -14,7 +14,8 @@ from tests.report.synthetic import ONE_HOT, write_run, write_scores
 from xkd.errors import UserError
 from xkd.evaluate.task import TASKS
 from xkd.presets import get_preset
-from xkd.report.collect import cell_of, collect
+from xkd.report.collect import collect
+from xkd.report.tables import cell_of
 from xkd.report.tabulate import tabulate
 from xkd.watch.collapse import Verdict
 
@@ -211,6 +212,19 @@ def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_pat
     assert "42.0 ± 1.4 (n=2)" in report.read_text()
     metrics = json.loads((report.parent / "scores.json").read_text())
     assert metrics["fsd50k"]["chance"] == {"audio_fc": 0.02}
+
+
+def test_the_papers_number_stands_beside_ours(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", get_preset("toy"), rows=3)
+    settings = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(settings.replace("preset: toy", "preset: paper"))
+    video = tuple(replace(task, dataset="ucf101") for task in TASKS if task.modality == "video")
+    scores = write_scores(tmp_path / "scores", run, video, score=0.8)
+    write_scores(scores, run, tuple(replace(task, fold=2) for task in video), score=0.7)
+    report = tabulate(run, scores, tmp_path / "report")
+    row = "The paper's teacher, split 1 (Tables S4, S15)"
+    assert f"| {row} | 84.7 (ours -4.7) |" in (report.parent / "tables.md").read_text()
+    assert "84.7 (ours -4.7)" in report.read_text()
 
 
 def test_mistakes_are_clear_lines(run: Path, tmp_path: Path) -> None:

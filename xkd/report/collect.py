@@ -2,105 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from xkd.config import MODALITIES, PretrainConfig
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.protocols import SETUPS, Setup
-from xkd.evaluate.scores import METRICS, EvaluatedEncoder, EvaluatedModality, Score, read_scores, task_name
+from xkd.evaluate.scores import Score, read_scores
 from xkd.evaluate.task import INPUTS, read_config
 from xkd.presets import PRESETS, get_preset
+from xkd.report.tables import Table, make_table
 from xkd.settings import difference, to_dict
 from xkd.train.run import read_json
 from xkd.watch.collapse import Verdict
 from xkd.watch.telemetry import Row, read_rows
-
-ENCODERS: dict[EvaluatedEncoder, str] = {
-    "teacher": "Teacher",
-    "student": "Student",
-    "random": "Random initialization",
-    "raw": "Raw input",
-}
-"""The rows of a table, with the words for people."""
-
-
-MEASURED = "top-1 of a linear SVM on frozen features, or what the column says"
-_TITLES: dict[EvaluatedModality, str] = {"video": "Video", "audio": "Audio", "audiovisual": "Late fusion"}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table: one protocol on the table's dataset."""
-
-    setup: Setup
-
-    @property
-    def title(self) -> str:
-        """For people; a linear SVM's top-1 goes without saying."""
-        title = _TITLES[self.setup.modality]
-        if self.setup.protocol == "fc":
-            return f"{title}, FC ({METRICS[self.setup.metric]})"
-        return title
-
-    @property
-    def name(self) -> str:
-        """For files."""
-        return self.setup.modality + ("_fc" if self.setup.protocol == "fc" else "")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table: the mean over folds, or the single score."""
-
-    mean: float
-    spread: float
-    """Standard deviation over folds; of a single top-1 the binomial standard error, of a single mAP 0."""
-    scores: tuple[Score, ...]
-    gain: float | None = None
-    """Difference to the random initialization's cell; None in that row or without it."""
-    missing: tuple[str, ...] = ()
-    """Folds without a score, and why."""
-
-
-@dataclass(frozen=True)
-class Hole:
-    """A number that is missing, and why."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """The scores on one dataset: rows `ENCODERS`, columns its protocols."""
-
-    dataset: str
-    columns: tuple[Column, ...]
-    cells: dict[tuple[EvaluatedEncoder, Column], Cell | Hole]
-    chances: dict[Column, float]
-    """What guessing scores, where it is known."""
-
-    def cell(self, encoder: EvaluatedEncoder, column: Column) -> Cell | Hole:
-        """The number of one row and column."""
-        return self.cells[encoder, column]
-
-    @property
-    def holes(self) -> dict[str, str]:
-        """Why numbers, or folds of them, are missing, by "Row, column"."""
-        found = {}
-        for encoder, title in ENCODERS.items():
-            for column in self.columns:
-                cell = self.cell(encoder, column)
-                reasons = (cell.reason,) if isinstance(cell, Hole) else cell.missing
-                if reasons:
-                    found[f"{title}, {column.title[:1].lower()}{column.title[1:]}"] = "; ".join(reasons)
-        return found
 
 
 class Change(NamedTuple):
@@ -154,7 +72,7 @@ def collect(run: Path, scores: Path) -> Findings:
         verdict=verdict,
         history=read_rows(run / "metrics.jsonl"),
         scores=found,
-        tables=[_table(dataset, found, scores) for dataset in datasets],
+        tables=[make_table(dataset, found, scores, config.preset) for dataset in datasets],
         changes=changes(config),
     )
 
@@ -243,60 +161,6 @@ def _check_belonging(run: Path, folder: Path, scores: list[Score]) -> None:
             raise UserError(
                 f"{path} was measured on another revision of {score.dataset} than the others; remove it"
             )
-
-
-def _table(dataset: str, scores: list[Score], folder: Path) -> Table:
-    mine = [score for score in scores if score.dataset == dataset]
-    columns = tuple(Column(setup) for setup in SETUPS.get(dataset, SETUPS["embedded"]))
-    cells: dict[tuple[EvaluatedEncoder, Column], Cell | Hole] = {}
-    chances: dict[Column, float] = {}
-    for column in columns:
-        setup = column.setup
-        of_column = [s for s in mine if (s.modality, s.protocol) == (setup.modality, setup.protocol)]
-        if of_column:
-            chances[column] = of_column[0].chance
-        for encoder in ENCODERS:
-            same = [score for score in of_column if score.encoder == encoder]
-            cells[encoder, column] = _cell(dataset, setup, encoder, same, folder)
-        base = cells["random", column]
-        for encoder in ENCODERS:
-            cell = cells[encoder, column]
-            if encoder != "random" and isinstance(cell, Cell) and isinstance(base, Cell):
-                cells[encoder, column] = replace(cell, gain=cell.mean - base.mean)
-    return Table(dataset, columns, cells, chances)
-
-
-def _cell(
-    dataset: str, setup: Setup, encoder: EvaluatedEncoder, scores: list[Score], folder: Path
-) -> Cell | Hole:
-    """The number that the scores of a setup's folds make, and what it lacks."""
-    reasons = {}
-    for fold in set(range(1, setup.folds + 1)) - {score.fold for score in scores}:
-        name = task_name(dataset, setup.modality, setup.protocol, encoder, fold)
-        failed = folder / f"{name}.failed"
-        reasons[fold] = failed.read_text().strip() if failed.is_file() else "not evaluated"
-    if scores:
-        missing = tuple(f"fold {fold}: {reason}" for fold, reason in sorted(reasons.items()))
-        return replace(cell_of(scores), missing=missing)
-    return Hole("; ".join(dict.fromkeys(reasons[fold] for fold in sorted(reasons))))
-
-
-def cell_of(scores: list[Score]) -> Cell:
-    """The mean and the spread of the scores of one task over its folds."""
-    values = [score.score for score in scores]
-    mean = fmean(values)
-    spread = 0.0
-    if len(values) > 1:
-        spread = stdev(values)
-    elif scores[0].metric == "top1":
-        spread = math.sqrt(mean * (1 - mean) / scores[0].test_clips)
-    return Cell(mean, spread, tuple(scores))
-
-
-def number(cell: Cell) -> str:
-    """A cell in percent; of several folds with their standard deviation and how many they are."""
-    folds = f" ± {100 * cell.spread:.1f} (n={len(cell.scores)})" if len(cell.scores) > 1 else ""
-    return f"{100 * cell.mean:.1f}{folds}"
 
 
 def _setting(config: PretrainConfig, name: str) -> Any:

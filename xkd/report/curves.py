@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from xkd.config import MODALITIES, other
-from xkd.report.collect import ENCODERS, Cell, Table
+from xkd.report.tables import ENCODERS, Cell, Table
 from xkd.watch.telemetry import Row
 
 WIDTH = 9.2

@@ -6,9 +6,10 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from xkd.report.collect import ENCODERS, MEASURED, Cell, Findings, Hole, Table, number, provenance
+from xkd.report.collect import Findings, provenance
 from xkd.report.figures import Drawing
 from xkd.report.style import CSS
+from xkd.report.tables import ENCODERS, MEASURED, Cell, Hole, Table, number, paper_row
 
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -69,6 +70,9 @@ def _scores(table: Table, drawing: Drawing) -> str:
     for encoder, title in ENCODERS.items():
         cells = "".join(_cell(table.cell(encoder, column)) for column in table.columns)
         rows.append(f'<tr class="{encoder}"><th>{escape(title)}</th>{cells}</tr>')
+    if table.paper:
+        cells = "".join(f"<td>{table.paper.get(column, '')}<small></small></td>" for column in table.columns)
+        rows.append(f'<tr class="chance"><th>{escape(paper_row(table))}</th>{cells}</tr>')
     if table.chances:
         guesses = (f"{100 * table.chances[c]:.1f}" if c in table.chances else "" for c in table.columns)
         cells = "".join(f"<td>{guess}<small></small></td>" for guess in guesses)

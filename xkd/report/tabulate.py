@@ -11,21 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from xkd.evaluate.scores import Score
-from xkd.report.collect import (
-    ENCODERS,
-    MEASURED,
-    Cell,
-    Findings,
-    Hole,
-    Table,
-    changed_settings,
-    collect,
-    number,
-    provenance,
-)
+from xkd.report.collect import Findings, changed_settings, collect, provenance
 from xkd.report.curves import POINTS, thin
 from xkd.report.figures import draw
 from xkd.report.page import page
+from xkd.report.tables import ENCODERS, MEASURED, Cell, Hole, Table, number, paper_row
 from xkd.watch.collapse import DIRECTIONS
 from xkd.watch.metrics import SCORE_LABELS
 from xkd.watch.push import push_scores
@@ -122,6 +112,9 @@ def _markdown_table(table: Table) -> list[str]:
     for encoder, title in ENCODERS.items():
         cells = (_markdown_cell(table.cell(encoder, column)) for column in table.columns)
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    if table.paper:
+        cells = (str(table.paper.get(column, "")) for column in table.columns)
+        lines.append(f"| {paper_row(table)} | " + " | ".join(cells) + " |")
     if table.chances:
         guesses = (f"{100 * table.chances[c]:.1f}" if c in table.chances else "" for c in table.columns)
         lines.append("| Chance | " + " | ".join(guesses) + " |")
