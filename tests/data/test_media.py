@@ -13,9 +13,9 @@ import torch
 
 from tests.data.samples import FPS, RATE, decode, frame_numbers, ramp, write_video
 from xkd.config import ClipConfig
+from xkd.data.logmel import LogMel
 from xkd.data.media import (
     WAV_HEADER,
-    LogMel,
     MediaError,
     encode_wav,
     read_audio,

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.data.draws import draw, linear_recipe, pretrain_recipe
-from xkd.data.media import LogMel
+from xkd.data.logmel import LogMel
 from xkd.data.views import Views, _cut, to_pixels
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from xkd.data.source import Files, Layout, Source, SourceClip, SourceFile
+from xkd.data.source import Layout, Source, SourceClip
 from xkd.data.source import open_source as _open
+from xkd.data.source_files import Files, SourceFile
 from xkd.errors import UserError, nearest
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm")

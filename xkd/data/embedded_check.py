@@ -26,7 +26,8 @@ from torch.nn import functional as F
 from xkd.config import MODALITIES, ClipConfig, Modality
 from xkd.data.embedded_pictures import FPS
 from xkd.data.embedded_scenes import ACTIONS, SECONDS
-from xkd.data.media import LogMel, read_audio
+from xkd.data.logmel import LogMel
+from xkd.data.media import read_audio
 from xkd.data.workers import Failure, run_each
 from xkd.errors import UserError
 from xkd.progress import progress

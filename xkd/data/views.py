@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xkd.config import AudioAugment, Modality, PretrainConfig, VideoAugment
 from xkd.data.color import jitter, to_gray
 from xkd.data.draws import Recipe, pretrain_recipe
-from xkd.data.media import LogMel
+from xkd.data.logmel import LogMel
 from xkd.data.resample import cubic, gaussian
 from xkd.data.threads import over_samples
 
