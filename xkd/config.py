@@ -260,6 +260,86 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneVideoConfig:
+    """How clips are augmented for fine-tuning a video encoder (A.6, Table S6)."""
+
+    resolution: int = 224
+    """Height and width of the frames; the position table is interpolated."""
+    magnitude: float = 9.0
+    """RandAugment: how strong its operations are, of 10; 0: none are made."""
+    magnitude_std: float = 0.05
+    """RandAugment: standard deviation of the magnitude."""
+    operations: int = 4
+    """RandAugment: how many are applied, the same to all frames (from the authors' code)."""
+    crop_area: tuple[float, float] = (0.2, 0.766)
+    """Multi-scale crop: share of the frame's area (from the authors' code)."""
+    flip: float = 0.5
+    mixup: float = 0.6
+    """Alpha of MixUp; 0: none."""
+    cutmix: float = 0.5
+    """Alpha of CutMix, whose box spans height and width, in all frames; 0: none."""
+    erasing: float = 0.0
+    """Probability of erasing a box, the same in all frames (the authors' code: 0.25)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneAudioConfig:
+    """How sound is augmented for fine-tuning an audio encoder (A.6, Table S7)."""
+
+    volume: float = 0.2
+    warp: int = 20
+    """Time warp: most frames that a point of the spectrogram moves by; 0: none."""
+    masks: int = 2
+    """Bands masked along time, and as many along frequency."""
+    time_mask: int = 20
+    """A band along time is at most so many frames wide."""
+    frequency_mask: int = 10
+    """A band along frequency is at most so many mel bins high."""
+    crop_range: tuple[float, float] = (0.6, 1.5)
+    """Random crop: size over the spectrogram's (Table S2)."""
+    crop_canvas: float = 1.5
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FinetuneConfig:
+    """Everything a fine-tuning is made of (A.6). The defaults are UCF101's (Table S6)."""
+
+    epochs: int = 100
+    batch_size: int = 96
+    """Clips per step over all processes."""
+    accumulate: int = 1
+    """Parts that each process's share of the batch is computed in, one after the other."""
+    lr: float = 5e-4
+    lr_final: float = 1e-6
+    """What a cosine carries the learning rate to; `lr` itself: it stays."""
+    warmup_epochs: int = 5
+    weight_decay: float = 0.05
+    layer_decay: float = 0.45
+    """Each layer's learning rate is that of the one above times this; the head's is `lr`."""
+    dropout: float = 0.5
+    """Before the classifier."""
+    label_smoothing: float = 0.1
+    patience: int = 0
+    """Stop when the validation clips' score was not better for so many epochs, and take the best epoch; 0:
+    no early stop, and the last epoch counts."""
+    video: FinetuneVideoConfig = FinetuneVideoConfig()
+    audio: FinetuneAudioConfig = FinetuneAudioConfig()
+
+    @model_validator(mode="after")
+    def _in_range(self) -> FinetuneConfig:
+        for name in ("epochs", "batch_size", "accumulate", "lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be in [0, epochs)")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError("layer_decay must be in (0, 1]")
+        if not 0 <= self.dropout < 1 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("dropout and label_smoothing must be in [0, 1)")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
     """How a run is carried out; it may go on with other values, but for the seed.
 

@@ -20,7 +20,7 @@ from xkd.settings import build, to_dict
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
-Protocol = Literal["svm", "fusion", "fc"]
+Protocol = Literal["svm", "fusion", "fc", "finetune"]
 Metric = Literal["top1", "map"]
 """Share of clips recognized, or the mean of the classes' average precisions."""
 METRICS: dict[Metric, str] = {"top1": "top-1", "map": "mAP"}
@@ -44,6 +44,10 @@ class Score:
     classes: list[str]
     per_class: dict[str, float | None]
     """Each class's recall, or for ``map`` its average precision; None for a class without test clips."""
+    top5: float | None = None
+    """Share of clips whose class is among the five likeliest; None for ``map`` and for few classes."""
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Test clips by their class and by the class they were taken for; for ``map`` empty."""
     train_clips: int
     test_clips: int
     windows: dict[str, int]
@@ -52,6 +56,11 @@ class Score:
     """The cost a support vector machine was fitted with."""
     sweep: dict[str, float] = field(default_factory=dict)
     """Top-1 on the validation part of the first fold's training split by cost."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """The settings of a fine-tuning (`xkd.config.FinetuneConfig`)."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Its epochs: ``epoch``, ``loss`` (mean over the epoch), ``lr`` at its end, and where epochs are chosen
+    by them the score of the ``validation`` clips."""
     encoder_hash: str
     data_revision: str
     preset: str
