@@ -265,7 +265,7 @@ class FinetuneVideoConfig:
 
     resolution: int = 224
     """Height and width of the frames; the position table is interpolated."""
-    magnitude: float = 9.0
+    magnitude: int = 9
     """RandAugment: how strong its operations are, of 10; 0: none are made."""
     magnitude_std: float = 0.05
     """RandAugment: standard deviation of the magnitude."""

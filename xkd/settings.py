@@ -91,6 +91,17 @@ def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = 
     return build(type(base), values, "configuration")
 
 
+def overlay(base: Settings, values: Mapping[str, Any], source: str) -> Settings:
+    """Settings with some of them changed, given as nested plain values.
+
+    Raises:
+        UserError: one line naming `source` and the field.
+    """
+    laid = to_dict(base)
+    _merge(laid, values, source, type(base))
+    return build(type(base), laid, source)
+
+
 def difference(ours: object, theirs: object) -> list[str]:
     """The dotted names of all settings in which two configurations differ."""
 
@@ -115,8 +126,20 @@ def _merge(
             if not isinstance(value, Mapping):
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
             _merge(into[key], value, source, sections[key], f"{prefix}{key}.")
+        elif isinstance(value, Mapping) and isinstance(into[key], dict):
+            into[key] = _joined(into[key], value)
         else:
             into[key] = value
+
+
+def _joined(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Free-form values over others: what is nested is joined, not replaced."""
+    return ours | {
+        key: _joined(ours[key], value)
+        if isinstance(value, Mapping) and isinstance(ours.get(key), dict)
+        else value
+        for key, value in theirs.items()
+    }
 
 
 def _first_problem(error: ValidationError, kind: type[Any]) -> str:

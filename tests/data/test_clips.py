@@ -16,9 +16,9 @@ from xkd.config import PretrainConfig
 from xkd.data.clips import (
     ClipSampler,
     TrainingClips,
-    evaluation_batches,
     training_batches,
 )
+from xkd.data.downstream import evaluation_batches
 from xkd.data.manifest import Manifest
 from xkd.data.prepare import PrepareConfig, prepare
 from xkd.errors import UserError

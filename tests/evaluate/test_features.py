@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from tests.tiny import tiny_config
+from tests.waiting import until
 from xkd.config import MODALITIES, Modality
-from xkd.data.clips import evaluation_batches
+from xkd.data.downstream import evaluation_batches
 from xkd.data.manifest import Clip, Manifest
 from xkd.data.views import Views
 from xkd.errors import UserError
@@ -25,13 +26,17 @@ from xkd.evaluate.features import (
     raw_input,
 )
 from xkd.train.checkpoint import load_encoder
+from xkd.train.distributed import World
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
 
 
 def features(
     encoder: Describer, prepared: Path, clips: list[Clip], *, train: bool, seed: int = 0
 ) -> NDArray[np.float32]:
     """Two windows of each clip, (windows, D)."""
-    parts = extract(encoder, prepared, clips, tiny_config(), 2, train=train, seed=seed)
+    parts = extract(encoder, prepared, clips, tiny_config(), 2, train=train, seed=seed, device=CPU)
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
@@ -42,7 +47,7 @@ def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, r
     for m in MODALITIES:
         encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")
         expected = encoder(views[m])[:, 1:].mean(dim=1)
-        found = features(describer(run, config, "teacher", m, 0), prepared, clips, train=False)
+        found = features(describer(run, config, "teacher", m, 0, CPU), prepared, clips, train=False)
         np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
         assert batch["clip"].tolist() == [0, 0, 1, 1, 2, 2]
 
@@ -52,7 +57,7 @@ def test_extraction_repeats_itself_and_follows_the_seed(
     prepared: Path, run: Path, modality: Modality
 ) -> None:
     config, clips = tiny_config(), Manifest.read(prepared).split("train")[:3]
-    encoder = describer(run, config, "random", modality, 0)
+    encoder = describer(run, config, "random", modality, 0, CPU)
     first, again, other = (features(encoder, prepared, clips, train=True, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
@@ -60,14 +65,14 @@ def test_extraction_repeats_itself_and_follows_the_seed(
 
 def test_a_window_does_not_depend_on_the_clips_beside_it(prepared: Path, run: Path) -> None:
     config, clips = tiny_config(), Manifest.read(prepared).split("train")[:4]
-    encoder = describer(run, config, "random", "video", 0)
+    encoder = describer(run, config, "random", "video", 0, CPU)
     together = features(encoder, prepared, clips, train=True)
     alone = features(encoder, prepared, clips[2:3], train=True)
     np.testing.assert_allclose(together[4:6], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_the_random_encoder_is_fresh_and_follows_the_seed(run: Path) -> None:
-    hashes = [describer(run, tiny_config(), "random", "audio", seed).hash for seed in (0, 0, 1)]
+    hashes = [describer(run, tiny_config(), "random", "audio", seed, CPU).hash for seed in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[0] != published_hash(run, "teacher", "audio")
 
@@ -91,8 +96,8 @@ def test_the_raw_baseline_is_the_shrunken_view() -> None:
 def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) -> None:
     config, manifest = tiny_config(), Manifest.read(prepared)
     clips = manifest.split("val")[:2]
-    store = FeatureStore(tmp_path, manifest, config, 0)
-    encoder = describer(run, config, "teacher", "audio", 0)
+    store = FeatureStore(tmp_path, manifest, config, 0, ALONE)
+    encoder = describer(run, config, "teacher", "audio", 0, CPU)
     first = store.windows(encoder, clips, 2, train=False)
     (file,) = tmp_path.glob("*.npy")
     written = file.stat().st_mtime_ns
@@ -102,7 +107,7 @@ def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) 
     assert np.load(file, mmap_mode="r").shape == (10, 2, 32)
     assert file.stat().st_mtime_ns == written
     store.windows(encoder, clips, 3, train=False)
-    store.windows(describer(run, config, "random", "audio", 0), clips, 2, train=False)
+    store.windows(describer(run, config, "random", "audio", 0, CPU), clips, 2, train=False)
     assert len(list(tmp_path.glob("*.npy"))) == 3
 
 
@@ -112,6 +117,9 @@ from pathlib import Path
 from tests.tiny import tiny_config
 from xkd.data.manifest import Clip, Manifest
 from xkd.evaluate import features as module
+from xkd.train.distributed import World
+import torch
+ALONE = World(0, 1, torch.device("cpu"))
 module._SAVE_EVERY = 0.0
 extract = module.extract
 def slowly(*given, **named):
@@ -123,8 +131,8 @@ def slowly(*given, **named):
 module.extract = slowly
 run, prepared, out = map(Path, sys.argv[1:])
 manifest, config = Manifest.read(prepared), tiny_config()
-store = module.FeatureStore(out, manifest, config, 0)
-encoder = module.describer(run, config, "teacher", "audio", 0)
+store = module.FeatureStore(out, manifest, config, 0, ALONE)
+encoder = module.describer(run, config, "teacher", "audio", 0, ALONE.device)
 store.windows(encoder, manifest.split("train"), 2, train=True)
 """
 
@@ -136,26 +144,29 @@ def test_a_killed_extraction_goes_on_where_it_was(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert process.stdout
     assert process.stdout.readline() == b"one part is there\n"
-    marker = next((tmp_path / "killed").glob("*.done"), None)
-    while marker is None:
-        marker = next((tmp_path / "killed").glob("*.done"), None)
+    (marker,) = (tmp_path / "killed").glob("*.done")
+    until(lambda: sum(marker.read_bytes()))
     process.kill()
     process.communicate()
-    done = int(marker.read_text())
+    done = sum(marker.read_bytes())
     config, manifest = tiny_config(), Manifest.read(prepared)
     clips = manifest.split("train")
     assert 0 < done < len(clips)
     capsys.readouterr()
-    encoder = describer(run, config, "teacher", "audio", 0)
-    resumed = FeatureStore(tmp_path / "killed", manifest, config, 0).windows(encoder, clips, 2, train=True)
+    encoder = describer(run, config, "teacher", "audio", 0, CPU)
+    resumed = FeatureStore(tmp_path / "killed", manifest, config, 0, ALONE).windows(
+        encoder, clips, 2, train=True
+    )
     assert f"{len(clips)}/{len(clips)}" in capsys.readouterr().err
-    whole = FeatureStore(tmp_path / "whole", manifest, config, 0).windows(encoder, clips, 2, train=True)
+    whole = FeatureStore(tmp_path / "whole", manifest, config, 0, ALONE).windows(
+        encoder, clips, 2, train=True
+    )
     np.testing.assert_allclose(resumed.features, whole.features, rtol=1e-4, atol=1e-5)
     assert not list((tmp_path / "killed").glob("*.partial"))
 
 
 def test_a_run_without_encoders_is_a_clear_line(tmp_path: Path) -> None:
-    for find in (lambda: describer(tmp_path, tiny_config(), "teacher", "video", 0),
+    for find in (lambda: describer(tmp_path, tiny_config(), "teacher", "video", 0, CPU),
                  lambda: published_hash(tmp_path, "teacher", "video")):  # fmt: skip
         with pytest.raises(UserError, match=r"no encoder at .*teacher_video\.safetensors"):
             find()

@@ -19,6 +19,8 @@ from xkd.evaluate.probe import Windows
 from xkd.evaluate.protocols import SETUPS
 from xkd.evaluate.scores import Score, average_precisions, mean_of
 from xkd.evaluate.task import evaluate, parse_task
+from xkd.presets.finetuning import FINETUNING
+from xkd.train.classifier import load_classifier
 
 FEW = {"train_windows": 2, "test_windows": 2}
 
@@ -42,7 +44,7 @@ def score_of(run: Path, data: Path, out: Path, **task: object) -> Score:
 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "esc50"])
 def test_a_score_of_each_fold(mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str) -> None:
-    data, (setup,) = mini(dataset), SETUPS[dataset]
+    data, setup = mini(dataset), SETUPS[dataset][0]
     manifest, modality, folds = Manifest.read(data), setup.modality, setup.folds
     assert manifest.folds == folds
     scores = [score_of(run, data, tmp_path, modality=modality, fold=fold) for fold in range(1, folds + 1)]
@@ -159,3 +161,76 @@ def test_the_layer_learns_several_labels_and_repeats_itself() -> None:
         windows, np.eye(3, dtype=bool)[labels.argmax(1)], windows, 40, RECIPES["kinetics400"], 0
     )
     np.testing.assert_allclose(one.sum(1), 1, atol=1e-5)
+
+
+TUNED = {"epochs": 2, "batch_size": 4, "warmup_epochs": 1, "video": {"resolution": 32}}
+"""Enough to see that it trains; the recipes' own numbers are for other machines."""
+
+
+@pytest.mark.parametrize(
+    ("dataset", "modality", "folds"),
+    [
+        ("ucf101", "video", (1, 3)),
+        ("hmdb51", "video", (2,)),
+        ("kinetics400", "video", (1,)),
+        ("esc50", "audio", (1, 5)),
+        ("fsd50k", "audio", (1,)),
+    ],
+)
+def test_fine_tuning_on_the_folds_of_its_dataset(
+    mini: Callable[[str], Path],
+    run: Path,
+    tmp_path: Path,
+    dataset: str,
+    modality: str,
+    folds: tuple[int, ...],
+) -> None:
+    data = mini(dataset)
+    task = {"encoder": "teacher", "modality": modality, "protocol": "finetune", "finetune": TUNED}
+    for fold in folds:
+        score = Score.read(evaluate(run, data, parse_task(task | {"fold": fold}), tmp_path))
+        manifest = Manifest.read(data)
+        part = "test" if any("test" in clip.splits for clip in manifest.clips) else "val"
+        assert score.test_clips == len(manifest.split(part, fold))
+        assert score.metric == ("map" if dataset == "fsd50k" else "top1")
+        assert [row["epoch"] for row in score.curve] == [1, 2]
+        assert score.finetune["epochs"] == 2
+        assert ("validation" in score.curve[0]) == (dataset == "fsd50k")
+        (network,) = tmp_path.glob(f"finetuned/{score.name}-*/classifier.safetensors")
+        classifier, classes = load_classifier(network)
+        assert classes == tuple(score.classes)
+        assert classifier.head.out_features == len(classes)
+
+
+def test_the_recipes_are_those_of_tables_s6_and_s7() -> None:
+    """As printed: epochs, batch, lr, lr final, warm-up, weight decay, layer decay, dropout, smoothing."""
+    printed = {
+        ("kinetics400", "video"): (100, 96, 5e-4, 1e-6, 30, 0.05, 0.45, 0.5, 0.1),
+        ("ucf101", "video"): (100, 96, 5e-4, 1e-6, 5, 0.05, 0.45, 0.5, 0.1),
+        ("hmdb51", "video"): (100, 96, 1e-4, 1e-6, 20, 0.05, 0.55, 0.5, 0.1),
+        ("esc50", "audio"): (100, 64, 1e-4, 0, 10, 0.005, 0.65, 0.5, 0),
+        ("fsd50k", "audio"): (30, 64, 1e-4, 1e-4, 0, 1e-5, 0.65, 0.3, 0),
+    }
+    names = "epochs batch_size lr lr_final warmup_epochs weight_decay layer_decay dropout label_smoothing"
+    recipes = {(name, str(modality)): recipe for (name, modality), recipe in FINETUNING.items()}
+    for key, expected in printed.items():
+        recipe = recipes[key]
+        assert tuple(getattr(recipe, name) for name in names.split()) == expected
+        assert bool(recipe.patience) == (key[0] == "fsd50k")
+    mixing = {name: (r.video.mixup, r.video.cutmix) for (name, m), r in FINETUNING.items() if m == "video"}
+    assert mixing["ucf101"] == mixing["kinetics400"] == (0.6, 0.5)
+    assert mixing["hmdb51"] == (1.0, 1.0)
+    audio = FINETUNING["esc50", "audio"].audio
+    assert (audio.volume, audio.time_mask, audio.frequency_mask, audio.masks, audio.warp) == (
+        0.2,
+        20,
+        10,
+        2,
+        20,
+    )
+    # Every fine-tuning that there is has a recipe, and the other way around.
+    setups = {name: [s for s in all_ if s.protocol == "finetune"] for name, all_ in SETUPS.items()}
+    assert {(name, str(s.modality)) for name, tuned in setups.items() for s in tuned} == set(recipes)
+    windows = {name: {s.test_windows for s in tuned} for name, tuned in setups.items()}
+    assert [windows[name] for name in ("ucf101", "hmdb51", "kinetics400", "esc50")] == [{3}] * 4
+    assert windows["fsd50k"] == {8}

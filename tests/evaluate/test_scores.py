@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score, top_k_accuracy_score
 
 from tests.report.synthetic import write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.errors import UserError
-from xkd.evaluate.scores import Score, per_class, read_scores, top1
+from xkd.evaluate.scores import Score, confusion, per_class, read_scores, top_k
 from xkd.evaluate.task import TASKS
 
 
@@ -18,9 +18,20 @@ def test_top1_and_per_class_equal_sklearn() -> None:
     rng = np.random.default_rng(0)
     decisions, labels = rng.normal(size=(200, 7)), rng.integers(7, size=200)
     predicted = decisions.argmax(axis=1)
-    assert top1(decisions, labels) == pytest.approx(accuracy_score(labels, predicted))
+    assert top_k(decisions, labels, 1) == pytest.approx(accuracy_score(labels, predicted))
     recalls = recall_score(labels, predicted, average=None, labels=range(7))
     assert list(per_class(decisions, labels, list("abcdefg")).values()) == pytest.approx(list(recalls))
+
+
+def test_top5_and_confusion_equal_sklearn() -> None:
+    rng = np.random.default_rng(1)
+    decisions, labels = rng.normal(size=(300, 9)), rng.integers(9, size=300)
+    expected = top_k_accuracy_score(labels, decisions, k=5, labels=range(9))
+    assert top_k(decisions, labels, 5) == pytest.approx(expected)
+    names = list("abcdefghi")
+    found = confusion(decisions, labels, names)
+    matrix = [[found[true].get(taken, 0) for taken in names] for true in names]
+    assert np.array_equal(matrix, confusion_matrix(labels, decisions.argmax(axis=1), labels=range(9)))
 
 
 def test_a_class_without_test_clips_has_no_score() -> None:

@@ -14,6 +14,7 @@ from xkd.data.manifest import Manifest
 from xkd.errors import UserError
 from xkd.evaluate.scores import Score
 from xkd.evaluate.task import TASKS, Task, evaluate, parse_task, task_values
+from xkd.settings import resolve
 
 
 def task(modality: str = "video", encoder: str = "random", **settings: object) -> Task:
@@ -46,6 +47,9 @@ def test_a_task_survives_json_even_with_whole_floats() -> None:
         ({"test_window": 3}, r"test_window .*test_windows"),
         ({"test_windows": 2.5}, "test_windows"),
         ({"train_windows": 0}, "at least 1"),
+        ({"protocol": "finetune", "encoder": "raw"}, "raw input has nothing to fine-tune; choose encoder"),
+        ({"protocol": "finetune", "train_windows": 3}, "train_windows is not for protocol finetune"),
+        ({"protocol": "svm", "finetune": {"lr": 1}}, r"finetune\.lr is for protocol finetune"),
     ],
 )
 def test_a_wrong_task_is_one_clear_line(values: dict[str, object], said: str) -> None:
@@ -150,3 +154,61 @@ def rewrite(prepared: Path, change: object) -> None:
     path = prepared / "manifest.csv"
     assert callable(change)
     path.write_text(change(path.read_text()))
+
+
+def test_settings_of_fine_tuning_are_laid_over_the_dataset_s(
+    prepared: Path, run: Path, tmp_path: Path
+) -> None:
+    base = ["protocol=finetune", "modality=audio", "encoder=random", "test_windows=2"]
+    small = ["finetune.epochs=1", "finetune.batch_size=8", "finetune.warmup_epochs=0"]
+    given = [*base, *small, "finetune.audio.masks=1"]
+    score = Score.read(evaluate(run, prepared, resolve(Task(), None, given), tmp_path))
+    assert (score.finetune["batch_size"], score.finetune["audio"]["masks"]) == (8, 1)
+    assert score.finetune["audio"]["warp"] == 20
+    for wrong, said in [
+        ("finetune.epoch=3", r"finetune: no setting epoch.*epochs"),
+        ("finetune.audio.mask=3", r"finetune: no setting audio\.mask"),
+        ("finetune.lr=quick", "finetune: lr"),
+        ("finetune.batch_size=512", r"finetune\.batch_size 512 is more than the 30 training clips"),
+    ]:
+        with pytest.raises(UserError, match=said) as caught:
+            evaluate(run, prepared, resolve(Task(), None, [*given, wrong]), tmp_path / "wrong")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="score of another fine-tuning"):
+        evaluate(run, prepared, resolve(Task(), None, [*given, "finetune.epochs=2"]), tmp_path)
+
+
+@pytest.mark.parametrize("protocol", ["svm", "finetune"])
+def test_two_processes_evaluate_as_one_does(prepared: Path, run: Path, tmp_path: Path, protocol: str) -> None:
+    """Without dropout and masks, whose random numbers are each process's own."""
+    quiet = {"masks": 0, "warp": 0}
+    tuning = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0, "lr": 1e-3, "dropout": 0.0, "audio": quiet}
+    values = {"modality": "audio", "protocol": protocol, "test_windows": 2}
+    values |= {"finetune": tuning} if protocol == "finetune" else {"train_windows": 2}
+
+    def score(processes: int) -> Score:
+        return Score.read(evaluate(run, prepared, parse_task(values), tmp_path / str(processes), processes))
+
+    alone, both = score(1), score(2)
+    assert alone.score == both.score
+    assert alone.confusion == both.confusion
+    if protocol == "finetune":
+        assert [row["loss"] for row in both.curve] == pytest.approx(
+            [row["loss"] for row in alone.curve], rel=1e-4
+        )
+    else:
+        for one in (tmp_path / "1/features").glob("*.npy"):
+            other = np.load(tmp_path / "2/features" / one.name)
+            np.testing.assert_allclose(np.load(one), other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mistake_of_several_processes_is_one_line(prepared: Path, run: Path, tmp_path: Path) -> None:
+    values = {"modality": "audio", "protocol": "finetune", "finetune": {"batch_size": 9}}
+    with pytest.raises(
+        UserError, match=r"finetune\.batch_size 9 must be a multiple of the 2 processes"
+    ) as caught:
+        evaluate(run, prepared, parse_task(values), tmp_path, 2)
+    assert "\n" not in str(caught.value)
+    (note,) = tmp_path.glob("*.failed")
+    assert note.name == "embedded-audio-finetune-teacher.failed"
+    assert "2 processes" in note.read_text()

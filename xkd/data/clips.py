@@ -1,4 +1,4 @@
-"""Windows of prepared clips, for training and for evaluation.
+"""Windows of prepared clips for pretraining, and the order they are seen in.
 
 Whatever is random is drawn from a generator of its own for each (seed, epoch, clip), so a window and
 its draws depend on neither the number of workers nor the clips that share its batch.
@@ -7,17 +7,14 @@ its draws depend on neither the number of workers nor the clips that share its b
 from __future__ import annotations
 
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.data.draws import draw, linear_recipe, pretrain_recipe
-from xkd.data.manifest import Clip
+from xkd.config import PretrainConfig
+from xkd.data.draws import draw, pretrain_recipe
 from xkd.data.media import MediaError
 from xkd.data.reading import Item, Windows, load_batches, open_manifest
 from xkd.data.threads import in_threads
@@ -27,10 +24,12 @@ SHORTEST = 1.1
 """Seconds that a clip trained on lasts at least, in each modality: the authors' rule for Kinetics400."""
 _ATTEMPTS = 10
 """Unreadable clips in a row before a run stops."""
-_EVALUATION_WINDOWS = 32
-"""About as many windows an evaluation batch has."""
-_ORDER, _WINDOW, _EVALUATION = range(3)
-"""Purposes of random generators, so that no two share a stream."""
+_ORDER, _WINDOW = range(2)
+"""Purposes of random generators, so that no two share a stream; `xkd.data.downstream` has the next ones."""
+
+Names = tuple[str, str]
+"""What the settings are called that give the batch's size and its parts."""
+PRETRAIN_NAMES: Names = ("optim.batch_size", "run.accumulate")
 
 
 class TrainingClips(Dataset[Item]):
@@ -80,7 +79,7 @@ class TrainingClips(Dataset[Item]):
         epoch, index = key
         problem = ""
         for attempt in range(_ATTEMPTS):
-            rng = _generator(_WINDOW, self.config.run.seed, epoch, index, attempt)
+            rng = generator(_WINDOW, self.config.run.seed, epoch, index, attempt)
             place = int(rng.integers(len(self.clips))) if attempt else index
             clip = self.clips[place]
             start = rng.uniform(0.0, max(0.0, clip.duration - self.config.clip.seconds))
@@ -103,21 +102,22 @@ class TrainingClips(Dataset[Item]):
         return in_threads(self.__getitem__, keys)
 
 
-def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1, accumulate: int = 1) -> int:
+def steps_per_epoch(
+    clips: int, batch_size: int, world_size: int = 1, accumulate: int = 1, names: Names = PRETRAIN_NAMES
+) -> int:
     """Global batches in one pass over the clips; what does not fill one is left for another epoch.
 
     Raises:
-        UserError: a batch needs more clips than there are, or does not divide into equal parts.
+        UserError: a batch needs more clips than there are, or does not divide into equal parts; `names`
+            are the settings that say so.
     """
     if clips < batch_size:
-        raise UserError(
-            f"optim.batch_size {batch_size} is more than the {clips} training clips; set it lower"
-        )
-    check_division(batch_size, world_size, accumulate)
+        raise UserError(f"{names[0]} {batch_size} is more than the {clips} training clips; set it lower")
+    check_division(batch_size, world_size, accumulate, names)
     return clips // batch_size
 
 
-def check_division(batch_size: int, world_size: int, accumulate: int) -> None:
+def check_division(batch_size: int, world_size: int, accumulate: int, names: Names = PRETRAIN_NAMES) -> None:
     """Does a global batch divide into equal parts?
 
     Raises:
@@ -125,8 +125,8 @@ def check_division(batch_size: int, world_size: int, accumulate: int) -> None:
     """
     if batch_size % (world_size * accumulate):
         raise UserError(
-            f"optim.batch_size {batch_size} must be a multiple of the {world_size} processes times "
-            f"run.accumulate {accumulate}"
+            f"{names[0]} {batch_size} must be a multiple of the {world_size} processes times "
+            f"{names[1]} {accumulate}"
         )
 
 
@@ -166,7 +166,7 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         for step in range(self.first, self.steps):
             epoch, number = divmod(step, self.per_epoch)
             if epoch != shuffled:
-                order, shuffled = _generator(_ORDER, self.seed, epoch).permutation(self.length), epoch
+                order, shuffled = generator(_ORDER, self.seed, epoch).permutation(self.length), epoch
             begin = number * self.batch_size + self.rank * self.accumulate * self.part
             for part in range(self.accumulate):
                 here = begin + part * self.part
@@ -190,95 +190,6 @@ def training_batches(
     return load_batches(clips, sampler, config.run.workers)
 
 
-def evaluation_batches(
-    data: Path,
-    clips: Sequence[Clip],
-    config: PretrainConfig,
-    count: int,
-    *,
-    train: bool = False,
-    seed: int = 0,
-    modalities: Sequence[Modality] = MODALITIES,
-) -> Iterator[Item]:
-    """`count` windows of every clip, in the clips' order, some tens of windows a batch.
-
-    Args:
-        data: prepared directory that holds the clips.
-        clips: rows of its manifest.
-        config: the run's.
-        count: windows of each clip.
-        train: random windows with ``draws`` for the linear evaluation's augmentation
-            (`draws.linear_recipe`), instead of evenly spaced ones to be seen plainly (`Views.plain`).
-        seed: of the random windows.
-        modalities: what to read; the clips must have it.
-
-    Yields:
-        ``clip`` each window's place in `clips`, (B,); as asked for ``frames`` uint8 (B, T, 3, H, W),
-        ``waveform`` float32 (B, S), ``draws``.
-
-    Raises:
-        UserError: a clip cannot be read.
-    """
-    open_manifest(data, config)
-    windows = _EvaluationClips(data, clips, config, count, seed if train else None, modalities)
-    size = max(1, _EVALUATION_WINDOWS // count)
-    batches = [list(range(first, min(first + size, len(clips)))) for first in range(0, len(clips), size)]
-    return load_batches(windows, batches, config.run.workers)
-
-
-class _EvaluationClips(Dataset[list[Item]]):
-    """An item is all windows of one clip; they are decoded together."""
-
-    def __init__(
-        self,
-        data: Path,
-        clips: Sequence[Clip],
-        config: PretrainConfig,
-        count: int,
-        seed: int | None,
-        modalities: Sequence[Modality],
-    ) -> None:
-        self._clips, self._config, self._count, self._seed = clips, config, count, seed
-        self._windows, self._recipe, self._modalities = (
-            Windows(data, config),
-            linear_recipe(config),
-            modalities,
-        )
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, index: int) -> list[Item]:
-        clip = self._clips[index]
-        spare = max(0.0, clip.duration - self._config.clip.seconds)
-        # Keyed by the clip's name, not its place: which other clips are asked for changes nothing.
-        rng = (
-            None if self._seed is None else _generator(_EVALUATION, self._seed, zlib.crc32(clip.id.encode()))
-        )
-        starts = np.linspace(0, spare, self._count) if rng is None else rng.uniform(0, spare, self._count)
-        items: list[Item] = [{"clip": index} for _ in starts]
-        try:
-            windows = self._windows.read(clip, starts.tolist(), self._modalities)
-        except MediaError as error:
-            raise UserError(f"clip {clip.id} cannot be read ({error}); prepare its dataset again") from None
-        height, width = self._config.video.global_view[1:]
-        if "frames" in windows:
-            if rng is None:
-                windows["frames"] = _center(windows["frames"], height, width)
-            height, width = windows["frames"].shape[-2:]
-        for name, parts in windows.items():
-            for item, part in zip(items, parts, strict=True):
-                item[name] = part
-        if rng is not None:
-            for item in items:
-                item["draws"] = draw(rng, self._recipe, self._config, height, width)
-        return items
-
-
-def _center(frames: Tensor, height: int, width: int) -> Tensor:
-    top, left = (frames.shape[-2] - height) // 2, (frames.shape[-1] - width) // 2
-    return frames[..., top : top + height, left : left + width]
-
-
-def _generator(purpose: int, *key: int) -> np.random.Generator:
+def generator(purpose: int, *key: int) -> np.random.Generator:
+    """A generator for one purpose and key; no other pair has its stream."""
     return np.random.default_rng((purpose, *key))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xkd.config import AudioAugment, PretrainConfig, VideoAugment
+from xkd.config import AudioAugment, FinetuneAudioConfig, FinetuneConfig, PretrainConfig, VideoAugment
+from xkd.data.strong import draw_masks
 
 _BLUR_SIGMA = (0.1, 2.0)
 """Pixels; drawn anew for each view. (The authors' code takes the pair for sigma_x, sigma_y.)"""
@@ -27,6 +28,8 @@ class Recipe:
 
     video: tuple[tuple[VideoAugment, tuple[int, ...]], ...]
     audio: tuple[tuple[AudioAugment, tuple[int, ...]], ...]
+    masks: FinetuneAudioConfig | None = None
+    """How every spectrogram is warped and masked; None: it is not."""
 
 
 def window_samples(config: PretrainConfig) -> int:
@@ -53,6 +56,18 @@ def linear_recipe(config: PretrainConfig) -> Recipe:
     )
 
 
+def finetune_recipe(config: PretrainConfig, tuning: FinetuneConfig) -> Recipe:
+    """The global view as augmented for fine-tuning (Tables S6 and S7), but for RandAugment."""
+    video, audio = tuning.video, tuning.audio
+    still = VideoAugment(
+        crop_area=video.crop_area, flip=video.flip, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+    )
+    loud = AudioAugment(volume=audio.volume, crop_range=audio.crop_range, crop_canvas=audio.crop_canvas)
+    return Recipe(
+        video=((still, config.video.global_view),), audio=((loud, config.audio.global_view),), masks=audio
+    )
+
+
 def draw(rng: np.random.Generator, recipe: Recipe, config: PretrainConfig, height: int, width: int) -> Draws:
     """All random numbers of one clip's views; row v of every array belongs to view v.
 
@@ -67,13 +82,16 @@ def draw(rng: np.random.Generator, recipe: Recipe, config: PretrainConfig, heigh
         ``video_start`` (first frame), ``video_box`` (top, left, height, width), ``video_flip``,
         ``video_jitter`` (factors of `color.JITTER`), ``video_order``, ``video_gray``, ``video_sigma``
         (0: no blur); ``audio_start`` (first sample), ``audio_volume``, ``audio_box`` (top, left,
-        height, width in the crop's canvas).
+        height, width in the crop's canvas), and where the recipe masks what `strong.draw_masks` returns.
     """
     video = [
         _draw_video(rng, augment, size, config.video.global_view[0], height, width)
         for augment, size in recipe.video
     ]
     audio = [_draw_audio(rng, augment, size, config) for augment, size in recipe.audio]
+    if recipe.masks:
+        for drawn, (_, (mels, frames)) in zip(audio, recipe.audio, strict=True):
+            drawn |= draw_masks(rng, recipe.masks, mels, frames)
     return {name: np.stack([view[name] for view in views]) for views in (video, audio) for name in views[0]}
 
 

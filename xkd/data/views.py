@@ -18,6 +18,7 @@ from xkd.data.color import jitter, to_gray
 from xkd.data.draws import Recipe, pretrain_recipe
 from xkd.data.logmel import LogMel
 from xkd.data.resample import cubic, gaussian
+from xkd.data.strong import mask_spectrogram
 from xkd.data.threads import over_samples
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -127,6 +128,8 @@ class Views(nn.Module):
         samples = torch.arange(min(self.clip.samples(frames), waveform.shape[1]), device=device)
         part = waveform.gather(1, draws["audio_start"].to(device)[:, None] + samples)
         view: Tensor = self.log_mel(part * draws["audio_volume"].to(device)[:, None])[..., :frames]
+        if self.recipe.masks:
+            view = mask_spectrogram(view, draws)
         if augment.crop_range is None:
             return view
         top, left, height, width = draws["audio_box"].to(device).unbind(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,17 +20,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
-from xkd.data.clips import evaluation_batches
+from xkd.data.downstream import evaluation_batches
 from xkd.data.draws import linear_recipe
 from xkd.data.manifest import Clip, Manifest
 from xkd.data.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
-from xkd.files import lock, write_text
+from xkd.files import lock
 from xkd.method.networks import build_encoder
+from xkd.method.vit import Encoder
 from xkd.progress import progress
 from xkd.train.checkpoint import encoder_path, load_encoder
+from xkd.train.distributed import World
 
 RAW_VIDEO = (8, 8, 8)
 """Frames, height and width that the raw baseline shrinks a gray view to; finer is slow to fit, not better."""
@@ -47,12 +50,18 @@ class Describer:
     modality: Modality
     hash: str
     """Identifies the weights: equal weights have equal hashes."""
+    dim: int
     describe: Callable[[Tensor], Tensor]
-    """(B, C, *sizes) to (B, D)."""
+    """(B, C, *sizes) to (B, dim)."""
 
 
 def describer(
-    run: Path, config: PretrainConfig, encoder: EvaluatedEncoder, modality: Modality, seed: int
+    run: Path,
+    config: PretrainConfig,
+    encoder: EvaluatedEncoder,
+    modality: Modality,
+    seed: int,
+    device: torch.device,
 ) -> Describer:
     """The encoder a task names: one the run published, one freshly initialized from `seed`, or none.
 
@@ -60,15 +69,24 @@ def describer(
         UserError: the run published no such encoder.
     """
     if encoder == "raw":
-        return Describer(encoder, modality, "raw", raw_input)
+        size = math.prod(RAW_VIDEO if modality == "video" else RAW_AUDIO)
+        return Describer(encoder, modality, "raw", size, raw_input)
+    network = find_encoder(run, config, encoder, modality, seed)
+    weights_hash = hash_weights(network.state_dict())
+    network.to(device)
+    return Describer(
+        encoder, modality, weights_hash, config.encoder.dim, lambda view: network.pool(network(view))
+    )
+
+
+def find_encoder(
+    run: Path, config: PretrainConfig, encoder: EvaluatedEncoder, modality: Modality, seed: int
+) -> Encoder:
+    """As of `describer`, the network itself, on the CPU."""
     if encoder == "random":
         torch.manual_seed(seed)
-        network = build_encoder(config, modality).eval()
-    else:
-        network = load_encoder(encoder_path(run, encoder, modality))
-    weights_hash = hash_weights(network.state_dict())
-    network.to(_device())
-    return Describer(encoder, modality, weights_hash, lambda view: network.pool(network(view)))
+        return build_encoder(config, modality).eval()
+    return load_encoder(encoder_path(run, encoder, modality))
 
 
 def published_hash(run: Path, encoder: str, modality: Modality) -> str:
@@ -106,12 +124,15 @@ def raw_input(view: Tensor) -> Tensor:
 class FeatureStore:
     """Features of one prepared dataset in a folder: made once, and read by every fold, cost and protocol.
 
-    A file holds those of all clips that are of one part, ``train`` or ``test``, in some fold. It is written
-    as the clips are read, and an interrupted extraction goes on with the clip that it was at.
+    A file holds those of all clips that are of one part, ``train`` or ``test``, in some fold. Processes make
+    it together, and an interrupted extraction goes on with the clips that are missing, on however many.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, config: PretrainConfig, seed: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, config: PretrainConfig, seed: int, world: World
+    ) -> None:
         self.folder, self.manifest, self.config, self.seed = folder, manifest, config, seed
+        self.world = world
 
     def windows(self, describer: Describer, clips: Sequence[Clip], count: int, *, train: bool) -> Windows:
         """Features of `count` windows of each clip, from the folder or computed and kept there.
@@ -123,61 +144,89 @@ class FeatureStore:
             train: random windows with the linear evaluation's augmentation (Tables S1, S2), instead of
                 evenly spaced ones without any.
         """
-        roles = {"train"} if train else {"val", "test"}
-        part = [
-            clip
-            for clip in self.manifest.clips
-            if clip.has((describer.modality,)) and roles.intersection(clip.splits)
-        ]
-        features = self._features(describer, part, count, train=train)
-        rows = {clip.id: row for row, clip in enumerate(part)}
+        part = self._part(describer.modality, train=train)
+        if not (path := self._path(describer, part, count, train=train)).exists():
+            self.make(describer, count, train=train)
+        features, rows = np.load(path, mmap_mode="r"), {clip.id: row for row, clip in enumerate(part)}
         chosen = features[[rows[clip.id] for clip in clips]]
         return Windows(chosen.reshape(-1, chosen.shape[-1]), np.repeat(np.arange(len(clips)), count))
 
-    def _features(
-        self, describer: Describer, clips: list[Clip], count: int, *, train: bool
-    ) -> NDArray[np.float32]:
-        """(clips, count, D), mapped from the file."""
+    def make(self, describer: Describer, count: int, *, train: bool) -> None:
+        """Have the file of a part's features, (clips, count, D). All processes of the world call this."""
+        clips = self._part(describer.modality, train=train)
+        path = self._path(describer, clips, count, train=train)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{path.stem}.lock").open("w") as file:
+            self._take_turns(path, file)
+            if not self._known(path.exists):
+                self._extract(describer, clips, count, path, train=train)
+
+    def _path(self, describer: Describer, clips: list[Clip], count: int, *, train: bool) -> Path:
         part = "train" if train else "test"
         name = f"{describer.encoder}-{describer.modality}-{part}-{self._key(describer, clips, count)}"
-        path = self.folder / f"{name}.npy"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{name}.lock").open("w") as file:
-            if not path.exists() and not lock(file):
-                print(f"another task makes {name}; waiting for it", file=sys.stderr, flush=True)
-                lock(file, wait=True)
-            if not path.exists():
-                self._extract(describer, clips, count, path, train=train)
-        features: NDArray[np.float32] = np.load(path, mmap_mode="r")
-        return features
+        return self.folder / f"{name}.npy"
+
+    def _take_turns(self, path: Path, file: IO[Any]) -> None:
+        """Wait until no other task makes the file."""
+        waiting = False
+        while not self._known(lambda: path.exists() or lock(file)):
+            if self.world.main and not waiting:
+                print(f"another task makes {path.stem}; waiting for it", file=sys.stderr, flush=True)
+            waiting = True
+            time.sleep(1)
+
+    def _known(self, look: Callable[[], bool]) -> bool:
+        """What the main process sees, on every process."""
+        return bool(self.world.highest(int(self.world.main and look())))
+
+    def _part(self, modality: Modality, *, train: bool) -> list[Clip]:
+        roles = {"train"} if train else {"val", "test"}
+        return [
+            clip for clip in self.manifest.clips if clip.has((modality,)) and roles.intersection(clip.splits)
+        ]
 
     def _extract(
         self, describer: Describer, clips: list[Clip], count: int, path: Path, *, train: bool
     ) -> None:
-        """Fill the file clip by clip, and give it its name when it is full."""
-        partial, marker = path.with_suffix(".partial"), path.with_suffix(".done")
-        done = int(marker.read_text()) if marker.is_file() and partial.is_file() else 0
-        file = np.lib.format.open_memmap(partial, mode="r+") if done else None
+        """Fill the file clip by clip, each process its share, and give it its name when it is full."""
+        partial, marks = path.with_suffix(".partial"), path.with_suffix(".done")
+        if self.world.main and not (partial.is_file() and marks.is_file()):
+            shape = (len(clips), count, describer.dim)
+            np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+            marks.write_bytes(bytes(len(clips)))
+        self.world.barrier()
+        file = np.lib.format.open_memmap(partial, mode="r+")
+        done = np.memmap(marks, dtype=np.bool_, mode="r+")
+        missing = np.flatnonzero(~done)
+        mine = missing[self.world.rank :: self.world.size]
+        self.world.barrier()  # before anybody marks a clip that another one counts as missing
         label = f"features {describer.encoder} {describer.modality} {'train' if train else 'test'}"
-        saved = time.monotonic()
-        with progress(label, len(clips), done=done) as bar:
+        begin, saved, place, marked = len(clips) - len(missing), time.monotonic(), 0, 0
+        with progress(label, len(clips), done=begin, show=self.world.main) as bar:
             for features in extract(
-                describer, self.manifest.root, clips[done:], self.config, count, train=train, seed=self.seed
+                describer,
+                self.manifest.root,
+                [clips[row] for row in mine],
+                self.config,
+                count,
+                train=train,
+                seed=self.seed,
+                device=self.world.device,
             ):
-                if file is None:
-                    shape = (len(clips), count, features.shape[-1])
-                    file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-                file[done : done + len(features)] = features
-                done += len(features)
-                bar.advance(len(features))
-                if time.monotonic() - saved > _SAVE_EVERY:
+                file[mine[place : place + len(features)]] = features
+                before, place = place, place + len(features)
+                shown = (min(len(missing), number * self.world.size) for number in (place, before))
+                bar.advance(next(shown) - next(shown))
+                if place == len(mine) or time.monotonic() - saved > _SAVE_EVERY:
                     file.flush()
-                    write_text(marker, str(done))
-                    saved = time.monotonic()
-        assert file is not None
-        file.flush()
-        partial.replace(path)
-        marker.unlink(missing_ok=True)
+                    done[mine[marked:place]] = True
+                    done.flush()
+                    marked, saved = place, time.monotonic()
+        self.world.barrier()
+        if self.world.main:
+            partial.replace(path)
+            marks.unlink()
+        self.world.barrier()
 
     def _key(self, describer: Describer, clips: list[Clip], count: int) -> str:
         """A hash of everything else the features depend on."""
@@ -204,6 +253,7 @@ def extract(
     *,
     train: bool,
     seed: int,
+    device: torch.device,
 ) -> Iterator[NDArray[np.float32]]:
     """Features of `count` windows of each clip, some clips at a time and in the clips' order.
 
@@ -215,17 +265,14 @@ def extract(
         count: windows of each clip.
         train: see `FeatureStore.windows`.
         seed: of the random windows and their augmentation.
+        device: the describer's.
 
     Yields:
         float32 (some clips, count, D).
     """
-    views = Views(config, linear_recipe(config)).to(_device())
+    views = Views(config, linear_recipe(config)).to(device)
     wanted = (describer.modality,)
     for batch in evaluation_batches(data, clips, config, count, train=train, seed=seed, modalities=wanted):
         view = views(batch)[describer.modality][0] if train else views.plain(batch)[describer.modality]
         features = describer.describe(view).float().cpu().numpy()
         yield features.reshape(-1, count, features.shape[-1])
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,13 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from xkd.errors import UserError
-from xkd.evaluate.scores import top1
+from xkd.evaluate.scores import top_k
 from xkd.progress import progress
 
 COSTS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The swept values of C (A.5)."""
 VALIDATION_SHARE = 0.2
-"""Share of each class's training clips that C is chosen on."""
+"""Share of each class's training clips that C, or an epoch, is chosen on."""
 
 Rows = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -64,16 +64,19 @@ def choose_cost(
     with progress("choosing C", len(costs)) as bar:
         for cost in costs:
             decisions = decide(fit, train_labels, check, len(train_labels), classes, cost, seed)
-            sweep[cost] = top1(decisions[checked], train_labels[checked])
+            sweep[cost] = top_k(decisions[checked], train_labels[checked], 1)
             bar.advance()
     return Choice(max(costs, key=lambda cost: (sweep[cost], -cost)), sweep)  # of equals the more regularized
 
 
 def validation_clips(labels: Ints, seed: int) -> NDArray[np.bool_]:
-    """Mark the training clips that C is chosen on: `VALIDATION_SHARE` of each class, never all of one.
+    """Mark the training clips to choose by: `VALIDATION_SHARE` of each class, never all of one.
 
     Whole clips are held out: windows of one clip resemble each other, so a clip on both sides would favor
     a cost that memorizes.
+
+    Raises:
+        UserError: there are too few.
     """
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), dtype=bool)
@@ -83,7 +86,7 @@ def validation_clips(labels: Ints, seed: int) -> NDArray[np.bool_]:
         held_out[members[:count]] = True
     if not held_out.any() or len(np.unique(labels)) < 2:
         raise UserError(
-            "the SVM protocol needs at least two classes and two training clips of some class to choose C; "
+            "the protocol needs at least two classes and two training clips of some class to hold out; "
             f"the train split has {len(labels)} clips of {len(np.unique(labels))} classes"
         )
     return held_out

@@ -108,20 +108,60 @@ def read_scores(folder: Path) -> list[Score]:
     return [Score.read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def top1(decisions: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
-    """Share of rows whose largest decision is their label.
+def grade_of(
+    decisions: NDArray[np.floating[Any]], labels: NDArray[np.bool_], classes: Sequence[str], metric: Metric
+) -> dict[str, Any]:
+    """The fields of a `Score` that say how good decisions on clips are.
+
+    Args:
+        decisions: (n, classes).
+        labels: (n, classes), which of the classes a clip has; for ``top1`` one.
+        classes: their names.
+        metric: what counts.
+
+    Returns:
+        ``score``, ``chance``, ``per_class``; for ``top1`` also ``top5`` and ``confusion``.
+    """
+    if metric == "map":
+        each = average_precisions(decisions, labels, classes)
+        return {"score": mean_of(each), "chance": float(labels.mean()), "per_class": each}
+    label = labels.argmax(axis=1)
+    return {
+        "score": top_k(decisions, label, 1),
+        "chance": 1 / len(classes),
+        "per_class": per_class(decisions, label, classes),
+        "top5": top_k(decisions, label, 5) if len(classes) > 5 else None,
+        "confusion": confusion(decisions, label, classes),
+    }
+
+
+def top_k(decisions: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], k: int) -> float:
+    """Share of rows whose label is among their `k` largest decisions; of equals the first columns.
 
     Args:
         decisions: (n, classes).
         labels: (n,) columns of `decisions`.
+        k: 1 or more.
     """
-    return float(np.mean(decisions.argmax(axis=1) == labels))
+    best = np.argsort(-decisions, axis=1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(axis=1).mean())
+
+
+def confusion(
+    decisions: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """How many rows of each class are taken for which; pairs that do not occur are left out."""
+    found: dict[str, dict[str, int]] = {}
+    for label, taken in zip(labels, decisions.argmax(axis=1), strict=True):
+        row = found.setdefault(classes[label], {})
+        row[classes[taken]] = row.get(classes[taken], 0) + 1
+    return {name: found[name] for name in classes if name in found}
 
 
 def per_class(
     decisions: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], classes: Sequence[str]
 ) -> dict[str, float | None]:
-    """`top1` within each class (its recall); None for a class without rows."""
+    """Top-1 within each class (its recall); None for a class without rows."""
     right = decisions.argmax(axis=1) == labels
     return {
         name: float(right[labels == index].mean()) if np.any(labels == index) else None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from xkd.config import Modality
 from xkd.data.manifest import Clip, Manifest
 from xkd.errors import UserError
+from xkd.evaluate.probe import validation_clips
 
 
 class Splits(NamedTuple):
@@ -28,6 +29,21 @@ class Splits(NamedTuple):
         """Names of the classes, in their order."""
         return self.manifest.classes
 
+    def held_out(self, modality: Modality, seed: int) -> tuple[list[Clip], list[Clip]]:
+        """Training clips, and others to choose an epoch by, none of which is tested on.
+
+        The latter are the dataset's own validation clips where it has a test split beside them, as FSD50K;
+        else some of each class's training clips, of the first label of those with several.
+        """
+        known = {split for clip in self.manifest.clips for split in clip.splits}
+        own = [clip for clip in self.manifest.clips if "val" in clip.splits and clip.labels]
+        own = [clip for clip in own if clip.has((modality,))]
+        if "test" in known and own:
+            return self.train, own
+        chosen = validation_clips(self.label(self.train), seed)
+        kept = [clip for clip, out in zip(self.train, chosen, strict=True) if not out]
+        return kept, [clip for clip, out in zip(self.train, chosen, strict=True) if out]
+
     def labels(self, clips: list[Clip]) -> NDArray[np.bool_]:
         """(clips, classes), which of the classes each clip has."""
         number = {name: place for place, name in enumerate(self.classes)}
@@ -37,7 +53,7 @@ class Splits(NamedTuple):
         return found
 
     def label(self, clips: list[Clip]) -> NDArray[np.int64]:
-        """(clips,), each one's class number; for clips with one label."""
+        """(clips,), each one's class number; of several labels the first class."""
         return np.asarray(self.labels(clips).argmax(axis=1), np.int64)
 
 

@@ -8,37 +8,39 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from xkd.config import Modality, PretrainConfig, load_config
+from xkd.config import FinetuneConfig, Modality, PretrainConfig, load_config
 from xkd.data.manifest import Clip, Manifest
 from xkd.errors import UserError
 from xkd.evaluate.fc import RECIPES, fit_and_decide
-from xkd.evaluate.features import Describer, FeatureStore, describer
+from xkd.evaluate.features import FeatureStore, describer, find_encoder
 from xkd.evaluate.probe import Choice, Rows, Windows, choose_cost, decide
 from xkd.evaluate.protocols import find_setup
 from xkd.evaluate.scores import (
     METRICS,
     EvaluatedEncoder,
     EvaluatedModality,
-    Metric,
     Protocol,
     Score,
-    average_precisions,
-    mean_of,
-    per_class,
+    grade_of,
     task_name,
-    top1,
 )
-from xkd.evaluate.splits import Splits, read_splits
+from xkd.evaluate.splits import read_splits
 from xkd.files import write_text
-from xkd.settings import build, to_dict
+from xkd.presets.finetuning import FINETUNING
+from xkd.settings import build, overlay, to_dict
+from xkd.train.distributed import World, join_world
+from xkd.train.finetune import Lesson, Tuned, fine_tune
+from xkd.train.launch import launch_workers
 from xkd.train.run import git_commit
 
 INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
@@ -58,15 +60,17 @@ class Task:
     modality: EvaluatedModality = "video"
     protocol: Protocol = "svm"
     """``svm``: a linear SVM on one modality's features; ``fusion``: on both, concatenated; ``fc``: a fully
-    connected layer."""
+    connected layer; ``finetune``: one on top of the encoder, trained with it."""
     encoder: EvaluatedEncoder = "teacher"
-    """``random``: the same encoder, never trained; ``raw``: the downsampled input itself."""
+    """``random``: the same encoder, never pretrained; ``raw``: the downsampled input itself."""
     fold: int = 1
     """Which of the dataset's divisions into training and test clips."""
     train_windows: int | None = None
     """Random windows of a training clip; None: the protocol's (`xkd.evaluate.protocols`)."""
     test_windows: int | None = None
     """Evenly spaced windows of a test clip; None: the protocol's."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """Settings of a fine-tuning (`xkd.config.FinetuneConfig`) laid over the dataset's."""
     seed: int = 0
     """Of training windows and their augmentation, the random encoder, the validation part and the probe."""
 
@@ -82,7 +86,18 @@ class Task:
             raise UserError("train_windows and test_windows must be at least 1")
         if self.fold < 1:
             raise UserError("fold must be at least 1")
+        self._check_finetuning()
         return self
+
+    def _check_finetuning(self) -> None:
+        if self.protocol != "finetune":
+            if self.finetune:
+                raise UserError(f"finetune.{next(iter(self.finetune))} is for protocol finetune")
+            return
+        if self.encoder == "raw":
+            raise UserError("raw input has nothing to fine-tune; choose encoder teacher, student or random")
+        if self.train_windows is not None:
+            raise UserError("train_windows is not for protocol finetune, which sees a window an epoch")
 
     @property
     def name(self) -> str:
@@ -122,12 +137,12 @@ TASKS = _fan_out()
 """The default fan-out: every encoder and baseline on each modality and on both."""
 
 
-def evaluate(run: Path, data: Path, task: Task, out: Path) -> Path:
+def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -> Path:
     """Score one task and write it to ``out/{task.name}.json``.
 
     A score that is already there, of the same encoder, data and settings, is kept. Features are stored
-    in ``out/features`` for the tasks that share them. Why a task failed is written to
-    ``out/{task.name}.failed``, so that a table can say why it has a hole.
+    in ``out/features`` for the tasks that share them, and fine-tuned networks in ``out/finetuned``. Why a
+    task failed is written to ``out/{task.name}.failed``, so that a table can say why it has a hole.
 
     Args:
         run: directory of a finished pretraining. Whether its verdict allows an evaluation is the
@@ -135,92 +150,207 @@ def evaluate(run: Path, data: Path, task: Task, out: Path) -> Path:
         data: prepared directory.
         task: what to evaluate.
         out: folder of score files.
+        processes: that make features or fine-tune together; 0: one for each GPU, one without any.
 
     Raises:
         UserError: the run, an encoder, a split, a label or a modality is missing; the data is another
             dataset; or `out` holds this task's score of another encoder.
+        StoppedError: fine-tuning was asked to stop, and its state is saved.
     """
+    if processes < 0:
+        raise UserError(f"processes must not be negative, but is {processes}")
     task = task if task.dataset else dataclasses.replace(task, dataset=Manifest.read(data).name)
     failed = out / f"{task.name}.failed"
     out.mkdir(parents=True, exist_ok=True)
     try:
-        path = _evaluate(run, data, task, out)
+        workers = processes or torch.cuda.device_count() or 1
+        if workers > 1:
+            arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(task_values(task))]
+            launch_workers("xkd.evaluate.worker", [str(argument) for argument in arguments], workers)
+        else:
+            evaluate_here(run, data, task, out)
     except Exception as error:
         failed.write_text(" ".join(str(error).split()) or type(error).__name__)
         raise
     failed.unlink(missing_ok=True)
-    return path
+    return out / f"{task.name}.json"
 
 
-def _evaluate(run: Path, data: Path, task: Task, out: Path) -> Path:
-    begin = time.time()
+def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
+    """The part of this process in `evaluate`, among those that torchrun started or alone."""
     config = read_config(run)
-    setup = find_setup(task.dataset, task.modality, task.protocol)
-    inputs, one_label = INPUTS[task.modality], task.protocol != "fc"
-    splits = read_splits(data, task.dataset, task.fold, inputs, one_label=one_label)
-    windows = {
-        "train": task.train_windows or setup.train_windows,
-        "test": task.test_windows or setup.test_windows,
-    }
-    encoders = {m: describer(run, config, task.encoder, m, task.seed) for m in inputs}
-    identity = "+".join(encoder.hash for encoder in encoders.values())
-    path = out / f"{task.name}.json"
-    if path.exists():
-        _check_same(path, identity, splits.manifest.revision, windows, task)
-        return path
-
-    store = FeatureStore(out / "features", splits.manifest, config, task.seed)
-    decisions, choice = _decide(task, splits, _Features(store, encoders, windows), identity)
-    value, chance, each = _grade(decisions, splits, setup.metric)
-    score = Score(
-        dataset=task.dataset,
-        modality=task.modality,
-        protocol=task.protocol,
-        encoder=task.encoder,
-        fold=task.fold,
-        metric=setup.metric,
-        score=value,
-        chance=chance,
-        classes=list(splits.classes),
-        per_class=each,
-        train_clips=len(splits.train),
-        test_clips=len(splits.test),
-        windows=windows,
-        C=choice.cost if choice else None,
-        sweep={f"{cost:g}": share for cost, share in choice.sweep.items()} if choice else {},
-        encoder_hash=identity,
-        data_revision=splits.manifest.revision,
-        preset=config.preset,
-        seed=task.seed,
-        commit=git_commit(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.time() - begin, 1),
-    )
-    chosen = f", C {choice.cost:g}" if choice else ""
-    print(f"{task.name}: {METRICS[setup.metric]} {value:.1%} (chance {chance:.1%}){chosen}", file=sys.stderr)
-    return score.write(out)
+    with join_world(config.run.peer_seconds) as world:
+        work = _Work(run, data, task, out, config, world)
+        if work.done:
+            return
+        work.prepare()
+    # Alone: fitting takes longer than the others would wait.
+    if world.main:
+        work.finish()
 
 
-def _decide(task: Task, splits: Splits, features: _Features, identity: str) -> tuple[Rows, Choice | None]:
-    """What the protocol says of each test clip and class, and how it chose its cost if it has one."""
-    train, test = features.train(splits.train), features.test(splits.test)
-    clips, classes = len(splits.test), len(splits.classes)
-    if task.protocol == "fc":
-        labels = splits.labels(splits.train)
-        return fit_and_decide(train, labels, test, clips, RECIPES[task.dataset], task.seed), None
-    choice = _cost(splits, features, identity, task.seed)
-    label = splits.label(splits.train)
-    return decide(train, label, test, clips, classes, choice.cost, task.seed), choice
+class _Work:
+    """One task, as far as it has come."""
+
+    def __init__(
+        self, run: Path, data: Path, task: Task, out: Path, config: PretrainConfig, world: World
+    ) -> None:
+        self.begin = time.time()
+        self.run, self.data, self.task, self.out, self.config, self.world = (
+            run,
+            data,
+            task,
+            out,
+            config,
+            world,
+        )
+        self.setup = find_setup(task.dataset, task.modality, task.protocol)
+        self.inputs = INPUTS[task.modality]
+        one_label = self.setup.metric == "top1"
+        self.splits = read_splits(data, task.dataset, task.fold, self.inputs, one_label=one_label)
+        self.windows = {
+            "train": task.train_windows or self.setup.train_windows,
+            "test": task.test_windows or self.setup.test_windows,
+        }
+        self.tuning = _tuning(task)
+        self.encoders = {
+            m: describer(run, config, task.encoder, m, task.seed, world.device) for m in self.inputs
+        }
+        self.identity = "+".join(encoder.hash for encoder in self.encoders.values())
+        self.path = out / f"{task.name}.json"
+        self.store = FeatureStore(out / "features", self.splits.manifest, config, task.seed, world)
+        self.tuned: Tuned | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the score is there already."""
+        if self.path.exists():
+            self._check_same(Score.read(self.path))
+        return self.path.exists()
+
+    def prepare(self) -> None:
+        """What all processes do together: features, or a fine-tuning and what it says of the test clips."""
+        if self.tuning:
+            self.tuned = self._fine_tune(self.tuning)
+            return
+        for encoder in self.encoders.values():
+            for part, count in self.windows.items():
+                self.store.make(encoder, count, train=part == "train")
+
+    def finish(self) -> None:
+        """Decide, and write the score."""
+        task, splits, metric = self.task, self.splits, self.setup.metric
+        decisions, choice = (self.tuned.decisions, None) if self.tuned else self._decide()
+        grade = grade_of(decisions, splits.labels(splits.test), splits.classes, metric)
+        score = Score(
+            dataset=task.dataset,
+            modality=task.modality,
+            protocol=task.protocol,
+            encoder=task.encoder,
+            fold=task.fold,
+            metric=metric,
+            **grade,
+            classes=list(splits.classes),
+            train_clips=len(splits.train),
+            test_clips=len(splits.test),
+            windows=self.windows,
+            C=choice.cost if choice else None,
+            sweep={f"{cost:g}": share for cost, share in choice.sweep.items()} if choice else {},
+            finetune=to_dict(self.tuning) if self.tuning else {},
+            curve=self.tuned.curve if self.tuned else [],
+            encoder_hash=self.identity,
+            data_revision=splits.manifest.revision,
+            preset=self.config.preset,
+            seed=task.seed,
+            commit=git_commit(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.time() - self.begin, 1),
+        )
+        chosen = f", C {choice.cost:g}" if choice else ""
+        print(
+            f"{task.name}: {METRICS[metric]} {score.score:.1%} (chance {score.chance:.1%}){chosen}",
+            file=sys.stderr,
+        )
+        score.write(self.out)
+
+    def _fine_tune(self, tuning: FinetuneConfig) -> Tuned:
+        (modality,), task, splits = self.inputs, self.task, self.splits
+        train, validation = splits.train, list[Clip]()
+        if tuning.patience:
+            train, validation = splits.held_out(modality, task.seed)
+        metric, truth = self.setup.metric, splits.labels(validation)
+        lesson = Lesson(
+            name=task.name,
+            data=self.data,
+            config=self.config,
+            modality=modality,
+            tuning=tuning,
+            train=train,
+            labels=splits.labels(train),
+            many_labels=metric == "map",
+            validation=validation,
+            validate=lambda says: grade_of(says, truth, splits.classes, metric)["score"],
+            windows=self.windows["test"],
+            seed=task.seed,
+        )
+        key = repr((self.identity, splits.manifest.revision, to_dict(tuning), task.seed, task.fold))
+        folder = self.out / "finetuned" / f"{task.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        encoder = find_encoder(self.run, self.config, task.encoder, modality, task.seed)
+        return fine_tune(encoder, lesson, splits.classes, splits.test, folder, self.world)
+
+    def _decide(self) -> tuple[Rows, Choice | None]:
+        """What the protocol says of each test clip and class, and how it chose its cost if it has one."""
+        task, splits = self.task, self.splits
+        train, test = self._fused(splits.train, "train"), self._fused(splits.test, "test")
+        clips, classes = len(splits.test), len(splits.classes)
+        if task.protocol == "fc":
+            labels = splits.labels(splits.train)
+            return fit_and_decide(train, labels, test, clips, RECIPES[task.dataset], task.seed), None
+        choice = self._cost()
+        label = splits.label(splits.train)
+        return decide(train, label, test, clips, classes, choice.cost, task.seed), choice
+
+    def _fused(self, clips: list[Clip], part: str) -> Windows:
+        """What the encoders say of clips, concatenated (late fusion, A.5)."""
+        count, train = self.windows[part], part == "train"
+        parts = [self.store.windows(e, clips, count, train=train) for e in self.encoders.values()]
+        return Windows(np.concatenate([part.features for part in parts], axis=1), parts[0].clip)
+
+    def _cost(self) -> Choice:
+        """The cost for every fold, chosen once on the first one's training clips and kept by the features."""
+        splits, seed, clips = self.splits, self.task.seed, self.splits.first
+        ids = [clip.id for clip in clips]
+        key = repr((self.identity, splits.manifest.revision, self.windows, seed, ids))
+        path = self.store.folder / f"cost-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+        if not path.is_file():
+            train = self._fused(clips, "train")
+            chosen = choose_cost(train, splits.label(clips), len(splits.classes), seed)
+            write_text(path, json.dumps({"cost": chosen.cost, "sweep": list(chosen.sweep.items())}))
+        kept = json.loads(path.read_text())
+        return Choice(kept["cost"], dict(kept["sweep"]))
+
+    def _check_same(self, found: Score) -> None:
+        """Refuse to pass off a score of something else as this task's."""
+        pairs = {
+            "encoder": (found.encoder_hash, self.identity),
+            "data revision": (found.data_revision, self.splits.manifest.revision),
+            "windows": (found.windows, self.windows),
+            "seed": (found.seed, self.task.seed),
+            "fine-tuning": (found.finetune, to_dict(self.tuning) if self.tuning else {}),
+        }
+        for what, (theirs, ours) in pairs.items():
+            if theirs != ours:
+                raise UserError(
+                    f"{self.path} is a score of another {what} ({theirs}, not {ours}); use another directory"
+                )
 
 
-def _grade(decisions: Rows, splits: Splits, metric: Metric) -> tuple[float, float, dict[str, float | None]]:
-    """The score of decisions on the test clips, that of chance, and each class's."""
-    if metric == "map":
-        truth = splits.labels(splits.test)
-        each = average_precisions(decisions, truth, splits.classes)
-        return mean_of(each), float(truth.mean()), each
-    label = splits.label(splits.test)
-    return top1(decisions, label), 1 / len(splits.classes), per_class(decisions, label, splits.classes)
+def _tuning(task: Task) -> FinetuneConfig | None:
+    """The settings of a fine-tuning: the dataset's, and over them the task's."""
+    if task.protocol != "finetune":
+        return None
+    (modality,) = INPUTS[task.modality]
+    return overlay(FINETUNING[task.dataset, modality], task.finetune, "finetune")
 
 
 def read_config(run: Path) -> PretrainConfig:
@@ -233,52 +363,3 @@ def read_config(run: Path) -> PretrainConfig:
     if not path.is_file():
         raise UserError(f"no run in {run}: it has no config.yaml; give a directory that xkd pretrain wrote")
     return load_config(path)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Features:
-    """What the encoders of a task say of clips, concatenated (late fusion, A.5)."""
-
-    store: FeatureStore
-    encoders: Mapping[Modality, Describer]
-    counts: Mapping[str, int]
-
-    def train(self, clips: list[Clip]) -> Windows:
-        """Of random, augmented windows."""
-        return self._fused(clips, self.counts["train"], train=True)
-
-    def test(self, clips: list[Clip]) -> Windows:
-        """Of evenly spaced windows."""
-        return self._fused(clips, self.counts["test"], train=False)
-
-    def _fused(self, clips: list[Clip], count: int, *, train: bool) -> Windows:
-        parts = [self.store.windows(e, clips, count, train=train) for e in self.encoders.values()]
-        return Windows(np.concatenate([part.features for part in parts], axis=1), parts[0].clip)
-
-
-def _cost(splits: Splits, features: _Features, identity: str, seed: int) -> Choice:
-    """The cost for every fold, chosen once on the first one's training clips and kept beside the features."""
-    clips = splits.first
-    key = repr((identity, splits.manifest.revision, features.counts, seed, [clip.id for clip in clips]))
-    path = features.store.folder / f"cost-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
-    if not path.is_file():
-        chosen = choose_cost(features.train(clips), splits.label(clips), len(splits.classes), seed)
-        write_text(path, json.dumps({"cost": chosen.cost, "sweep": list(chosen.sweep.items())}))
-    kept = json.loads(path.read_text())
-    return Choice(kept["cost"], dict(kept["sweep"]))
-
-
-def _check_same(path: Path, identity: str, revision: str, windows: dict[str, int], task: Task) -> None:
-    """Refuse to pass off a score of something else as this task's."""
-    found = Score.read(path)
-    pairs = {
-        "encoder": (found.encoder_hash, identity),
-        "data revision": (found.data_revision, revision),
-        "windows": (found.windows, windows),
-        "seed": (found.seed, task.seed),
-    }
-    for what, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise UserError(
-                f"{path} is a score of another {what} ({theirs}, not {ours}); use another directory"
-            )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +21,21 @@ from xkd.method.model import Autoencoders
 from xkd.method.networks import build_encoder
 from xkd.method.vit import Encoder
 from xkd.settings import build, to_dict
-from xkd.train.step import Stepper
+from xkd.train.distributed import World
 
 ROLES = ("teacher", "student")
+
+
+class Trainee(Protocol):
+    """What is trained step by step, the same on every process."""
+
+    world: World
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, and what else to remember."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`."""
 
 
 class Checkpoints:
@@ -31,18 +44,18 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
-    def save(self, step: int, stepper: Stepper) -> None:
+    def save(self, step: int, trainee: Trainee) -> None:
         """Write the state after `step` steps, then drop the oldest.
 
         The step's number stands for the schedules, the place in the data and all that is random: every
         draw comes from it and the seed, on however many processes.
         """
-        state = {"step": step, "config": to_dict(stepper.model.config), **stepper.state_dict()}
+        state = {"step": step, **trainee.state_dict()}
         write_atomically(self._path(step), lambda file: torch.save(state, file))
         for old in self._paths()[: -self.keep]:
             old.unlink()
 
-    def resume(self, stepper: Stepper) -> int:
+    def resume(self, trainee: Trainee) -> int:
         """Load the newest readable state, if there is any: the main process chooses, all load the same.
 
         An unreadable file is set aside with a warning, and so is nothing else: a run whose checkpoints all
@@ -55,14 +68,14 @@ class Checkpoints:
             UserError: there are checkpoints, and none can be read.
         """
         state: dict[str, Any] | None = None
-        world = stepper.world
+        world = trainee.world
         if world.main:
             for debris in self.folder.glob(".step_*"):  # of saves that were killed
                 debris.unlink()
             state = self._newest_readable()
         step = world.highest(int(state["step"]) if state else 0)
         if step:
-            stepper.load_state_dict(state or _load(self._path(step)))
+            trainee.load_state_dict(state or _load(self._path(step)))
         return step
 
     def drop_after(self, step: int) -> int:
@@ -131,15 +144,42 @@ def save_encoders(model: Autoencoders, run: Path) -> None:
     """Publish every encoder as safetensors that carry the configuration they were built from."""
     for role in ROLES:
         for m, network in getattr(model, role, {}).items():
-            weights = {k: v.contiguous() for k, v in network.encoder.state_dict().items()}
-            save_encoder(weights, model.config, m, encoder_path(run, role, m))
+            save_encoder(network.encoder.state_dict(), model.config, m, encoder_path(run, role, m))
 
 
-def save_encoder(weights: dict[str, Tensor], config: PretrainConfig, modality: Modality, path: Path) -> None:
+def save_encoder(
+    weights: Mapping[str, Tensor], config: PretrainConfig, modality: Modality, path: Path
+) -> None:
     """Write one encoder's weights with its configuration."""
-    # One entry, because safetensors writes several in no fixed order: equal encoders are equal files.
-    metadata = {"xkd": json.dumps({"modality": modality, "config": to_dict(config)})}
-    write_atomically(path, lambda file: file.write(save(weights, metadata)))
+    publish(weights, {"modality": modality, "config": to_dict(config)}, path)
+
+
+def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights from a ``.safetensors`` file of ours, and what it says of them.
+
+    Raises:
+        UserError: the file is missing or not ours.
+    """
+    if not path.is_file():
+        raise UserError(f"no encoder at {path}; a finished run has them under encoders/")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}") from None
+    if "xkd" not in metadata:
+        raise UserError(f"{path} carries no xkd configuration; it is not an encoder that xkd wrote")
+    facts: dict[str, Any] = json.loads(metadata["xkd"])
+    return weights, facts
+
+
+def publish(weights: Mapping[str, Tensor], facts: Mapping[str, Any], path: Path) -> None:
+    """Write weights with what is to be said of them, for `read_published`."""
+    # One entry, because safetensors writes several in no fixed order: equal weights are equal files.
+    metadata = {"xkd": json.dumps(facts)}
+    whole = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+    write_atomically(path, lambda file: file.write(save(whole, metadata)))
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -153,18 +193,7 @@ def load_encoder(path: str | Path) -> Encoder:
     Raises:
         UserError: the file is missing or not an encoder of ours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no encoder at {path}; a finished run has them under encoders/")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from None
-    if "xkd" not in metadata:
-        raise UserError(f"{path} carries no xkd configuration; it is not an encoder that xkd wrote")
-    facts = json.loads(metadata["xkd"])
+    weights, facts = read_published(Path(path))
     encoder = build_encoder(build(PretrainConfig, facts["config"], str(path)), facts["modality"])
     encoder.load_state_dict(weights)
     return encoder.eval()

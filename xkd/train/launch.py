@@ -105,6 +105,16 @@ def launch(
     return Verdict(**read_json(out / "verdict.json"))
 
 
+def launch_workers(module: str, arguments: Sequence[str], processes: int) -> None:
+    """Have several processes of this machine do one piece of work together, and wait for the end.
+
+    Raises:
+        UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    follow(appdef(module, arguments, processes, threads), "the work")
+
+
 def training_job(
     config: PretrainConfig, data: Path, out: Path, cluster: ClusterConfig, run_id: str = ""
 ) -> Job:
@@ -219,8 +229,12 @@ def _on_cluster(job: Job, out: Path) -> Verdict:
     )
 
 
-def follow(app: AppDef) -> None:
+def follow(app: AppDef, what: str = "pretraining") -> None:
     """Run a job to its end on this machine, be it by its verdict. It is gone when this returns or raises.
+
+    Args:
+        app: the job.
+        what: it is, for the error's line.
 
     Raises:
         UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
@@ -243,7 +257,7 @@ def follow(app: AppDef) -> None:
     if status is None or status.state is not AppState.SUCCEEDED:
         report = _read(status)
         if report["errorCode"] != CollapsedError.exit_code:
-            raise _failure(report)
+            raise _failure(report, what)
 
 
 def _read(status: AppStatus | None) -> dict[str, Any]:
@@ -252,15 +266,15 @@ def _read(status: AppStatus | None) -> dict[str, Any]:
     return {"message": "torchrun failed", "errorCode": 1} | left
 
 
-def _failure(entry: Mapping[str, Any]) -> UserError:
+def _failure(entry: Mapping[str, Any], what: str) -> UserError:
     """The error to raise for the agent's report."""
     for kind in (UserError, StoppedError):
         if entry["errorCode"] == kind.exit_code:
             return kind(entry["message"])
     hint = ", often for want of memory" if entry["errorCode"] == -signal.SIGKILL else ""
     return TrainingError(
-        f"pretraining failed: {entry['message']}{hint}; the lines above say more, and the same command "
-        "resumes from the last checkpoint"
+        f"{what} failed: {entry['message']}{hint}; the lines above say more, and the same command "
+        "resumes from what is saved"
     )
 
 

@@ -16,6 +16,7 @@ from xkd.config import MODALITIES, Modality, PretrainConfig, other
 from xkd.errors import UserError
 from xkd.method.model import Autoencoders, Objective, Taught
 from xkd.method.vit import Block
+from xkd.settings import to_dict
 from xkd.train.distributed import World
 from xkd.train.optimizer import build_optimizer, clip_gradients
 from xkd.watch.signals import effective_rank, entropy, spread
@@ -173,6 +174,7 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on but the schedules, which follow from its number."""
         return {
+            "config": to_dict(self.model.config),  # for whoever finds the file
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

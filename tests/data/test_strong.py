@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import tiny_config
+from xkd.config import FinetuneAudioConfig, FinetuneConfig, FinetuneVideoConfig
+from xkd.data.draws import draw, finetune_recipe
+from xkd.data.strong import draw_masks, mask_spectrogram, rand_augment
+
+AUDIO = FinetuneAudioConfig()
+
+
+def draws(seed: int, count: int, config: FinetuneAudioConfig, mels: int, frames: int) -> dict[str, Tensor]:
+    rng = np.random.default_rng(seed)
+    each = [draw_masks(rng, config, mels, frames) for _ in range(count)]
+    return {name: torch.from_numpy(np.stack([one[name] for one in each])) for name in each[0]}
+
+
+def test_every_frame_is_augmented_alike() -> None:
+    frame = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
+    changed = 0
+    for seed in range(12):
+        (first, *others) = rand_augment(frame.expand(5, -1, -1, -1), FinetuneVideoConfig(), seed)
+        assert all(torch.equal(first, other) for other in others)
+        assert first.shape == frame.shape[1:]
+        changed += not torch.equal(first, frame[0])
+    assert changed >= 8
+
+
+def test_the_seed_decides_the_augmentation_and_nothing_else_is_disturbed() -> None:
+    frames = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    np.random.seed(3)  # noqa: NPY002
+    expected = np.random.random()  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    once, again = (rand_augment(frames, FinetuneVideoConfig(), 7) for _ in range(2))
+    assert np.random.random() == expected  # noqa: NPY002
+    assert torch.equal(once, again)
+    assert not torch.equal(once, rand_augment(frames, FinetuneVideoConfig(), 8))
+    still = FinetuneVideoConfig(magnitude=0)
+    assert torch.equal(rand_augment(frames, still, 7), frames)
+
+
+def test_masks_are_as_wide_as_table_s7_says() -> None:
+    found = draws(0, 2000, AUDIO, 80, 448)
+    for axis, size, most in (("frequency", 80, 10), ("time", 448, 20)):
+        starts, widths = found[f"audio_mask_{axis}"].unbind(-1)
+        assert found[f"audio_mask_{axis}"].shape == (2000, 2, 2)
+        assert [int(widths.min()), int(widths.max())] == [0, most]
+        assert starts.min() == 0
+        assert (starts + widths).max() == size
+    center, shift = found["audio_warp"].unbind(-1)
+    assert [int(shift.min()), int(shift.max())] == [-20, 20]
+    assert (center + shift).min() > 0
+    assert (center + shift).max() < 448
+
+
+def test_masked_bands_hold_the_mean_and_the_rest_stays() -> None:
+    view = torch.randn(6, 1, 80, 448)
+    found = draws(1, 6, FinetuneAudioConfig(warp=0), 80, 448)
+    masked = mask_spectrogram(view, found)
+    for sample, before in zip(masked, view, strict=True):
+        changed = sample[0] != before[0]
+        assert torch.allclose(sample[0][changed], before.mean(), atol=1e-6)
+    for place in range(6):
+        hidden = torch.zeros(80, 448, dtype=torch.bool)
+        for start, width in found["audio_mask_frequency"][place].tolist():
+            hidden[start : start + width] = True
+        for start, width in found["audio_mask_time"][place].tolist():
+            hidden[:, start : start + width] = True
+        assert torch.equal(masked[place, 0][~hidden], view[place, 0][~hidden])
+        assert torch.equal(masked[place, 0] != view[place, 0], hidden)
+
+
+@pytest.mark.parametrize("shift", [-20, -3, 0, 5, 20])
+def test_the_warp_moves_a_frame_where_it_should_go(shift: int) -> None:
+    center = 100
+    view = torch.zeros(1, 1, 4, 448)
+    view[..., center:] = 1.0
+    given = {
+        "audio_warp": torch.tensor([[center, shift]]),
+        "audio_mask_frequency": torch.zeros(1, 1, 2, dtype=torch.long),
+        "audio_mask_time": torch.zeros(1, 1, 2, dtype=torch.long),
+    }
+    warped = mask_spectrogram(view, given)
+    assert warped.shape == view.shape
+    assert warped[0, 0, 0].gt(0.5).nonzero()[0] == center + shift
+
+
+def test_a_short_spectrogram_can_be_masked_too() -> None:
+    found = draws(0, 200, AUDIO, 8, 12)
+    assert mask_spectrogram(torch.randn(200, 1, 8, 12), found).isfinite().all()
+
+
+def test_fine_tuning_neither_jitters_colors_nor_blurs() -> None:
+    tuning = FinetuneConfig()
+    recipe = finetune_recipe(tiny_config(), tuning)
+    for seed in range(50):
+        drawn = draw(np.random.default_rng(seed), recipe, tiny_config(), 100, 100)
+        assert drawn["video_jitter"].tolist() == [[1.0, 1.0, 1.0, 0.0]]
+        assert not drawn["video_gray"].any()
+        assert not drawn["video_sigma"].any()
+        _, _, height, width = drawn["video_box"][0]
+        assert 0.19 < height * width / 1e4 < 0.78
+        assert 0.8 <= drawn["audio_volume"][0] <= 1.2

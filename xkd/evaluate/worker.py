@@ -1,0 +1,26 @@
+"""One of several processes that evaluate a task together, as torchrun starts it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from xkd.evaluate.task import evaluate_here, parse_task
+from xkd.train.agent import worker
+
+
+def main() -> dict[str, Any]:
+    """``--run DIR --data DIR --out DIR --task JSON``."""
+    parser = argparse.ArgumentParser(prog="python -m xkd.evaluate.worker", description=main.__doc__)
+    for name in ("run", "data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--task", required=True, help="fields of xkd.evaluate.task.Task")
+    given = parser.parse_args()
+    evaluate_here(given.run, given.data, parse_task(json.loads(given.task)), given.out)
+    return {}
+
+
+if __name__ == "__main__":
+    worker(main)
