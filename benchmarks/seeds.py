@@ -1,4 +1,4 @@
-r"""A preset's linear evaluation over several seeds: the tables of docs/results.md.
+r"""A preset's evaluation over several seeds, linear and fine-tuned: the tables of docs/results.md.
 
 python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded
 python benchmarks/seeds.py --data data/prepared --out runs/seeds-alone --preset embedded \
@@ -15,21 +15,32 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from xkd.config import MODALITIES
+from xkd.evaluate.plan import choose
 from xkd.evaluate.scores import Score
-from xkd.evaluate.task import TASKS, evaluate
+from xkd.evaluate.task import evaluate
 from xkd.presets import get_preset
 from xkd.settings import resolve
 from xkd.train.launch import launch
 
 ENCODERS = ("teacher", "student", "random")
-MODALITIES = ("video", "audio", "audiovisual")
+COLUMNS = {
+    ("video", "svm"): "Video",
+    ("audio", "svm"): "Audio",
+    ("audiovisual", "fusion"): "Late fusion",
+    ("video", "finetune"): "Video, fine-tuned",
+    ("audio", "finetune"): "Audio, fine-tuned",
+}
+
+Scores = dict[tuple[str, tuple[str, str]], float]
+"""In percent, by encoder and column."""
 
 
-def scores_of(run: Path, data: Path, seed: int) -> dict[tuple[str, str], float]:
-    """The scores of a finished run in percent; the seed also draws the random initialization."""
-    tasks = [replace(task, seed=seed) for task in TASKS if task.encoder in ENCODERS]
+def scores_of(run: Path, data: Path, seed: int) -> Scores:
+    """The scores of a finished run; the seed also draws the random initialization."""
+    tasks = [replace(task, seed=seed) for _, task in choose([data], ENCODERS, (), MODALITIES)]
     scores = [Score.read(evaluate(run, data, task, run / "scores")) for task in tasks]
-    return {(score.encoder, score.modality): 100 * score.score for score in scores}
+    return {(score.encoder, (score.modality, score.protocol)): 100 * score.score for score in scores}
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -38,15 +49,15 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     return f"{mean(values):{sign}.1f}{deviation}"
 
 
-def table(seeds: Sequence[dict[tuple[str, str], float]]) -> str:
+def table(seeds: Sequence[Scores]) -> str:
     """Markdown: scores, and in parentheses gains over the random initialization of the same seed."""
-    lines = ["| | Video | Audio | Late fusion |", "|---|---:|---:|---:|"]
+    lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" + "|---:" * len(COLUMNS) + "|"]
     for encoder in ENCODERS:
         cells = []
-        for modality in MODALITIES:
-            gains = [scores[encoder, modality] - scores["random", modality] for scores in seeds]
+        for column in COLUMNS:
+            gains = [scores[encoder, column] - scores["random", column] for scores in seeds]
             gain = "" if encoder == "random" else f" ({spread(gains, '+')})"
-            cells.append(spread([scores[encoder, modality] for scores in seeds]) + gain)
+            cells.append(spread([scores[encoder, column] for scores in seeds]) + gain)
         lines.append(f"| {encoder.capitalize()} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""evaluate: one score of one frozen encoder."""
+"""evaluate: one score of one encoder."""
 
 from typing import Any
 
@@ -9,14 +9,13 @@ from components import component
 
 @component
 def evaluate(
-    run: str, data: str, task: dict[str, Any], out: str, score: Output[Artifact], metrics: Output[Metrics]
+    run: str, item: dict[str, Any], out: str, score: Output[Artifact], metrics: Output[Metrics]
 ) -> None:
     """Evaluate.
 
     Args:
         run: the run directory.
-        data: the prepared dataset.
-        task: fields of `xkd.evaluate.task.Task`.
+        item: what `plan` says of it. Other data or weights are other work, and another caching key.
         out: directory of scores, with the features that tasks share.
         score: the score with all that is needed to reproduce it.
         metrics: the score by its task's name.
@@ -28,7 +27,6 @@ def evaluate(
     from xkd.evaluate.task import evaluate as evaluate_task
     from xkd.evaluate.task import parse_task
 
-    path = evaluate_task(Path(run), Path(data), parse_task(task), Path(out))
+    path = evaluate_task(Path(run), Path(item["data"]), parse_task(item["task"]), Path(out))
     shutil.copy(path, score.path)
-    score.metadata["file"] = path.name
     metrics.log_metric(path.stem, json.loads(path.read_text())["score"])

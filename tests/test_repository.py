@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import pytest
 import yaml
 
 from xkd.data.prepare import PrepareConfig
-from xkd.evaluate.task import TASKS, Task
+from xkd.evaluate import plan
 from xkd.presets import get_preset
-from xkd.settings import build, load_yaml, resolve, to_dict
+from xkd.settings import load_yaml, resolve, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -44,11 +43,14 @@ def test_dvc_prepares_as_the_demo_does() -> None:
     assert by_dvc == by_demo != PrepareConfig(workers=1)
 
 
-def test_dvc_evaluates_what_the_pipeline_evaluates() -> None:
-    evaluate = stages()["evaluate"]
-    common = load_yaml(PARAMS, "evaluate")
-    tasks = [build(Task, common | item, "params.yaml") for item in evaluate["foreach"].values()]
-    assert tasks == [replace(task, dataset="embedded") for task in TASKS]
+def test_dvc_evaluates_all_that_the_embedded_dataset_has(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After a change: xkd tasks data/embedded-prepared, and its output in the place of the section.
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "embedded-prepared").symlink_to(prepared)
+    monkeypatch.chdir(tmp_path)
+    assert load_yaml(PARAMS, "tasks") == plan.stages([Path("data", "embedded-prepared")])
 
 
 def test_dvc_depends_on_files_that_exist() -> None:

@@ -1,7 +1,7 @@
-"""Every setting of pretraining, typed, with the paper's symbol and table beside it.
+"""Every setting of pretraining and fine-tuning, typed, with the paper's symbol and table beside it.
 
 These frozen dataclasses are the only schema. Presets (`xkd.presets`) are Python values of
-`PretrainConfig`; YAML only travels (`xkd.settings`).
+`PretrainConfig` and `FinetuneConfig`; YAML only travels (`xkd.settings`).
 """
 
 from __future__ import annotations

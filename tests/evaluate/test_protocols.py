@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
+from typer.testing import CliRunner
 
+from xkd.cli import app
 from xkd.data.datasets import LAYOUTS
 from xkd.data.manifest import Manifest
 from xkd.data.prepare import PrepareConfig, prepare
@@ -200,6 +203,17 @@ def test_fine_tuning_on_the_folds_of_its_dataset(
         classifier, classes = load_classifier(network)
         assert classes == tuple(score.classes)
         assert classifier.head.out_features == len(classes)
+
+
+def test_the_help_says_which_protocols_a_dataset_has() -> None:
+    said = CliRunner().invoke(app, ["evaluate", "--help"]).output.split("By dataset:")[1].split("\n\n")[0]
+    found = {}
+    for line in said.strip().splitlines():
+        names, setups = re.fullmatch(r"\s*((?:\w+, )*\w+)\s{2,}(.+)", line).groups()  # type: ignore[union-attr]
+        by_modality = [part.split(": ") for part in setups.split("; ")]
+        for name in names.split(", "):
+            found[name] = {(m, protocol) for m, protocols in by_modality for protocol in protocols.split()}
+    assert found == {name: {(s.modality, s.protocol) for s in setups} for name, setups in SETUPS.items()}
 
 
 def test_the_recipes_are_those_of_tables_s6_and_s7() -> None:

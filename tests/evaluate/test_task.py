@@ -14,6 +14,7 @@ from xkd.data.manifest import Manifest
 from xkd.errors import UserError
 from xkd.evaluate.scores import Score
 from xkd.evaluate.task import TASKS, Task, evaluate, parse_task, task_values
+from xkd.presets.finetuning import FINETUNING
 from xkd.settings import resolve
 
 
@@ -156,15 +157,13 @@ def rewrite(prepared: Path, change: object) -> None:
     path.write_text(change(path.read_text()))
 
 
-def test_settings_of_fine_tuning_are_laid_over_the_dataset_s(
-    prepared: Path, run: Path, tmp_path: Path
-) -> None:
+def test_settings_of_fine_tuning_are_laid_over_others(prepared: Path, run: Path, tmp_path: Path) -> None:
     base = ["protocol=finetune", "modality=audio", "encoder=random", "test_windows=2"]
     small = ["finetune.epochs=1", "finetune.batch_size=8", "finetune.warmup_epochs=0"]
     given = [*base, *small, "finetune.audio.masks=1"]
     score = Score.read(evaluate(run, prepared, resolve(Task(), None, given), tmp_path))
     assert (score.finetune["batch_size"], score.finetune["audio"]["masks"]) == (8, 1)
-    assert score.finetune["audio"]["warp"] == 20
+    assert score.finetune["audio"]["warp"] == FINETUNING["embedded", "audio"].audio.warp
     for wrong, said in [
         ("finetune.epoch=3", r"finetune: no setting epoch.*epochs"),
         ("finetune.audio.mask=3", r"finetune: no setting audio\.mask"),

@@ -162,6 +162,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     task = task if task.dataset else dataclasses.replace(task, dataset=Manifest.read(data).name)
     failed = out / f"{task.name}.failed"
     out.mkdir(parents=True, exist_ok=True)
+    failed.write_text("ended before it could say why, perhaps for want of memory")
     try:
         workers = processes or torch.cuda.device_count() or 1
         if workers > 1:
@@ -212,7 +213,7 @@ class _Work:
             "train": task.train_windows or self.setup.train_windows,
             "test": task.test_windows or self.setup.test_windows,
         }
-        self.tuning = _tuning(task)
+        self.tuning = tuning_of(task)
         self.encoders = {
             m: describer(run, config, task.encoder, m, task.seed, world.device) for m in self.inputs
         }
@@ -275,6 +276,7 @@ class _Work:
 
     def _fine_tune(self, tuning: FinetuneConfig) -> Tuned:
         (modality,), task, splits = self.inputs, self.task, self.splits
+        self._warn_of_small_frames(tuning)
         train, validation = splits.train, list[Clip]()
         if tuning.patience:
             train, validation = splits.held_out(modality, task.seed)
@@ -297,6 +299,16 @@ class _Work:
         folder = self.out / "finetuned" / f"{task.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         encoder = find_encoder(self.run, self.config, task.encoder, modality, task.seed)
         return fine_tune(encoder, lesson, splits.classes, splits.test, folder, self.world)
+
+    def _warn_of_small_frames(self, tuning: FinetuneConfig) -> None:
+        """Say so if the shards hold less than is fine-tuned on."""
+        short, side = self.splits.manifest.settings.get("short_side"), tuning.video.resolution
+        if self.world.main and "video" in self.inputs and short and int(short) < side:
+            print(
+                f"xkd: {self.data} holds frames of short_side {short}, which are enlarged to the {side} of "
+                f"finetune.video.resolution; prepared with short_side={side} they would be sharp",
+                file=sys.stderr,
+            )
 
     def _decide(self) -> tuple[Rows, Choice | None]:
         """What the protocol says of each test clip and class, and how it chose its cost if it has one."""
@@ -345,8 +357,12 @@ class _Work:
                 )
 
 
-def _tuning(task: Task) -> FinetuneConfig | None:
-    """The settings of a fine-tuning: the dataset's, and over them the task's."""
+def tuning_of(task: Task) -> FinetuneConfig | None:
+    """The settings of a fine-tuning: the dataset's, and over them the task's; None for other protocols.
+
+    Raises:
+        UserError: there is no such setting.
+    """
     if task.protocol != "finetune":
         return None
     (modality,) = INPUTS[task.modality]

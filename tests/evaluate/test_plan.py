@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.report.synthetic import write_run
+from tests.tiny import tiny_config
+from xkd.cli import app
+from xkd.config import MODALITIES, Modality
+from xkd.data.manifest import Manifest
+from xkd.data.prepare import PrepareConfig, prepare
+from xkd.errors import UserError
+from xkd.evaluate.features import published_hash
+from xkd.evaluate.plan import ENCODERS, choose, plan, stages
+from xkd.evaluate.task import parse_task
+from xkd.settings import to_yaml
+
+NAMES = ("ucf101", "esc50")
+
+
+@pytest.fixture(scope="module")
+def data(replica: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Prepared miniatures of a dataset of pictures with three folds and one of sounds with five."""
+    folder = tmp_path_factory.mktemp("minis")
+    for name in NAMES:
+        prepare(replica(f"{name}-mini"), folder / name, PrepareConfig(short_side=32, max_fps=8))
+    return [folder / name for name in NAMES]
+
+
+def kinds(
+    data: Sequence[Path],
+    encoders: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    modalities: Sequence[Modality] = MODALITIES,
+) -> set[tuple[str, str, str, int]]:
+    tasks = [task for _, task in choose(data, encoders, protocols, modalities)]
+    found: set[tuple[str, str, str, int]] = {
+        (f"{task.protocol} of {task.modality}", task.encoder, task.dataset, task.fold) for task in tasks
+    }
+    assert len(found) == len(tasks)
+    return found
+
+
+def test_every_protocol_on_every_fold_with_every_encoder(data: list[Path]) -> None:
+    assert kinds(data) == {
+        (f"{protocol} of {modality}", encoder, dataset, fold)
+        for dataset, modality, folds in (("ucf101", "video", 3), ("esc50", "audio", 5))
+        for fold in range(1, folds + 1)
+        for protocol in ("svm", "finetune")
+        for encoder in ("teacher", "student", "random", "raw")
+        if (protocol, encoder) != ("finetune", "raw")
+    }
+
+
+def test_fewer_of_them(prepared: Path, data: list[Path]) -> None:
+    chosen = kinds([*data, prepared], ["student", "raw"], ["fusion", "finetune"])
+    assert {kind[:3] for kind in chosen} == {
+        ("finetune of video", "student", "ucf101"),
+        ("finetune of audio", "student", "esc50"),
+        ("finetune of video", "student", "embedded"),
+        ("finetune of audio", "student", "embedded"),
+        ("fusion of audiovisual", "student", "embedded"),
+        ("fusion of audiovisual", "raw", "embedded"),
+    }
+
+
+def test_what_the_run_or_the_data_lacks_is_left_out(prepared: Path, data: list[Path], tmp_path: Path) -> None:
+    video = {("svm of video", "embedded"), ("finetune of video", "embedded")}
+    assert {(kind, name) for kind, _, name, _ in kinds([prepared], modalities=["video"])} == video
+    shutil.copytree(prepared, tmp_path / "silent")
+    manifest = Manifest.read(tmp_path / "silent")
+    mute = [replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips]
+    replace(manifest, clips=tuple(mute)).write()
+    assert {(kind, name) for kind, _, name, _ in kinds([tmp_path / "silent"])} == video
+
+
+def test_an_item_holds_what_its_score_depends_on(prepared: Path, run: Path, tmp_path: Path) -> None:
+    items = plan(run, [prepared], protocols=["fusion"])
+    assert json.loads(json.dumps(items)) == items
+    tasks = [parse_task(item["task"]) for item in items]
+    assert [task.encoder for task in tasks] == list(ENCODERS)
+    assert {item["data"] for item in items} == {str(prepared)}
+    assert {item["revision"] for item in items} == {Manifest.read(prepared).revision}
+    weights = {task.encoder: item["weights"] for task, item in zip(tasks, items, strict=True)}
+    assert weights["teacher"] == "+".join(published_hash(run, "teacher", m) for m in MODALITIES)
+    assert weights["random"] != weights["raw"]
+
+    # Where it runs decides nothing; what the encoder is built like decides the baselines.
+    config = tiny_config()
+    elsewhere = write_run(tmp_path / "elsewhere", replace(config, run=replace(config.run, workers=3)))
+    other = write_run(tmp_path / "other", replace(config, encoder=replace(config.encoder, depth=1)))
+    for path, same in ((elsewhere, True), (other, False)):
+        (item,) = plan(path, [prepared], ["random"], ["fusion"])
+        assert (item["weights"] == weights["random"]) is same
+
+
+def test_settings_of_a_fine_tuning_are_for_that_alone(prepared: Path, run: Path) -> None:
+    settings = ["epochs=3", "video.resolution=32"]
+    items = plan(run, [prepared], ["teacher"], ["svm", "finetune"], settings)
+    given = {item["task"]["protocol"]: item["task"].get("finetune") for item in items}
+    assert given == {"svm": None, "finetune": {"epochs": 3, "video": {"resolution": 32}}}
+    with pytest.raises(UserError, match=r"finetune: no setting epoch.*epochs"):
+        plan(run, [prepared], ["teacher"], ["finetune"], ["epoch=3"])
+
+
+def test_other_preparation_is_another_key(run: Path, replica: Callable[[str], Path], tmp_path: Path) -> None:
+    keys = []
+    for side in (32, 48):
+        out = tmp_path / str(side)
+        prepare(replica("esc50-mini"), out, PrepareConfig(short_side=side))
+        keys.append([item | {"data": ""} for item in plan(run, [out], ["raw"], ["svm"])])
+    assert keys[0] != keys[1]
+
+
+def test_a_run_without_teachers_is_evaluated_by_what_it_published(
+    prepared: Path, run: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone, ignore=shutil.ignore_patterns("teacher*", "*audio*"))
+    config, loss = tiny_config(), replace(tiny_config().loss, align=0, distill=0)
+    (alone / "config.yaml").write_text(to_yaml(replace(config, modalities=("video",), loss=loss)))
+    tasks = [item["task"] for item in plan(alone, [prepared], protocols=["svm"])]
+    assert [(task["modality"], task["encoder"]) for task in tasks] == [
+        ("video", encoder) for encoder in ("student", "random", "raw")
+    ]
+
+
+def test_mistakes_are_one_clear_line(
+    prepared: Path, run: Path, data: list[Path], replica: Callable[[str], Path], tmp_path: Path
+) -> None:
+    prepare(replica("audioset-mini"), tmp_path / "audioset", PrepareConfig(short_side=32, max_fps=8))
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run, unfinished, ignore=shutil.ignore_patterns("encoders"))
+    shutil.copytree(run, tmp_path / "student", ignore=shutil.ignore_patterns("teacher*"))
+    for arguments, said in (
+        ((run, [prepared], ["teachr"]), r"no encoder teachr \(did you mean teacher\?\)"),
+        ((run, [prepared], [], ["svn"]), r"no protocol svn \(did you mean svm\?\)"),
+        (
+            (run, [tmp_path / "audioset"]),
+            "audioset holds audioset, which has no evaluation; embedded, ucf101",
+        ),
+        ((run, [data[0], prepared, data[0]]), "ucf101 and .*ucf101 both hold ucf101"),
+        ((run, data, [], ["fc"]), "nothing to evaluate: none of ucf101, esc50 has an evaluation by fc"),
+        ((run, [tmp_path / "none"]), "none does not exist"),
+        ((tmp_path / "none", [prepared]), "no run in .*none"),
+        ((unfinished, [prepared]), "no encoders in .*unfinished"),
+        ((tmp_path / "student", [prepared], ["teacher"]), "no encoder at .*teacher_video"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            plan(*arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_prints_the_section_of_params(data: list[Path]) -> None:
+    given = [*map(str, data), "--encoder", "teacher", "--protocol", "finetune"]
+    printed = CliRunner().invoke(app, ["tasks", *given])
+    assert printed.exit_code == 0
+    assert yaml.safe_load(printed.stdout) == {"tasks": stages(data, ["teacher"], ["finetune"])}
+    assert list(stages(data, ["teacher"], ["finetune"]))[:4] == [
+        "ucf101-video-finetune-teacher",
+        "ucf101-video-finetune-teacher-fold2",
+        "ucf101-video-finetune-teacher-fold3",
+        "esc50-audio-finetune-teacher",
+    ]

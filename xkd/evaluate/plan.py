@@ -1,0 +1,169 @@
+"""plan: which evaluations a run gets, from what the prepared datasets hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.data.manifest import Manifest
+from xkd.errors import UserError, nearest
+from xkd.evaluate.features import published_hash
+from xkd.evaluate.protocols import SETUPS
+from xkd.evaluate.scores import EvaluatedEncoder, Protocol
+from xkd.evaluate.task import INPUTS, Task, read_config, tuning_of
+from xkd.settings import resolve, to_dict
+from xkd.train.checkpoint import ROLES
+
+ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+
+def plan(
+    run: Path,
+    data: Sequence[Path],
+    encoders: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    finetune: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """The evaluations of a run, each with all that its outcome depends on, to be a caching key.
+
+    Args:
+        run: directory of a finished pretraining; one of a single modality is evaluated on that alone.
+        data: prepared directories.
+        encoders: which to evaluate; empty: the published ones (an autoencoder alone has no teacher) and
+            both baselines.
+        protocols: by which; empty: all.
+        finetune: settings of every fine-tuning (`xkd.config.FinetuneConfig`), each ``dotted.name=value``.
+
+    Returns:
+        For each evaluation ``data`` (the directory), ``revision`` and ``preparation`` (what it was prepared
+        from, and how), ``weights`` (the hash of a published encoder; of a baseline one of the settings that
+        make it) and ``task`` (fields of `Task`).
+
+    Raises:
+        UserError: as `choose` and `tuning_of` do; or the run lacks an encoder.
+    """
+    config = read_config(run)
+    published = [role for role in ROLES if list(run.glob(f"encoders/{role}_*"))]
+    if not published:
+        raise UserError(f"no encoders in {run}; a finished run has them under encoders/")
+    wanted = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
+    tuned = resolve(Task(protocol="finetune"), None, [f"finetune.{setting}" for setting in finetune])
+
+    @cache
+    def weights(encoder: EvaluatedEncoder, modality: Modality) -> str:
+        return _weights(run, config, encoder, modality)
+
+    def fields(task: Task) -> dict[str, Any]:
+        if task.protocol != "finetune":
+            return _fields(task)
+        tuning_of(replace(task, finetune=tuned.finetune))  # a mistake is told before anything is evaluated
+        return _fields(task) | {"finetune": tuned.finetune}
+
+    return [
+        {
+            "data": str(manifest.root),
+            "revision": manifest.revision,
+            "preparation": _digest(dict(manifest.settings)),
+            "weights": "+".join(weights(task.encoder, m) for m in INPUTS[task.modality]),
+            "task": fields(task),
+        }
+        for manifest, task in choose(data, encoders or wanted, protocols, config.modalities)
+    ]
+
+
+def stages(
+    data: Sequence[Path], encoders: Sequence[str] = (), protocols: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """The evaluations under ``tasks`` of ``params.yaml``: by name ``data`` and the fields of `Task`.
+
+    Raises:
+        UserError: as `choose` does.
+    """
+    chosen = choose(data, encoders, protocols, MODALITIES)
+    return {task.name: {"data": str(manifest.root), **_fields(task)} for manifest, task in chosen}
+
+
+def choose(
+    data: Sequence[Path], encoders: Sequence[str], protocols: Sequence[str], modalities: Sequence[Modality]
+) -> list[tuple[Manifest, Task]]:
+    """Every protocol of each dataset (`SETUPS`), on all its folds, with every encoder.
+
+    A dataset's folds follow each other, so that evaluations that run at the same time rarely wait for each
+    other's features. The raw input is nothing to fine-tune, and what no clip has is left out.
+
+    Raises:
+        UserError: an encoder or a protocol is unknown, a dataset is not evaluated or was given twice, or
+            nothing is left to evaluate.
+    """
+    _check_known("encoder", encoders, ENCODERS)
+    _check_known("protocol", protocols, PROTOCOLS)
+    manifests: dict[str, Manifest] = {}
+    for manifest in map(Manifest.read, data):
+        if manifest.name not in SETUPS:
+            raise UserError(
+                f"{manifest.root} holds {manifest.name}, which has no evaluation; {', '.join(SETUPS)} have"
+            )
+        other = manifests.setdefault(manifest.name, manifest)
+        if other is not manifest:
+            raise UserError(f"{other.root} and {manifest.root} both hold {manifest.name}; give one of them")
+    chosen = [
+        (manifest, task)
+        for manifest in manifests.values()
+        for task in _tasks(manifest, encoders or ENCODERS, protocols or PROTOCOLS, modalities)
+    ]
+    if not chosen:
+        raise UserError(
+            f"nothing to evaluate: none of {', '.join(manifests) or 'no dataset'} has an evaluation by "
+            f"{', '.join(protocols or PROTOCOLS)} of {', '.join(modalities)}"
+        )
+    return chosen
+
+
+def _tasks(
+    manifest: Manifest, encoders: Sequence[str], protocols: Sequence[str], modalities: Sequence[Modality]
+) -> list[Task]:
+    there = {m for m in modalities if any(clip.has((m,)) for clip in manifest.clips)}
+    return [
+        Task(
+            dataset=manifest.name,
+            modality=setup.modality,
+            protocol=setup.protocol,
+            encoder=encoder,
+            fold=fold,
+        )
+        for fold in range(1, manifest.folds + 1)
+        for setup in SETUPS[manifest.name]
+        if setup.protocol in protocols and there.issuperset(INPUTS[setup.modality])
+        for encoder in ENCODERS
+        if encoder in encoders and (encoder, setup.protocol) != ("raw", "finetune")
+    ]
+
+
+def _fields(task: Task) -> dict[str, Any]:
+    """What tells a task from the others of its run."""
+    return {name: getattr(task, name) for name in ("dataset", "modality", "protocol", "encoder", "fold")}
+
+
+def _weights(run: Path, config: PretrainConfig, encoder: EvaluatedEncoder, modality: Modality) -> str:
+    if encoder in ROLES:
+        return published_hash(run, encoder, modality)
+    values = to_dict(config)
+    del values["run"]
+    return f"{encoder}-{_digest(values)}"
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"no {what} {name}{nearest(name, known)}; there are {', '.join(known)}")
