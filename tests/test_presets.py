@@ -11,10 +11,13 @@ from torch import Tensor
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, TransformerConfig
 from xkd.errors import UserError
+from xkd.evaluate.protocols import find_setup
 from xkd.method.model import XKD, build_model
 from xkd.method.networks import CHANNELS
 from xkd.presets import PRESETS, get_preset
+from xkd.presets.printed import ALL_SPLITS, FIRST_SPLIT, printed_numbers
 from xkd.settings import difference
+from xkd.train.checkpoint import ROLES
 from xkd.train.distributed import World
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Stepper
@@ -117,3 +120,45 @@ def test_sharing_has_the_released_size(name: str, millions: float, trained: floa
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6 == pytest.approx(
         trained, abs=0.05
     )
+
+
+def test_printed_numbers_are_of_presets_and_evaluations_that_exist() -> None:
+    kinds = []
+    for number in printed_numbers():
+        assert number.preset in PRESETS
+        setup = find_setup(number.dataset, number.modality, number.protocol)  # type: ignore[arg-type]
+        assert setup.metric == "top1"
+        assert number.encoder in ROLES
+        assert number.split == ALL_SPLITS or (number.split == FIRST_SPLIT and setup.folds > 1)
+        kinds.append(replace(number, percent=0.0, source=""))
+    assert len(set(kinds)) == len(kinds) > 100
+
+
+@pytest.mark.parametrize(
+    ("preset", "encoder", "evaluation", "split", "percent", "source"),
+    [
+        ("paper", "teacher", ("ucf101", "svm"), FIRST_SPLIT, 84.7, "Table S15"),
+        ("paper", "teacher", ("ucf101", "svm"), ALL_SPLITS, 83.8, "Table S16"),
+        ("paper", "teacher", ("kinetics400", "fc"), ALL_SPLITS, 51.4, "Table S16"),
+        ("xkd_mas", "student", ("hmdb51", "svm"), FIRST_SPLIT, 55.2, "Table S15"),
+        ("videomae_32", "student", ("kinetics_sound", "svm"), ALL_SPLITS, 56.8, "Table S16"),
+        ("local_views_2_2", "teacher", ("esc50", "svm"), FIRST_SPLIT, 90.8, "Table S10"),
+        ("refine_softmax", "teacher", ("hmdb51", "svm"), FIRST_SPLIT, 54.6, "Table S14"),
+    ],
+)
+def test_printed_numbers_are_the_papers(
+    preset: str, encoder: str, evaluation: tuple[str, str], split: str, percent: float, source: str
+) -> None:
+    found = [
+        (number.percent, number.source)
+        for number in printed_numbers()
+        if (number.preset, number.encoder, number.dataset, number.protocol, number.split)
+        == (preset, encoder, *evaluation, split)
+    ]
+    assert found == [(percent, source)]
+
+
+def test_presets_show_what_the_paper_prints_first() -> None:
+    assert PRESETS["paper"].paper == (59.3, 84.7, 91.0)
+    assert PRESETS["videomae_112"].paper == (51.6, 77.1, None)
+    assert PRESETS["toy"].paper == (None, None, None)

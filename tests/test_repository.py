@@ -92,3 +92,12 @@ def test_the_lock_holds_every_dependency() -> None:
 def test_the_library_needs_no_pipeline_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert not [name for name in project["dependencies"] if name.startswith(("kfp", "dvc"))]
+
+
+def test_a_wheel_carries_what_is_not_python() -> None:
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    listed = {
+        ROOT / package.replace(".", "/") / name for package, names in packaged.items() for name in names
+    }
+    lying = {path for path in (ROOT / "xkd").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert lying == listed

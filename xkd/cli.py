@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,21 +147,66 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Directory of scores; one JSON file is added.")],
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
     protocol: Annotated[
-        str, typer.Option(help="svm; fc for FSD50K and Kinetics400; fusion for audiovisual.")
+        str,
+        typer.Option(help="svm, fc, fusion or finetune; which the dataset has is said above."),
     ],
-    encoder: Annotated[str, typer.Option(help="teacher, student, random or raw.")],
+    encoder: Annotated[
+        str, typer.Option(help="teacher or student of the run; random: never pretrained; raw: no encoder.")
+    ],
     fold: Annotated[int, typer.Option(help="Which of the dataset's splits: UCF101 has 3, ESC-50 5.")] = 1,
+    processes: Annotated[
+        int, typer.Option(help="Processes on this machine; 0: one for each GPU, one without any.")
+    ] = 0,
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Score one frozen encoder on one task."""
+    """Score one encoder on one task; go on where an earlier attempt stopped.
+
+    \b
+    Protocols (supplement A.5, A.6):
+      svm       a linear SVM on frozen features of one modality
+      fc        a fully connected layer on them
+      fusion    a linear SVM on those of video and audio together
+      finetune  the encoder and a layer on top, trained
+
+    \b
+    By dataset:
+      ucf101, hmdb51  video: svm finetune
+      kinetics400     video: svm fc finetune; audio: svm; audiovisual: fusion
+      kinetics_sound  video: svm; audio: svm; audiovisual: fusion
+      esc50           audio: svm finetune
+      fsd50k          audio: fc finetune
+      embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion
+
+    `--set finetune.epochs=20` changes a setting of fine-tuning (Tables S6, S7), `--set seed=1` the seed.
+    `xkd tasks` lists all tasks of prepared datasets.
+    """  # noqa: D301 -- click takes the backspace for "leave the lines as they are"
     from xkd.evaluate.task import Task
     from xkd.evaluate.task import evaluate as score
     from xkd.settings import resolve
 
     chosen = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
     overrides = [*(f"{name}={value}" for name, value in chosen.items()), *(set_ or ())]
-    score(run, data, resolve(Task(), config, overrides), out)
+    score(run, data, resolve(Task(), config, overrides), out, processes)
+
+
+@app.command()
+def tasks(
+    data: Annotated[list[Path], typer.Argument(help="Prepared datasets (from xkd prepare).")],
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="teacher, student, random or raw; repeatable; none given: all.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; none given: all.")
+    ] = None,
+) -> None:
+    """Print every evaluation that datasets have, as the section tasks of params.yaml."""
+    import yaml
+
+    from xkd.evaluate.plan import stages
+
+    section = {"tasks": stages(data, encoder or (), protocol or ())}
+    print(yaml.safe_dump(section, default_flow_style=None, sort_keys=False, width=math.inf), end="")
 
 
 @app.command()
@@ -171,11 +217,15 @@ def tabulate(
     pushgateway: Annotated[
         str, typer.Option(envvar="XKD_PUSHGATEWAY", help="URL that gets the scores for a minute.")
     ] = "",
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another run, with its scores in RUN/scores, to compare with; repeatable."),
+    ] = None,
 ) -> None:
-    """Turn a run and its scores into tables, curves and a report."""
+    """Turn a run and its scores into tables, curves and a report; several runs into one table."""
     from xkd.report.tabulate import tabulate as write
 
-    report = write(run, scores, out, pushgateway)
+    report = write(run, scores, out, pushgateway, beside or ())
     print((out / "tables.md").read_text())
     print(f"report: {report}")
 
@@ -207,7 +257,7 @@ def presets() -> None:
 
     print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  what it is, or changes")
     for preset in PRESETS.values():
-        figures = "".join(f"{figure or '':>8}" for figure in preset.paper or (None,) * 3)
+        figures = "".join(f"{figure or '':>8}" for figure in preset.paper)
         print(f"{preset.name:28}{preset.source:18}{figures}  {preset.summary}")
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score, top_k_accuracy_score
 
-from tests.report.synthetic import write_run, write_scores
+from tests.report.synthetic import TASKS, write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.errors import UserError
 from xkd.evaluate.scores import Score, confusion, per_class, read_scores, top_k
-from xkd.evaluate.task import TASKS
 
 
 def test_top1_and_per_class_equal_sklearn() -> None:

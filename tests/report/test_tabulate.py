@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.synthetic import ONE_HOT, write_run, write_scores
+from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
 from xkd.errors import UserError
-from xkd.evaluate.task import TASKS
+from xkd.evaluate.protocols import find_setup
+from xkd.evaluate.task import Task
 from xkd.presets import get_preset
 from xkd.report.collect import collect
-from xkd.report.tables import cell_of
+from xkd.report.tables import NOTHING, Column, cell_of
 from xkd.report.tabulate import tabulate
 from xkd.watch.collapse import Verdict
 
@@ -69,7 +70,7 @@ def test_the_table_holds_the_scores_and_gains(report: Path) -> None:
 def test_the_page_needs_no_network_and_is_well_formed(report: Path) -> None:
     page = Page(report)
     assert all(address.startswith("data:image/") for address in page.addresses)
-    assert len(page.addresses) == 6  # scores, three curves, two reconstructions
+    assert len(page.addresses) == 13  # scores, three confusions, three curves, six pictures
     assert "script" not in page.tags
     assert not NETWORK.search(report.read_text())
     for said in (
@@ -87,8 +88,15 @@ def test_the_page_needs_no_network_and_is_well_formed(report: Path) -> None:
 def test_the_figures_need_no_network(report: Path) -> None:
     figures = sorted(report.parent.glob("figures/*"))
     assert [figure.name for figure in figures] == [
+        "attention_audio.png",
+        "attention_video.png",
+        "confusion_embedded_audio.svg",
+        "confusion_embedded_audiovisual.svg",
+        "confusion_embedded_video.svg",
         "distillation.svg",
         "losses.svg",
+        "mask_ratios_audio.png",
+        "mask_ratios_video.png",
         "reconstruction_audio.png",
         "reconstruction_video.png",
         "schedules.svg",
@@ -130,11 +138,17 @@ def test_holes_are_shown_with_their_reason(run: Path, tmp_path: Path) -> None:
     report = tabulate(run, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| Student | 47.0 (+26.0) | missing | 60.0 (+26.0) |" in table
-    assert "- Student, audio: no clip of split train has <audio>" in table
-    assert "- Raw input, late fusion: not evaluated" in table
+    assert f"| Raw input |{f' {NOTHING} |' * 3}" in table
+    assert re.findall("^- .*: no .*", table, re.M) == ["- Student, audio: no clip of split train has <audio>"]
+    left = (
+        "Not evaluated: video, fine-tuned (top-1); audio, fine-tuned (top-1); video (raw input); "
+        "audio (raw input); late fusion (raw input)."
+    )
+    assert left in table
     page = Page(report)
-    assert page.text.count("missing\n") == 4
+    assert page.text.count("missing\n") == 1
     assert "no clip of split train has <audio>" in page.text
+    assert left in page.text
 
 
 def test_without_the_random_initialization_there_is_no_gain(run: Path, tmp_path: Path) -> None:
@@ -152,7 +166,7 @@ def test_a_collapsed_run_gets_a_report_without_tables(tmp_path: Path) -> None:
     for said in ("Collapsed: one-hot", ONE_HOT.reason, "fan-out was skipped", "loss.centering"):
         assert said in page.text
     assert 'class="scores"' not in report.read_text()
-    assert len(page.addresses) == 5
+    assert len(page.addresses) == 9
     assert "evaluation was skipped" in (report.parent / "tables.md").read_text()
     assert json.loads((report.parent / "scores.json").read_text())["verdict"] == "one_hot"
 
@@ -167,7 +181,7 @@ def test_a_run_that_broke_early_gets_a_report(tmp_path: Path) -> None:
     report = tabulate(run, tmp_path / "scores", tmp_path / "report")
     page = Page(report)
     assert "Loss not finite at step 10" in page.text
-    assert page.text.count("the run kept no reconstructions") == 2
+    assert page.text.count("the run kept no pictures") == 6
     metrics = json.loads((report.parent / "scores.json").read_text())
     assert "loss" not in metrics["pretrain"]
     assert "nan" not in (report.parent / "curves.csv").read_text()
@@ -183,12 +197,13 @@ def test_several_folds_become_mean_and_deviation(run: Path, tmp_path: Path) -> N
     scores = write_scores(tmp_path / "scores", run)
     findings = collect(run, scores)
     score = findings.scores[0]
-    cell = cell_of([replace(score, score=0.4), replace(score, score=0.6, fold=2)])
+    column = Column(find_setup(score.dataset, score.modality, score.protocol))
+    cell = cell_of(column, [replace(score, score=0.4), replace(score, score=0.6, fold=2)])
     assert cell.mean == pytest.approx(0.5)
     assert cell.spread == pytest.approx(0.1 * 2**0.5)
-    single = cell_of([replace(score, score=0.5)])
+    single = cell_of(column, [replace(score, score=0.5)])
     assert single.spread == pytest.approx((0.25 / score.test_clips) ** 0.5)
-    assert cell_of([replace(score, score=0.5, metric="map")]).spread == 0
+    assert cell_of(column, [replace(score, score=0.5, metric="map")]).spread == 0
 
 
 def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_path: Path) -> None:
@@ -204,12 +219,12 @@ def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_pat
     write_scores(folder, run, layers, metric="map", C=None, sweep={}, chance=0.02)
     report = tabulate(run, folder, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
-    assert "| | Audio, FC (mAP) |" in table
+    assert "| | Audio, FC (mAP) |\n" in table
     assert "| Chance | 2.0 |" in table
     assert "| Teacher | 42.0 ± 1.4 (n=2) (+0.0) |" in table
     assert "- Teacher, video: fold 2: the node was lost" in table
     assert "- Student, video: fold 2: not evaluated" in table
-    assert "42.0 ± 1.4 (n=2)" in report.read_text()
+    assert "42.0\n± 1.4 (n=2)\n" in Page(report).text
     metrics = json.loads((report.parent / "scores.json").read_text())
     assert metrics["fsd50k"]["chance"] == {"audio_fc": 0.02}
 
@@ -222,9 +237,119 @@ def test_the_papers_number_stands_beside_ours(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", run, video, score=0.8)
     write_scores(scores, run, tuple(replace(task, fold=2) for task in video), score=0.7)
     report = tabulate(run, scores, tmp_path / "report")
-    row = "The paper's teacher, split 1 (Tables S4, S15)"
-    assert f"| {row} | 84.7 (ours -4.7) |" in (report.parent / "tables.md").read_text()
+    table = (report.parent / "tables.md").read_text()
+    assert "| The paper's teacher, split 1 (Table S15) | 84.7 (ours -4.7) |" in table
+    assert "| The paper's student, split 1 (Table S15) | 84.4 (ours -4.4) |" in table
+    # One fold of three is missing: our mean is of something else.
+    assert "| The paper's teacher, all splits (Table S16) | 83.8 |" in table
     assert "84.7 (ours -4.7)" in report.read_text()
+    write_scores(scores, run, tuple(replace(task, fold=3) for task in video), score=0.6)
+    tabulate(run, scores, tmp_path / "report")
+    table = (report.parent / "tables.md").read_text()
+    assert "| The paper's teacher, all splits (Table S16) | 83.8 (ours -13.8) |" in table
+    with (report.parent / "tables.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["encoder"] == "teacher"]
+    shown = [
+        tuple(row[name] for name in ("split", "mean", "std", "n", "paper", "difference")) for row in rows
+    ]
+    assert shown == [("1", "80.0", "", "1", "84.7", "-4.7"), ("all", "70.0", "10.0", "3", "83.8", "-13.8")]
+    assert rows[1]["source"] == "Table S16"
+
+
+TUNED = tuple(
+    Task(modality=modality, protocol="finetune", encoder=encoder)
+    for modality in ("video", "audio")
+    for encoder in ("teacher", "student", "random")
+)
+
+
+def test_fine_tuning_has_its_columns_and_curves(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", run, TASKS + TUNED)
+    report = tabulate(run, scores, tmp_path / "report")
+    table = (report.parent / "tables.md").read_text()
+    assert "| Video, fine-tuned (top-1) | Video, fine-tuned (top-5) |" in table
+    assert "| Teacher | 52.0 (+31.0) | 60.0 (+31.0) | 65.0 (+31.0) | 52.0 (+31.0) | 82.0 (+31.0) |" in table
+    assert f"| 12.0 (-9.0) | 20.0 (-9.0) | 25.0 (-9.0) |{f' {NOTHING} |' * 4}\n" in table
+    assert "| Chance | 10.0 | 10.0 | 10.0 | 10.0 | 50.0 | 10.0 | 50.0 |" in table
+    assert "Not evaluated" not in table
+    teacher = json.loads((report.parent / "scores.json").read_text())["embedded"]["teacher"]
+    assert teacher["video_finetune"] == 0.52
+    assert teacher["audio_finetune_top5"] == 0.9
+    drawn = (report.parent / "figures" / "finetuning_embedded.svg").read_text()
+    for said in ("Video, fine-tuned: loss", "Audio, fine-tuned: validation clips", "Random initialization"):
+        assert said in drawn
+    page = Page(report)
+    assert "Fine-tuning on embedded" in page.text
+    row = page.text[page.text.index("embedded-video-finetune-teacher\n") :].splitlines()
+    assert row[1:5] == ["52.0", "82.0", "30", f"{100 * 0.52 * (1 - math.exp(-30 / 6)):.1f}"]
+
+
+def test_confusions_are_summed_over_folds(run: Path, tmp_path: Path) -> None:
+    confusion = {"bounce": {"bounce": 3, "slide": 7}, "slide": {"slide": 9, "jump": 1}}
+    tasks = tuple(task for task in TASKS if task.modality == "video")
+    for fold in (1, 2, 3):
+        folds = tuple(replace(task, dataset="hmdb51", fold=fold) for task in tasks)
+        write_scores(tmp_path / "scores", run, folds, confusion=confusion)
+    report = tabulate(run, tmp_path / "scores", tmp_path / "report")
+    drawn = (report.parent / "figures" / "confusion_hmdb51_video.svg").read_text()
+    assert sorted(re.findall(r">(\d+)</text>", drawn)) == ["21", "27", "3", "9"]
+    text = Page(report).text
+    assert text.index("bounce taken for slide: 21") < text.index("slide taken for jump: 3")
+
+
+def test_many_classes_have_a_list_and_no_matrix(run: Path, tmp_path: Path) -> None:
+    classes = [f"class {index}" for index in range(101)]
+    tasks = tuple(replace(task, dataset="ucf101") for task in TASKS if task.modality == "video")
+    confusion = {"class 3": {"class 4": 5, "class 3": 2}}
+    write_scores(tmp_path / "scores", run, tasks, classes=classes, confusion=confusion)
+    report = tabulate(run, tmp_path / "scores", tmp_path / "report")
+    assert "class 3 taken for class 4: 5" in Page(report).text
+    assert not list((report.parent / "figures").glob("confusion*"))
+
+
+def test_per_class_scores_are_means_over_folds(run: Path, tmp_path: Path) -> None:
+    task = Task(dataset="hmdb51", modality="video", protocol="svm", encoder="teacher")
+    for fold, share in ((1, 0.2), (2, 0.4)):
+        values = {"bounce": share, "slide": None if fold == 1 else 0.7}
+        write_scores(tmp_path / "scores", run, (replace(task, fold=fold),), per_class=values)
+    text = Page(tabulate(run, tmp_path / "scores", tmp_path / "report")).text
+    assert "bounce\n30\n" in text
+    assert "slide\n70\n" in text
+
+
+def test_a_task_that_failed_shows_though_its_dataset_has_no_score(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", run)
+    (scores / "fsd50k-audio-fc-teacher.failed").write_text("the node was lost")
+    report = tabulate(run, scores, tmp_path / "report")
+    assert "- Teacher, audio, FC (mAP): the node was lost" in (report.parent / "tables.md").read_text()
+    assert "No figure: nothing was evaluated" in Page(report).text
+
+
+def test_latex_is_balanced_and_its_rows_are_as_wide_as_it_says(run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", run, TASKS + TUNED)
+    for fold in (1, 2):
+        write_scores(scores, run, (replace(TASKS[0], dataset="hmdb51", fold=fold),), score=fold / 4)
+    report = tabulate(run, scores, tmp_path / "report")
+    source = (report.parent / "tables.tex").read_text()
+    lines = [line for line in source.splitlines() if line and not line.startswith("%")]
+    code = "\n".join(lines)
+    assert code.count("{") == code.count("}")
+    open_, tables = list[str](), 0
+    for line in lines:
+        if begun := re.fullmatch(r"\\begin\{(\w+)\}(?:\{(\w+)\})?", line):
+            open_.append(begun[1])
+            width = len(begun[2] or "")
+            tables += begun[1] == "tabular"
+        elif ended := re.fullmatch(r"\\end\{(\w+)\}", line):
+            assert open_.pop() == ended[1]
+        elif open_[-1] == "tabular" and not line.endswith("rule"):
+            assert line.endswith(r" \\")
+            assert len(line.split(" & ")) == width
+    assert (open_, tables) == ([], 2)
+    assert code.isascii()
+    assert not re.search(r"(?<!\\)[%_#]", code)
+    assert r"Teacher & 37.5 $\pm$ 17.7 (n=2) \\" in code
+    assert "% Weights, video: " in source
 
 
 def test_mistakes_are_clear_lines(run: Path, tmp_path: Path) -> None:

@@ -119,24 +119,6 @@ def task_values(task: Task) -> dict[str, Any]:
     return to_dict(task)
 
 
-def _fan_out() -> tuple[Task, ...]:
-    kinds: tuple[tuple[EvaluatedModality, Protocol], ...] = (
-        ("video", "svm"),
-        ("audio", "svm"),
-        ("audiovisual", "fusion"),
-    )
-    encoders: tuple[EvaluatedEncoder, ...] = ("teacher", "student", "random", "raw")
-    return tuple(
-        Task(modality=modality, protocol=protocol, encoder=encoder)
-        for encoder in encoders
-        for modality, protocol in kinds
-    )
-
-
-TASKS = _fan_out()
-"""The default fan-out: every encoder and baseline on each modality and on both."""
-
-
 def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -> Path:
     """Score one task and write it to ``out/{task.name}.json``.
 

@@ -83,16 +83,22 @@ class Autoencoders(nn.Module):
         return Objective(self._total(terms), {})
 
     def reconstruct(
-        self, modality: Modality, view: Tensor, noise: Tensor, local_views: Sequence[Tensor] = ()
+        self,
+        modality: Modality,
+        view: Tensor,
+        noise: Tensor,
+        local_views: Sequence[Tensor] = (),
+        mask_ratio: float | None = None,
     ) -> Masked:
         """Mask a global view, encode what is left and predict the rest (Equations 1, 2).
 
-        Local views are encoded in the same go.
+        Local views are encoded in the same go. The mask ratio is the configuration's unless another is given.
         """
         config = self.config.modality(modality)
+        ratio = config.mask_ratio if mask_ratio is None else mask_ratio
         patches = patchify(view, config.patch)
         times = config.grid[0] if config.mask == "tube" else 1
-        mask = random_mask(noise[:, : noise.shape[1] // times], config.mask_ratio, repeat=times)
+        mask = random_mask(noise[:, : noise.shape[1] // times], ratio, repeat=times)
         encoder = self.student[modality].encoder
         tokens = [encoder.embed_visible(patches, mask.keep)]
         if local_views:

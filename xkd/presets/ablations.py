@@ -10,55 +10,55 @@ from xkd.presets.registry import preset
 from xkd.presets.variants import paper
 
 
-@preset("section B", 58.5, 82.6, 88.0)
+@preset("section B")
 def ablation() -> PretrainConfig:
     """What the ablations change: 400 epochs, both teachers' temperatures from 0.04 to 0.06."""
     return temperatures(epochs(paper(), 400), video=(0.04, 0.06), audio=(0.04, 0.06))
 
 
-@preset("Table S8", 55.3, 80.0, 85.8)
+@preset("Table S8")
 def temperature_004_004() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.04, audio 0.04."""
     return temperatures(ablation(), video=0.04, audio=0.04)
 
 
-@preset("Table S8", 57.5, 81.0, 85.3)
+@preset("Table S8")
 def temperature_006_006() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.06, audio 0.06."""
     return temperatures(ablation(), video=0.06, audio=0.06)
 
 
-@preset("Table S8", 57.5, 82.0, 84.3)
+@preset("Table S8")
 def temperature_007_007() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.07, audio 0.07."""
     return temperatures(ablation(), video=0.07, audio=0.07)
 
 
-@preset("Table S8", 55.6, 81.6, 85.8)
+@preset("Table S8")
 def temperature_008_008() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.08, audio 0.08."""
     return temperatures(ablation(), video=0.08, audio=0.08)
 
 
-@preset("Table S8", 54.4, 81.0, 87.0)
+@preset("Table S8")
 def temperature_009_007() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.09, audio 0.07."""
     return temperatures(ablation(), video=0.09, audio=0.07)
 
 
-@preset("Table S8", 55.9, 81.9, 89.0)
+@preset("Table S8")
 def temperature_010_007() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.10, audio 0.07, as in Table S4."""
     return temperatures(ablation(), video=0.10, audio=0.07)
 
 
-@preset("Table S8", 54.5, 79.5, 89.0)
+@preset("Table S8")
 def temperature_011_007() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.11, audio 0.07."""
     return temperatures(ablation(), video=0.11, audio=0.07)
 
 
-@preset("Table S8", 53.8, 78.5, 87.3)
+@preset("Table S8")
 def temperature_012_007() -> PretrainConfig:
     """Teachers' temperatures fixed: video 0.12, audio 0.07."""
     return temperatures(ablation(), video=0.12, audio=0.07)
@@ -94,49 +94,49 @@ def ema_0999() -> PretrainConfig:
     return _momentum(0.999)
 
 
-@preset("Table S9", 55.2, 81.1, 86.8)
+@preset("Table S9")
 def local_seconds_2_2() -> PretrainConfig:
     """Local views of 2 s of video and 2 s of audio."""
     return _local_seconds(video=2, audio=2)
 
 
-@preset("Table S9", 57.1, 82.3, 87.3)
+@preset("Table S9")
 def local_seconds_2_1() -> PretrainConfig:
     """Local views of 2 s of video and 1 s of audio."""
     return _local_seconds(video=2, audio=1)
 
 
-@preset("Table S9", 55.6, 81.0, 86.8)
+@preset("Table S9")
 def local_seconds_1_2() -> PretrainConfig:
     """Local views of 1 s of video and 2 s of audio."""
     return _local_seconds(video=1, audio=2)
 
 
-@preset("Table S9", 58.4, 82.6, 82.3)
+@preset("Table S9")
 def local_seconds_4_1() -> PretrainConfig:
     """Local views of 4 s of video and 1 s of audio."""
     return _local_seconds(video=4, audio=1)
 
 
-@preset("Table S10", 56.3, 79.5, 85.8)
+@preset("Table S10")
 def local_views_1_2() -> PretrainConfig:
     """One local view of the video, two of the audio."""
     return local_views(ablation(), video=1, audio=2)
 
 
-@preset("Table S10", 58.8, 82.2, 87.0)
+@preset("Table S10")
 def local_views_2_1() -> PretrainConfig:
     """Two local views of the video, one of the audio."""
     return local_views(ablation(), video=2, audio=1)
 
 
-@preset("Table S10", 56.1, 79.0, 90.8)
+@preset("Table S10")
 def local_views_2_2() -> PretrainConfig:
     """Two local views of the video, two of the audio."""
     return local_views(ablation(), video=2, audio=2)
 
 
-@preset("Table S10", 57.5, 82.9, 88.8)
+@preset("Table S10")
 def local_views_3_1() -> PretrainConfig:
     """Three local views of the video, one of the audio."""
     return local_views(ablation(), video=3, audio=1)
@@ -226,55 +226,55 @@ def projector_last_norm() -> PretrainConfig:
     return replace(ablation(), projector=ProjectorConfig(norm="last"))
 
 
-@preset("Table S11", 55.4, 81.0, 83.4)
+@preset("Table S11")
 def projector_2_layers() -> PretrainConfig:
     """Projectors of two layers."""
     return replace(ablation(), projector=ProjectorConfig(layers=2))
 
 
-@preset("Table S11", 55.7, 81.0, 84.6)
+@preset("Table S11")
 def projector_4_layers() -> PretrainConfig:
     """Projectors of four layers."""
     return replace(ablation(), projector=ProjectorConfig(layers=4))
 
 
-@preset("Table S12", 53.2, 78.1, 87.5)
+@preset("Table S12")
 def projector_4096() -> PretrainConfig:
     """Projectors with 4096 outputs."""
     return replace(ablation(), projector=ProjectorConfig(out_dim=4096))
 
 
-@preset("Table S12", 57.0, 81.5, 84.1)
+@preset("Table S12")
 def projector_16384() -> PretrainConfig:
     """Projectors with 16384 outputs."""
     return replace(ablation(), projector=ProjectorConfig(out_dim=16384))
 
 
-@preset("Table S12", 54.4, 81.7, 83.8)
+@preset("Table S12")
 def projector_32768() -> PretrainConfig:
     """Projectors with 32768 outputs."""
     return replace(ablation(), projector=ProjectorConfig(out_dim=32768))
 
 
-@preset("Table S13", 56.1, 81.1, 87.3)
+@preset("Table S13")
 def align_across() -> PretrainConfig:
     """Each teacher aligned with the other modality's student (Equation S1)."""
     return replace(ablation(), loss=LossConfig(align_pairs="across"))
 
 
-@preset("Table S13", 55.4, 82.2, 87.5)
+@preset("Table S13")
 def align_both() -> PretrainConfig:
     """Both alignments, like with like and across (Equation S2)."""
     return replace(ablation(), loss=LossConfig(align_pairs="both"))
 
 
-@preset("Table S14", 54.6, 79.8, 88.3)
+@preset("Table S14")
 def refine_softmax() -> PretrainConfig:
     """Refinement by a softmax (Equation S3)."""
     return replace(ablation(), refine=RefineConfig(relevance="softmax"))
 
 
-@preset("Table S14", 54.5, 79.3, 84.5)
+@preset("Table S14")
 def refine_without_cls() -> PretrainConfig:
     """Refinement by the attention of the patches' mean query, without the class token (B.8)."""
     return replace(ablation(), refine=RefineConfig(query="mean_query"))

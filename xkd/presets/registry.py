@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 from xkd.config import PretrainConfig
 from xkd.errors import UserError, nearest
+from xkd.presets.printed import printed_numbers
 
 Build = Callable[[], PretrainConfig]
 
 
 class Figures(NamedTuple):
-    """Top-1 in percent."""
+    """Top-1 of a linear SVM in percent; None where the paper prints none."""
 
-    hmdb51: float
-    ucf101: float
-    esc50: float | None = None
+    hmdb51: float | None
+    ucf101: float | None
+    esc50: float | None
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,6 @@ class Preset:
     name: str
     source: str
     """Table, figure or section of the paper; empty for what is not in it."""
-    paper: Figures | None
-    """What the paper measured; None where it prints no figures, or where the run collapsed."""
     build: Build
 
     @property
@@ -37,16 +36,25 @@ class Preset:
         """What it is, or what it changes, in a line."""
         return (getdoc(self.build) or "").splitlines()[0]
 
+    @property
+    def paper(self) -> Figures:
+        """What the paper prints of it first: the teacher on split 1, or VideoMAE on all splits."""
+        first: dict[str, float] = {}
+        for number in printed_numbers():
+            if number.preset == self.name:
+                first.setdefault(number.dataset, number.percent)
+        return Figures(*(first.get(name) for name in Figures._fields))
+
 
 PRESETS: dict[str, Preset] = {}
 
 
-def preset(source: str = "", *paper: float) -> Callable[[Build], Build]:
-    """Register a configuration under its function's name, with its place in the paper and its figures."""
+def preset(source: str = "") -> Callable[[Build], Build]:
+    """Register a configuration under its function's name, with its place in the paper."""
 
     def register(build: Build) -> Build:
         name = build.__name__
-        PRESETS[name] = Preset(name, source, Figures(*paper) if paper else None, build)
+        PRESETS[name] = Preset(name, source, build)
         return build
 
     return register

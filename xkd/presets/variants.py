@@ -9,7 +9,7 @@ from xkd.presets.changes import epochs, local_views, temperatures
 from xkd.presets.registry import preset
 
 
-@preset("Tables S4, S15", 59.3, 84.7, 91.0)
+@preset("Tables S4, S15")
 def paper() -> PretrainConfig:
     """XKD as published: ViT-B, separate encoders, 800 epochs.
 
@@ -20,13 +20,13 @@ def paper() -> PretrainConfig:
     return PretrainConfig()
 
 
-@preset("Tables S5, S15", 56.4, 81.9, 91.0)
+@preset("Tables S5, S15")
 def xkd_mas() -> PretrainConfig:
     """XKD-MAS: the students share their transformer blocks."""
     return replace(paper(), share="student")
 
 
-@preset("Tables S5, S15", 53.5, 80.3, 90.3)
+@preset("Tables S5, S15")
 def xkd_mats() -> PretrainConfig:
     """XKD-MATS: the students share their transformer blocks, and so do the teachers."""
     return replace(paper(), share="both")
@@ -112,19 +112,19 @@ def vit_large() -> PretrainConfig:
     return replace(paper(), encoder=TransformerConfig(dim=1024, depth=24, heads=16))
 
 
-@preset("Table S16", 54.3, 80.0)
+@preset("Table S16")
 def videomae_224() -> PretrainConfig:
     """VideoMAE: 16 frames of 224 x 224, patches of 2 x 16 x 16."""
     return _videomae(frames=16, size=224, times=2)
 
 
-@preset("Table S16", 51.6, 77.1)
+@preset("Table S16")
 def videomae_112() -> PretrainConfig:
     """VideoMAE (112): 16 frames of 112 x 112, patches of 2 x 16 x 16."""
     return _videomae(frames=16, size=112, times=2)
 
 
-@preset("Table S16", 51.5, 78.9)
+@preset("Table S16")
 def videomae_32() -> PretrainConfig:
     """VideoMAE*: 32 frames of 112 x 112, patches of 4 x 16 x 16, as XKD sees."""
     return _videomae(frames=32, size=112, times=4)

@@ -6,90 +6,51 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from xkd.config import MODALITIES, PretrainConfig
-from xkd.errors import UserError
-from xkd.evaluate.features import published_hash
-from xkd.evaluate.scores import Score, read_scores
-from xkd.evaluate.task import INPUTS, read_config
-from xkd.presets import PRESETS, get_preset
+from xkd.config import MODALITIES
+from xkd.report.beside import Comparison, compare
+from xkd.report.runs import Change, Evaluated, changes, check_revisions, read_run
 from xkd.report.tables import Table, make_table
-from xkd.settings import difference, to_dict
-from xkd.train.run import read_json
-from xkd.watch.collapse import Verdict
 from xkd.watch.telemetry import Row, read_rows
 
 
-class Change(NamedTuple):
-    """A setting in which a run differs from its preset."""
-
-    name: str
-    preset: Any
-    run: Any
-
-
 @dataclass(frozen=True)
-class Findings:
+class Findings(Evaluated):
     """All that a report is made of."""
 
-    run: Path
-    config: PretrainConfig
-    facts: dict[str, Any]
-    """run.json"""
-    verdict: Verdict
     history: list[Row]
-    scores: list[Score]
     tables: list[Table]
     changes: list[Change] | None
     """None where this version does not know the run's preset."""
-
-    @property
-    def skipped_evaluation(self) -> bool:
-        """Whether there are no scores because the run collapsed."""
-        return not self.scores and not self.verdict.healthy
+    comparison: Comparison
+    """The run, and others beside it."""
 
 
-def collect(run: Path, scores: Path) -> Findings:
+def collect(run: Path, scores: Path, beside: Sequence[Path] = ()) -> Findings:
     """Read a finished run and the scores of its evaluations, as many as there are.
 
+    Args:
+        run: run directory.
+        scores: folder of its scores.
+        beside: other run directories, each with its scores in ``scores/``, to be compared with it.
+
     Raises:
-        UserError: the run is not finished; the folder of scores is missing though the run is healthy; a
-            score belongs to another run.
+        UserError: a run is not finished; the folder of scores is missing though the run is healthy; a
+            score belongs to another run; scores are of several revisions of a dataset; a run is given twice.
     """
-    config = read_config(run)
-    facts = read_json(run / "run.json")
-    verdict = Verdict(**read_json(run / "verdict.json"))
-    if not scores.is_dir() and verdict.healthy:
-        raise UserError(f"no folder of scores at {scores}; xkd evaluate writes one")
-    found = read_scores(scores)
-    _check_belonging(run, scores, found)
-    datasets = sorted({score.dataset for score in found}) or [str(facts.get("dataset", "unknown"))]
+    mine = read_run(run, scores)
+    runs = [mine, *(read_run(other, other / "scores") for other in beside)]
+    check_revisions(runs)
+    asked = {score.dataset for score in mine.scores}
+    asked |= {path.name.partition("-")[0] for path in scores.glob("*.failed")}
+    datasets = sorted(asked) or [str(mine.facts.get("dataset", "unknown"))]
     return Findings(
-        run=run,
-        config=config,
-        facts=facts,
-        verdict=verdict,
+        **vars(mine),
         history=read_rows(run / "metrics.jsonl"),
-        scores=found,
-        tables=[make_table(dataset, found, scores, config.preset) for dataset in datasets],
-        changes=changes(config),
+        tables=[make_table(dataset, mine.scores, scores, mine.config.preset) for dataset in datasets],
+        changes=changes(mine.config),
+        comparison=compare(runs),
     )
-
-
-def changes(config: PretrainConfig) -> list[Change] | None:
-    """The settings in which a configuration differs from its preset; None if there is no such preset.
-
-    Settings under ``run``, which change no result, are left out; so is the seed, which a report names anyway.
-    """
-    if config.preset not in PRESETS:
-        return None
-    preset = get_preset(config.preset)
-    return [
-        Change(name, _setting(preset, name), _setting(config, name))
-        for name in difference(preset, config)
-        if not name.startswith("run.")
-    ]
 
 
 def provenance(findings: Findings) -> list[tuple[str, str]]:
@@ -142,32 +103,6 @@ def trained_at(history: Sequence[Row]) -> str:
     if not history:
         return "unknown"
     return datetime.fromtimestamp(history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _check_belonging(run: Path, folder: Path, scores: list[Score]) -> None:
-    """A table must not mix runs, nor revisions of one dataset."""
-    revisions: dict[str, str] = {}
-    for score in scores:
-        path = folder / f"{score.name}.json"
-        if score.encoder in ("teacher", "student"):
-            ours = "+".join(published_hash(run, score.encoder, m) for m in INPUTS[score.modality])
-            if score.encoder_hash != ours:
-                raise UserError(
-                    f"{path} is a score of another run (its encoder is {score.encoder_hash}, "
-                    f"the one in {run} {ours}); remove it"
-                )
-        first = revisions.setdefault(score.dataset, score.data_revision)
-        if score.data_revision != first:
-            raise UserError(
-                f"{path} was measured on another revision of {score.dataset} than the others; remove it"
-            )
-
-
-def _setting(config: PretrainConfig, name: str) -> Any:
-    value: Any = to_dict(config)
-    for key in name.split("."):
-        value = value[key]
-    return value
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a run did over its steps, and how its encoders score, as drawings in the report's style."""
+"""What a run did over its steps, as drawings in the report's style."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from xkd.config import MODALITIES, other
-from xkd.report.tables import ENCODERS, Cell, Table
 from xkd.watch.telemetry import Row
 
 WIDTH = 9.2
@@ -18,7 +16,6 @@ WIDTH = 9.2
 POINTS = 1000
 """Points of a curve; a longer history is thinned."""
 COLORS = {"video": "#2166ac", "audio": "#c8611a"}
-ENCODER_COLORS = {"teacher": "#1f4e79", "student": "#5b93c7", "random": "#a9adb3", "raw": "#d9dbde"}
 ALIGNED = {
     "student": ("students", "#9a7fc4"),
     "teacher": ("teachers", "#3d3260"),
@@ -32,7 +29,7 @@ DASHED = (0, (4, 3))
 
 def loss_curves(history: Sequence[Row]) -> Figure:
     """The objective, reconstruction per modality, alignment of students and teachers, distillation."""
-    figure, axes = _panels(2, 2, height=4.6)
+    figure, axes = panels(2, 2, height=4.6)
     _curve(axes[0], history, "loss", INK)
     axes[0].set_title("Objective")
     for m in MODALITIES:
@@ -53,7 +50,7 @@ def loss_curves(history: Sequence[Row]) -> Figure:
 
 def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
     """KD, KLD and the teacher's entropy per direction, with the largest possible entropy ln K."""
-    figure, axes = _panels(1, 2, height=2.9, sharey=True)
+    figure, axes = panels(1, 2, height=2.9, sharey=True)
     top = math.log(out_dim)
     for panel, m in zip(axes, MODALITIES, strict=True):
         direction = f"{m}_to_{other(m)}"
@@ -63,7 +60,7 @@ def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
         panel.axhline(top, color=FAINT, linewidth=1, linestyle=DASHED)
         panel.set_title(f"{m.capitalize()} teacher → {other(m)} student")
         panel.set_xlabel("step")
-    _name_level(axes[1], top, f"ln K = {top:.2f}")
+    name_level(axes[1], top, f"ln K = {top:.2f}")
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("nats")
     axes[1].legend()
@@ -72,7 +69,7 @@ def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
 
 def schedule_curves(history: Sequence[Row]) -> Figure:
     """Learning rate, teacher momentum and teacher temperatures."""
-    figure, axes = _panels(1, 3, height=2.3)
+    figure, axes = panels(1, 3, height=2.3)
     _curve(axes[0], history, "lr", INK)
     _curve(axes[1], history, "momentum", INK)
     for m in MODALITIES:
@@ -85,55 +82,8 @@ def schedule_curves(history: Sequence[Row]) -> Figure:
     return figure
 
 
-def score_bars(table: Table) -> Figure:
-    """Grouped bars: a group per column of the table, a bar per row; gaps where a number is missing."""
-    figure, (panel,) = _panels(1, 1, height=3.1)
-    width = 0.8 / len(ENCODERS)
-    for index, (encoder, title) in enumerate(ENCODERS.items()):
-        for group, column in enumerate(table.columns):
-            x = group + (index - (len(ENCODERS) - 1) / 2) * width
-            cell = table.cell(encoder, column)
-            if isinstance(cell, Cell):
-                panel.bar(
-                    x,
-                    cell.mean,
-                    width * 0.92,
-                    color=ENCODER_COLORS[encoder],
-                    yerr=cell.spread,
-                    ecolor=INK,
-                    error_kw={"elinewidth": 0.9, "capsize": 2},
-                )
-                above = cell.mean + cell.spread
-                panel.annotate(
-                    f"{100 * cell.mean:.1f}",
-                    (x, above),
-                    (0, 2),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-            else:
-                panel.annotate("?", (x, 0), (0, 3), textcoords="offset points", ha="center", color=FAINT)
-        panel.bar(0, 0, color=ENCODER_COLORS[encoder], label=title)
-    for group, column in enumerate(table.columns):
-        if column in table.chances:
-            level, reach = table.chances[column], (group - 0.48, group + 0.48)
-            panel.hlines(level, *reach, color=FAINT, linewidth=1, linestyle=DASHED, zorder=3)
-    for level in {round(chance, 6) for chance in table.chances.values()}:
-        _name_level(panel, level, "chance")
-    panel.set_xticks(range(len(table.columns)), [column.title for column in table.columns])
-    panel.tick_params(axis="x", length=0)
-    panel.grid(visible=False, axis="x")
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    panel.margins(y=0.12)
-    panel.set_xlim(-0.5, len(table.columns) - 0.5)
-    panel.legend(
-        ncols=len(ENCODERS), loc="upper left", bbox_to_anchor=(0, 1.16), borderaxespad=0, handlelength=1
-    )
-    return figure
-
-
-def _panels(rows: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def panels(rows: int, columns: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of the report's width and its panels, row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1, hspace=0.04)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
@@ -156,7 +106,7 @@ def thin(history: Sequence[Row], count: int) -> list[Row]:
     return [history[round(index * (len(history) - 1) / (count - 1))] for index in range(count)]
 
 
-def _name_level(panel: Axes, level: float, name: str) -> None:
+def name_level(panel: Axes, level: float, name: str) -> None:
     """Write a dashed line's name at its right end."""
     panel.annotate(
         name,

@@ -11,39 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from xkd.evaluate.scores import Score
-from xkd.report.collect import Findings, changed_settings, collect, provenance
+from xkd.report.beside import Comparison
+from xkd.report.collect import Findings, collect
 from xkd.report.curves import POINTS, thin
 from xkd.report.figures import draw
 from xkd.report.page import page
-from xkd.report.tables import ENCODERS, MEASURED, Cell, Hole, Table, number, paper_row
+from xkd.report.tables import Cell
+from xkd.report.text import latex, markdown
 from xkd.watch.collapse import DIRECTIONS
 from xkd.watch.metrics import SCORE_LABELS
 from xkd.watch.push import push_scores
 from xkd.watch.telemetry import Row
 
 
-def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "") -> Path:
-    """Write the report of a finished run.
+def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", beside: Sequence[Path] = ()) -> Path:
+    """Write the report of a finished run, alone or beside others.
 
-    Writes to `out`: report.html (self-contained), tables.md, scores.csv, scores.json (numbers for
-    ``dvc metrics``), curves.csv (for ``dvc plots``) and figures/. A partial set of scores gives tables
-    with holes that say why; a collapsed run that was not evaluated gives a report without tables.
+    Writes to `out`: report.html (self-contained), the tables as tables.md, tables.tex and tables.csv,
+    scores.csv (every score), scores.json (numbers for ``dvc metrics``), curves.csv (for ``dvc plots``) and
+    figures/. A partial set of scores gives tables with holes that say why; a collapsed run that was not
+    evaluated gives a report without tables.
 
     Args:
         run: run directory with its verdict.
         scores: folder of score files; may be missing if the run collapsed.
         out: folder to write.
         pushgateway: URL of a Prometheus Pushgateway that is to have the scores for a minute; empty: none.
+        beside: other run directories, each with its scores in ``scores/``; those that differ in the seed
+            alone become one row of a table.
 
     Returns:
         Path of report.html.
 
     Raises:
-        UserError: the run is not finished, or a score is damaged or belongs to another run.
+        UserError: a run is not finished, a score is damaged or belongs to another run, or scores that would
+            stand beside each other are of several revisions of a dataset.
     """
-    findings = collect(run, scores)
+    findings = collect(run, scores, beside)
     drawings = draw(findings, out / "figures")
     (out / "tables.md").write_text(markdown(findings), encoding="utf-8")
+    (out / "tables.tex").write_text(latex(findings), encoding="utf-8")
+    _write_tables(findings.comparison, out / "tables.csv")
     (out / "scores.json").write_text(json.dumps(metrics(findings), indent=2) + "\n")
     _write_scores(findings, out / "scores.csv")
     _write_curves(findings.history, out / "curves.csv")
@@ -53,35 +61,6 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "") -> Path:
         pushed = [({name: str(getattr(s, name)) for name in SCORE_LABELS}, s.score) for s in findings.scores]
         push_scores(run.name, pushed, pushgateway)
     return report
-
-
-def markdown(findings: Findings) -> str:
-    """The tables as Markdown, with the verdict above and what was evaluated below."""
-    verdict = findings.verdict
-    lines = [
-        f"# XKD run {findings.run.name}",
-        "",
-        f"**{verdict.verdict}**: {verdict.reason} (step {verdict.step}).",
-        "",
-    ]
-    if findings.skipped_evaluation:
-        return "\n".join(
-            [*lines, "The run collapsed, so its evaluation was skipped and there are no tables.", ""]
-        )
-    for table in findings.tables:
-        lines += [f"## {table.dataset}: {MEASURED}, %", "", *_markdown_table(table), ""]
-        if table.holes:
-            lines += ["Missing:", "", *(f"- {where}: {reason}" for where, reason in table.holes.items()), ""]
-    lines += [
-        "In parentheses: gain over the random initialization, in points.",
-        "",
-        "## What was evaluated",
-        "",
-        *(f"- {name}: {value}" for name, value in provenance(findings)),
-        f"- Settings that differ from the preset: {changed_settings(findings)}",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def metrics(findings: Findings) -> dict[str, Any]:
@@ -104,35 +83,33 @@ def metrics(findings: Findings) -> dict[str, Any]:
     return result
 
 
-def _markdown_table(table: Table) -> list[str]:
-    lines = [
-        "| | " + " | ".join(column.title for column in table.columns) + " |",
-        "|---" + "|---:" * len(table.columns) + "|",
-    ]
-    for encoder, title in ENCODERS.items():
-        cells = (_markdown_cell(table.cell(encoder, column)) for column in table.columns)
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    if table.paper:
-        cells = (str(table.paper.get(column, "")) for column in table.columns)
-        lines.append(f"| {paper_row(table)} | " + " | ".join(cells) + " |")
-    if table.chances:
-        guesses = (f"{100 * table.chances[c]:.1f}" if c in table.chances else "" for c in table.columns)
-        lines.append("| Chance | " + " | ".join(guesses) + " |")
-    return lines
-
-
-def _markdown_cell(cell: Cell | Hole) -> str:
-    if isinstance(cell, Hole):
-        return "missing"
-    gain = f" ({100 * cell.gain:+.1f})" if cell.gain is not None else ""
-    return f"{number(cell)}{gain}"
+def _write_tables(comparison: Comparison, path: Path) -> None:
+    """Every number of the tables with the paper's, in percent: a line a row, encoder, column and split."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            [
+                *("row", "encoder", "dataset", "modality", "protocol", "metric", "split"),
+                *("mean", "std", "n", "over", "paper", "difference", "source"),
+            ]
+        )
+        for (group, encoder, place), mean in comparison.cells.items():
+            setup, paper = place.column.setup, comparison.paper(group, encoder, place)
+            writer.writerow(
+                [
+                    *(group.title, encoder, place.dataset, setup.modality, setup.protocol),
+                    *(place.column.metric, place.split),
+                    *(_rounded(mean.mean), _rounded(mean.spread), mean.n, mean.over),
+                    *((paper.percent, _rounded(paper.difference), paper.source) if paper else ("", "", "")),
+                ]
+            )
 
 
 def _write_scores(findings: Findings, path: Path) -> None:
     names = [
         field.name
         for field in fields(Score)
-        if field.name not in ("classes", "per_class", "sweep", "windows")
+        if field.name not in ("classes", "per_class", "confusion", "sweep", "finetune", "curve", "windows")
     ]
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -151,6 +128,10 @@ def _write_curves(history: Sequence[Row], path: Path) -> None:
         writer.writerow(columns)
         for row in rows:
             writer.writerow([_finite(row.get(name)) for name in columns])
+
+
+def _rounded(percent: float | None) -> float | str:
+    return "" if percent is None else round(percent, 2)
 
 
 def _finite(value: Any) -> Any:
