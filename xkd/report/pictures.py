@@ -49,11 +49,11 @@ class _Row(NamedTuple):
 
 
 def load_pictures(path: Path) -> dict[str, Picture]:
-    """What a run keeps of a few clips, by modality; empty if it kept nothing."""
+    """What a run keeps of a few clips, by modality; empty if it kept nothing, or in another form."""
     if not path.is_file():
         return {}
     pictures: dict[str, Picture] = torch.load(path, weights_only=True)
-    return pictures
+    return {modality: picture for modality, picture in pictures.items() if "hidden" in picture}
 
 
 def reconstructions(picture: Picture) -> Figure:
