@@ -33,7 +33,7 @@ from xkd.settings import resolve
 from xkd.train.distributed import World, keep_freed_memory
 from xkd.train.optimizer import clip_gradients
 from xkd.train.pretrain import mask_noise, schedule
-from xkd.train.step import Part, Stepper
+from xkd.train.step import Part, Stepper, autocast
 
 SIZES = (1536, 2048, 3072)
 """Sides of the products that a peak is taken from."""
@@ -165,7 +165,7 @@ def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callabl
 
     def under(work: Callable[..., object], *arguments: object) -> Callable[[], object]:
         def run() -> None:
-            with stepper.autocast():
+            with autocast(stepper.world.device, stepper.dtype):
                 work(*arguments)
 
         return run
@@ -231,7 +231,7 @@ def main() -> None:
     step = median(steps)
 
     def objective() -> Tensor:
-        with stepper.autocast():
+        with autocast(stepper.world.device, stepper.dtype):
             return model(*part, temperature).terms["loss"]  # type: ignore[no-any-return]
 
     kept = saved_for_backward(model, objective)

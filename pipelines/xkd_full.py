@@ -80,7 +80,7 @@ def xkd_full(
         downstream: datasets to evaluate on, for example ``["ucf101", "esc50"]``; empty: the pretraining's.
         encoders: which to evaluate (`xkd.evaluate.plan.ENCODERS`); empty: all.
         protocols: by which (`xkd.evaluate.plan.PROTOCOLS`); empty: all that a dataset has.
-        finetune: settings of every fine-tuning, laid over its dataset's, for example ``["epochs=20"]``.
+        finetune: settings of every fine-tuning, laid over its dataset's, for example ``["accumulate=2"]``.
         processes: training processes, if no job is started.
         nodes: hosts of a job that trains; 0: no job is started, the task itself trains, without a GPU.
         gpus: GPUs of each host. A string, because KFP ignores a limit that is a number.

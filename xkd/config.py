@@ -281,6 +281,18 @@ class FinetuneVideoConfig:
     erasing: float = 0.0
     """Probability of erasing a box, the same in all frames (the authors' code: 0.25)."""
 
+    @model_validator(mode="after")
+    def _in_range(self) -> FinetuneVideoConfig:
+        if min(self.magnitude_std, self.operations, self.mixup, self.cutmix) < 0:
+            raise ValueError("magnitude_std, operations, mixup and cutmix must not be negative")
+        if not 0 <= self.magnitude <= 10:
+            raise ValueError(f"magnitude {self.magnitude} must be in [0, 10]")
+        if not (0 <= self.flip <= 1 and 0 <= self.erasing <= 1):
+            raise ValueError("flip and erasing must be in [0, 1]")
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError("crop_area must rise within (0, 1]")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneAudioConfig:
@@ -299,6 +311,16 @@ class FinetuneAudioConfig:
     """Random crop: size over the spectrogram's (Table S2)."""
     crop_canvas: float = 1.5
 
+    @model_validator(mode="after")
+    def _in_range(self) -> FinetuneAudioConfig:
+        if min(self.warp, self.masks, self.time_mask, self.frequency_mask) < 0:
+            raise ValueError("warp, masks, time_mask and frequency_mask must not be negative")
+        if not 0 <= self.volume < 1:
+            raise ValueError("volume must be in [0, 1)")
+        if not 0 < self.crop_range[0] <= self.crop_range[1] or self.crop_canvas < 1:
+            raise ValueError("crop_range must rise above 0, and crop_canvas be at least 1")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FinetuneConfig:
@@ -310,8 +332,8 @@ class FinetuneConfig:
     accumulate: int = 1
     """Parts that each process's share of the batch is computed in, one after the other."""
     lr: float = 5e-4
-    lr_final: float = 1e-6
-    """What a cosine carries the learning rate to; `lr` itself: it stays."""
+    lr_final: float | None = 1e-6
+    """What a cosine carries the learning rate to; none: it stays."""
     warmup_epochs: int = 5
     weight_decay: float = 0.05
     layer_decay: float = 0.45
@@ -322,6 +344,8 @@ class FinetuneConfig:
     patience: int = 0
     """Stop when the validation clips' score was not better for so many epochs, and take the best epoch; 0:
     no early stop, and the last epoch counts."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """As `RunConfig.precision`."""
     video: FinetuneVideoConfig = FinetuneVideoConfig()
     audio: FinetuneAudioConfig = FinetuneAudioConfig()
 
@@ -336,6 +360,8 @@ class FinetuneConfig:
             raise ValueError("layer_decay must be in (0, 1]")
         if not 0 <= self.dropout < 1 or not 0 <= self.label_smoothing < 1:
             raise ValueError("dropout and label_smoothing must be in [0, 1)")
+        if min(self.patience, self.weight_decay, self.lr_final or 0) < 0:
+            raise ValueError("patience, weight_decay and lr_final must not be negative")
         return self
 
 

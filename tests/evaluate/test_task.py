@@ -160,15 +160,17 @@ def test_settings_of_fine_tuning_are_laid_over_others(prepared: Path, run: Path,
     assert (score.finetune["batch_size"], score.finetune["audio"]["masks"]) == (8, 1)
     assert score.finetune["audio"]["warp"] == FINETUNING["embedded", "audio"].audio.warp
     for wrong, said in [
-        ("finetune.epoch=3", r"finetune: no setting epoch.*epochs"),
-        ("finetune.audio.mask=3", r"finetune: no setting audio\.mask"),
-        ("finetune.lr=quick", "finetune: lr"),
+        ("finetune.epoch=3", r"finetune on embedded: no setting epoch.*epochs"),
+        ("finetune.audio.mask=3", r"finetune on embedded: no setting audio\.mask"),
+        ("finetune.audio.warp=-4", "finetune on embedded: audio: warp, masks, .* must not be negative"),
+        ("finetune.patience=-1", "must not be negative"),
+        ("finetune.lr=quick", "finetune on embedded: lr"),
         ("finetune.batch_size=512", r"finetune\.batch_size 512 is more than the 30 training clips"),
     ]:
         with pytest.raises(UserError, match=said) as caught:
             evaluate(run, prepared, resolve(Task(), None, [*given, wrong]), tmp_path / "wrong")
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="score of another fine-tuning"):
+    with pytest.raises(UserError, match=r"score of another finetune\.epochs"):
         evaluate(run, prepared, resolve(Task(), None, [*given, "finetune.epochs=2"]), tmp_path)
 
 
@@ -206,3 +208,32 @@ def test_a_mistake_of_several_processes_is_one_line(prepared: Path, run: Path, t
     (note,) = tmp_path.glob("*.failed")
     assert note.name == "embedded-audio-finetune-teacher.failed"
     assert "2 processes" in note.read_text()
+
+
+def test_a_score_of_another_preparation_is_not_passed_off(prepared: Path, run: Path, tmp_path: Path) -> None:
+    """The same clips at another size: other features, and another network where it is fine-tuned."""
+    score = Score.read(evaluate(run, prepared, task("audio"), tmp_path))
+    assert score.preparation == Manifest.read(prepared).preparation
+    other = tmp_path / "prepared"
+    shutil.copytree(prepared, other)
+    facts = json.loads((other / "dataset.json").read_text())
+    facts["settings"]["short_side"] = 64
+    (other / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="score of another preparation of the data") as caught:
+        evaluate(run, other, task("audio"), tmp_path)
+    assert "remove it, or use another directory" in str(caught.value)
+
+
+def test_an_interrupted_task_says_so(
+    prepared: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        (note,) = tmp_path.glob("*.failed")
+        assert note.read_text() == "is running, or was killed before it could say why"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xkd.evaluate.task.evaluate_here", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, prepared, task("audio"), tmp_path)
+    (note,) = tmp_path.glob("*.failed")
+    assert note.read_text() == "was ended by KeyboardInterrupt"

@@ -96,6 +96,7 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
             },
             "encoder_hash": identity,
             "data_revision": "5f0c2a9be1d4",
+            "preparation": "0a1b2c3d4e5f",
             "preset": "toy",
             "seed": 0,
             "commit": "0123456789abcdef0123456789abcdef01234567",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,45 @@ def test_positions_are_interpolated_to_a_higher_resolution(prepared: Path) -> No
     assert task.views.video.global_view == (32, 48, 48)
     assert network.encoder.positions.shape[1] == 1 + 4 * 2 * 2
     assert predict(network, task, list(task.validation)[:2], ALONE).shape == (2, 10)
+
+
+def test_a_fixed_learning_rate_stays_where_it_is_set(prepared: Path, tmp_path: Path) -> None:
+    tuning = replace(SMALL, lr=3e-3, lr_final=None, warmup_epochs=0)
+    curve = train(classifier("audio"), lesson(prepared, "audio", tuning), tmp_path, ALONE)
+    assert {row["lr"] for row in curve} == {3e-3}
+
+
+def test_no_two_parts_of_a_batch_are_mixed_alike(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are two steps, or two processes."""
+    task, seen = lesson(prepared, tuning=replace(SMALL, batch_size=8, accumulate=2)), list[int]()
+
+    def keep_seed(view: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(seed)
+        return view, labels
+
+    for rank in (0, 1):
+        tuner = Tuner(classifier(), task, ALONE)
+        tuner.world = World(rank, 2, ALONE.device)
+        monkeypatch.setattr(World, "mean", lambda _, values: values)
+        monkeypatch.setattr(tuner, "_mixed", keep_seed)
+        parts = list(islice(_batches(task, 0, 3, ALONE), 6))
+        for step in (1, 2, 3):
+            tuner.step(step, parts[2 * step - 2 : 2 * step], 1e-3)
+    assert len(set(seen)) == len(seen) == 12
+
+
+def test_a_state_that_is_not_finite_is_not_saved(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xkd.train.finetune._SAVE_EVERY", 0.0)
+    task, step = lesson(prepared, "audio"), Tuner.step
+
+    def spoil(self: Tuner, number: int, *given: object) -> None:
+        step(self, number, *given)  # type: ignore[arg-type]
+        if number == 2:
+            self._loss += torch.nan
+
+    monkeypatch.setattr(Tuner, "step", spoil)
+    with pytest.raises(UserError, match="not finite in epoch"):
+        train(classifier("audio"), task, tmp_path, ALONE)
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["step_00000001.pt"]

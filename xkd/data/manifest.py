@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -180,6 +181,12 @@ class Manifest:
             for fold in range(self.folds)
             for split, count in sorted(Counter(clip.splits[fold] for clip in self.clips).items())
         }
+
+    @property
+    def preparation(self) -> str:
+        """Twelve hexadecimal digits that equal settings of the preparation and equal clips share."""
+        values = json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]])
+        return hashlib.sha256(values.encode()).hexdigest()[:12]
 
     def split(self, name: str, fold: int = 1) -> list[Clip]:
         """The clips of one split of a fold, in the manifest's order.

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
@@ -24,14 +23,13 @@ from xkd.data.downstream import evaluation_batches
 from xkd.data.draws import linear_recipe
 from xkd.data.manifest import Clip, Manifest
 from xkd.data.views import Views
-from xkd.errors import UserError
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
 from xkd.files import lock
 from xkd.method.networks import build_encoder
 from xkd.method.vit import Encoder
 from xkd.progress import progress
-from xkd.train.checkpoint import encoder_path, load_encoder
+from xkd.train.checkpoint import encoder_path, load_encoder, read_published
 from xkd.train.distributed import World
 
 RAW_VIDEO = (8, 8, 8)
@@ -91,10 +89,7 @@ def find_encoder(
 
 def published_hash(run: Path, encoder: str, modality: Modality) -> str:
     """`hash_weights` of an encoder that a run published."""
-    path = encoder_path(run, encoder, modality)
-    if not path.is_file():
-        raise UserError(f"no encoder at {path}; a finished run has them under encoders/")
-    return hash_weights(load_file(path))
+    return hash_weights(read_published(encoder_path(run, encoder, modality))[0])
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -158,7 +153,7 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{path.stem}.lock").open("w") as file:
             self._take_turns(path, file)
-            if not self._known(path.exists):
+            if not self.world.agreed(path.exists):
                 self._extract(describer, clips, count, path, train=train)
 
     def _path(self, describer: Describer, clips: list[Clip], count: int, *, train: bool) -> Path:
@@ -169,15 +164,11 @@ class FeatureStore:
     def _take_turns(self, path: Path, file: IO[Any]) -> None:
         """Wait until no other task makes the file."""
         waiting = False
-        while not self._known(lambda: path.exists() or lock(file)):
+        while not self.world.agreed(lambda: path.exists() or lock(file)):
             if self.world.main and not waiting:
                 print(f"another task makes {path.stem}; waiting for it", file=sys.stderr, flush=True)
             waiting = True
             time.sleep(1)
-
-    def _known(self, look: Callable[[], bool]) -> bool:
-        """What the main process sees, on every process."""
-        return bool(self.world.highest(int(self.world.main and look())))
 
     def _part(self, modality: Modality, *, train: bool) -> list[Clip]:
         roles = {"train"} if train else {"val", "test"}

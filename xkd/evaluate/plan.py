@@ -70,7 +70,7 @@ def plan(
         {
             "data": str(manifest.root),
             "revision": manifest.revision,
-            "preparation": _digest(dict(manifest.settings)),
+            "preparation": manifest.preparation,
             "weights": "+".join(weights(task.encoder, m) for m in INPUTS[task.modality]),
             "task": fields(task),
         }
@@ -95,8 +95,8 @@ def choose(
 ) -> list[tuple[Manifest, Task]]:
     """Every protocol of each dataset (`SETUPS`), on all its folds, with every encoder.
 
-    A dataset's folds follow each other, so that evaluations that run at the same time rarely wait for each
-    other's features. The raw input is nothing to fine-tune, and what no clip has is left out.
+    All first folds come first: they make the features that the later ones would wait for. The raw input is
+    nothing to fine-tune, and what no clip has is left out.
 
     Raises:
         UserError: an encoder or a protocol is unknown, a dataset is not evaluated or was given twice, or
@@ -118,6 +118,7 @@ def choose(
         for manifest in manifests.values()
         for task in _tasks(manifest, encoders or ENCODERS, protocols or PROTOCOLS, modalities)
     ]
+    chosen.sort(key=lambda pair: pair[1].fold)
     if not chosen:
         raise UserError(
             f"nothing to evaluate: none of {', '.join(manifests) or 'no dataset'} has an evaluation by "

@@ -63,6 +63,8 @@ class Score:
     by them the score of the ``validation`` clips."""
     encoder_hash: str
     data_revision: str
+    preparation: str
+    """`xkd.data.manifest.Manifest.preparation` of the data."""
     preset: str
     seed: int
     commit: str

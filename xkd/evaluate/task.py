@@ -37,7 +37,7 @@ from xkd.evaluate.scores import (
 from xkd.evaluate.splits import read_splits
 from xkd.files import write_text
 from xkd.presets.finetuning import FINETUNING
-from xkd.settings import build, overlay, to_dict
+from xkd.settings import build, difference, overlay, to_dict
 from xkd.train.distributed import World, join_world
 from xkd.train.finetune import Lesson, Tuned, fine_tune
 from xkd.train.launch import launch_workers
@@ -79,10 +79,7 @@ class Task:
         if (self.protocol == "fusion") != (self.modality == "audiovisual"):
             wanted = "modality audiovisual" if self.protocol == "fusion" else "modality video or audio"
             raise UserError(f"protocol {self.protocol} is for {wanted}, not {self.modality}")
-        if min(self.train_windows or 1, self.test_windows or 1) < 1 or 0 in (
-            self.train_windows,
-            self.test_windows,
-        ):
+        if any(count is not None and count < 1 for count in (self.train_windows, self.test_windows)):
             raise UserError("train_windows and test_windows must be at least 1")
         if self.fold < 1:
             raise UserError("fold must be at least 1")
@@ -144,7 +141,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     task = task if task.dataset else dataclasses.replace(task, dataset=Manifest.read(data).name)
     failed = out / f"{task.name}.failed"
     out.mkdir(parents=True, exist_ok=True)
-    failed.write_text("ended before it could say why, perhaps for want of memory")
+    failed.write_text("is running, or was killed before it could say why")
     try:
         workers = processes or torch.cuda.device_count() or 1
         if workers > 1:
@@ -152,8 +149,9 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
             launch_workers("xkd.evaluate.worker", [str(argument) for argument in arguments], workers)
         else:
             evaluate_here(run, data, task, out)
-    except Exception as error:
-        failed.write_text(" ".join(str(error).split()) or type(error).__name__)
+    except BaseException as error:
+        said = " ".join(str(error).split()) if isinstance(error, Exception) else ""
+        failed.write_text(said or f"was ended by {type(error).__name__}")
         raise
     failed.unlink(missing_ok=True)
     return out / f"{task.name}.json"
@@ -196,20 +194,22 @@ class _Work:
             "test": task.test_windows or self.setup.test_windows,
         }
         self.tuning = tuning_of(task)
-        self.encoders = {
-            m: describer(run, config, task.encoder, m, task.seed, world.device) for m in self.inputs
-        }
+        # Where it is fine-tuned, it is only asked for its hash.
+        device = torch.device("cpu") if self.tuning else world.device
+        self.encoders = {m: describer(run, config, task.encoder, m, task.seed, device) for m in self.inputs}
         self.identity = "+".join(encoder.hash for encoder in self.encoders.values())
         self.path = out / f"{task.name}.json"
         self.store = FeatureStore(out / "features", self.splits.manifest, config, task.seed, world)
+        self.prepared = (self.splits.manifest.revision, self.splits.manifest.preparation)
         self.tuned: Tuned | None = None
 
     @property
     def done(self) -> bool:
         """Whether the score is there already."""
-        if self.path.exists():
+        there = self.world.agreed(self.path.exists)
+        if there:
             self._check_same(Score.read(self.path))
-        return self.path.exists()
+        return there
 
     def prepare(self) -> None:
         """What all processes do together: features, or a fine-tuning and what it says of the test clips."""
@@ -243,6 +243,7 @@ class _Work:
             curve=self.tuned.curve if self.tuned else [],
             encoder_hash=self.identity,
             data_revision=splits.manifest.revision,
+            preparation=splits.manifest.preparation,
             preset=self.config.preset,
             seed=task.seed,
             commit=git_commit(),
@@ -277,7 +278,7 @@ class _Work:
             windows=self.windows["test"],
             seed=task.seed,
         )
-        key = repr((self.identity, splits.manifest.revision, to_dict(tuning), task.seed, task.fold))
+        key = repr((self.identity, self.prepared, to_dict(tuning), task.seed, task.fold))
         folder = self.out / "finetuned" / f"{task.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         encoder = find_encoder(self.run, self.config, task.encoder, modality, task.seed)
         return fine_tune(encoder, lesson, splits.classes, splits.test, folder, self.world)
@@ -314,7 +315,7 @@ class _Work:
         """The cost for every fold, chosen once on the first one's training clips and kept by the features."""
         splits, seed, clips = self.splits, self.task.seed, self.splits.first
         ids = [clip.id for clip in clips]
-        key = repr((self.identity, splits.manifest.revision, self.windows, seed, ids))
+        key = repr((self.identity, self.prepared, self.windows, seed, ids))
         path = self.store.folder / f"cost-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
         if not path.is_file():
             train = self._fused(clips, "train")
@@ -325,17 +326,22 @@ class _Work:
 
     def _check_same(self, found: Score) -> None:
         """Refuse to pass off a score of something else as this task's."""
-        pairs = {
+        pairs: dict[str, tuple[Any, Any]] = {
             "encoder": (found.encoder_hash, self.identity),
             "data revision": (found.data_revision, self.splits.manifest.revision),
+            "preparation of the data": (found.preparation, self.splits.manifest.preparation),
             "windows": (found.windows, self.windows),
             "seed": (found.seed, self.task.seed),
-            "fine-tuning": (found.finetune, to_dict(self.tuning) if self.tuning else {}),
         }
+        if self.tuning:
+            tuned = build(FinetuneConfig, found.finetune, str(self.path))
+            names = difference(tuned, self.tuning)
+            pairs |= {f"finetune.{name}": ("another value", "this one's") for name in names}
         for what, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise UserError(
-                    f"{self.path} is a score of another {what} ({theirs}, not {ours}); use another directory"
+                    f"{self.path} is a score of another {what} ({theirs}, not {ours}); remove it, or use "
+                    "another directory"
                 )
 
 
@@ -348,7 +354,7 @@ def tuning_of(task: Task) -> FinetuneConfig | None:
     if task.protocol != "finetune":
         return None
     (modality,) = INPUTS[task.modality]
-    return overlay(FINETUNING[task.dataset, modality], task.finetune, "finetune")
+    return overlay(FINETUNING[task.dataset, modality], task.finetune, f"finetune on {task.dataset}")
 
 
 def read_config(run: Path) -> PretrainConfig:

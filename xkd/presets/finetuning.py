@@ -20,7 +20,7 @@ _FSD50K = replace(
     _ESC50,
     # A.6 says 100 epochs, its Table S7 30.
     epochs=30,
-    lr_final=1e-4,
+    lr_final=None,
     warmup_epochs=0,
     weight_decay=1e-5,
     dropout=0.3,

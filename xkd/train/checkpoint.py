@@ -154,14 +154,19 @@ def save_encoder(
     publish(weights, {"modality": modality, "config": to_dict(config)}, path)
 
 
-def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_published(path: Path, what: str = "encoder") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights from a ``.safetensors`` file of ours, and what it says of them.
+
+    Args:
+        path: the file.
+        what: it holds, for the error's line.
 
     Raises:
         UserError: the file is missing or not ours.
     """
     if not path.is_file():
-        raise UserError(f"no encoder at {path}; a finished run has them under encoders/")
+        places = {"encoder": "run has them under encoders/", "classifier": "evaluation under finetuned/"}
+        raise UserError(f"no {what} at {path}; a finished {places[what]}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -169,7 +174,7 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
     if "xkd" not in metadata:
-        raise UserError(f"{path} carries no xkd configuration; it is not an encoder that xkd wrote")
+        raise UserError(f"{path} carries no xkd configuration; xkd did not write it")
     facts: dict[str, Any] = json.loads(metadata["xkd"])
     return weights, facts
 

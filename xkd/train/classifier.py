@@ -52,7 +52,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...]]:
     Raises:
         UserError: the file is missing or no classifier of ours.
     """
-    weights, facts = read_published(Path(path))
+    weights, facts = read_published(Path(path), "classifier")
     if "classes" not in facts:
         raise UserError(f"{path} holds an encoder without a classifier; xkd.load_encoder reads it")
     config = build(PretrainConfig, facts["config"], str(path))

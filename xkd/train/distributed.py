@@ -6,7 +6,7 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,6 +49,10 @@ class World:
         highest = torch.tensor(value)
         dist.all_reduce(highest, dist.ReduceOp.MAX, group=self.cpu_group)
         return int(highest)
+
+    def agreed(self, look: Callable[[], bool]) -> bool:
+        """What the main process sees, on every process; the others do not look."""
+        return bool(self.highest(int(self.main and look())))
 
     def barrier(self) -> None:
         """Wait for every process."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
@@ -29,6 +28,7 @@ from xkd.data.reading import Item, load_batches
 from xkd.data.strong import seeded
 from xkd.data.views import Views
 from xkd.errors import UserError
+from xkd.files import lock
 from xkd.method.schedule import learning_rate
 from xkd.method.vit import Encoder
 from xkd.progress import progress
@@ -36,7 +36,7 @@ from xkd.settings import to_dict
 from xkd.train.checkpoint import Checkpoints, publish, read_published
 from xkd.train.classifier import Classifier, layer_groups
 from xkd.train.distributed import World
-from xkd.train.step import precision
+from xkd.train.step import SMALLEST_SCALE, autocast, exchange_gradients, precision
 from xkd.train.stop import StoppedError, StopSignal
 
 Rows = NDArray[np.floating[Any]]
@@ -45,7 +45,9 @@ Epoch = dict[str, float]
 
 NAMES = ("finetune.batch_size", "finetune.accumulate")
 _SAVE_EVERY = 60.0
-"""Seconds of training that an interruption costs at the most."""
+"""Seconds of training that an interruption costs, or more where saving takes long."""
+_SAVING_SHARE = 50
+"""Training takes at least so many times as long as saving its state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ def check(lesson: Lesson, world: World) -> int:
         UserError: see `Lesson.views`; the batch does not fit the clips or the processes, or cannot be mixed.
     """
     tuning, _ = lesson.tuning, lesson.views
+    if lesson.many_labels and tuning.label_smoothing:
+        raise UserError("finetune.label_smoothing is for clips with one label; set it to 0")
     per_epoch = steps_per_epoch(len(lesson.train), tuning.batch_size, world.size, tuning.accumulate, NAMES)
     part = tuning.batch_size // (world.size * tuning.accumulate)
     if _mixes(lesson) and part % 2:
@@ -137,12 +141,28 @@ def fine_tune(
         folder: of this fine-tuning alone.
         world: the processes that train together.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        while not world.agreed(lambda: lock(file)):
+            time.sleep(1)  # another attempt at the same still saves
+        return _fine_tune(encoder, lesson, classes, test, folder, world)
+
+
+def _fine_tune(
+    encoder: Encoder,
+    lesson: Lesson,
+    classes: Sequence[str],
+    test: Sequence[Clip],
+    folder: Path,
+    world: World,
+) -> Tuned:
+    """`fine_tune`, with the folder to oneself."""
     path = folder / "classifier.safetensors"
     torch.manual_seed(lesson.seed)
     classifier = Classifier(encoder, len(classes), lesson.tuning.dropout)
     check(lesson, world)
-    if path.is_file():
-        weights, facts = read_published(path)
+    if world.agreed(path.is_file):
+        weights, facts = read_published(path, "classifier")
         classifier.load_state_dict(weights)
         curve = facts["curve"]
     else:
@@ -178,10 +198,11 @@ def train(classifier: Classifier, lesson: Lesson, folder: Path, world: World) ->
     """
     per_epoch, tuning = check(lesson, world), lesson.tuning
     steps, warmup = tuning.epochs * per_epoch, tuning.warmup_epochs * per_epoch
+    final = tuning.lr if tuning.lr_final is None else tuning.lr_final
     tuner = Tuner(classifier, lesson, world)
     checkpoints = Checkpoints(folder, keep=1)
     first = checkpoints.resume(tuner)
-    saved, batches = time.monotonic(), _batches(lesson, first, steps, world)
+    batches, save_at = _batches(lesson, first, steps, world), time.monotonic() + _SAVE_EVERY
     with (
         progress(f"fine-tuning {lesson.name}", steps, done=first, show=world.main) as bar,
         StopSignal() as signal,
@@ -189,16 +210,19 @@ def train(classifier: Classifier, lesson: Lesson, folder: Path, world: World) ->
         for done in range(first + 1, steps + 1):
             if tuner.patience_is_over:
                 break
-            lr = learning_rate(done - 1, steps=steps, warmup=warmup, base=tuning.lr, final=tuning.lr_final)
+            lr = learning_rate(done - 1, steps=steps, warmup=warmup, base=tuning.lr, final=final)
             tuner.step(done, list(islice(batches, tuning.accumulate)), lr)
             if done % per_epoch == 0:
                 tuner.end_epoch(done // per_epoch, per_epoch, lr)
                 bar.note(f"loss {tuner.curve[-1]['loss']:.3f}")
             stopping = bool(world.highest(signal.received))
-            if world.highest(stopping or (world.main and time.monotonic() - saved > _SAVE_EVERY)):
+            if stopping or world.agreed(lambda: time.monotonic() > save_at):  # noqa: B023
+                tuner.check_finite(done / per_epoch)
+                begin = time.monotonic()
                 if world.main:
                     checkpoints.save(done, tuner)
-                saved = time.monotonic()
+                # Large networks take long to write.
+                save_at = time.monotonic() + max(_SAVE_EVERY, _SAVING_SHARE * (time.monotonic() - begin))
             if stopping:
                 world.barrier()
                 raise StoppedError(
@@ -217,12 +241,12 @@ class Tuner:
         self.classifier, self.lesson, self.world = classifier, lesson, world
         # timm's groups carry the share of the learning rate that a layer has.
         self.optimizer = torch.optim.AdamW(layer_groups(classifier, lesson.tuning), lr=lesson.tuning.lr)
-        self.dtype = precision(lesson.config.run.precision, world.device)
+        self.dtype = precision(lesson.tuning.precision, world.device)
         self.scaler = GradScaler(world.device.type, enabled=self.dtype is torch.float16)
         self.objective = DistributedDataParallel(classifier) if world.size > 1 else classifier
         config = lesson.views
         self.views = Views(config, finetune_recipe(config, lesson.tuning)).to(world.device)
-        self.labels = torch.from_numpy(lesson.labels.astype(np.float32))
+        self.labels = torch.from_numpy(lesson.labels)
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] | None = None
         """The weights of the best epoch, where epochs are chosen."""
@@ -245,23 +269,25 @@ class Tuner:
         total = torch.zeros_like(self._loss)
         for place, batch in enumerate(parts, 1):
             (view,) = self.views(batch)[self.lesson.modality]
-            view, targets = self._mixed(view, self.labels[batch["clip"]].to(view.device), seed + place)
-            with self._exchange_gradients(when=place == len(parts)):
-                with torch.autocast(view.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            labels = self.labels[batch["clip"]].to(view.device, torch.float32)
+            view, targets = self._mixed(view, labels, seed * len(parts) + place)
+            with exchange_gradients(self.objective, when=place == len(parts)):
+                with autocast(view.device, self.dtype):
                     logits = self.objective(view)
                 loss = self._criterion(logits.float(), targets) / len(parts)
                 torch.autograd.backward(self.scaler.scale(loss))
             total += loss.detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._loss += self.world.mean(total)
+        total = self.world.mean(total)
+        # The scaler leaves out a step that overflowed.
+        self._loss += total.nan_to_num(0.0, 0.0, 0.0) if self.scaler.is_enabled() else total
 
     def end_epoch(self, epoch: int, steps: int, lr: float) -> None:
         """Remember how an epoch went; judge it by the validation clips if it is chosen by them."""
+        self.check_finite(epoch)
         loss = self._loss.item() / steps
         self._loss.zero_()
-        if not isfinite(loss):
-            raise UserError(f"the loss is not finite in epoch {epoch}; set finetune.lr lower")
         row = {"epoch": float(epoch), "loss": loss, "lr": lr}
         if self.lesson.tuning.patience:
             row["validation"] = self.lesson.validate(
@@ -271,6 +297,12 @@ class Tuner:
                 weights = self.classifier.state_dict()
                 self.best = {name: weight.to("cpu", copy=True) for name, weight in weights.items()}
         self.curve.append(row)
+
+    def check_finite(self, epoch: float) -> None:
+        """Raise a UserError where the loss was not finite, or gradients overflow at any scale."""
+        overflows = self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE
+        if overflows or not isfinite(self._loss.item()):
+            raise UserError(f"the loss is not finite in epoch {epoch:.2g}; set finetune.lr lower")
 
     def _mixed(self, view: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """The view and its targets (B, classes), erased, mixed and smoothed as the settings say."""
@@ -297,11 +329,6 @@ class Tuner:
         if self.lesson.many_labels:
             return F.binary_cross_entropy_with_logits(logits, targets)
         return F.cross_entropy(logits, targets)
-
-    def _exchange_gradients(self, *, when: bool) -> Any:
-        if isinstance(self.objective, DistributedDataParallel) and not when:
-            return self.objective.no_sync()
-        return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, and the curve."""
@@ -338,7 +365,7 @@ def predict(classifier: Classifier, lesson: Lesson, clips: Sequence[Clip], world
     found = torch.zeros(len(clips), classifier.head.out_features, device=world.device)
     config, done = lesson.views, 0
     views = Views(config).to(world.device)
-    dtype = precision(lesson.config.run.precision, world.device)
+    dtype = precision(lesson.tuning.precision, world.device)
     for batch in evaluation_batches(
         lesson.data,
         [clips[place] for place in mine],
@@ -347,7 +374,7 @@ def predict(classifier: Classifier, lesson: Lesson, clips: Sequence[Clip], world
         modalities=(lesson.modality,),
     ):
         view = views.plain(batch)[lesson.modality]
-        with torch.autocast(view.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(view.device, dtype):
             logits = classifier(view)
         says = logits.float() if lesson.many_labels else logits.float().softmax(dim=1)
         means = says.unflatten(0, (-1, lesson.windows)).mean(dim=1)

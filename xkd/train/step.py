@@ -25,7 +25,7 @@ Part = tuple[dict[Modality, list[Tensor]], dict[Modality, Tensor]]
 """Views and masking noise of one forward pass: a share of the batch that fits the device."""
 
 
-_SMALLEST_SCALE = 2.0**-10
+SMALLEST_SCALE = 2.0**-10
 """A loss scale below it is no accident: it began at 2 ** 16 and is halved at each overflow."""
 _NEVER = 2**62
 """A step that no run comes to."""
@@ -78,8 +78,8 @@ class Stepper:
         temperature: dict[Modality, float] = {m: now[f"teacher_temperature_{m}"] for m in MODALITIES}
         results: list[Objective] = []
         for views, noise in parts:
-            with self._exchange_gradients(when=len(results) == self.parts - 1):
-                with self.autocast():
+            with exchange_gradients(self.objective, when=len(results) == self.parts - 1):
+                with autocast(self.world.device, self.dtype):
                     result = self.objective(views, noise, temperature)
                 self.scaler.scale(result.terms["loss"] / self.parts).backward()
             results.append(result)
@@ -106,10 +106,6 @@ class Stepper:
         self._watch(number, terms)
         return terms
 
-    def autocast(self) -> torch.autocast:
-        """The context that the objective is computed in."""
-        return torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
     def signals(self) -> dict[str, Tensor]:
         """Numbers of the step for the collapse watch, the same on every process; a few passes over (B, D)."""
         found: dict[str, Tensor] = {}
@@ -130,7 +126,7 @@ class Stepper:
 
         Waits for the device. With a gradient scaler gradients may overflow: it leaves out such a step.
         """
-        if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             return "gradients overflow in fp16 at any loss scale"
         mine = int(self._watched["step"]) if self._watched["bad"] else _NEVER
         step = -self.world.highest(-mine)
@@ -165,12 +161,6 @@ class Stepper:
         before = self._watched or now
         self._watched = {name: torch.where(before["bad"], before[name], now[name]) for name in now}
 
-    def _exchange_gradients(self, *, when: bool) -> AbstractContextManager[None]:
-        """Have the processes average their gradients in the next backward pass, or not yet."""
-        if isinstance(self.objective, DistributedDataParallel) and not when:
-            return self.objective.no_sync()
-        return nullcontext()
-
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on but the schedules, which follow from its number."""
         return {
@@ -186,6 +176,18 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty where the run was not in fp16 before
             self.scaler.load_state_dict(state["scaler"])
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context that a network computes in."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def exchange_gradients(network: nn.Module, *, when: bool) -> AbstractContextManager[None]:
+    """Have the processes average their gradients in the next backward pass, or not yet."""
+    if isinstance(network, DistributedDataParallel) and not when:
+        return network.no_sync()
+    return nullcontext()
 
 
 def _distributed(model: Autoencoders) -> DistributedDataParallel:
