@@ -1,4 +1,4 @@
-"""The five verbs, and what tidies up after one, as KFP components: each imports a function and calls it.
+"""The five verbs, and what goes with them, as KFP components: each imports a function and calls it.
 
 Datasets and runs travel as paths on a volume that all tasks share; manifests, scores and reports also
 as KFP artifacts. KFP reads the annotations of a component when it is defined and runs its source alone,

@@ -8,6 +8,7 @@ kfp dsl compile --py pipelines/xkd_full.py --output xkd_full.yaml
 from kfp import dsl, kubernetes
 
 from components import IMAGE
+from components.check import check
 from components.fetch import fetch
 from components.prepare import prepare
 from components.pretrain import pretrain
@@ -117,7 +118,19 @@ def xkd_full(
         also_fetched, also_ready = get(name, "")
         # The dataset of the pretraining may be among them, and would be written twice at a time.
         also_fetched.after(ready)
-    # A dataset that is misspelled or broken is found before GPUs are busy for days, not after.
+    # What is misspelled or broken is found before GPUs are busy for days, not after.
+    asked = place(
+        check(
+            data=data,
+            dataset=dataset,
+            downstream=downstream,
+            encoders=encoders,
+            protocols=protocols,
+            finetune=finetune,
+        ),
+        image,
+    ).after(ready, also_ready)
+    asked.set_caching_options(enable_caching=False)
     judged = place(
         pretrain(
             preset=preset,
@@ -132,7 +145,7 @@ def xkd_full(
             cluster=cluster,
         ),
         image,
-    ).after(ready, also_ready)
+    ).after(ready, asked)
     # These are the job's, not the task's own (see the component).
     place_on_gpus(told_its_run(judged), gpus, node_selector, tolerations)
     # KFP's backend makes the same hook of this as of a dsl.ExitHandler. That would go around the loop too,

@@ -18,7 +18,7 @@ from xkd.data.manifest import Manifest
 from xkd.data.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.plan import ENCODERS, choose, plan, stages
+from xkd.evaluate.plan import ENCODERS, check, choose, plan, stages
 from xkd.evaluate.task import parse_task
 from xkd.settings import to_yaml
 
@@ -108,6 +108,18 @@ def test_settings_of_a_fine_tuning_are_for_that_alone(prepared: Path, run: Path)
     assert given == {"svm": None, "finetune": {"epochs": 3, "video": {"resolution": 32}}}
     with pytest.raises(UserError, match=r"finetune on embedded: no setting epoch.*epochs"):
         plan(run, [prepared], ["teacher"], ["finetune"], ["epoch=3"])
+
+
+def test_mistakes_are_found_without_a_run(prepared: Path) -> None:
+    assert check([prepared], [], [], []) == 18
+    assert check([prepared], ["teacher"], ["finetune"], ["epochs=3"]) == 2
+    for given, said in [
+        ((["teachr"], [], []), r"no encoder teachr .*teacher"),
+        (([], ["svn"], []), r"no protocol svn .*svm"),
+        (([], [], ["epoch=3"]), r"finetune on embedded: no setting epoch.*epochs"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            check([prepared], *given)
 
 
 def test_other_preparation_is_another_key(run: Path, replica: Callable[[str], Path], tmp_path: Path) -> None:

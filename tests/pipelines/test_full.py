@@ -98,7 +98,8 @@ def test_an_evaluation_is_keyed_by_its_whole_item(tasks: dict[str, Any]) -> None
 def test_datasets_to_evaluate_on_are_prepared_before_gpus_are_busy(dags: list[dict[str, Any]]) -> None:
     (loop,) = (name for name, task in dags[0].items() if "parameterIterator" in task)
     assert dags[0][loop]["dependentTasks"] == ["prepare"]
-    assert loop in dags[0]["pretrain"]["dependentTasks"]
+    assert {loop, "prepare"} <= set(dags[0]["check"]["dependentTasks"])
+    assert "check" in dags[0]["pretrain"]["dependentTasks"]
 
 
 def test_the_tables_follow_the_evaluations_however_they_ended(dags: list[dict[str, Any]]) -> None:

@@ -54,17 +54,12 @@ def plan(
     if not published:
         raise UserError(f"no encoders in {run}; a finished run has them under encoders/")
     wanted = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
-    tuned = resolve(Task(protocol="finetune"), None, [f"finetune.{setting}" for setting in finetune])
+    chosen = choose(data, encoders or wanted, protocols, config.modalities)
+    tuned = _tuned(chosen, finetune)
 
     @cache
     def weights(encoder: EvaluatedEncoder, modality: Modality) -> str:
         return _weights(run, config, encoder, modality)
-
-    def fields(task: Task) -> dict[str, Any]:
-        if task.protocol != "finetune":
-            return _fields(task)
-        tuning_of(replace(task, finetune=tuned.finetune))  # a mistake is told before anything is evaluated
-        return _fields(task) | {"finetune": tuned.finetune}
 
     return [
         {
@@ -72,10 +67,23 @@ def plan(
             "revision": manifest.revision,
             "preparation": manifest.preparation,
             "weights": "+".join(weights(task.encoder, m) for m in INPUTS[task.modality]),
-            "task": fields(task),
+            "task": _fields(task) | ({"finetune": tuned} if task.protocol == "finetune" else {}),
         }
-        for manifest, task in choose(data, encoders or wanted, protocols, config.modalities)
+        for manifest, task in chosen
     ]
+
+
+def check(
+    data: Sequence[Path], encoders: Sequence[str], protocols: Sequence[str], finetune: Sequence[str]
+) -> int:
+    """How many evaluations are asked for, at the most, before there is a run; arguments as of `plan`.
+
+    Raises:
+        UserError: as `plan` does, but for the encoders.
+    """
+    chosen = choose(data, encoders, protocols, MODALITIES)
+    _tuned(chosen, finetune)
+    return len(chosen)
 
 
 def stages(
@@ -145,6 +153,16 @@ def _tasks(
         for encoder in ENCODERS
         if encoder in encoders and (encoder, setup.protocol) != ("raw", "finetune")
     ]
+
+
+def _tuned(chosen: Sequence[tuple[Manifest, Task]], finetune: Sequence[str]) -> dict[str, Any]:
+    """The settings of every fine-tuning, as `Task` has them, tried on each that is chosen."""
+    settings = [f"finetune.{setting}" for setting in finetune]
+    tuned = resolve(Task(protocol="finetune"), None, settings).finetune
+    for _, task in chosen:
+        if task.protocol == "finetune":
+            tuning_of(replace(task, finetune=tuned))
+    return tuned
 
 
 def _fields(task: Task) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
@@ -141,40 +142,35 @@ def fine_tune(
         folder: of this fine-tuning alone.
         world: the processes that train together.
     """
+    check(lesson, world)
+    torch.manual_seed(lesson.seed)
+    classifier = Classifier(encoder, len(classes), lesson.tuning.dropout)
+    path = folder / "classifier.safetensors"
+    with _to_oneself(folder, world):
+        if world.agreed(path.is_file):
+            weights, facts = read_published(path, "classifier")
+            classifier.load_state_dict(weights)
+            curve = facts["curve"]
+        else:
+            curve = train(classifier.to(world.device), lesson, folder / "checkpoints", world)
+            facts = {"modality": lesson.modality, "config": to_dict(lesson.config), "classes": list(classes)}
+            facts |= {"view": lesson.views.modality(lesson.modality).global_view, "curve": curve}
+            if world.main:
+                publish(classifier.state_dict(), facts, path)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        classifier.to(world.device)
+        world.barrier()
+        return Tuned(predict(classifier, lesson, test, world), curve)
+
+
+@contextmanager
+def _to_oneself(folder: Path, world: World) -> Iterator[None]:
+    """Have a folder, which another attempt at the same may still be saving to."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         while not world.agreed(lambda: lock(file)):
-            time.sleep(1)  # another attempt at the same still saves
-        return _fine_tune(encoder, lesson, classes, test, folder, world)
-
-
-def _fine_tune(
-    encoder: Encoder,
-    lesson: Lesson,
-    classes: Sequence[str],
-    test: Sequence[Clip],
-    folder: Path,
-    world: World,
-) -> Tuned:
-    """`fine_tune`, with the folder to oneself."""
-    path = folder / "classifier.safetensors"
-    torch.manual_seed(lesson.seed)
-    classifier = Classifier(encoder, len(classes), lesson.tuning.dropout)
-    check(lesson, world)
-    if world.agreed(path.is_file):
-        weights, facts = read_published(path, "classifier")
-        classifier.load_state_dict(weights)
-        curve = facts["curve"]
-    else:
-        curve = train(classifier.to(world.device), lesson, folder / "checkpoints", world)
-        facts = {"modality": lesson.modality, "config": to_dict(lesson.config), "classes": list(classes)}
-        facts |= {"view": lesson.views.modality(lesson.modality).global_view}
-        if world.main:
-            publish(classifier.state_dict(), facts | {"curve": curve}, path)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    classifier.to(world.device)
-    world.barrier()
-    return Tuned(predict(classifier, lesson, test, world), curve)
+            time.sleep(1)
+        yield
 
 
 def train(classifier: Classifier, lesson: Lesson, folder: Path, world: World) -> list[Epoch]:
