@@ -18,7 +18,8 @@ from xkd.errors import UserError
 from xkd.method.networks import build_encoder
 from xkd.train.classifier import Classifier, layer_groups
 from xkd.train.distributed import World
-from xkd.train.finetune import Lesson, Tuner, _batches, check, fine_tune, predict, train
+from xkd.train.finetune import _batches, check, fine_tune, train
+from xkd.train.tuner import Lesson, Tuner, predict
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = FinetuneConfig(

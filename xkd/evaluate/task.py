@@ -39,9 +39,10 @@ from xkd.files import write_text
 from xkd.presets.finetuning import FINETUNING
 from xkd.settings import build, difference, overlay, to_dict
 from xkd.train.distributed import World, join_world
-from xkd.train.finetune import Lesson, Tuned, fine_tune
+from xkd.train.finetune import Tuned, fine_tune
 from xkd.train.launch import launch_workers
 from xkd.train.run import git_commit
+from xkd.train.tuner import Lesson
 
 INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
     "video": ("video",),
