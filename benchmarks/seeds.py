@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from xkd.config import MODALITIES
 from xkd.evaluate.plan import choose
 from xkd.evaluate.scores import Score
-from xkd.evaluate.task import evaluate
+from xkd.evaluate.work import evaluate
 from xkd.presets import get_preset
 from xkd.settings import resolve
 from xkd.train.launch import launch

@@ -182,7 +182,7 @@ def evaluate(
     `xkd tasks` lists all tasks of prepared datasets.
     """  # noqa: D301 -- click takes the backspace for "leave the lines as they are"
     from xkd.evaluate.task import Task
-    from xkd.evaluate.task import evaluate as score
+    from xkd.evaluate.work import evaluate as score
     from xkd.settings import resolve
 
     chosen = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}

@@ -21,7 +21,8 @@ from xkd.evaluate.fc import RECIPES, Recipe, fit_and_decide
 from xkd.evaluate.probe import Windows
 from xkd.evaluate.protocols import SETUPS
 from xkd.evaluate.scores import Score, average_precisions, mean_of
-from xkd.evaluate.task import evaluate, parse_task
+from xkd.evaluate.task import parse_task
+from xkd.evaluate.work import evaluate
 from xkd.presets.finetuning import FINETUNING
 from xkd.train.classifier import load_classifier
 

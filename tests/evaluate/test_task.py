@@ -13,7 +13,8 @@ from tests.tiny import tiny_config
 from xkd.data.manifest import Manifest
 from xkd.errors import UserError
 from xkd.evaluate.scores import Score
-from xkd.evaluate.task import Task, evaluate, parse_task, task_values
+from xkd.evaluate.task import Task, parse_task, task_values
+from xkd.evaluate.work import evaluate
 from xkd.presets.finetuning import FINETUNING
 from xkd.settings import resolve
 
@@ -232,7 +233,7 @@ def test_an_interrupted_task_says_so(
         assert note.read_text() == "is running, or was killed before it could say why"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xkd.evaluate.task.evaluate_here", interrupt)
+    monkeypatch.setattr("xkd.evaluate.work.evaluate_here", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, prepared, task("audio"), tmp_path)
     (note,) = tmp_path.glob("*.failed")

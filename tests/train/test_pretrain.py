@@ -23,7 +23,8 @@ from xkd import load_encoder
 from xkd.config import LossConfig, PretrainConfig
 from xkd.data.clips import TrainingClips
 from xkd.errors import UserError
-from xkd.evaluate.task import Task, evaluate
+from xkd.evaluate.task import Task
+from xkd.evaluate.work import evaluate
 from xkd.method.model import XKD
 from xkd.report.tabulate import tabulate
 from xkd.settings import to_yaml

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xkd.evaluate.task import evaluate_here, parse_task
+from xkd.evaluate.task import parse_task
+from xkd.evaluate.work import evaluate_here
 from xkd.train.agent import worker
 
 
