@@ -19,12 +19,12 @@ from step import Timer
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
-from xkd.method import linear
-from xkd.method.networks import CHANNELS, build_encoder
-from xkd.method.vit import Encoder
-from xkd.presets import get_preset
-from xkd.settings import resolve
-from xkd.train.distributed import keep_freed_memory
+from xkd.config.overrides import resolve
+from xkd.config.presets import get_preset
+from xkd.launch.distributed import keep_freed_memory
+from xkd.model import onednn_linear as linear
+from xkd.model.networks import CHANNELS, build_encoder
+from xkd.model.vit import Encoder
 
 
 def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality) -> list[Tensor]:

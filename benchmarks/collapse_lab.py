@@ -25,11 +25,11 @@ from statistics import median
 from matplotlib.figure import Figure
 
 from xkd.config import load_config
+from xkd.monitor.collapse import DIRECTIONS, WINDOW, CollapseThresholds, judge
 from xkd.progress import progress
-from xkd.report.curves import COLORS, DASHED, FAINT, loss_curves
 from xkd.report.figures import save
-from xkd.watch.collapse import DIRECTIONS, WINDOW, Limits, Verdict, judge
-from xkd.watch.telemetry import Row, read_rows
+from xkd.report.plots.training import COLORS, DASHED, FAINT, loss_curves
+from xkd.rundir import Row, Verdict, read_rows
 
 FAILING = (
     "lab_without_centering",
@@ -80,7 +80,7 @@ def train(preset: str, seed: int, data: Path, out: Path) -> None:
 def outcome(preset: str, seed: int, run: Path) -> Outcome:
     """Judge a run as it was judged while it trained, row by row."""
     config, rows = load_config(run / "config.yaml"), read_rows(run / "metrics.jsonl")
-    limits = Limits.of(config, rows[-1]["step"] // config.optim.epochs)
+    limits = CollapseThresholds.of(config, rows[-1]["step"] // config.optim.epochs)
     verdicts = (judge(rows[:end], limits) for end in range(1, len(rows) + 1))
     called = next((verdict for verdict in verdicts if not verdict.healthy), None)
     return Outcome(preset, seed, rows, called, judge(rows, limits))

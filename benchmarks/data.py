@@ -31,13 +31,13 @@ from straightforward import Straightforward, stack
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from xkd.config import Modality, PretrainConfig
-from xkd.data.clips import TrainingClips, training_batches
-from xkd.data.draws import draw, pretrain_recipe, window_samples
-from xkd.data.prepare import PrepareConfig, prepare
-from xkd.data.reading import Windows, _collate
-from xkd.data.views import Views
-from xkd.presets import get_preset
-from xkd.train.distributed import keep_freed_memory
+from xkd.config.presets import get_preset
+from xkd.data.datasets.training import TrainingClips, training_batches
+from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.shards.reader import Windows, _collate
+from xkd.data.transforms.params import draw, pretrain_recipe, window_samples
+from xkd.data.transforms.views import Views
+from xkd.launch.distributed import keep_freed_memory
 
 PREPARATIONS = {
     "prepared, default": PrepareConfig(),

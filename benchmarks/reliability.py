@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from tests.faults import INTERVAL, elastic, fixed
-from xkd.data.fetch import fetch
-from xkd.data.prepare import PrepareConfig, prepare
+from xkd.data.fetch.fetch import fetch
+from xkd.data.shards.prepare import PrepareConfig, prepare
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from xkd.config import MODALITIES
+from xkd.config.overrides import resolve
+from xkd.config.presets import get_preset
+from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.plan import choose
 from xkd.evaluate.scores import Score
-from xkd.evaluate.work import evaluate
-from xkd.presets import get_preset
-from xkd.settings import resolve
-from xkd.train.launch import launch
+from xkd.launch.launcher import launch
 
 ENCODERS = ("teacher", "student", "random")
 COLUMNS = {

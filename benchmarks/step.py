@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.method.linear import onednn_product
-from xkd.method.model import XKD
-from xkd.method.networks import CHANNELS
-from xkd.presets import get_preset
-from xkd.settings import resolve
-from xkd.train.distributed import World, keep_freed_memory
+from xkd.config.overrides import resolve
+from xkd.config.presets import get_preset
+from xkd.launch.distributed import DistributedContext, keep_freed_memory
+from xkd.model.networks import CHANNELS
+from xkd.model.onednn_linear import onednn_product
+from xkd.model.xkd import XKD
 from xkd.train.optimizer import clip_gradients
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Part, Stepper, autocast
@@ -124,15 +124,15 @@ def peak(timer: Timer, dtype: torch.dtype, product: Product) -> float:
     return best
 
 
-def random_part(config: PretrainConfig, world: World) -> Part:
+def random_part(config: PretrainConfig, context: DistributedContext) -> Part:
     """Views of noise for one forward pass, and the masking noise of step 0."""
     batch = config.optim.batch_size
     views: dict[Modality, list[Tensor]] = {}
     for m in config.modalities:
         c = config.modality(m)
         sizes = [c.global_view, *[c.local_view] * c.local_views]
-        views[m] = [torch.randn(batch, CHANNELS[m], *size, device=world.device) for size in sizes]
-    return views, mask_noise(config, 0, world)[0]
+        views[m] = [torch.randn(batch, CHANNELS[m], *size, device=context.device) for size in sizes]
+    return views, mask_noise(config, 0, context)[0]
 
 
 def memory(device: torch.device) -> float:
@@ -165,7 +165,7 @@ def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callabl
 
     def under(work: Callable[..., object], *arguments: object) -> Callable[[], object]:
         def run() -> None:
-            with autocast(stepper.world.device, stepper.dtype):
+            with autocast(stepper.context.device, stepper.dtype):
                 work(*arguments)
 
         return run
@@ -194,21 +194,21 @@ def main() -> None:
     config = resolve(get_preset(given.preset), None, settings)
     if len(config.modalities) < 2 or config.run.accumulate > 1:
         parser.error("this times a step of XKD in one part: two modalities, run.accumulate=1")
-    world = World(0, 1, torch.device(given.device))
+    context = DistributedContext(0, 1, torch.device(given.device))
     keep_freed_memory()
-    timer = Timer(world.device)
+    timer = Timer(context.device)
     torch.manual_seed(0)
-    empty = memory(world.device)
-    model = XKD(config).to(world.device)
-    stepper = Stepper(model, config, world)
-    part = random_part(config, world)
+    empty = memory(context.device)
+    model = XKD(config).to(context.device)
+    stepper = Stepper(model, config, context)
+    part = random_part(config, context)
     now = schedule(config, 1000, 2000, 10)
     temperature: dict[Modality, float] = {m: now[f"teacher_temperature_{m}"] for m in MODALITIES}
     numbers = iter(range(1, 10**6))
 
     for _ in range(WARM_UP):
         stepper.step(next(numbers), [part], now)
-    among = products(world.device, stepper.dtype)
+    among = products(context.device, stepper.dtype)
 
     def measure_peaks() -> dict[str, float]:
         return {name: peak(timer, stepper.dtype, product) for name, product in among.items()}
@@ -217,7 +217,7 @@ def main() -> None:
     for _ in range(given.repeats):
         steps.append(timer.seconds(lambda: stepper.step(next(numbers), [part], now)))
         peaks.append(measure_peaks())
-    held = memory(world.device)
+    held = memory(context.device)
     with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         stepper.step(next(numbers), [part], now)
     flops = counter.get_total_flops()
@@ -231,7 +231,7 @@ def main() -> None:
     step = median(steps)
 
     def objective() -> Tensor:
-        with autocast(stepper.world.device, stepper.dtype):
+        with autocast(stepper.context.device, stepper.dtype):
             return model(*part, temperature).terms["loss"]  # type: ignore[no-any-return]
 
     kept = saved_for_backward(model, objective)
@@ -250,7 +250,7 @@ def main() -> None:
     rows["AdamW"] = timer.median(stepper.optimizer.step, given.repeats)
     rows["teachers' momentum"] = timer.median(lambda: model.move_teachers(0.999), given.repeats)
 
-    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "CPU"
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {stepper.dtype}")
     print(f"preset {given.preset}, batch {given.batch}, median of {given.repeats} {' '.join(given.set)}")
     print("\n| part | ms |\n|---|---:|")

@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
-from xkd.data.draws import Draws
+from xkd.data.transforms.params import Draws
 
 _PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LOG_MEL = -5.3688107, 4.410007
@@ -174,4 +174,4 @@ _JITTER: tuple[Callable[[Picture, float], Picture], ...] = (
     lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
     _turn_hue,
 )
-"""In the order of `xkd.data.color.JITTER`."""
+"""In the order of `xkd.data.transforms.color.JITTER`."""

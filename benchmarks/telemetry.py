@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 from step import Timer, random_part
 
-from xkd.method.model import XKD
-from xkd.presets import get_preset
-from xkd.settings import resolve
-from xkd.train.distributed import World, keep_freed_memory
+from xkd.config.overrides import resolve
+from xkd.config.presets import get_preset
+from xkd.launch.distributed import DistributedContext, keep_freed_memory
+from xkd.model.xkd import XKD
+from xkd.monitor.collapse import CollapseThresholds
+from xkd.monitor.exporter import Telemetry
+from xkd.monitor.signals import information
 from xkd.train.pretrain import schedule
 from xkd.train.step import Stepper
-from xkd.watch.collapse import Limits
-from xkd.watch.signals import information
-from xkd.watch.telemetry import Telemetry
 
 SCRAPE_SECONDS = 15.0
 """Between two scrapes."""
@@ -41,12 +41,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     given = parser.parse_args()
     config = resolve(get_preset(given.preset), None, [f"optim.batch_size={given.batch}"])
-    world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    context = DistributedContext(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     keep_freed_memory()
-    timer = Timer(world.device)
+    timer = Timer(context.device)
     torch.manual_seed(0)
-    stepper = Stepper(XKD(config).to(world.device), config, world)
-    part, now = random_part(config, world), schedule(config, 1000, 2000, 10)
+    stepper = Stepper(XKD(config).to(context.device), config, context)
+    part, now = random_part(config, context), schedule(config, 1000, 2000, 10)
     numbers = iter(range(1, 10**6))
     terms = stepper.step(next(numbers), [part], now)
     step = timer.median(lambda: stepper.step(next(numbers), [part], now), given.repeats)
@@ -56,7 +56,7 @@ def main() -> None:
     names = [*terms, *stepper.signals()]
     row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
     row |= information(row)
-    limits = replace(Limits.of(config, 10), grace=0)
+    limits = replace(CollapseThresholds.of(config, 10), grace=0)
     with tempfile.TemporaryDirectory() as folder:
         telemetry = Telemetry(Path(folder), 0, limits)
         logging = timer.median(lambda: telemetry.log({"step": next(numbers), **row}), given.repeats)
@@ -65,7 +65,7 @@ def main() -> None:
     every = config.run.log_every
     per_step = (signals + fetching + logging) / every
     scraping = scrape / SCRAPE_SECONDS
-    print(f"{given.preset}, batch {given.batch}, {world.device.type}, a row every {every} steps\n")
+    print(f"{given.preset}, batch {given.batch}, {context.device.type}, a row every {every} steps\n")
     print("| | ms | share of a step |\n|---|---:|---:|")
     print(f"| step | {1000 * step:.1f} | |")
     print(f"| signals, every {every} steps | {1000 * signals:.2f} | {signals / every / step:.3%} |")

@@ -24,8 +24,8 @@ def evaluate(
     import shutil
     from pathlib import Path
 
+    from xkd.evaluate.evaluate import evaluate as evaluate_task
     from xkd.evaluate.task import parse_task
-    from xkd.evaluate.work import evaluate as evaluate_task
 
     path = evaluate_task(Path(run), Path(item["data"]), parse_task(item["task"]), Path(out))
     shutil.copy(path, score.path)

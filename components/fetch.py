@@ -21,7 +21,7 @@ def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: int, revis
     """
     from pathlib import Path
 
-    from xkd.data.fetch import fetch as run
+    from xkd.data.fetch.fetch import fetch as run
     from xkd.errors import UserError
 
     found = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=seed)

@@ -16,17 +16,17 @@ def prepare(
         name: what it was fetched as; a layout's name, also of a miniature, is the layout that it is read in.
             By its files alone Kinetics-Sound is Kinetics400.
         revision: its revision; another one is other work, so this belongs to the caching key.
-        overrides: settings of `xkd.data.prepare.PrepareConfig`, each ``name=value``.
+        overrides: settings of `xkd.data.shards.prepare.PrepareConfig`, each ``name=value``.
         out: directory to write.
         manifest: one row a clip.
     """
     import shutil
     from pathlib import Path
 
-    from xkd.data.datasets import LAYOUTS
-    from xkd.data.prepare import PrepareConfig
-    from xkd.data.prepare import prepare as run
-    from xkd.settings import resolve
+    from xkd.config.overrides import resolve
+    from xkd.data.shards.prepare import PrepareConfig
+    from xkd.data.shards.prepare import prepare as run
+    from xkd.data.sources.layouts import LAYOUTS
 
     layout = name.removesuffix("-mini")
     named = [f"dataset={layout}"] if layout in LAYOUTS else []

@@ -45,8 +45,9 @@ def pretrain(
         processes: training processes, where this task itself trains.
         nodes: hosts of a job that trains; 0: this task itself trains, on this machine.
         image: image of the job's pods.
-        node_type: a GPU node by name (`xkd.cluster.nodes`); empty: none.
-        cluster: settings of `xkd.cluster.config.ClusterConfig`, each ``name=value``, over the task's own.
+        node_type: a GPU node by name (`xkd.launch.kubernetes.node_types`); empty: none.
+        cluster: settings of `xkd.launch.kubernetes.config.ClusterConfig`, each ``name=value``; they override
+            the task's own.
         task: what this task is given in Kubernetes; KFP fills it in.
         config: the resolved configuration.
         history: the logged metrics, one JSON object a line.
@@ -58,10 +59,10 @@ def pretrain(
     import shutil
     from pathlib import Path
 
-    from xkd.cluster.task import from_task
-    from xkd.presets import get_preset
-    from xkd.settings import resolve
-    from xkd.train.launch import launch
+    from xkd.config.overrides import resolve
+    from xkd.config.presets import get_preset
+    from xkd.launch.kubernetes.from_kfp import from_task
+    from xkd.launch.launcher import launch
 
     judged = launch(
         resolve(get_preset(preset), None, overrides),

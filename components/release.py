@@ -14,13 +14,13 @@ def release(nodes: int, cluster: list[str], status: PipelineTaskFinalStatus) -> 
 
     Args:
         nodes: hosts of pretraining; 0: it had no job.
-        cluster: settings of `xkd.cluster.config.ClusterConfig`, each ``name=value``.
+        cluster: settings of `xkd.launch.kubernetes.config.ClusterConfig`, each ``name=value``.
         status: how pretraining ended; it is by this input that KFP knows a task that follows a failure too.
     """
     import os
 
-    from xkd.cluster.follow import release as cancel
-    from xkd.cluster.task import from_task
+    from xkd.launch.kubernetes.follow import release as cancel
+    from xkd.launch.kubernetes.from_kfp import from_task
 
     place, run_id = from_task(nodes, "", cluster), os.environ.get("KFP_RUN_ID", "")
     cancelled = cancel(run_id, place.namespace) if place and run_id else []

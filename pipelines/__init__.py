@@ -2,7 +2,7 @@
 
 from kfp import dsl, kubernetes
 
-from xkd.cluster.config import MOUNT, USER, VOLUME
+from xkd.launch.kubernetes.config import MOUNT, USER, VOLUME
 
 GPU = "nvidia.com/gpu"
 

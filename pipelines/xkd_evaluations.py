@@ -9,7 +9,7 @@ from components import IMAGE
 from components.evaluate import evaluate
 from components.plan import plan
 from pipelines import place, place_on_gpus
-from xkd.cluster.nodes import TOLERATIONS
+from xkd.launch.kubernetes.node_types import TOLERATIONS
 
 AT_ONCE = 8
 """Evaluations that run at a time; on one machine KFP runs two."""

@@ -15,7 +15,7 @@ from components.pretrain import pretrain
 from components.release import release
 from components.tabulate import tabulate
 from pipelines import place, place_on_gpus, xkd_evaluations
-from xkd.cluster.nodes import TOLERATIONS
+from xkd.launch.kubernetes.node_types import TOLERATIONS
 
 PREPARED_AT_ONCE = 2
 """Datasets that are fetched and prepared at a time."""
@@ -86,10 +86,11 @@ def xkd_full(
         nodes: hosts of a job that trains; 0: no job is started, the task itself trains, without a GPU.
         gpus: GPUs of each host. A string, because KFP ignores a limit that is a number.
         evaluation_gpus: GPUs of each evaluation, all of which it uses; "0": the CPU.
-        node_type: a GPU node by name (`xkd.cluster.nodes`), which gives all that is not given here.
+        node_type: a GPU node by name (`xkd.launch.kubernetes.node_types`); it sets what is not set here.
         node_selector: labels that the nodes of the job and of the evaluations must have.
         tolerations: taints that these may have.
-        cluster: settings of `xkd.cluster.config.ClusterConfig` over these, for example ``["restarts=10"]``.
+        cluster: settings of `xkd.launch.kubernetes.config.ClusterConfig` that override these, for example
+            ``["restarts=10"]``.
         data: directory of datasets, which runs may share.
         run: the run directory; scores and report go there too.
         pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.

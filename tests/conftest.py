@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.prepared import prepared as prepared
-from xkd.data.replicas import generate_replica
+from xkd.data.synthetic.miniatures import generate_replica
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -15,9 +15,9 @@ from typing import Any
 from tests.hosts import Hosts
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
-from xkd.settings import to_dict
-from xkd.train.stop import StoppedError
-from xkd.watch.telemetry import read_rows
+from xkd.config.overrides import to_dict
+from xkd.errors import RunInterruptedError
+from xkd.rundir import read_rows
 
 INTERVAL = 20
 """Steps between two checkpoints."""
@@ -141,7 +141,7 @@ def fixed(folder: Path, data: Path, epochs: int = 30) -> tuple[list[Recovery], d
             hosts.restart()
 
         def preempt(number: int) -> None:
-            assert hosts.preempt(number) == StoppedError.exit_code
+            assert hosts.preempt(number) == RunInterruptedError.exit_code
             hosts.restart()
 
         def kill() -> None:

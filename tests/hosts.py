@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from xkd.train.launch import RENDEZVOUS_PORT
+from xkd.launch.launcher import RENDEZVOUS_PORT
 
 ENDED = 5.0
 """Seconds an agent may take to end when it is killed."""
@@ -75,7 +75,7 @@ class Hosts:
 
     def start(self, number: int) -> None:
         """Start, or replace, a host's agent."""
-        agent = [sys.executable, "-m", "xkd.train.agent", "--job", "hosts", "--nodes", self.nodes]
+        agent = [sys.executable, "-m", "xkd.launch.agent", "--job", "hosts", "--nodes", self.nodes]
         agent += ["--node", str(number), "--address", f"10.77.0.{number + 1}", "--restarts", "5"]
         agent += ["--rendezvous", f"10.77.0.1:{RENDEZVOUS_PORT}", *self.work]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xkd.data.fetch import fetch
-from xkd.data.prepare import PrepareConfig, prepare
+from xkd.data.fetch.fetch import fetch
+from xkd.data.shards.prepare import PrepareConfig, prepare
 
 
 @pytest.fixture(scope="session")

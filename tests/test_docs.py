@@ -13,11 +13,11 @@ import pytest
 from typer.main import get_command
 
 from xkd.cli import app
-from xkd.data.prepare import PrepareConfig
+from xkd.config.overrides import resolve
+from xkd.config.presets import get_preset
+from xkd.data.shards.prepare import PrepareConfig
 from xkd.errors import UserError
 from xkd.evaluate.task import Task
-from xkd.presets import get_preset
-from xkd.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -42,6 +42,8 @@ def code(page: Path) -> str:
 def names_in(module: Path) -> Iterator[str]:
     """The top-level names of a module and, dotted, the methods of its classes."""
     for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
             members: list[ast.stmt] = node.body if isinstance(node, ast.ClassDef) else []
@@ -102,7 +104,8 @@ def test_names_of_the_code_exist(page: Path) -> None:
         parts = name.split(".")
         depth = max(n for n in range(1, len(parts) + 1) if exists(parts[:n]))
         rest = ".".join(parts[depth:])
-        module = ROOT.joinpath(*parts[:depth]).with_suffix(".py")
+        path = ROOT.joinpath(*parts[:depth])
+        module = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         assert not rest or name == "xkd.load_encoder" or rest in names_in(module), name
 
 
@@ -135,14 +138,14 @@ def test_settings_named_by_decisions_exist() -> None:
             resolve(get_preset("paper"), None, [f"{name}=[wrong]"])
 
 
-def test_rooms_import_only_what_the_architecture_allows() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text().partition("## The rooms")[2]
+def test_packages_import_only_what_the_architecture_allows() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## Packages")[2]
     rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", text.partition("\n## ")[0], re.MULTILINE)
-    allowed = {room: set(re.findall(r"`(\w+)`", cell)) for room, cell in rows}
+    allowed = {package: set(re.findall(r"`(\w+)`", cell)) for package, cell in rows}
     found: dict[str, set[str]] = {}
     for path in (ROOT / "xkd").rglob("*.py"):
         if path != ROOT / "xkd" / "__init__.py":
-            room = path.relative_to(ROOT / "xkd").parts[0].removesuffix(".py")
-            imports = set(re.findall(r"^\s*from xkd\.(\w+)", path.read_text(), re.MULTILINE)) - {room}
-            found[room] = found.get(room, set()) | imports
+            package = path.relative_to(ROOT / "xkd").parts[0].removesuffix(".py")
+            imports = set(re.findall(r"^\s*from xkd\.(\w+)", path.read_text(), re.MULTILINE)) - {package}
+            found[package] = found.get(package, set()) | imports
     assert found == allowed

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.data.registries import Registry, own_settings
-from xkd.data.manifest import Manifest
+from xkd.data.shards.manifest import PreparedDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,7 +101,7 @@ def test_from_a_registry_to_the_tables(
     assert "no fold 9" in (scores / "esc50-audio-svm-raw-fold9.failed").read_text()
     run(mine, "dvc", "repro", "--single-item", "tabulate")
 
-    manifest = Manifest.read(mine / "data" / "kinetics400-prepared")
+    manifest = PreparedDataset.open(mine / "data" / "kinetics400-prepared")
     commit = registry.git("rev-parse", "v1^{commit}")
     assert manifest.origin == {"repo": str(registry.root), "rev": commit, "hash": manifest.revision}
     assert manifest.revision.endswith(".dir")
@@ -120,5 +120,5 @@ def test_from_a_registry_to_the_tables(
     shutil.rmtree(mine / "data")
     shutil.rmtree(mine / ".dvc" / "cache")
     run(mine, "dvc", "pull", "--quiet", "prepare")
-    assert Manifest.read(mine / "data" / "kinetics400-prepared") == manifest
+    assert PreparedDataset.open(mine / "data" / "kinetics400-prepared") == manifest
     assert run(mine, "dvc", "status", "prepare").count("data/kinetics400-prepared") == 0

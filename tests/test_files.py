@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import pytest
 
+from xkd.config.overrides import load_yaml
 from xkd.errors import UserError
-from xkd.files import write_atomically, write_text
-from xkd.settings import load_yaml
+from xkd.io import write_atomically, write_text
 
 
 def raising(error: Exception) -> Callable[[BinaryIO], object]:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, TransformerConfig
+from xkd.config.overrides import difference
+from xkd.config.presets import PRESETS, get_preset
+from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, paper_results
 from xkd.errors import UserError
-from xkd.evaluate.protocols import find_setup
-from xkd.method.model import XKD, build_model
-from xkd.method.networks import CHANNELS
-from xkd.presets import PRESETS, get_preset
-from xkd.presets.printed import ALL_SPLITS, FIRST_SPLIT, printed_numbers
-from xkd.settings import difference
-from xkd.train.checkpoint import ROLES
-from xkd.train.distributed import World
+from xkd.evaluate.specs import find_eval_spec
+from xkd.launch.distributed import DistributedContext
+from xkd.model.networks import CHANNELS
+from xkd.model.xkd import XKD, build_model
+from xkd.rundir import ROLES
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Stepper
 
@@ -59,9 +59,9 @@ def test_builds_at_full_size(name: str) -> None:
 def test_trains(name: str) -> None:
     config = shrunk(get_preset(name))
     torch.manual_seed(0)
-    world = World(0, 1, torch.device("cpu"))
+    context = DistributedContext(0, 1, torch.device("cpu"))
     model = build_model(config)
-    stepper = Stepper(model, config, world)
+    stepper = Stepper(model, config, context)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for step in (1, 2):
         views: dict[Modality, list[Tensor]] = {}
@@ -70,7 +70,7 @@ def test_trains(name: str) -> None:
             sizes = [c.global_view, *[c.local_view] * c.local_views]
             views[m] = [torch.randn(4, CHANNELS[m], *size) for size in sizes]
         terms = stepper.step(
-            step, [(views, mask_noise(config, step, world)[0])], schedule(config, 50, 100, 1)
+            step, [(views, mask_noise(config, step, context)[0])], schedule(config, 50, 100, 1)
         )
         assert all(math.isfinite(value) for value in terms.values()), terms
     assert not stepper.trouble()
@@ -124,9 +124,9 @@ def test_sharing_has_the_released_size(name: str, millions: float, trained: floa
 
 def test_printed_numbers_are_of_presets_and_evaluations_that_exist() -> None:
     kinds = []
-    for number in printed_numbers():
+    for number in paper_results():
         assert number.preset in PRESETS
-        setup = find_setup(number.dataset, number.modality, number.protocol)  # type: ignore[arg-type]
+        setup = find_eval_spec(number.dataset, number.modality, number.protocol)  # type: ignore[arg-type]
         assert setup.metric == "top1"
         assert number.encoder in ROLES
         assert number.split == ALL_SPLITS or (number.split == FIRST_SPLIT and setup.folds > 1)
@@ -151,7 +151,7 @@ def test_printed_numbers_are_the_papers(
 ) -> None:
     found = [
         (number.percent, number.source)
-        for number in printed_numbers()
+        for number in paper_results()
         if (number.preset, number.encoder, number.dataset, number.protocol, number.split)
         == (preset, encoder, *evaluation, split)
     ]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from xkd.data.prepare import PrepareConfig
+from xkd.config.overrides import load_yaml, resolve, to_dict
+from xkd.config.presets import get_preset
+from xkd.data.shards.prepare import PrepareConfig
 from xkd.evaluate import plan
-from xkd.presets import get_preset
-from xkd.settings import load_yaml, resolve, to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from xkd.errors import UserError
+from xkd.errors import XkdError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -44,7 +44,7 @@ def fetch(
     ] = False,
 ) -> None:
     """Get a dataset in its official layout."""
-    from xkd.data.fetch import fetch as run
+    from xkd.data.fetch.fetch import fetch as run
 
     run(name, out, repo=repo, rev=rev, clips=clips, seed=seed, check=check)
 
@@ -65,9 +65,9 @@ def prepare(
     set_: Set = None,
 ) -> None:
     """Decode every clip once and write shards with a manifest."""
-    from xkd.data.prepare import PrepareConfig
-    from xkd.data.prepare import prepare as run
-    from xkd.settings import resolve
+    from xkd.config.overrides import resolve
+    from xkd.data.shards.prepare import PrepareConfig
+    from xkd.data.shards.prepare import prepare as run
 
     overrides = [
         *([f"dataset={dataset}"] if dataset else []),
@@ -86,13 +86,13 @@ def pretrain(
     processes: Annotated[int, typer.Option(help="Training processes on this machine.")] = 1,
 ) -> None:
     """Pretrain XKD; go on where an earlier run into the same directory stopped."""
-    from xkd.presets import get_preset
-    from xkd.settings import resolve
-    from xkd.train.launch import launch
-    from xkd.train.run import outcome
+    from xkd.config.overrides import resolve
+    from xkd.config.presets import get_preset
+    from xkd.launch.launcher import launch
+    from xkd.rundir import RunDir
 
     launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
-    judged = outcome(out)
+    judged = RunDir(out).outcome()
     print(f"verdict: {judged.verdict}: {judged.reason}")
 
 
@@ -114,11 +114,11 @@ def launch(
     ] = False,
 ) -> None:
     """Pretrain on a Kubernetes cluster: start or find the job, follow it to its end."""
-    from xkd.cluster.config import ClusterConfig
-    from xkd.presets import get_preset
-    from xkd.settings import resolve
-    from xkd.train.launch import launch as run
-    from xkd.train.launch import training_job
+    from xkd.config.overrides import resolve
+    from xkd.config.presets import get_preset
+    from xkd.launch.kubernetes.config import ClusterConfig
+    from xkd.launch.launcher import launch as run
+    from xkd.launch.launcher import training_job
 
     settings = resolve(get_preset(preset), config, set_ or ())
     place = resolve(ClusterConfig(), cluster, on or ())
@@ -135,7 +135,7 @@ def watch(
     once: Annotated[bool, typer.Option(help="Print the present state and end.")] = False,
 ) -> None:
     """Show how a run fares: losses, verdict, pace; live until it ends."""
-    from xkd.watch.screen import watch as show
+    from xkd.monitor.tui import watch as show
 
     show(run, live=not once and sys.stdout.isatty())
 
@@ -181,9 +181,9 @@ def evaluate(
     `--set finetune.epochs=20` changes a setting of fine-tuning (Tables S6, S7), `--set seed=1` the seed.
     `xkd tasks` lists all tasks of prepared datasets.
     """  # noqa: D301 -- click takes the backspace for "leave the lines as they are"
+    from xkd.config.overrides import resolve
+    from xkd.evaluate.evaluate import evaluate as score
     from xkd.evaluate.task import Task
-    from xkd.evaluate.work import evaluate as score
-    from xkd.settings import resolve
 
     chosen = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
     overrides = [*(f"{name}={value}" for name, value in chosen.items()), *(set_ or ())]
@@ -242,9 +242,9 @@ def import_weights(
 ) -> None:
     """Turn released encoders into a run that evaluate and load_encoder read."""
     del source  # there is one
-    from xkd.presets import get_preset
-    from xkd.settings import resolve
-    from xkd.train.released import import_released
+    from xkd.config.overrides import resolve
+    from xkd.config.presets import get_preset
+    from xkd.train.import_released import import_released
 
     for written in import_released(files, modality, resolve(get_preset(preset), config, set_ or ()), out):
         print(written)
@@ -253,7 +253,7 @@ def import_weights(
 @app.command()
 def presets() -> None:
     """List the named configurations, with what the paper measured of them."""
-    from xkd.presets import PRESETS
+    from xkd.config.presets import PRESETS
 
     print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  what it is, or changes")
     for preset in PRESETS.values():
@@ -268,8 +268,8 @@ def show_config(
     set_: Set = None,
 ) -> None:
     """Print the resolved configuration of a pretraining run as YAML."""
-    from xkd.presets import get_preset
-    from xkd.settings import resolve, to_yaml
+    from xkd.config.overrides import resolve, to_yaml
+    from xkd.config.presets import get_preset
 
     print(to_yaml(resolve(get_preset(preset), config, set_ or ())), end="")
 
@@ -278,6 +278,6 @@ def main() -> None:
     """The ``xkd`` command: a user's mistake is one line and exit code 2."""
     try:
         app()
-    except UserError as error:
+    except XkdError as error:
         print(f"xkd: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

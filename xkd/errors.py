@@ -1,21 +1,59 @@
-"""The one kind of error a user sees without a traceback."""
+"""Errors that are reported as one line, and the exit code of each."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+EXIT_PEERS_LOST = 69
+"""The other hosts of a job do not respond (EX_UNAVAILABLE of sysexits.h)."""
+EXIT_TRY_AGAIN = 75
+"""Rerunning the command resumes the work (EX_TEMPFAIL)."""
+EXIT_COLLAPSED = 76
+NON_RETRYABLE_EXIT_CODES = (EXIT_USER_ERROR, EXIT_COLLAPSED)
+"""Another attempt would end in the same way."""
 
 
-class UserError(Exception):
-    """A mistake the user can mend: one clear line that names the field or file and says what to do.
+class XkdError(Exception):
+    """An error that a command prints as one line, without a traceback, before it exits."""
 
-    The command line prints the line and exits with 2; the launcher never retries it.
+    exit_code = EXIT_FAILURE
+
+
+class UserError(XkdError):
+    """A mistake the user can fix; the message names the field or file and says what to do."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class TrainingError(XkdError):
+    """A worker or a job failed; rerunning the command resumes from the last checkpoint."""
+
+
+class RunInterruptedError(XkdError):
+    """A run was told to stop and saved its state; rerunning the command resumes it."""
+
+    exit_code = EXIT_TRY_AGAIN
+
+
+class CollapsedError(XkdError):
+    """A run ended before its last step because of its verdict.
+
+    Args:
+        verdict: fields of `xkd.rundir.Verdict`.
     """
 
-    exit_code = 2
+    exit_code = EXIT_COLLAPSED
+
+    def __init__(self, verdict: Mapping[str, Any]) -> None:
+        self.verdict = verdict
+        super().__init__(f"the run ended as {verdict['verdict']}: {verdict['reason']}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean a, b?)' with the closest known names, or '' when none is close."""
+    """Return " (did you mean a, b?)" with the closest known names, or "" when none is close."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""

@@ -19,10 +19,10 @@ import yaml
 from kfp import compiler
 
 from pipelines.xkd_full import xkd_full
-from tests.cluster.server import Cluster
+from tests.kubernetes.server import Cluster
 from tests.waiting import until
-from xkd.cluster.config import VOLUME
-from xkd.cluster.nodes import TOLERATIONS
+from xkd.launch.kubernetes.config import VOLUME
+from xkd.launch.kubernetes.node_types import TOLERATIONS
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 VERDICT = {"verdict": "healthy", "reason": "it learns", "step": 28}

@@ -13,16 +13,16 @@ from torch import Tensor
 from tests.data.samples import FPS, frame_numbers, write_kinetics, write_video
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
-from xkd.data.clips import (
+from xkd.config.overrides import resolve
+from xkd.data.datasets.evaluation import evaluation_batches
+from xkd.data.datasets.training import (
     ClipSampler,
     TrainingClips,
     training_batches,
 )
-from xkd.data.downstream import evaluation_batches
-from xkd.data.manifest import Manifest
-from xkd.data.prepare import PrepareConfig, prepare
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
-from xkd.settings import resolve
 
 CONFIG = tiny_config()
 PREPARE = PrepareConfig(short_side=40, workers=2, max_skipped=0.2)
@@ -179,7 +179,7 @@ def test_nothing_readable_is_one_line(data: Path, tmp_path: Path, workers: int) 
 
 def damage(data: Path, to: Path, places: Any) -> Path:
     """A copy of the prepared data with the videos of some clips overwritten."""
-    manifest = Manifest.read(data)
+    manifest = PreparedDataset.open(data)
     for path in data.rglob("*"):
         if path.is_file():
             copy = to / path.relative_to(data)
@@ -243,7 +243,7 @@ def test_split_without_sound(tmp_path: Path) -> None:
 
 
 def test_evaluation_windows_are_even(data: Path) -> None:
-    clips = Manifest.read(data).split("val")
+    clips = PreparedDataset.open(data).split("val")
     (batch,) = evaluation_batches(data, clips, CONFIG, 3)
     assert batch["clip"].tolist() == [0, 0, 0, 1, 1, 1]
     heard = [start_of(*window)[1] for window in zip(batch["frames"], batch["waveform"], strict=True)]
@@ -252,7 +252,7 @@ def test_evaluation_windows_are_even(data: Path) -> None:
 
 
 def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Path) -> None:
-    clips = Manifest.read(data).split("train")
+    clips = PreparedDataset.open(data).split("train")
     batches = list(evaluation_batches(data, clips, CONFIG, 5, train=True, seed=1))
     places = torch.cat([batch["clip"] for batch in batches]).tolist()
     assert places == [place for place in range(9) for _ in range(5)]
@@ -265,7 +265,7 @@ def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Path) 
 
 
 def test_one_modality_reads_only_that(data: Path) -> None:
-    clips = Manifest.read(data).split("val")
+    clips = PreparedDataset.open(data).split("val")
     (heard,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("audio",))
     assert sorted(heard) == ["clip", "waveform"]
     (seen,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("video",))
@@ -275,5 +275,5 @@ def test_one_modality_reads_only_that(data: Path) -> None:
 def test_unreadable_clip_stops_an_evaluation(data: Path, tmp_path: Path) -> None:
     damaged = damage(data, tmp_path, [9])
     with pytest.raises(UserError, match="cannot be read") as caught:
-        list(evaluation_batches(damaged, Manifest.read(damaged).split("val"), CONFIG, 1))
+        list(evaluation_batches(damaged, PreparedDataset.open(damaged).split("val"), CONFIG, 1))
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.data.samples import noise, recorded_picture
-from xkd.data import color
+from xkd.data.transforms import color
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.samples import KINETICS, write_table
-from xkd.data.datasets import KINETICS_SOUND, LAYOUTS, open_source
-from xkd.data.replicas import REPLICAS
+from xkd.data.sources.layouts import KINETICS_SOUND, LAYOUTS, open_source
+from xkd.data.synthetic.miniatures import REPLICAS
 from xkd.errors import UserError
 
 

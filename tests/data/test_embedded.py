@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xkd.data.datasets import open_source
-from xkd.data.embedded import Plan, generate
-from xkd.data.embedded_check import LEAST, MOST, CheckReport, Split, check, networks, read, shortcuts
-from xkd.data.embedded_scenes import ACTIONS, MATERIALS, SECONDS, Scene
-from xkd.data.embedded_sounds import RATE
+from xkd.data.sources.layouts import open_source
+from xkd.data.synthetic.audio import RATE
+from xkd.data.synthetic.check import LEAST, MOST, CheckReport, Split, check, networks, read, shortcuts
+from xkd.data.synthetic.dataset import Plan, generate
+from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene
 from xkd.errors import UserError
 
 CLIPS = 60

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xkd.data.manifest import Clip, Manifest
+from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.errors import UserError
 
 SEEN = Clip(
@@ -33,10 +33,10 @@ HEARD = Clip(
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Manifest:
+def manifest(tmp_path: Path) -> PreparedDataset:
     (tmp_path / "shards").mkdir()
     (tmp_path / SEEN.shard).write_bytes(bytes(2048))
-    found = Manifest(
+    found = PreparedDataset(
         root=tmp_path,
         name="mine",
         revision="r1",
@@ -51,13 +51,13 @@ def manifest(tmp_path: Path) -> Manifest:
     return found
 
 
-def test_reads_what_was_written(manifest: Manifest) -> None:
-    assert Manifest.read(manifest.root) == manifest
+def test_reads_what_was_written(manifest: PreparedDataset) -> None:
+    assert PreparedDataset.open(manifest.root) == manifest
     assert not HEARD.has_video
     assert SEEN.has_video
 
 
-def test_columns_are_documented_order(manifest: Manifest) -> None:
+def test_columns_are_documented_order(manifest: PreparedDataset) -> None:
     header, first = (manifest.root / "manifest.csv").read_text().splitlines()[:2]
     assert header == ("id,splits,labels,shard,video_offset,video_size,audio_offset,audio_size,duration")
     assert (
@@ -65,7 +65,7 @@ def test_columns_are_documented_order(manifest: Manifest) -> None:
     )
 
 
-def test_dataset_json_counts(manifest: Manifest) -> None:
+def test_dataset_json_counts(manifest: PreparedDataset) -> None:
     about = json.loads((manifest.root / "dataset.json").read_text())
     assert about["splits"] == {
         "fold 1 test": 1,
@@ -79,7 +79,7 @@ def test_dataset_json_counts(manifest: Manifest) -> None:
     assert about["without_audio"] == 0
 
 
-def test_split(manifest: Manifest) -> None:
+def test_split(manifest: PreparedDataset) -> None:
     assert manifest.split("train") == [SEEN]
     assert manifest.split("test", 2) == [SEEN]
     with pytest.raises(UserError, match="no split val; it has test, train"):
@@ -90,35 +90,35 @@ def test_split(manifest: Manifest) -> None:
 
 def test_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere does not exist: make it with `xkd prepare"):
-        Manifest.read(tmp_path / "nowhere")
+        PreparedDataset.open(tmp_path / "nowhere")
 
 
 def test_unprepared_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a prepared dataset"):
-        Manifest.read(tmp_path)
+        PreparedDataset.open(tmp_path)
 
 
-def test_missing_shard(manifest: Manifest) -> None:
+def test_missing_shard(manifest: PreparedDataset) -> None:
     (manifest.root / SEEN.shard).unlink()
     with pytest.raises(UserError, match=r"000000\.tar is missing"):
-        Manifest.read(manifest.root)
+        PreparedDataset.open(manifest.root)
 
 
-def test_shard_that_ends_too_early(manifest: Manifest) -> None:
+def test_shard_that_ends_too_early(manifest: PreparedDataset) -> None:
     (manifest.root / SEEN.shard).write_bytes(bytes(1579))
     with pytest.raises(UserError, match=r"000000\.tar ends too early; prepare .* again"):
-        Manifest.read(manifest.root)
+        PreparedDataset.open(manifest.root)
 
 
 @pytest.mark.parametrize(("name", "text"), [("manifest.csv", "id,split\na,train\n"), ("dataset.json", "{")])
-def test_damage_is_one_line(manifest: Manifest, name: str, text: str) -> None:
+def test_damage_is_one_line(manifest: PreparedDataset, name: str, text: str) -> None:
     (manifest.root / name).write_text(text)
     with pytest.raises(UserError, match="is damaged") as caught:
-        Manifest.read(manifest.root)
+        PreparedDataset.open(manifest.root)
     assert "\n" not in str(caught.value)
 
 
-def test_missing_rows(manifest: Manifest) -> None:
+def test_missing_rows(manifest: PreparedDataset) -> None:
     (manifest.root / "manifest.csv").unlink()
     with pytest.raises(UserError, match=r"cannot read .*manifest\.csv"):
-        Manifest.read(manifest.root)
+        PreparedDataset.open(manifest.root)

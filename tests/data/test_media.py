@@ -13,8 +13,7 @@ import torch
 
 from tests.data.samples import FPS, RATE, decode, frame_numbers, ramp, write_video
 from xkd.config import ClipConfig
-from xkd.data.logmel import LogMel
-from xkd.data.media import (
+from xkd.data.shards.media import (
     WAV_HEADER,
     MediaError,
     encode_wav,
@@ -23,6 +22,7 @@ from xkd.data.media import (
     to_waveform,
     transcode_video,
 )
+from xkd.data.transforms.logmel import LogMel
 
 MEAN, STD = -5.3688107, 4.410007
 

@@ -14,11 +14,11 @@ import pytest
 
 from tests.data.samples import FPS, KINETICS, RATE, frame_numbers, ramp, write_table, write_video
 from tests.tiny import tiny_config
-from xkd.data.clips import TrainingClips
-from xkd.data.manifest import Clip, Manifest
-from xkd.data.media import encode_wav, read_video
-from xkd.data.prepare import PrepareConfig, prepare
-from xkd.data.reading import Windows
+from xkd.data.datasets.training import TrainingClips
+from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.media import encode_wav, read_video
+from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.shards.reader import Windows
 
 CONFIG = PrepareConfig(short_side=32, max_fps=8, workers=2, max_skipped=1.0)
 
@@ -87,7 +87,7 @@ def test_each_kind_of_odd_file(good: Callable[..., bytes], tmp_path: Path) -> No
     assert said["garbage"].startswith("InvalidDataError: ")
     assert said["dangling"].startswith("absent: train/singing/")
 
-    manifest = Manifest.read(tmp_path / "out")
+    manifest = PreparedDataset.open(tmp_path / "out")
     clips = {clip.id.partition("_000000_")[0]: clip for clip in manifest.clips}
     windows = Windows(tmp_path / "out", tiny_config())
 
@@ -158,7 +158,7 @@ def test_mangled_files_neither_hang_nor_crash_nor_leak(good: Callable[..., bytes
     # Whatever was kept can be trained on.
     windows = Windows(tmp_path / "out", tiny_config())
     kinds: Counter[bool] = Counter()
-    for clip in Manifest.read(tmp_path / "out").clips:
+    for clip in PreparedDataset.open(tmp_path / "out").clips:
         assert windows.frames(clip, [0.0]).shape[1] == 32
         kinds[clip.has_audio] += 1
         if clip.has_audio:

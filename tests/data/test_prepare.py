@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from tests.data.samples import RATE, decode, frame_numbers, ramp, write_kinetics, write_video
-from xkd.data import prepare as module
-from xkd.data.manifest import Manifest
-from xkd.data.media import WAV_HEADER, encode_wav
-from xkd.data.prepare import PrepareConfig, Summary, prepare
+from xkd.config.overrides import resolve
+from xkd.data.shards import prepare as module
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.media import WAV_HEADER, encode_wav
+from xkd.data.shards.prepare import PrepareConfig, Summary, prepare
 from xkd.errors import UserError
-from xkd.settings import resolve
 
 CONFIG = PrepareConfig(short_side=32, max_fps=8, workers=2, max_skipped=0.2)
 
@@ -46,7 +46,7 @@ def everything(out: Path) -> dict[str, bytes]:
 
 def listed(out: Path) -> list[Any]:
     """The rows, without the places of their bytes: the video encoder's output differs now and then."""
-    clips = Manifest.read(out).clips
+    clips = PreparedDataset.open(out).clips
     return [
         *((clip.id, clip.splits, clip.labels, clip.shard, clip.duration) for clip in clips),
         *skipped(out),
@@ -69,14 +69,14 @@ def test_result_is_complete(root: Path, tmp_path: Path) -> None:
         "shards/000000.tar",
         "skipped.csv",
     ]
-    manifest = Manifest.read(tmp_path / "out")
+    manifest = PreparedDataset.open(tmp_path / "out")
     assert [clip.id for clip in manifest.clips][:2] == ["train00_000000_000005", "train01_000000_000005"]
     assert manifest.classes == ("clapping", "playing organ")
 
 
 def test_offsets_address_the_members_of_a_plain_tar(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path, CONFIG)
-    manifest = Manifest.read(tmp_path)
+    manifest = PreparedDataset.open(tmp_path)
     for clip in manifest.clips:
         shard = (tmp_path / clip.shard).read_bytes()
         with tarfile.open(tmp_path / clip.shard) as tar:
@@ -171,7 +171,7 @@ def test_clip_without_audio_is_kept_without(root: Path, tmp_path: Path) -> None:
     path.write_bytes(write_video(tmp_path / "silent.mkv", audio=False).read_bytes())
     summary = prepare(source, tmp_path / "out", CONFIG)
     assert summary.without_audio == 1
-    (silent,) = (clip for clip in Manifest.read(tmp_path / "out").clips if not clip.has_audio)
+    (silent,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if not clip.has_audio)
     assert silent.id == "val00_000000_000005"
     assert silent.has_video
 
@@ -186,7 +186,7 @@ def test_audio_datasets(tmp_path: Path) -> None:
     for fold in (1, 2):
         (root / "audio" / f"{fold}-1-A-0.wav").write_bytes(encode_wav(ramp(2.0), RATE))
     summary = prepare(root, tmp_path / "out", CONFIG)
-    clips = Manifest.read(tmp_path / "out").clips
+    clips = PreparedDataset.open(tmp_path / "out").clips
     assert (summary.name, [clip.splits.index("test") for clip in clips]) == ("esc50", [0, 1])
     assert not clips[0].has_video
     assert clips[0].duration == 2.0
@@ -216,7 +216,7 @@ def test_interrupted_run_continues(root: Path, tmp_path: Path, monkeypatch: pyte
 KILLED = """
 import sys, time
 from pathlib import Path
-from xkd.data import prepare as module
+from xkd.data.shards import prepare as module
 module._SHARD_CLIPS = 8
 module._finish = lambda *given: time.sleep(600)  # so that it can be killed there
 config = module.PrepareConfig(short_side=64, max_fps=8, workers=2)
@@ -269,7 +269,7 @@ def test_short_sound_does_not_shorten_a_video_dataset(replica: Callable[[str], P
     sounding = write_video(tmp_path / "short.mkv", seconds=3.0, sound_seconds=0.5)
     path.write_bytes(sounding.read_bytes())
     prepare(source, tmp_path / "out", CONFIG)
-    (clip,) = (clip for clip in Manifest.read(tmp_path / "out").clips if clip.has_audio)
+    (clip,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if clip.has_audio)
     assert clip.duration == pytest.approx(3.0, abs=0.1)
 
 

@@ -21,11 +21,11 @@ from dvc.repo import Repo
 from components.fetch import fetch as component
 from tests.data.registries import BUCKET, Link, Registry, forbid, own_settings, put, s3_server
 from tests.ports import free_port
-from xkd.data import transfer
-from xkd.data.embedded import VERSION
-from xkd.data.fetch import fetch
-from xkd.data.registry import Origin, fetch_registered
-from xkd.data.source import FETCHED
+from xkd.data.fetch import download
+from xkd.data.fetch.fetch import fetch
+from xkd.data.fetch.registry import Origin, fetch_registered
+from xkd.data.sources.source import FETCHED
+from xkd.data.synthetic.dataset import VERSION
 from xkd.errors import UserError
 
 # DVC uses an older way of the tries that it adds files to.
@@ -381,7 +381,7 @@ def test_what_cannot_be_written_is_told(registry: Registry, out: Path) -> None:
 
 def test_without_dvc_it_says_what_to_install(out: Path, tmp_path: Path) -> None:
     (tmp_path / "dvc.py").write_text("raise ModuleNotFoundError")
-    code = f"from xkd.data.registry import *; fetch_registered('a', '.', '', Path({str(out)!r}))"
+    code = f"from xkd.data.fetch.registry import *; fetch_registered('a', '.', '', Path({str(out)!r}))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "needs DVC: pip install 'xkd[workflow]'" in done.stderr.splitlines()[-1]
@@ -438,7 +438,7 @@ def remote(link: Link, tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "_PAUSES", (0.1,) * len(transfer._PAUSES))
+    monkeypatch.setattr(download, "_PAUSES", (0.1,) * len(download._PAUSES))
 
 
 @pytest.fixture
@@ -462,7 +462,7 @@ def test_a_connection_that_breaks_is_gone_on_with(remote: Registry, healed: Link
     healed.cut_after(*breaks)
     get(remote, out, name="big")
     assert content(out) == BIG
-    assert BYTES < healed.passed < BYTES + len(breaks) * transfer._CHUNK + OVERHEAD
+    assert BYTES < healed.passed < BYTES + len(breaks) * download._CHUNK + OVERHEAD
 
 
 def test_a_connection_that_stays_broken_loses_nothing(remote: Registry, healed: Link, out: Path) -> None:

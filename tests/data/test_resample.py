@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.data.samples import noise
-from xkd.data.resample import cubic, gaussian
+from xkd.data.transforms.resample import cubic, gaussian
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tests.tiny import tiny_config
 from xkd.config import FinetuneAudioConfig, FinetuneConfig, FinetuneVideoConfig
-from xkd.data.draws import draw, finetune_recipe
-from xkd.data.strong import draw_masks, mask_spectrogram, rand_augment
+from xkd.data.transforms.finetune import draw_masks, mask_spectrogram, rand_augment
+from xkd.data.transforms.params import draw, finetune_recipe
 
 AUDIO = FinetuneAudioConfig()
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
-from xkd.data.draws import draw, linear_recipe, pretrain_recipe
-from xkd.data.logmel import LogMel
-from xkd.data.views import Views, _cut, to_pixels
+from xkd.data.transforms.logmel import LogMel
+from xkd.data.transforms.params import draw, linear_recipe, pretrain_recipe
+from xkd.data.transforms.views import Views, _cut, to_pixels
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 CONFIG = tiny_config()

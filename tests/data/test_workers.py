@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import time
 
-from xkd.data.workers import Failure, run_each
+from xkd.parallel.processes import Failure, run_each
 
 
 def square(job: int) -> int:

@@ -12,28 +12,28 @@ from numpy.typing import NDArray
 from tests.tiny import tiny_config
 from tests.waiting import until
 from xkd.config import MODALITIES, Modality
-from xkd.data.downstream import evaluation_batches
-from xkd.data.manifest import Clip, Manifest
-from xkd.data.views import Views
+from xkd.data.datasets.evaluation import evaluation_batches
+from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.features import (
-    Describer,
+    FeatureExtractor,
     FeatureStore,
-    describer,
+    build_feature_extractor,
     extract,
     hash_weights,
     published_hash,
     raw_input,
 )
+from xkd.launch.distributed import DistributedContext
 from xkd.train.checkpoint import load_encoder
-from xkd.train.distributed import World
 
 CPU = torch.device("cpu")
-ALONE = World(0, 1, CPU)
+ALONE = DistributedContext(0, 1, CPU)
 
 
 def features(
-    encoder: Describer, prepared: Path, clips: list[Clip], *, train: bool, seed: int = 0
+    encoder: FeatureExtractor, prepared: Path, clips: list[Clip], *, train: bool, seed: int = 0
 ) -> NDArray[np.float32]:
     """Two windows of each clip, (windows, D)."""
     parts = extract(encoder, prepared, clips, tiny_config(), 2, train=train, seed=seed, device=CPU)
@@ -41,13 +41,15 @@ def features(
 
 
 def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, run: Path) -> None:
-    config, clips = tiny_config(), Manifest.read(prepared).split("val")[:3]
+    config, clips = tiny_config(), PreparedDataset.open(prepared).split("val")[:3]
     (batch,) = evaluation_batches(prepared, clips, config, 2)
     views = Views(config).plain(batch)
     for m in MODALITIES:
         encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")
         expected = encoder(views[m])[:, 1:].mean(dim=1)
-        found = features(describer(run, config, "teacher", m, 0, CPU), prepared, clips, train=False)
+        found = features(
+            build_feature_extractor(run, config, "teacher", m, 0, CPU), prepared, clips, train=False
+        )
         np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
         assert batch["clip"].tolist() == [0, 0, 1, 1, 2, 2]
 
@@ -56,23 +58,25 @@ def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, r
 def test_extraction_repeats_itself_and_follows_the_seed(
     prepared: Path, run: Path, modality: Modality
 ) -> None:
-    config, clips = tiny_config(), Manifest.read(prepared).split("train")[:3]
-    encoder = describer(run, config, "random", modality, 0, CPU)
+    config, clips = tiny_config(), PreparedDataset.open(prepared).split("train")[:3]
+    encoder = build_feature_extractor(run, config, "random", modality, 0, CPU)
     first, again, other = (features(encoder, prepared, clips, train=True, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
 
 
 def test_a_window_does_not_depend_on_the_clips_beside_it(prepared: Path, run: Path) -> None:
-    config, clips = tiny_config(), Manifest.read(prepared).split("train")[:4]
-    encoder = describer(run, config, "random", "video", 0, CPU)
+    config, clips = tiny_config(), PreparedDataset.open(prepared).split("train")[:4]
+    encoder = build_feature_extractor(run, config, "random", "video", 0, CPU)
     together = features(encoder, prepared, clips, train=True)
     alone = features(encoder, prepared, clips[2:3], train=True)
     np.testing.assert_allclose(together[4:6], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_the_random_encoder_is_fresh_and_follows_the_seed(run: Path) -> None:
-    hashes = [describer(run, tiny_config(), "random", "audio", seed, CPU).hash for seed in (0, 0, 1)]
+    hashes = [
+        build_feature_extractor(run, tiny_config(), "random", "audio", seed, CPU).hash for seed in (0, 0, 1)
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[0] != published_hash(run, "teacher", "audio")
 
@@ -94,10 +98,10 @@ def test_the_raw_baseline_is_the_shrunken_view() -> None:
 
 
 def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) -> None:
-    config, manifest = tiny_config(), Manifest.read(prepared)
+    config, manifest = tiny_config(), PreparedDataset.open(prepared)
     clips = manifest.split("val")[:2]
     store = FeatureStore(tmp_path, manifest, config, 0, ALONE)
-    encoder = describer(run, config, "teacher", "audio", 0, CPU)
+    encoder = build_feature_extractor(run, config, "teacher", "audio", 0, CPU)
     first = store.windows(encoder, clips, 2, train=False)
     (file,) = tmp_path.glob("*.npy")
     written = file.stat().st_mtime_ns
@@ -107,7 +111,7 @@ def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) 
     assert np.load(file, mmap_mode="r").shape == (10, 2, 32)
     assert file.stat().st_mtime_ns == written
     store.windows(encoder, clips, 3, train=False)
-    store.windows(describer(run, config, "random", "audio", 0, CPU), clips, 2, train=False)
+    store.windows(build_feature_extractor(run, config, "random", "audio", 0, CPU), clips, 2, train=False)
     assert len(list(tmp_path.glob("*.npy"))) == 3
 
 
@@ -115,11 +119,11 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tests.tiny import tiny_config
-from xkd.data.manifest import Clip, Manifest
+from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.evaluate import features as module
-from xkd.train.distributed import World
+from xkd.launch.distributed import DistributedContext
 import torch
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 module._SAVE_EVERY = 0.0
 extract = module.extract
 def slowly(*given, **named):
@@ -130,9 +134,9 @@ def slowly(*given, **named):
             time.sleep(600)
 module.extract = slowly
 run, prepared, out = map(Path, sys.argv[1:])
-manifest, config = Manifest.read(prepared), tiny_config()
+manifest, config = PreparedDataset.open(prepared), tiny_config()
 store = module.FeatureStore(out, manifest, config, 0, ALONE)
-encoder = module.describer(run, config, "teacher", "audio", 0, ALONE.device)
+encoder = module.build_feature_extractor(run, config, "teacher", "audio", 0, ALONE.device)
 store.windows(encoder, manifest.split("train"), 2, train=True)
 """
 
@@ -149,11 +153,11 @@ def test_a_killed_extraction_goes_on_where_it_was(
     process.kill()
     process.communicate()
     done = sum(marker.read_bytes())
-    config, manifest = tiny_config(), Manifest.read(prepared)
+    config, manifest = tiny_config(), PreparedDataset.open(prepared)
     clips = manifest.split("train")
     assert 0 < done < len(clips)
     capsys.readouterr()
-    encoder = describer(run, config, "teacher", "audio", 0, CPU)
+    encoder = build_feature_extractor(run, config, "teacher", "audio", 0, CPU)
     resumed = FeatureStore(tmp_path / "killed", manifest, config, 0, ALONE).windows(
         encoder, clips, 2, train=True
     )
@@ -166,7 +170,7 @@ def test_a_killed_extraction_goes_on_where_it_was(
 
 
 def test_a_run_without_encoders_is_a_clear_line(tmp_path: Path) -> None:
-    for find in (lambda: describer(tmp_path, tiny_config(), "teacher", "video", 0, CPU),
+    for find in (lambda: build_feature_extractor(tmp_path, tiny_config(), "teacher", "video", 0, CPU),
                  lambda: published_hash(tmp_path, "teacher", "video")):  # fmt: skip
         with pytest.raises(UserError, match=r"no encoder at .*teacher_video\.safetensors"):
             find()

@@ -14,13 +14,13 @@ from tests.report.synthetic import write_run
 from tests.tiny import tiny_config
 from xkd.cli import app
 from xkd.config import MODALITIES, Modality
-from xkd.data.manifest import Manifest
-from xkd.data.prepare import PrepareConfig, prepare
+from xkd.config.overrides import to_yaml
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.plan import ENCODERS, check, choose, plan, stages
 from xkd.evaluate.task import parse_task
-from xkd.settings import to_yaml
 
 NAMES = ("ucf101", "esc50")
 
@@ -75,7 +75,7 @@ def test_what_the_run_or_the_data_lacks_is_left_out(prepared: Path, data: list[P
     video = {("svm of video", "embedded"), ("finetune of video", "embedded")}
     assert {(kind, name) for kind, _, name, _ in kinds([prepared], modalities=["video"])} == video
     shutil.copytree(prepared, tmp_path / "silent")
-    manifest = Manifest.read(tmp_path / "silent")
+    manifest = PreparedDataset.open(tmp_path / "silent")
     mute = [replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips]
     replace(manifest, clips=tuple(mute)).write()
     assert {(kind, name) for kind, _, name, _ in kinds([tmp_path / "silent"])} == video
@@ -87,7 +87,7 @@ def test_an_item_holds_what_its_score_depends_on(prepared: Path, run: Path, tmp_
     tasks = [parse_task(item["task"]) for item in items]
     assert [task.encoder for task in tasks] == list(ENCODERS)
     assert {item["data"] for item in items} == {str(prepared)}
-    assert {item["revision"] for item in items} == {Manifest.read(prepared).revision}
+    assert {item["revision"] for item in items} == {PreparedDataset.open(prepared).revision}
     weights = {task.encoder: item["weights"] for task, item in zip(tasks, items, strict=True)}
     assert weights["teacher"] == "+".join(published_hash(run, "teacher", m) for m in MODALITIES)
     assert weights["random"] != weights["raw"]

@@ -13,18 +13,18 @@ from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
 from xkd.cli import app
-from xkd.data.datasets import LAYOUTS
-from xkd.data.manifest import Manifest
-from xkd.data.prepare import PrepareConfig, prepare
+from xkd.config.presets.finetune import FINETUNING
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.sources.layouts import LAYOUTS
 from xkd.errors import UserError
-from xkd.evaluate.fc import RECIPES, Recipe, fit_and_decide
-from xkd.evaluate.probe import Windows
-from xkd.evaluate.protocols import SETUPS
+from xkd.evaluate.evaluate import evaluate
+from xkd.evaluate.protocols.classifier import load_classifier
+from xkd.evaluate.protocols.linear_head import RECIPES, Recipe, fit_and_decide
+from xkd.evaluate.protocols.svm import Windows
 from xkd.evaluate.scores import Score, average_precisions, mean_of
+from xkd.evaluate.specs import EVAL_SPECS
 from xkd.evaluate.task import parse_task
-from xkd.evaluate.work import evaluate
-from xkd.presets.finetuning import FINETUNING
-from xkd.train.classifier import load_classifier
 
 FEW = {"train_windows": 2, "test_windows": 2}
 
@@ -48,8 +48,8 @@ def score_of(run: Path, data: Path, out: Path, **task: object) -> Score:
 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "esc50"])
 def test_a_score_of_each_fold(mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str) -> None:
-    data, setup = mini(dataset), SETUPS[dataset][0]
-    manifest, modality, folds = Manifest.read(data), setup.modality, setup.folds
+    data, setup = mini(dataset), EVAL_SPECS[dataset][0]
+    manifest, modality, folds = PreparedDataset.open(data), setup.modality, setup.folds
     assert manifest.folds == folds
     scores = [score_of(run, data, tmp_path, modality=modality, fold=fold) for fold in range(1, folds + 1)]
     assert [score.fold for score in scores] == list(range(1, folds + 1))
@@ -111,10 +111,10 @@ def test_kinetics_by_all_its_protocols(mini: Callable[[str], Path], run: Path, t
 
 
 def test_every_dataset_but_audioset_is_evaluated() -> None:
-    assert set(SETUPS) == {*LAYOUTS, "embedded"} - {"audioset"}
-    assert {dataset for dataset, setups in SETUPS.items() if any(s.protocol == "fc" for s in setups)} == set(
-        RECIPES
-    )
+    assert set(EVAL_SPECS) == {*LAYOUTS, "embedded"} - {"audioset"}
+    assert {
+        dataset for dataset, setups in EVAL_SPECS.items() if any(s.protocol == "fc" for s in setups)
+    } == set(RECIPES)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_fine_tuning_on_the_folds_of_its_dataset(
     task = {"encoder": "teacher", "modality": modality, "protocol": "finetune", "finetune": TUNED}
     for fold in folds:
         score = Score.read(evaluate(run, data, parse_task(task | {"fold": fold}), tmp_path))
-        manifest = Manifest.read(data)
+        manifest = PreparedDataset.open(data)
         part = "test" if any("test" in clip.splits for clip in manifest.clips) else "val"
         assert score.test_clips == len(manifest.split(part, fold))
         assert score.metric == ("map" if dataset == "fsd50k" else "top1")
@@ -214,7 +214,7 @@ def test_the_help_says_which_protocols_a_dataset_has() -> None:
         by_modality = [part.split(": ") for part in setups.split("; ")]
         for name in names.split(", "):
             found[name] = {(m, protocol) for m, protocols in by_modality for protocol in protocols.split()}
-    assert found == {name: {(s.modality, s.protocol) for s in setups} for name, setups in SETUPS.items()}
+    assert found == {name: {(s.modality, s.protocol) for s in setups} for name, setups in EVAL_SPECS.items()}
 
 
 def test_the_recipes_are_those_of_tables_s6_and_s7() -> None:
@@ -244,7 +244,7 @@ def test_the_recipes_are_those_of_tables_s6_and_s7() -> None:
         20,
     )
     # Every fine-tuning that there is has a recipe, and the other way around.
-    setups = {name: [s for s in all_ if s.protocol == "finetune"] for name, all_ in SETUPS.items()}
+    setups = {name: [s for s in all_ if s.protocol == "finetune"] for name, all_ in EVAL_SPECS.items()}
     assert {(name, str(s.modality)) for name, tuned in setups.items() for s in tuned} == set(recipes)
     windows = {name: {s.test_windows for s in tuned} for name, tuned in setups.items()}
     assert [windows[name] for name in ("ucf101", "hmdb51", "kinetics400", "esc50")] == [{3}] * 4

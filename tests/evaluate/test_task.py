@@ -10,13 +10,13 @@ import pytest
 
 from tests.report.synthetic import TASKS, write_run
 from tests.tiny import tiny_config
-from xkd.data.manifest import Manifest
+from xkd.config.overrides import resolve
+from xkd.config.presets.finetune import FINETUNING
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
+from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.scores import Score
 from xkd.evaluate.task import Task, parse_task, task_values
-from xkd.evaluate.work import evaluate
-from xkd.presets.finetuning import FINETUNING
-from xkd.settings import resolve
 
 
 def task(modality: str = "video", encoder: str = "random", **settings: object) -> Task:
@@ -68,7 +68,7 @@ def test_a_task_becomes_a_score(
     assert (score.train_clips, score.test_clips, len(score.classes)) == (30, 10, 10)
     assert score.chance == pytest.approx(0.1)
     assert score.windows == {"train": 2, "test": 2}
-    assert score.data_revision == Manifest.read(prepared).revision
+    assert score.data_revision == PreparedDataset.open(prepared).revision
     shares = [value for value in score.per_class.values() if value is not None]
     assert np.mean(shares) == pytest.approx(score.score)  # one test clip of each action
     assert score.C in {float(cost) for cost in score.sweep}
@@ -141,7 +141,7 @@ def test_a_collapsed_run_is_evaluated_when_asked(prepared: Path, tmp_path: Path)
 
 def without_audio(prepared: Path, out: Path) -> Path:
     shutil.copytree(prepared, out)
-    manifest = Manifest.read(out)
+    manifest = PreparedDataset.open(out)
     clips = tuple(replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips)
     replace(manifest, clips=clips).write()
     return out
@@ -214,7 +214,7 @@ def test_a_mistake_of_several_processes_is_one_line(prepared: Path, run: Path, t
 def test_a_score_of_another_preparation_is_not_passed_off(prepared: Path, run: Path, tmp_path: Path) -> None:
     """The same clips at another size: other features, and another network where it is fine-tuned."""
     score = Score.read(evaluate(run, prepared, task("audio"), tmp_path))
-    assert score.preparation == Manifest.read(prepared).preparation
+    assert score.preparation == PreparedDataset.open(prepared).preparation
     other = tmp_path / "prepared"
     shutil.copytree(prepared, other)
     facts = json.loads((other / "dataset.json").read_text())
@@ -233,7 +233,7 @@ def test_an_interrupted_task_says_so(
         assert note.read_text() == "is running, or was killed before it could say why"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xkd.evaluate.work.evaluate_here", interrupt)
+    monkeypatch.setattr("xkd.evaluate.evaluate.evaluate_here", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, prepared, task("audio"), tmp_path)
     (note,) = tmp_path.glob("*.failed")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-Manifest = dict[str, Any]
+PreparedDataset = dict[str, Any]
 
 K8S = Path("k8s")
 OVERLAYS = ["overlays/local", "overlays/v100"]
@@ -41,7 +41,7 @@ TRAINING = TASK | {
 
 
 @cache
-def rendered(folder: str) -> tuple[Manifest, ...]:
+def rendered(folder: str) -> tuple[PreparedDataset, ...]:
     """What ``kubectl apply -k`` would send."""
     command = ["kubectl", "kustomize", str(K8S / folder)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -49,12 +49,12 @@ def rendered(folder: str) -> tuple[Manifest, ...]:
     return tuple(yaml.safe_load_all(made.stdout))
 
 
-def of_kind(folder: str, kind: str) -> dict[str, Manifest]:
+def of_kind(folder: str, kind: str) -> dict[str, PreparedDataset]:
     """The manifests of a kind, by name."""
     return {m["metadata"]["name"]: m for m in rendered(folder) if m["kind"] == kind}
 
 
-def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
+def selects(selector: PreparedDataset | None, labels: dict[str, str]) -> bool:
     """Whether a label selector, where there is one, takes these labels."""
     selector = selector or {}
     for expression in selector.get("matchExpressions", []):

@@ -24,7 +24,7 @@ from tests.k8s.test_monitoring import ALERTS, RECORDS, RULES, queries
 from tests.ports import free_port
 from tests.tiny import collapsing_config, tiny_config
 from xkd.config import PretrainConfig
-from xkd.settings import to_yaml
+from xkd.config.overrides import to_yaml
 
 SERVERS = ("prometheus", "prometheus-alertmanager")
 pytestmark = pytest.mark.skipif(

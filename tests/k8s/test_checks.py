@@ -9,17 +9,17 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.k8s.rendering import Manifest
+from tests.k8s.rendering import PreparedDataset
 from tests.k8s.schemas import CUSTOM, validate
 from tests.k8s.security import flaws
 
 
-def pod(**changes: Any) -> Manifest:
+def pod(**changes: Any) -> PreparedDataset:
     """A pod that is fine, but for the changes."""
     context = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
     own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {"name": "train", "image": "xkd@sha256:" + 32 * "0a", "securityContext": own}
-    spec: Manifest = {
+    spec: PreparedDataset = {
         "serviceAccountName": "xkd-train",
         "automountServiceAccountToken": False,
         "securityContext": context,
@@ -28,13 +28,13 @@ def pod(**changes: Any) -> Manifest:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec | changes}
 
 
-def job() -> Manifest:
+def job() -> PreparedDataset:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": pod()["spec"]}
     spec = {"schedulerName": "volcano", "tasks": [{"name": "train-0", "replicas": 1, "template": template}]}
     return {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": {"name": "a"}, "spec": spec}
 
 
-def role(**rule: list[str]) -> Manifest:
+def role(**rule: list[str]) -> PreparedDataset:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]} | rule]
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -44,19 +44,19 @@ def role(**rule: list[str]) -> Manifest:
     }
 
 
-def with_container(**changes: Any) -> Manifest:
+def with_container(**changes: Any) -> PreparedDataset:
     made = pod()
     made["spec"]["containers"][0] |= changes
     return made
 
 
-def with_context(**changes: Any) -> Manifest:
+def with_context(**changes: Any) -> PreparedDataset:
     made = pod()
     made["spec"]["containers"][0]["securityContext"] |= changes
     return made
 
 
-def plain(kind: str, **content: Any) -> Manifest:
+def plain(kind: str, **content: Any) -> PreparedDataset:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": "xkd-train"}} | content
 
 
@@ -101,7 +101,7 @@ def test_what_is_fine_has_no_flaws() -> None:
         (pod(initContainers=[{"name": "first", "image": "a"}]), "container first"),
     ],
 )
-def test_a_flaw_is_found(manifest: Manifest, flaw: str) -> None:
+def test_a_flaw_is_found(manifest: PreparedDataset, flaw: str) -> None:
     assert any(flaw in found for found in flaws(manifest)), flaws(manifest)
 
 
@@ -111,7 +111,7 @@ def test_a_flaw_is_found_in_a_template_as_deep_as_it_may_be() -> None:
     assert len(flaws(made)) == 2  # privileges and capabilities; the pod's own settings still hold
 
 
-def mistaken(change: Callable[[Manifest], Any]) -> Manifest:
+def mistaken(change: Callable[[PreparedDataset], Any]) -> PreparedDataset:
     made = copy.deepcopy(job())
     change(made)
     return made
@@ -132,7 +132,7 @@ def mistaken(change: Callable[[Manifest], Any]) -> Manifest:
         ),
     ],
 )
-def test_a_mistake_in_a_job_is_found(change: Callable[[Manifest], Any]) -> None:
+def test_a_mistake_in_a_job_is_found(change: Callable[[PreparedDataset], Any]) -> None:
     validate(job())
     with pytest.raises(jsonschema.ValidationError):
         validate(mistaken(change))
@@ -141,7 +141,7 @@ def test_a_mistake_in_a_job_is_found(change: Callable[[Manifest], Any]) -> None:
 @pytest.mark.parametrize(
     "spec", [{"weight": 0}, {"capability": {"cpu": 4}}, {"capability": {"cpu": "four"}}, {"capacity": {}}]
 )
-def test_a_mistake_in_a_queue_is_found(spec: Manifest) -> None:
+def test_a_mistake_in_a_queue_is_found(spec: PreparedDataset) -> None:
     queue = {"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "Queue", "metadata": {"name": "a"}}
     validate(queue | {"spec": {"weight": 1, "capability": {"cpu": "4"}}})
     with pytest.raises(jsonschema.ValidationError):

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
-from xkd.watch.dashboards import DASHBOARDS
-from xkd.watch.metrics import METRICS
+from k8s.monitoring.dashboards import DASHBOARDS
+from xkd.monitor.metrics import METRICS
 
 MONITORING = Path("k8s/monitoring")
 RULES: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
@@ -117,7 +117,7 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 @pytest.mark.parametrize("name", list(DASHBOARDS))
 def test_a_dashboard_is_whole(name: str) -> None:
-    """``python -m xkd.watch.dashboards k8s/monitoring/grafana`` writes the files."""
+    """``python -m k8s.monitoring.dashboards k8s/monitoring/grafana`` writes the files."""
     written = json.loads((MONITORING / "grafana" / f"{name}.json").read_text())
     assert written == DASHBOARDS[name]
     assert written["uid"] == name

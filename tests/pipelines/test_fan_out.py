@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from xkd.data.prepare import PrepareConfig, prepare
+from xkd.data.shards.prepare import PrepareConfig, prepare
 
 KFP = str(Path(sys.executable).with_name("kfp"))
 PIPELINE = str(Path(__file__).resolve().parents[2] / "pipelines" / "xkd_full.py")

@@ -9,8 +9,8 @@ from kfp import compiler
 
 from components import IMAGE
 from pipelines.xkd_full import xkd_full
-from xkd.cluster import nodes, volcano
-from xkd.cluster.config import USER, VOLUME
+from xkd.launch.kubernetes import job, node_types
+from xkd.launch.kubernetes.config import USER, VOLUME
 
 VERBS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
 
@@ -186,7 +186,7 @@ def test_only_the_job_and_the_evaluations_ask_for_gpus(
     # KFP's backend reads the string of what stands for it; of a number that is empty, and it sets no limit.
     for name in ("gpus", "evaluation_gpus"):
         assert compiled[0]["root"]["inputDefinitions"]["parameters"][name]["parameterType"] == "STRING"
-    assert defaults["gpus"] == str(nodes.node_type("v100_gke").gpus)
+    assert defaults["gpus"] == str(node_types.node_type("v100_gke").gpus)
     assert defaults["evaluation_gpus"] == "0"
 
 
@@ -209,7 +209,7 @@ def test_only_the_job_and_the_evaluations_are_placed(
     inputs = loop["inputDefinitions"]["parameters"]
     assert {"pipelinechannel--tolerations", "pipelinechannel--node_selector"} <= set(inputs)
     assert "pretrain" in compiled[0]["root"]["dag"]["tasks"]
-    assert defaults["tolerations"] == list(nodes.TOLERATIONS)
+    assert defaults["tolerations"] == list(node_types.TOLERATIONS)
     assert defaults["node_selector"] == {}
 
 
@@ -244,7 +244,7 @@ def test_tidying_up_follows_pretraining_however_that_ended(tasks: dict[str, Any]
 def test_tasks_know_the_run_by_a_label_and_their_caching_keys_do_not(
     compiled: Compiled, pods: dict[str, Any]
 ) -> None:
-    told = [{"name": "KFP_RUN_ID", "fieldPath": f"metadata.labels['{volcano.RUN_LABEL}']"}]
+    told = [{"name": "KFP_RUN_ID", "fieldPath": f"metadata.labels['{job.RUN_LABEL}']"}]
     named = {name: pod["fieldPathAsEnv"] for name, pod in pods.items() if "fieldPathAsEnv" in pod}
     assert named == {"pretrain": told, "release": told}
     assert "pipeline_job" not in str(compiled[0])

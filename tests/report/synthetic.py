@@ -13,14 +13,14 @@ import torch
 from torch.nn.functional import interpolate
 
 from xkd.config import MODALITIES, PretrainConfig
+from xkd.config.overrides import to_yaml
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.scores import Score
 from xkd.evaluate.task import INPUTS, Task, parse_task
-from xkd.method.model import build_model
-from xkd.settings import to_yaml
+from xkd.model.xkd import build_model
+from xkd.rundir import Verdict
 from xkd.train.checkpoint import save_encoders
-from xkd.train.pictures import FRAMES, RATIOS
-from xkd.watch.collapse import Verdict
+from xkd.train.visualize import FRAMES, RATIOS
 
 CLASSES = ["bounce", "collide", "hammer", "inflate", "jump", "orbit", "shake", "slide", "spin", "swing"]
 TASKS = tuple(

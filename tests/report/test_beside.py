@@ -10,12 +10,12 @@ import pytest
 
 from tests.report.synthetic import ONE_HOT, write_run, write_scores
 from xkd.config import PretrainConfig
+from xkd.config.overrides import to_yaml
+from xkd.config.presets import get_preset
 from xkd.errors import UserError
 from xkd.evaluate.task import Task
-from xkd.presets import get_preset
 from xkd.report.collect import collect
 from xkd.report.tabulate import tabulate
-from xkd.settings import to_yaml
 
 PUBLISHED = tuple(
     Task(dataset="ucf101", modality="video", protocol="svm", encoder=encoder, fold=fold)

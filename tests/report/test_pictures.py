@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from tests.report.synthetic import write_run
 from xkd.config import MODALITIES
-from xkd.presets import get_preset
-from xkd.report.pictures import (
+from xkd.config.presets import get_preset
+from xkd.report.plots.reconstructions import (
     HIDDEN,
     Picture,
     attention_maps,

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
+from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.evaluate.protocols import find_setup
+from xkd.evaluate.specs import find_eval_spec
 from xkd.evaluate.task import Task
-from xkd.presets import get_preset
 from xkd.report.collect import collect
 from xkd.report.tables import NOTHING, Column, cell_of
 from xkd.report.tabulate import tabulate
-from xkd.watch.collapse import Verdict
+from xkd.rundir import Verdict
 
 NETWORK = re.compile(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 
@@ -197,7 +197,7 @@ def test_several_folds_become_mean_and_deviation(run: Path, tmp_path: Path) -> N
     scores = write_scores(tmp_path / "scores", run)
     findings = collect(run, scores)
     score = findings.scores[0]
-    column = Column(find_setup(score.dataset, score.modality, score.protocol))
+    column = Column(find_eval_spec(score.dataset, score.modality, score.protocol))
     cell = cell_of(column, [replace(score, score=0.4), replace(score, score=0.6, fold=2)])
     assert cell.mean == pytest.approx(0.5)
     assert cell.spread == pytest.approx(0.1 * 2**0.5)

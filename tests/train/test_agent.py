@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from xkd.train.agent import pass_on
-from xkd.train.stop import StoppedError
+from xkd.errors import RunInterruptedError
+from xkd.launch.agent import pass_on
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(what: str, folder: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "xkd.train.agent", "--job", "job", "--processes", "1", *options]
+    command = [sys.executable, "-m", "xkd.launch.agent", "--job", "job", "--processes", "1", *options]
     return subprocess.Popen(
         [*command, "tests.train.worker", what, str(folder)],
         cwd=ROOT,
@@ -136,8 +136,8 @@ def test_who_is_asked_to_stop_leaves_though_the_others_meet_again(tmp_path: Path
             await_file(folder / f"{number}.ready")
         hosts[1].send_signal(signal.SIGTERM)
         os.kill(int((folders[0] / "0.pid").read_text()), signal.SIGKILL)
-        assert hosts[1].wait(timeout=30) == StoppedError.exit_code
-        assert left(folders[1])[:2] == ("stopped and saved", StoppedError.exit_code)
+        assert hosts[1].wait(timeout=30) == RunInterruptedError.exit_code
+        assert left(folders[1])[:2] == ("stopped and saved", RunInterruptedError.exit_code)
         assert starts(folders[1], 1) == 1
     finally:
         for host in hosts:

@@ -14,13 +14,12 @@ import torch
 
 from tests.tiny import collapsing_config, tiny_config
 from xkd.config import PretrainConfig
-from xkd.errors import UserError
-from xkd.settings import to_yaml
-from xkd.train.launch import launch
+from xkd.config.overrides import to_yaml
+from xkd.errors import CollapsedError, UserError
+from xkd.launch.launcher import launch
+from xkd.rundir import Row, read_rows
 from xkd.train.pretrain import pretrain
 from xkd.train.step import Stepper
-from xkd.train.stop import CollapsedError
-from xkd.watch.telemetry import Row, read_rows
 
 
 def acting(**run: Any) -> PretrainConfig:

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from tests.tiny import tiny_config
 from xkd.config import FinetuneConfig, FinetuneVideoConfig, Modality
-from xkd.data.downstream import evaluation_batches
-from xkd.data.manifest import Clip, Manifest
-from xkd.data.views import Views
+from xkd.data.datasets.evaluation import evaluation_batches
+from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.transforms.views import Views
 from xkd.errors import UserError
-from xkd.method.networks import build_encoder
-from xkd.train.classifier import Classifier, layer_groups
-from xkd.train.distributed import World
-from xkd.train.finetune import _batches, check, fine_tune, train
-from xkd.train.tuner import Lesson, Tuner, predict
+from xkd.evaluate.protocols.classifier import Classifier, layer_groups
+from xkd.evaluate.protocols.finetune import _batches, check, fine_tune, train
+from xkd.evaluate.protocols.finetune_step import FinetuneJob, FinetuneStepper, predict
+from xkd.launch.distributed import DistributedContext
+from xkd.model.networks import build_encoder
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 SMALL = FinetuneConfig(
     epochs=3,
     batch_size=8,
@@ -38,10 +38,10 @@ def classifier(modality: Modality = "video", classes: int = 10) -> Classifier:
     return Classifier(build_encoder(tiny_config(), modality), classes, 0.1)
 
 
-def lesson(prepared: Path, modality: Modality = "video", tuning: FinetuneConfig = SMALL) -> Lesson:
-    manifest = Manifest.read(prepared)
+def lesson(prepared: Path, modality: Modality = "video", tuning: FinetuneConfig = SMALL) -> FinetuneJob:
+    manifest = PreparedDataset.open(prepared)
     clips = manifest.split("train")
-    return Lesson(
+    return FinetuneJob(
         name="test",
         data=prepared,
         config=tiny_config(),
@@ -59,7 +59,7 @@ def lesson(prepared: Path, modality: Modality = "video", tuning: FinetuneConfig 
     )
 
 
-def truth(manifest: Manifest, clips: list[Clip]) -> NDArray[np.bool_]:
+def truth(manifest: PreparedDataset, clips: list[Clip]) -> NDArray[np.bool_]:
     return np.array([[name in clip.labels for name in manifest.classes] for clip in clips])
 
 
@@ -87,7 +87,7 @@ def test_a_layer_s_learning_rate_is_the_decay_to_the_layers_above(decay: float, 
 
 
 def test_learning_rates_follow_the_groups(prepared: Path) -> None:
-    tuner = Tuner(classifier(), lesson(prepared), ALONE)
+    tuner = FinetuneStepper(classifier(), lesson(prepared), ALONE)
     batch = next(_batches(lesson(prepared), 0, 1, ALONE))
     tuner.step(1, [batch], 1e-2)
     rates = {group["lr"] / group["lr_scale"] for group in tuner.optimizer.param_groups}
@@ -100,7 +100,7 @@ def test_cutmix_replaces_a_box_over_height_and_width_in_every_frame(prepared: Pa
     tuning = replace(
         SMALL, video=FinetuneVideoConfig(resolution=32, mixup=0.0, cutmix=1.0), label_smoothing=0.0
     )
-    tuner = Tuner(classifier(), lesson(prepared, tuning=tuning), ALONE)
+    tuner = FinetuneStepper(classifier(), lesson(prepared, tuning=tuning), ALONE)
     # Every clip a constant of its own: what comes from the partner is seen at once.
     view = torch.arange(1.0, 5.0).view(4, 1, 1, 1, 1).expand(4, 3, 32, 32, 32).clone()
     mixed, targets = tuner._mixed(view.clone(), torch.eye(10)[:4], seed)
@@ -122,7 +122,7 @@ def test_mixup_blends_clips_and_targets_alike(prepared: Path) -> None:
     tuning = replace(
         SMALL, video=FinetuneVideoConfig(resolution=32, mixup=1.0, cutmix=0.0), label_smoothing=0.1
     )
-    tuner = Tuner(classifier(), lesson(prepared, tuning=tuning), ALONE)
+    tuner = FinetuneStepper(classifier(), lesson(prepared, tuning=tuning), ALONE)
     view = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1).expand(2, 3, 8, 16, 16).clone()
     mixed, targets = tuner._mixed(view.clone(), torch.eye(10)[:2], 5)
     share = mixed[1].flatten()[0]
@@ -135,7 +135,7 @@ def test_mixup_blends_clips_and_targets_alike(prepared: Path) -> None:
 
 def test_without_mixing_targets_are_smoothed(prepared: Path) -> None:
     tuning = replace(SMALL, video=FinetuneVideoConfig(resolution=32, mixup=0.0, cutmix=0.0))
-    tuner = Tuner(classifier(), lesson(prepared, tuning=tuning), ALONE)
+    tuner = FinetuneStepper(classifier(), lesson(prepared, tuning=tuning), ALONE)
     view = torch.randn(3, 3, 8, 16, 16)
     same, targets = tuner._mixed(view, torch.eye(10)[:3], 0)
     assert torch.equal(same, view)
@@ -144,7 +144,7 @@ def test_without_mixing_targets_are_smoothed(prepared: Path) -> None:
 
 def test_erasing_takes_the_same_box_of_every_frame(prepared: Path) -> None:
     video = FinetuneVideoConfig(resolution=32, mixup=0.0, cutmix=0.0, erasing=1.0)
-    tuner = Tuner(classifier(), lesson(prepared, tuning=replace(SMALL, video=video)), ALONE)
+    tuner = FinetuneStepper(classifier(), lesson(prepared, tuning=replace(SMALL, video=video)), ALONE)
     view = torch.zeros(2, 3, 8, 16, 16)
     erased, _ = tuner._mixed(view.clone(), torch.eye(10)[:2], 0)
     box = erased != 0
@@ -174,26 +174,26 @@ def test_a_stopped_fine_tuning_goes_on_bit_equal(prepared: Path, tmp_path: Path,
     import os
     import signal
 
-    from xkd.train.stop import StoppedError
+    from xkd.errors import RunInterruptedError
 
     task = lesson(prepared, modality)
     whole = classifier(modality)
     curve = train(whole, task, tmp_path / "whole", ALONE)
     assert [row["epoch"] for row in curve] == [1, 2, 3]
 
-    step, calls = Tuner.step, 0
+    step, calls = FinetuneStepper.step, 0
 
-    def interrupt(self: Tuner, number: int, *given: object) -> None:
+    def interrupt(self: FinetuneStepper, number: int, *given: object) -> None:
         nonlocal calls
         calls += 1
         step(self, number, *given)  # type: ignore[arg-type]
         if number == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Tuner, "step", interrupt)
-    with pytest.raises(StoppedError, match="step 5 of"):
+    monkeypatch.setattr(FinetuneStepper, "step", interrupt)
+    with pytest.raises(RunInterruptedError, match="step 5 of"):
         train(classifier(modality), task, tmp_path / "halves", ALONE)
-    monkeypatch.setattr(Tuner, "step", step)
+    monkeypatch.setattr(FinetuneStepper, "step", step)
     resumed = classifier(modality)
     assert train(resumed, task, tmp_path / "halves", ALONE) == curve
     for name, weight in whole.state_dict().items():
@@ -203,12 +203,12 @@ def test_a_stopped_fine_tuning_goes_on_bit_equal(prepared: Path, tmp_path: Path,
 def test_a_published_network_is_not_trained_again(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, classes = lesson(prepared, "audio"), Manifest.read(prepared).classes
-    test = Manifest.read(prepared).split("val")
+    task, classes = lesson(prepared, "audio"), PreparedDataset.open(prepared).classes
+    test = PreparedDataset.open(prepared).split("val")
     encoder = build_encoder(tiny_config(), "audio")
     first = fine_tune(encoder, task, classes, test, tmp_path, ALONE)
     assert not (tmp_path / "checkpoints").exists()
-    monkeypatch.setattr("xkd.train.finetune.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("xkd.evaluate.protocols.finetune.train", lambda *_: pytest.fail("trained again"))
     again = fine_tune(build_encoder(tiny_config(), "audio"), task, classes, test, tmp_path, ALONE)
     assert again.curve == first.curve
     np.testing.assert_array_equal(first.decisions, again.decisions)
@@ -219,14 +219,14 @@ def test_the_epoch_with_the_best_validation_counts(prepared: Path, tmp_path: Pat
     tuning = replace(SMALL, epochs=6, patience=2)
     task = replace(lesson(prepared, "audio", tuning), validate=lambda _: next(scores))
     network, kept = classifier("audio"), {}
-    end = Tuner.end_epoch
+    end = FinetuneStepper.end_epoch
 
-    def remember(self: Tuner, epoch: int, *given: object) -> None:
+    def remember(self: FinetuneStepper, epoch: int, *given: object) -> None:
         end(self, epoch, *given)  # type: ignore[arg-type]
         kept[epoch] = {name: weight.clone() for name, weight in self.classifier.state_dict().items()}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tuner, "end_epoch", remember)
+        patch.setattr(FinetuneStepper, "end_epoch", remember)
         curve = train(network, task, tmp_path, ALONE)
     assert [row["validation"] for row in curve] == [0.2, 0.5, 0.4, 0.3]
     for name, weight in network.state_dict().items():
@@ -280,9 +280,9 @@ def test_no_two_parts_of_a_batch_are_mixed_alike(prepared: Path, monkeypatch: py
         return view, labels
 
     for rank in (0, 1):
-        tuner = Tuner(classifier(), task, ALONE)
-        tuner.world = World(rank, 2, ALONE.device)
-        monkeypatch.setattr(World, "mean", lambda _, values: values)
+        tuner = FinetuneStepper(classifier(), task, ALONE)
+        tuner.context = DistributedContext(rank, 2, ALONE.device)
+        monkeypatch.setattr(DistributedContext, "mean", lambda _, values: values)
         monkeypatch.setattr(tuner, "_mixed", keep_seed)
         parts = list(islice(_batches(task, 0, 3, ALONE), 6))
         for step in (1, 2, 3):
@@ -293,15 +293,15 @@ def test_no_two_parts_of_a_batch_are_mixed_alike(prepared: Path, monkeypatch: py
 def test_a_state_that_is_not_finite_is_not_saved(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xkd.train.finetune._SAVE_EVERY", 0.0)
-    task, step = lesson(prepared, "audio"), Tuner.step
+    monkeypatch.setattr("xkd.evaluate.protocols.finetune._SAVE_EVERY", 0.0)
+    task, step = lesson(prepared, "audio"), FinetuneStepper.step
 
-    def spoil(self: Tuner, number: int, *given: object) -> None:
+    def spoil(self: FinetuneStepper, number: int, *given: object) -> None:
         step(self, number, *given)  # type: ignore[arg-type]
         if number == 2:
             self._loss += torch.nan
 
-    monkeypatch.setattr(Tuner, "step", spoil)
+    monkeypatch.setattr(FinetuneStepper, "step", spoil)
     with pytest.raises(UserError, match="not finite in epoch"):
         train(classifier("audio"), task, tmp_path, ALONE)
     assert [path.name for path in tmp_path.glob("*.pt")] == ["step_00000001.pt"]

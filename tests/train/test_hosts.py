@@ -12,8 +12,8 @@ import pytest
 
 from tests.faults import INTERVAL, Recovery, config, elastic, fixed, running
 from tests.hosts import Hosts, may_have_hosts
-from xkd.settings import to_dict
-from xkd.watch.telemetry import read_rows
+from xkd.config.overrides import to_dict
+from xkd.rundir import read_rows
 
 pytestmark = pytest.mark.skipif(
     not may_have_hosts(), reason="network namespaces take root, its capabilities and ip (iproute2)"

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import tiny_config
-from xkd.errors import UserError
-from xkd.presets import get_preset
-from xkd.settings import to_yaml
-from xkd.train.launch import TrainingError, appdef, follow, launch
-from xkd.watch.telemetry import read_rows
+from xkd.config.overrides import to_yaml
+from xkd.config.presets import get_preset
+from xkd.errors import TrainingError, UserError
+from xkd.launch.launcher import appdef, follow, launch
+from xkd.rundir import read_rows
 
 LAUNCHER = (
-    "import sys; from xkd.train.launch import appdef, follow; "
+    "import sys; from xkd.launch.launcher import appdef, follow; "
     "follow(appdef('tests.train.worker', sys.argv[1:3], int(sys.argv[3]), 1))"
 )
 

@@ -15,11 +15,11 @@ from torch.nn.functional import interpolate
 
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, ModalityConfig, PretrainConfig, other
-from xkd.data.downstream import evaluation_batches
-from xkd.data.manifest import Manifest
-from xkd.data.views import Views
-from xkd.method.model import XKD, Autoencoders, build_model
-from xkd.train.pictures import CLIPS, FRAMES, RATIOS, save_pictures
+from xkd.data.datasets.evaluation import evaluation_batches
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.transforms.views import Views
+from xkd.model.xkd import XKD, Autoencoders, build_model
+from xkd.train.visualize import CLIPS, FRAMES, RATIOS, save_pictures
 
 Kept = dict[str, dict[str, Tensor]]
 
@@ -119,7 +119,7 @@ def test_relevance_is_what_the_teachers_features_are_weighted_with(
     config = replace(config, refine=replace(config.refine, relevance=relevance))
     model = XKD(config)
     kept = keep(model)
-    held_out = [clip for clip in Manifest.read(prepared).clips if clip.splits[0] != "train"][:CLIPS]
+    held_out = [clip for clip in PreparedDataset.open(prepared).clips if clip.splits[0] != "train"][:CLIPS]
     (batch,) = evaluation_batches(prepared, held_out, config, 1)
     views = Views(config).plain(batch)
     features = model.teacher_features(views)

@@ -21,22 +21,21 @@ import torch
 from tests.tiny import tiny_config
 from xkd import load_encoder
 from xkd.config import LossConfig, PretrainConfig
-from xkd.data.clips import TrainingClips
-from xkd.errors import UserError
+from xkd.config.overrides import to_yaml
+from xkd.data.datasets.training import TrainingClips
+from xkd.errors import CollapsedError, RunInterruptedError, UserError
+from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.task import Task
-from xkd.evaluate.work import evaluate
-from xkd.method.model import XKD
+from xkd.launch.distributed import DistributedContext
+from xkd.model.xkd import XKD
+from xkd.monitor.collapse import DIRECTIONS, VERDICTS
+from xkd.monitor.metrics import METRICS
 from xkd.report.tabulate import tabulate
-from xkd.settings import to_yaml
+from xkd.rundir import read_rows
 from xkd.train.checkpoint import Checkpoints, save_encoders
-from xkd.train.distributed import World
 from xkd.train.pretrain import pretrain
-from xkd.train.run import Run, git_commit
+from xkd.train.run_state import Run, git_commit
 from xkd.train.step import Stepper
-from xkd.train.stop import CollapsedError, StoppedError
-from xkd.watch.collapse import DIRECTIONS, VERDICTS
-from xkd.watch.metrics import METRICS
-from xkd.watch.telemetry import read_rows
 
 NOT_REPEATED = {
     "time",
@@ -62,7 +61,7 @@ def start(config: PretrainConfig, data: Path, out: Path, **options: Any) -> subp
 
 def new_stepper() -> Stepper:
     config = tiny_config()
-    return Stepper(XKD(config), config, World(0, 1, torch.device("cpu")))
+    return Stepper(XKD(config), config, DistributedContext(0, 1, torch.device("cpu")))
 
 
 def numbers(run: Path) -> list[dict[str, Any]]:
@@ -84,10 +83,10 @@ def test_a_step_of_a_pipeline_says_of_which_run(
 ) -> None:
     config = tiny_config()
     manifest = TrainingClips(prepared, config).manifest
-    world = World(0, 1, torch.device("cpu"))
-    assert Run(tmp_path / "alone", config, manifest, world).facts["kfp_run"] == ""
+    context = DistributedContext(0, 1, torch.device("cpu"))
+    assert Run(tmp_path / "alone", config, manifest, context).facts["kfp_run"] == ""
     monkeypatch.setenv("KFP_RUN_ID", "6f3c")
-    assert Run(tmp_path / "step", config, manifest, world).facts["kfp_run"] == "6f3c"
+    assert Run(tmp_path / "step", config, manifest, context).facts["kfp_run"] == "6f3c"
 
 
 def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
@@ -324,7 +323,7 @@ def test_a_signal_saves_and_stops(
         time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == StoppedError.exit_code == 75
+    assert process.returncode == RunInterruptedError.exit_code == 75
     assert "asked to stop; step" in said
     assert "Traceback" not in said
     (saved,) = (out / "checkpoints").iterdir()

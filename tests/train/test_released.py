@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.method.reference import SHORT, Reference
+from tests.model.reference import SHORT, Reference
 from xkd import load_encoder
 from xkd.config import MODALITIES, Modality
 from xkd.errors import UserError
-from xkd.train.released import import_released
+from xkd.train.import_released import import_released
 
 Files = dict[tuple[str, Modality], Path]
 

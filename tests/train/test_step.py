@@ -12,32 +12,32 @@ from torch import Tensor
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.errors import UserError
-from xkd.method.model import build_model
-from xkd.method.networks import CHANNELS
-from xkd.train.distributed import World
+from xkd.launch.distributed import DistributedContext
+from xkd.model.networks import CHANNELS
+from xkd.model.xkd import build_model
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Part, Stepper, precision
 
-CPU = World(0, 1, torch.device("cpu"))
+CPU = DistributedContext(0, 1, torch.device("cpu"))
 
 
 def one_step(config: PretrainConfig, device: str = "cpu") -> dict[str, Tensor]:
-    world = replace(CPU, device=torch.device(device))
+    context = replace(CPU, device=torch.device(device))
     torch.manual_seed(0)
-    stepper = Stepper(build_model(config).to(device), config, world)
-    return stepper.step(1, [part(config, world)], schedule(config, 10, 20, 1))
+    stepper = Stepper(build_model(config).to(device), config, context)
+    return stepper.step(1, [part(config, context)], schedule(config, 10, 20, 1))
 
 
-def part(config: PretrainConfig, world: World) -> Part:
+def part(config: PretrainConfig, context: DistributedContext) -> Part:
     generator = torch.Generator().manual_seed(0)
     views = {}
     for m in config.modalities:
         c = config.modality(m)
         sizes = [c.global_view, *[c.local_view] * c.local_views]
         views[m] = [
-            torch.randn(4, CHANNELS[m], *size, generator=generator).to(world.device) for size in sizes
+            torch.randn(4, CHANNELS[m], *size, generator=generator).to(context.device) for size in sizes
         ]
-    return views, mask_noise(config, 0, world)[0]
+    return views, mask_noise(config, 0, context)[0]
 
 
 def with_run(**changes: Any) -> PretrainConfig:
@@ -75,11 +75,11 @@ def test_a_gpu_agrees_with_the_cpu(kind: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_an_overflow_is_skipped_and_counted() -> None:
     config = with_run(precision="fp16")
-    world = replace(CPU, device=torch.device("cuda"))
-    stepper = Stepper(build_model(config).cuda(), config, world)
+    context = replace(CPU, device=torch.device("cuda"))
+    stepper = Stepper(build_model(config).cuda(), config, context)
     stepper.scaler._init_scale = 2.0**40  # no gradient survives this in half precision
     before = {name: value.clone() for name, value in stepper.model.student.state_dict().items()}
-    stepper.step(1, [part(config, world)], schedule(config, 10, 20, 1))
+    stepper.step(1, [part(config, context)], schedule(config, 10, 20, 1))
     assert stepper.facts(1)["skipped_steps"] == 1
     assert not stepper.trouble()
     for name, value in stepper.model.student.state_dict().items():

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.method.model import XKD
-from xkd.method.networks import CHANNELS
-from xkd.train.distributed import World, join_world
+from xkd.launch.distributed import DistributedContext, distributed_context
+from xkd.model.networks import CHANNELS
+from xkd.model.xkd import XKD
 from xkd.train.pretrain import mask_noise, schedule
 from xkd.train.step import Stepper
 
@@ -31,15 +31,15 @@ def main(out: str, parts: str, alignment: str) -> None:
         loss=replace(config.loss, align_gather=alignment == "gather"),
         run=replace(config.run, accumulate=int(parts)),
     )
-    with join_world() as world:
-        result = train(config, world)
-        if world.main:
+    with distributed_context() as context:
+        result = train(config, context)
+        if context.is_main:
             torch.save(result, out)
 
 
-def train(config: PretrainConfig, world: World) -> dict[str, Any]:
+def train(config: PretrainConfig, context: DistributedContext) -> dict[str, Any]:
     torch.manual_seed(0)
-    stepper = Stepper(XKD(config), config, world)
+    stepper = Stepper(XKD(config), config, context)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for step in range(STEPS):
@@ -51,11 +51,11 @@ def train(config: PretrainConfig, world: World) -> dict[str, Any]:
                 for size in sizes
             ]
         parts, count = [], config.run.accumulate
-        for part, noise in enumerate(mask_noise(config, step, world), world.rank * count):
-            views = {m: [view.chunk(world.size * count)[part] for view in whole[m]] for m in MODALITIES}
+        for part, noise in enumerate(mask_noise(config, step, context), context.rank * count):
+            views = {m: [view.chunk(context.size * count)[part] for view in whole[m]] for m in MODALITIES}
             parts.append((views, noise))
         terms = stepper.step(step + 1, parts, schedule(config, step, 8, 2))
-        losses.append(world.mean(terms["loss"]))
+        losses.append(context.all_reduce_mean(terms["loss"]))
     return {"losses": torch.stack(losses), "model": stepper.model.state_dict()}
 
 

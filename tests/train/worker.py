@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xkd.errors import UserError
-from xkd.train.agent import worker
-from xkd.train.stop import CollapsedError, StoppedError, StopSignal
-from xkd.watch.collapse import Verdict
+from xkd.errors import CollapsedError, RunInterruptedError, UserError
+from xkd.launch.agent import worker
+from xkd.launch.interrupts import StopSignal
+from xkd.rundir import Verdict
 
 
 def main() -> dict[str, Any]:
@@ -26,14 +26,14 @@ def main() -> dict[str, Any]:
     if what == "mistake":
         raise UserError("optim.lr must be positive")
     if what == "collapse":
-        raise CollapsedError(Verdict("one_hot", "KD is 0", 12))
+        raise CollapsedError(Verdict("one_hot", "KD is 0", 12).to_dict())
     if what == "save" and rank == "1":
         with StopSignal() as stop:
             (folder / "1.ready").touch()
             while not stop.received:
                 time.sleep(0.1)
             time.sleep(3)
-        raise StoppedError("stopped and saved")
+        raise RunInterruptedError("stopped and saved")
     if what == "crash":
         raise RuntimeError("the bug is here")
     if what == "killed" and rank == "0":

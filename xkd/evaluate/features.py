@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
-from xkd.data.downstream import evaluation_batches
-from xkd.data.draws import linear_recipe
-from xkd.data.manifest import Clip, Manifest
-from xkd.data.views import Views
-from xkd.evaluate.probe import Windows
+from xkd.data.datasets.evaluation import evaluation_batches
+from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.transforms.params import linear_recipe
+from xkd.data.transforms.views import Views
+from xkd.evaluate.protocols.svm import Windows
 from xkd.evaluate.scores import EvaluatedEncoder
-from xkd.files import lock
-from xkd.method.networks import build_encoder
-from xkd.method.vit import Encoder
+from xkd.io import try_lock
+from xkd.launch.distributed import DistributedContext
+from xkd.model.networks import build_encoder
+from xkd.model.vit import Encoder
 from xkd.progress import progress
-from xkd.train.checkpoint import encoder_path, load_encoder, read_published
-from xkd.train.distributed import World
+from xkd.rundir import RunDir
+from xkd.train.checkpoint import load_encoder, read_published
 
 RAW_VIDEO = (8, 8, 8)
 """Frames, height and width that the raw baseline shrinks a gray view to; finer is slow to fit, not better."""
@@ -41,7 +42,7 @@ _SAVE_EVERY = 10.0
 
 
 @dataclass(frozen=True)
-class Describer:
+class FeatureExtractor:
     """What turns a batch of views of one modality into features."""
 
     encoder: EvaluatedEncoder
@@ -53,14 +54,14 @@ class Describer:
     """(B, C, *sizes) to (B, dim)."""
 
 
-def describer(
+def build_feature_extractor(
     run: Path,
     config: PretrainConfig,
     encoder: EvaluatedEncoder,
     modality: Modality,
     seed: int,
     device: torch.device,
-) -> Describer:
+) -> FeatureExtractor:
     """The encoder a task names: one the run published, one freshly initialized from `seed`, or none.
 
     Raises:
@@ -68,11 +69,11 @@ def describer(
     """
     if encoder == "raw":
         size = math.prod(RAW_VIDEO if modality == "video" else RAW_AUDIO)
-        return Describer(encoder, modality, "raw", size, raw_input)
+        return FeatureExtractor(encoder, modality, "raw", size, raw_input)
     network = find_encoder(run, config, encoder, modality, seed)
     weights_hash = hash_weights(network.state_dict())
     network.to(device)
-    return Describer(
+    return FeatureExtractor(
         encoder, modality, weights_hash, config.encoder.dim, lambda view: network.pool(network(view))
     )
 
@@ -80,16 +81,16 @@ def describer(
 def find_encoder(
     run: Path, config: PretrainConfig, encoder: EvaluatedEncoder, modality: Modality, seed: int
 ) -> Encoder:
-    """As of `describer`, the network itself, on the CPU."""
+    """As of `extractor`, the network itself, on the CPU."""
     if encoder == "random":
         torch.manual_seed(seed)
         return build_encoder(config, modality).eval()
-    return load_encoder(encoder_path(run, encoder, modality))
+    return load_encoder(RunDir(run).encoder(encoder, modality))
 
 
 def published_hash(run: Path, encoder: str, modality: Modality) -> str:
     """`hash_weights` of an encoder that a run published."""
-    return hash_weights(read_published(encoder_path(run, encoder, modality))[0])
+    return hash_weights(read_published(RunDir(run).encoder(encoder, modality))[0])
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -124,48 +125,55 @@ class FeatureStore:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, config: PretrainConfig, seed: int, world: World
+        self,
+        folder: Path,
+        manifest: PreparedDataset,
+        config: PretrainConfig,
+        seed: int,
+        context: DistributedContext,
     ) -> None:
         self.folder, self.manifest, self.config, self.seed = folder, manifest, config, seed
-        self.world = world
+        self.context = context
 
-    def windows(self, describer: Describer, clips: Sequence[Clip], count: int, *, train: bool) -> Windows:
+    def windows(
+        self, extractor: FeatureExtractor, clips: Sequence[Clip], count: int, *, train: bool
+    ) -> Windows:
         """Features of `count` windows of each clip, from the folder or computed and kept there.
 
         Args:
-            describer: what makes the features.
-            clips: clips of the dataset, all with the describer's modality and of the part asked for.
+            extractor: what makes the features.
+            clips: clips of the dataset, all with the extractor's modality and of the part asked for.
             count: windows of each.
             train: random windows with the linear evaluation's augmentation (Tables S1, S2), instead of
                 evenly spaced ones without any.
         """
-        part = self._part(describer.modality, train=train)
-        if not (path := self._path(describer, part, count, train=train)).exists():
-            self.make(describer, count, train=train)
+        part = self._part(extractor.modality, train=train)
+        if not (path := self._path(extractor, part, count, train=train)).exists():
+            self.make(extractor, count, train=train)
         features, rows = np.load(path, mmap_mode="r"), {clip.id: row for row, clip in enumerate(part)}
         chosen = features[[rows[clip.id] for clip in clips]]
         return Windows(chosen.reshape(-1, chosen.shape[-1]), np.repeat(np.arange(len(clips)), count))
 
-    def make(self, describer: Describer, count: int, *, train: bool) -> None:
-        """Have the file of a part's features, (clips, count, D). All processes of the world call this."""
-        clips = self._part(describer.modality, train=train)
-        path = self._path(describer, clips, count, train=train)
+    def make(self, extractor: FeatureExtractor, count: int, *, train: bool) -> None:
+        """Have the file of a part's features, (clips, count, D). All processes of the context call this."""
+        clips = self._part(extractor.modality, train=train)
+        path = self._path(extractor, clips, count, train=train)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{path.stem}.lock").open("w") as file:
             self._take_turns(path, file)
-            if not self.world.agreed(path.exists):
-                self._extract(describer, clips, count, path, train=train)
+            if not self.context.broadcast_flag(path.exists):
+                self._extract(extractor, clips, count, path, train=train)
 
-    def _path(self, describer: Describer, clips: list[Clip], count: int, *, train: bool) -> Path:
+    def _path(self, extractor: FeatureExtractor, clips: list[Clip], count: int, *, train: bool) -> Path:
         part = "train" if train else "test"
-        name = f"{describer.encoder}-{describer.modality}-{part}-{self._key(describer, clips, count)}"
+        name = f"{extractor.encoder}-{extractor.modality}-{part}-{self._key(extractor, clips, count)}"
         return self.folder / f"{name}.npy"
 
     def _take_turns(self, path: Path, file: IO[Any]) -> None:
         """Wait until no other task makes the file."""
         waiting = False
-        while not self.world.agreed(lambda: path.exists() or lock(file)):
-            if self.world.main and not waiting:
+        while not self.context.broadcast_flag(lambda: path.exists() or try_lock(file)):
+            if self.context.is_main and not waiting:
                 print(f"another task makes {path.stem}; waiting for it", file=sys.stderr, flush=True)
             waiting = True
             time.sleep(1)
@@ -177,58 +185,64 @@ class FeatureStore:
         ]
 
     def _extract(
-        self, describer: Describer, clips: list[Clip], count: int, path: Path, *, train: bool
+        self,
+        extractor: FeatureExtractor,
+        clips: list[Clip],
+        count: int,
+        path: Path,
+        *,
+        train: bool,
     ) -> None:
         """Fill the file clip by clip, each process its share, and give it its name when it is full."""
         partial, marks = path.with_suffix(".partial"), path.with_suffix(".done")
-        if self.world.main and not (partial.is_file() and marks.is_file()):
-            shape = (len(clips), count, describer.dim)
+        if self.context.is_main and not (partial.is_file() and marks.is_file()):
+            shape = (len(clips), count, extractor.dim)
             np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
             marks.write_bytes(bytes(len(clips)))
-        self.world.barrier()
+        self.context.barrier()
         file = np.lib.format.open_memmap(partial, mode="r+")
         done = np.memmap(marks, dtype=np.bool_, mode="r+")
         missing = np.flatnonzero(~done)
-        mine = missing[self.world.rank :: self.world.size]
-        self.world.barrier()  # before anybody marks a clip that another one counts as missing
-        label = f"features {describer.encoder} {describer.modality} {'train' if train else 'test'}"
+        mine = missing[self.context.rank :: self.context.size]
+        self.context.barrier()  # before anybody marks a clip that another one counts as missing
+        label = f"features {extractor.encoder} {extractor.modality} {'train' if train else 'test'}"
         begin, saved, place, marked = len(clips) - len(missing), time.monotonic(), 0, 0
-        with progress(label, len(clips), done=begin, show=self.world.main) as bar:
+        with progress(label, len(clips), done=begin, show=self.context.is_main) as bar:
             for features in extract(
-                describer,
+                extractor,
                 self.manifest.root,
                 [clips[row] for row in mine],
                 self.config,
                 count,
                 train=train,
                 seed=self.seed,
-                device=self.world.device,
+                device=self.context.device,
             ):
                 file[mine[place : place + len(features)]] = features
                 before, place = place, place + len(features)
-                shown = (min(len(missing), number * self.world.size) for number in (place, before))
+                shown = (min(len(missing), number * self.context.size) for number in (place, before))
                 bar.advance(next(shown) - next(shown))
                 if place == len(mine) or time.monotonic() - saved > _SAVE_EVERY:
                     file.flush()
                     done[mine[marked:place]] = True
                     done.flush()
                     marked, saved = place, time.monotonic()
-        self.world.barrier()
-        if self.world.main:
+        self.context.barrier()
+        if self.context.is_main:
             partial.replace(path)
             marks.unlink()
-        self.world.barrier()
+        self.context.barrier()
 
-    def _key(self, describer: Describer, clips: list[Clip], count: int) -> str:
+    def _key(self, extractor: FeatureExtractor, clips: list[Clip], count: int) -> str:
         """A hash of everything else the features depend on."""
         values: dict[str, Any] = {
-            "weights": describer.hash,
+            "weights": extractor.hash,
             "data": self.manifest.revision,
             "settings": dict(self.manifest.settings),
             "clips": [clip.id for clip in clips],
             "count": count,
             "seed": self.seed,
-            "view": self.config.modality(describer.modality).global_view,
+            "view": self.config.modality(extractor.modality).global_view,
             "clip": asdict(self.config.clip),
         }
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
@@ -236,7 +250,7 @@ class FeatureStore:
 
 @torch.no_grad()
 def extract(
-    describer: Describer,
+    extractor: FeatureExtractor,
     data: Path,
     clips: Sequence[Clip],
     config: PretrainConfig,
@@ -249,21 +263,21 @@ def extract(
     """Features of `count` windows of each clip, some clips at a time and in the clips' order.
 
     Args:
-        describer: what makes the features.
+        extractor: what makes the features.
         data: prepared directory.
-        clips: some of its clips, all with the describer's modality.
+        clips: some of its clips, all with the extractor's modality.
         config: the run's; views are made as it says.
         count: windows of each clip.
         train: see `FeatureStore.windows`.
         seed: of the random windows and their augmentation.
-        device: the describer's.
+        device: the extractor's.
 
     Yields:
         float32 (some clips, count, D).
     """
     views = Views(config, linear_recipe(config)).to(device)
-    wanted = (describer.modality,)
+    wanted = (extractor.modality,)
     for batch in evaluation_batches(data, clips, config, count, train=train, seed=seed, modalities=wanted):
-        view = views(batch)[describer.modality][0] if train else views.plain(batch)[describer.modality]
-        features = describer.describe(view).float().cpu().numpy()
+        view = views(batch)[extractor.modality][0] if train else views.plain(batch)[extractor.modality]
+        features = extractor.describe(view).float().cpu().numpy()
         yield features.reshape(-1, count, features.shape[-1])

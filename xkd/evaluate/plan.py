@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.data.manifest import Manifest
+from xkd.config.overrides import resolve, to_dict
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.protocols import SETUPS
 from xkd.evaluate.scores import EvaluatedEncoder, Protocol
-from xkd.evaluate.task import INPUTS, Task, read_config, tuning_of
-from xkd.settings import resolve, to_dict
-from xkd.train.checkpoint import ROLES
+from xkd.evaluate.specs import EVAL_SPECS
+from xkd.evaluate.task import INPUTS, Task, tuning_of
+from xkd.rundir import ROLES, RunDir
 
 ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -49,7 +49,7 @@ def plan(
     Raises:
         UserError: as `choose` and `tuning_of` do; or the run lacks an encoder.
     """
-    config = read_config(run)
+    config = RunDir(run).config()
     published = [role for role in ROLES if list(run.glob(f"encoders/{role}_*"))]
     if not published:
         raise UserError(f"no encoders in {run}; a finished run has them under encoders/")
@@ -100,8 +100,8 @@ def stages(
 
 def choose(
     data: Sequence[Path], encoders: Sequence[str], protocols: Sequence[str], modalities: Sequence[Modality]
-) -> list[tuple[Manifest, Task]]:
-    """Every protocol of each dataset (`SETUPS`), on all its folds, with every encoder.
+) -> list[tuple[PreparedDataset, Task]]:
+    """Every protocol of each dataset (`EVAL_SPECS`), on all its folds, with every encoder.
 
     All first folds come first: they make the features that the later ones would wait for. The raw input is
     nothing to fine-tune, and what no clip has is left out.
@@ -112,11 +112,12 @@ def choose(
     """
     _check_known("encoder", encoders, ENCODERS)
     _check_known("protocol", protocols, PROTOCOLS)
-    manifests: dict[str, Manifest] = {}
-    for manifest in map(Manifest.read, data):
-        if manifest.name not in SETUPS:
+    manifests: dict[str, PreparedDataset] = {}
+    for manifest in map(PreparedDataset.open, data):
+        if manifest.name not in EVAL_SPECS:
             raise UserError(
-                f"{manifest.root} holds {manifest.name}, which has no evaluation; {', '.join(SETUPS)} have"
+                f"{manifest.root} holds {manifest.name}, which has no evaluation; "
+                f"{', '.join(EVAL_SPECS)} have"
             )
         other = manifests.setdefault(manifest.name, manifest)
         if other is not manifest:
@@ -136,7 +137,10 @@ def choose(
 
 
 def _tasks(
-    manifest: Manifest, encoders: Sequence[str], protocols: Sequence[str], modalities: Sequence[Modality]
+    manifest: PreparedDataset,
+    encoders: Sequence[str],
+    protocols: Sequence[str],
+    modalities: Sequence[Modality],
 ) -> list[Task]:
     there = {m for m in modalities if any(clip.has((m,)) for clip in manifest.clips)}
     return [
@@ -148,14 +152,14 @@ def _tasks(
             fold=fold,
         )
         for fold in range(1, manifest.folds + 1)
-        for setup in SETUPS[manifest.name]
+        for setup in EVAL_SPECS[manifest.name]
         if setup.protocol in protocols and there.issuperset(INPUTS[setup.modality])
         for encoder in ENCODERS
         if encoder in encoders and (encoder, setup.protocol) != ("raw", "finetune")
     ]
 
 
-def _tuned(chosen: Sequence[tuple[Manifest, Task]], finetune: Sequence[str]) -> dict[str, Any]:
+def _tuned(chosen: Sequence[tuple[PreparedDataset, Task]], finetune: Sequence[str]) -> dict[str, Any]:
     """The settings of every fine-tuning, as `Task` has them, tried on each that is chosen."""
     settings = [f"finetune.{setting}" for setting in finetune]
     tuned = resolve(Task(protocol="finetune"), None, settings).finetune

@@ -14,9 +14,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from sklearn.metrics import average_precision_score
 
+from xkd.config.overrides import build, to_dict
 from xkd.errors import UserError
-from xkd.files import write_text
-from xkd.settings import build, to_dict
+from xkd.io import write_text
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
@@ -64,7 +64,7 @@ class Score:
     encoder_hash: str
     data_revision: str
     preparation: str
-    """`xkd.data.manifest.Manifest.preparation` of the data."""
+    """`xkd.data.shards.manifest.PreparedDataset.preparation` of the data."""
     preset: str
     seed: int
     commit: str
@@ -110,7 +110,7 @@ def read_scores(folder: Path) -> list[Score]:
     return [Score.read(path) for path in sorted(folder.glob("*.json"))]
 
 
-def grade_of(
+def compute_metrics(
     decisions: NDArray[np.floating[Any]], labels: NDArray[np.bool_], classes: Sequence[str], metric: Metric
 ) -> dict[str, Any]:
     """The fields of a `Score` that say how good decisions on clips are.

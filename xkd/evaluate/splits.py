@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xkd.config import Modality
-from xkd.data.manifest import Clip, Manifest
+from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluate.probe import validation_clips
+from xkd.evaluate.protocols.svm import validation_clips
 
 
 class Splits(NamedTuple):
@@ -22,7 +22,7 @@ class Splits(NamedTuple):
     test: list[Clip]
     first: list[Clip]
     """The training clips of the first fold."""
-    manifest: Manifest
+    manifest: PreparedDataset
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def read_splits(
     Raises:
         UserError: it holds another dataset, or lacks the fold, a split, the modalities or labels.
     """
-    manifest = Manifest.read(data)
+    manifest = PreparedDataset.open(data)
     if manifest.name != dataset:
         raise UserError(f"the task is for dataset {dataset}, but {data} holds {manifest.name}")
 

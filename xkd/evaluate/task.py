@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from xkd.config import FinetuneConfig, Modality, PretrainConfig, load_config
+from xkd.config import FinetuneConfig, Modality
+from xkd.config.overrides import build, overlay, to_dict
+from xkd.config.presets.finetune import FINETUNING
 from xkd.errors import UserError
 from xkd.evaluate.scores import (
     EvaluatedEncoder,
@@ -18,8 +19,6 @@ from xkd.evaluate.scores import (
     Protocol,
     task_name,
 )
-from xkd.presets.finetuning import FINETUNING
-from xkd.settings import build, overlay, to_dict
 
 INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
     "video": ("video",),
@@ -44,7 +43,7 @@ class Task:
     fold: int = 1
     """Which of the dataset's divisions into training and test clips."""
     train_windows: int | None = None
-    """Random windows of a training clip; None: the protocol's (`xkd.evaluate.protocols`)."""
+    """Random windows of a training clip; None: the protocol's (`xkd.evaluate.specs`)."""
     test_windows: int | None = None
     """Evenly spaced windows of a test clip; None: the protocol's."""
     finetune: dict[str, Any] = field(default_factory=dict)
@@ -104,15 +103,3 @@ def tuning_of(task: Task) -> FinetuneConfig | None:
         return None
     (modality,) = INPUTS[task.modality]
     return overlay(FINETUNING[task.dataset, modality], task.finetune, f"finetune on {task.dataset}")
-
-
-def read_config(run: Path) -> PretrainConfig:
-    """The resolved configuration of a run.
-
-    Raises:
-        UserError: `run` is no run directory.
-    """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"no run in {run}: it has no config.yaml; give a directory that xkd pretrain wrote")
-    return load_config(path)

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xkd.evaluate.evaluate import evaluate_here
 from xkd.evaluate.task import parse_task
-from xkd.evaluate.work import evaluate_here
-from xkd.train.agent import worker
+from xkd.launch.agent import worker
 
 
 def main() -> dict[str, Any]:

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from xkd.config import MODALITIES
-from xkd.report.beside import Comparison, compare
-from xkd.report.runs import Change, Evaluated, changes, check_revisions, read_run
+from xkd.report.comparison import Comparison, compare
+from xkd.report.load import Change, Evaluated, changes, check_revisions, read_run
 from xkd.report.tables import Table, make_table
-from xkd.watch.telemetry import Row, read_rows
+from xkd.rundir import Row, read_rows
 
 
 @dataclass(frozen=True)
-class Findings(Evaluated):
+class ReportData(Evaluated):
     """All that a report is made of."""
 
     history: list[Row]
@@ -26,7 +26,7 @@ class Findings(Evaluated):
     """The run, and others beside it."""
 
 
-def collect(run: Path, scores: Path, beside: Sequence[Path] = ()) -> Findings:
+def collect(run: Path, scores: Path, beside: Sequence[Path] = ()) -> ReportData:
     """Read a finished run and the scores of its evaluations, as many as there are.
 
     Args:
@@ -44,7 +44,7 @@ def collect(run: Path, scores: Path, beside: Sequence[Path] = ()) -> Findings:
     asked = {score.dataset for score in mine.scores}
     asked |= {path.name.partition("-")[0] for path in scores.glob("*.failed")}
     datasets = sorted(asked) or [str(mine.facts.get("dataset", "unknown"))]
-    return Findings(
+    return ReportData(
         **vars(mine),
         history=read_rows(run / "metrics.jsonl"),
         tables=[make_table(dataset, mine.scores, scores, mine.config.preset) for dataset in datasets],
@@ -53,7 +53,7 @@ def collect(run: Path, scores: Path, beside: Sequence[Path] = ()) -> Findings:
     )
 
 
-def provenance(findings: Findings) -> list[tuple[str, str]]:
+def provenance(findings: ReportData) -> list[tuple[str, str]]:
     """What was evaluated, as names and values for people."""
     known = {name: str(value) for name, value in findings.facts.items()}.get
     origin = findings.facts.get("data_origin")
@@ -91,7 +91,7 @@ def _each(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def changed_settings(findings: Findings) -> str:
+def changed_settings(findings: ReportData) -> str:
     """The settings that differ from the preset, in one line."""
     if findings.changes is None:
         return "unknown: this version has no such preset"

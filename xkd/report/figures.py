@@ -11,10 +11,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from xkd.config import MODALITIES
-from xkd.report.collect import Findings
-from xkd.report.curves import FAINT, INK, distillation_curves, loss_curves, schedule_curves
-from xkd.report.pictures import attention_maps, by_mask_ratio, load_pictures, reconstructions
-from xkd.report.results import (
+from xkd.report.collect import ReportData
+from xkd.report.plots.reconstructions import attention_maps, by_mask_ratio, load_pictures, reconstructions
+from xkd.report.plots.scores import (
     MOST,
     comparison_bars,
     confusion_matrix,
@@ -22,6 +21,7 @@ from xkd.report.results import (
     score_bars,
     tuning_curves,
 )
+from xkd.report.plots.training import FAINT, INK, distillation_curves, loss_curves, schedule_curves
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -87,7 +87,7 @@ class Drawing(NamedTuple):
     reason: str = ""
 
 
-def draw(findings: Findings, folder: Path) -> dict[str, Drawing]:
+def draw(findings: ReportData, folder: Path) -> dict[str, Drawing]:
     """Draw every figure that the findings allow into `folder`; by name, in the report's order."""
     folder.mkdir(parents=True, exist_ok=True)
     history, run = findings.history, findings.run
@@ -132,7 +132,7 @@ def draw(findings: Findings, folder: Path) -> dict[str, Drawing]:
     return drawings
 
 
-def _results(findings: Findings) -> Iterator[tuple[str, str, str, Callable[[], Figure], str]]:
+def _results(findings: ReportData) -> Iterator[tuple[str, str, str, Callable[[], Figure], str]]:
     """The figures of how the encoders score: file, title, caption, what paints it, why not."""
     for table in findings.tables:
         unscored = "" if table.chances else "nothing was evaluated"

@@ -8,17 +8,17 @@ from html import escape
 from statistics import fmean
 
 from xkd.evaluate.scores import Score
-from xkd.report.beside import RUN_FACTS, Comparison, run_facts
-from xkd.report.collect import Findings, provenance
+from xkd.report.collect import ReportData, provenance
+from xkd.report.comparison import RUN_FACTS, Comparison, run_facts
 from xkd.report.figures import Drawing
-from xkd.report.results import MOST, NARROW, confusions
+from xkd.report.plots.scores import MOST, NARROW, confusions
 from xkd.report.style import CSS
 from xkd.report.tables import (
     ENCODERS,
     MEASURED,
     Cell,
-    Hole,
     Line,
+    MissingCell,
     Table,
     cell_text,
     deviation,
@@ -33,7 +33,7 @@ MANY_MISTAKES = 30
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def page(findings: Findings, drawings: Mapping[str, Drawing]) -> str:
+def page(findings: ReportData, drawings: Mapping[str, Drawing]) -> str:
     """The whole page.
 
     Args:
@@ -65,7 +65,7 @@ def page(findings: Findings, drawings: Mapping[str, Drawing]) -> str:
     return _PAGE.format(title=title, style=CSS, body="\n".join(sections))
 
 
-def _banner(findings: Findings) -> str:
+def _banner(findings: ReportData) -> str:
     verdict = findings.verdict
     healthy = verdict.healthy
     word = "Healthy" if healthy else f"Collapsed: {verdict.verdict.replace('_', '-')}"
@@ -79,7 +79,7 @@ def _banner(findings: Findings) -> str:
     )
 
 
-def _skipped(findings: Findings) -> str:
+def _skipped(findings: ReportData) -> str:
     return (
         "<section><h2>Evaluation</h2><p>There are no tables: the run was judged "
         f"<em>{escape(findings.verdict.verdict.replace('_', '-'))}</em>, so its encoders hold nothing worth "
@@ -109,8 +109,8 @@ def _scores(table: Table, drawing: Drawing) -> str:
     )
 
 
-def _cell(cell: Cell | Hole) -> str:
-    if isinstance(cell, Hole):
+def _cell(cell: Cell | MissingCell) -> str:
+    if isinstance(cell, MissingCell):
         return f'<td class="hole" title="{escape(cell.reason)}">{cell_text(cell)}</td>'
     small = f"<small>{deviation(cell)}</small>" if len(cell.scores) > 1 else ""
     if cell.gain is not None:
@@ -142,7 +142,7 @@ def _facts(title: str, rows: Sequence[tuple[str, str]]) -> str:
     return f"<section><h2>{escape(title)}</h2><dl>{cells}</dl></section>"
 
 
-def _changes(findings: Findings) -> str:
+def _changes(findings: ReportData) -> str:
     preset = escape(findings.config.preset)
     if findings.changes is None:
         return (
@@ -215,7 +215,7 @@ def _per_class(cell: Cell) -> dict[str, float | None]:
     return {name: fmean(values) for name, values in folds.items()}
 
 
-def _details(findings: Findings) -> str:
+def _details(findings: ReportData) -> str:
     rows = [
         (
             score.name,

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from xkd.evaluate.protocols import SETUPS, Setup
+from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, paper_results
 from xkd.evaluate.scores import METRICS, EvaluatedEncoder, EvaluatedModality, Score, task_name
-from xkd.presets.printed import ALL_SPLITS, FIRST_SPLIT, printed_numbers
+from xkd.evaluate.specs import EVAL_SPECS, EvalSpec
 
 PUBLISHED: tuple[EvaluatedEncoder, ...] = ("teacher", "student")
 """The encoders of a run, the better one first."""
@@ -37,7 +37,7 @@ _PROTOCOLS = {"fc": "FC", "finetune": "fine-tuned"}
 class Column:
     """One column of a table: one protocol on the table's dataset, or its top-5."""
 
-    setup: Setup
+    setup: EvalSpec
     top5: bool = False
 
     @property
@@ -83,7 +83,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Hole:
+class MissingCell:
     """A number that is not there, and why."""
 
     reason: str
@@ -91,8 +91,8 @@ class Hole:
     """Whether it was asked for."""
 
 
-NOT_EVALUATED = Hole("not evaluated")
-NOTHING_TO_TUNE = Hole("raw input has nothing to fine-tune")
+NOT_EVALUATED = MissingCell("not evaluated")
+NOTHING_TO_TUNE = MissingCell("raw input has nothing to fine-tune")
 
 
 class Paper(NamedTuple):
@@ -126,13 +126,13 @@ class Table:
     """Those with a score, or with a task that failed."""
     empty: tuple[Column, ...]
     """The dataset's other protocols."""
-    cells: dict[tuple[EvaluatedEncoder, Column], Cell | Hole]
+    cells: dict[tuple[EvaluatedEncoder, Column], Cell | MissingCell]
     chances: dict[Column, float]
     """What guessing scores, where it is known."""
     paper: dict[str, dict[Column, Paper]]
     """What the paper prints for the run's preset: by what it is of, numbers by column."""
 
-    def cell(self, encoder: EvaluatedEncoder, column: Column) -> Cell | Hole:
+    def cell(self, encoder: EvaluatedEncoder, column: Column) -> Cell | MissingCell:
         """The number of one row and column."""
         return self.cells[encoder, column]
 
@@ -156,7 +156,7 @@ class Table:
         for encoder, title in ENCODERS.items():
             for column in self.tasks:
                 cell = self.cell(encoder, column)
-                if isinstance(cell, Hole) and cell.failed:
+                if isinstance(cell, MissingCell) and cell.failed:
                     found[f"{title}, {_small(column.title)}"] = cell.reason
                 elif isinstance(cell, Cell) and cell.missing:
                     found[f"{title}, {_small(column.title)}"] = cell.missing
@@ -185,14 +185,14 @@ def make_table(dataset: str, scores: list[Score], folder: Path, preset: str) -> 
     mine = [score for score in scores if score.dataset == dataset]
     shown: list[Column] = []
     empty: list[Column] = []
-    cells: dict[tuple[EvaluatedEncoder, Column], Cell | Hole] = {}
+    cells: dict[tuple[EvaluatedEncoder, Column], Cell | MissingCell] = {}
     chances: dict[Column, float] = {}
     for column in columns_of(dataset, mine):
         of_column = [score for score in mine if column.holds(score)]
         for encoder in ENCODERS:
             same = [score for score in of_column if score.encoder == encoder]
             cells[encoder, column] = _cell(dataset, column, encoder, same, folder)
-        holes = [cell for e in ENCODERS if isinstance(cell := cells[e, column], Hole)]
+        holes = [cell for e in ENCODERS if isinstance(cell := cells[e, column], MissingCell)]
         if len(holes) == len(ENCODERS) and not any(hole.failed for hole in holes):
             empty.append(column)
             continue
@@ -210,7 +210,7 @@ def make_table(dataset: str, scores: list[Score], folder: Path, preset: str) -> 
 def columns_of(dataset: str, scores: Sequence[Score]) -> list[Column]:
     """A dataset's protocols, and after each fine-tuning its top-5 where scores have one."""
     columns: list[Column] = []
-    for setup in SETUPS.get(dataset, SETUPS["embedded"]):
+    for setup in EVAL_SPECS.get(dataset, EVAL_SPECS["embedded"]):
         top5 = Column(setup, top5=True)
         columns.append(Column(setup))
         if setup.protocol == "finetune" and any(top5.holds(score) for score in scores):
@@ -242,7 +242,7 @@ def paper_number(
     if column.top5:
         return None
     kind = (preset, encoder, dataset, column.setup.modality, column.setup.protocol, split)
-    for p in printed_numbers():
+    for p in paper_results():
         if (p.preset, p.encoder, p.dataset, p.modality, p.protocol, p.split) == kind:
             return Paper(p.percent, p.source, None if ours is None else ours - p.percent)
     return None
@@ -268,7 +268,7 @@ def _paper(
 
 def _cell(
     dataset: str, column: Column, encoder: EvaluatedEncoder, scores: list[Score], folder: Path
-) -> Cell | Hole:
+) -> Cell | MissingCell:
     """The number that the scores of a column's folds make, and what it lacks."""
     setup = column.setup
     if (encoder, setup.protocol) == ("raw", "finetune"):
@@ -281,7 +281,7 @@ def _cell(
     if not scores:
         if [*reasons] == [NOT_EVALUATED.reason]:
             return NOT_EVALUATED
-        return Hole(_by_fold(reasons) if len(reasons) > 1 else next(iter(reasons)), failed=True)
+        return MissingCell(_by_fold(reasons) if len(reasons) > 1 else next(iter(reasons)), failed=True)
     return replace(cell_of(column, scores), missing=_by_fold(reasons))
 
 
@@ -325,9 +325,9 @@ def references(table: Table) -> list[Line]:
     return rows
 
 
-def cell_text(cell: Cell | Hole) -> str:
+def cell_text(cell: Cell | MissingCell) -> str:
     """A cell in percent: of several folds with their deviation and how many they are; with its gain."""
-    if isinstance(cell, Hole):
+    if isinstance(cell, MissingCell):
         return "missing" if cell.failed else NOTHING
     folds = f" {deviation(cell)}" if len(cell.scores) > 1 else ""
     gain = f" ({100 * cell.gain:+.1f})" if cell.gain is not None else ""

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from xkd.evaluate.scores import Score
-from xkd.report.beside import Comparison
-from xkd.report.collect import Findings, collect
-from xkd.report.curves import POINTS, thin
+from xkd.monitor.collapse import DIRECTIONS
+from xkd.monitor.metrics import SCORE_LABELS
+from xkd.monitor.pushgateway import push_scores
+from xkd.report.collect import ReportData, collect
+from xkd.report.comparison import Comparison
 from xkd.report.figures import draw
 from xkd.report.page import page
+from xkd.report.plots.training import POINTS, thin
 from xkd.report.tables import Cell
 from xkd.report.text import latex, markdown
-from xkd.watch.collapse import DIRECTIONS
-from xkd.watch.metrics import SCORE_LABELS
-from xkd.watch.push import push_scores
-from xkd.watch.telemetry import Row
+from xkd.rundir import Row
 
 
 def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", beside: Sequence[Path] = ()) -> Path:
@@ -63,7 +63,7 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", beside: 
     return report
 
 
-def metrics(findings: Findings) -> dict[str, Any]:
+def metrics(findings: ReportData) -> dict[str, Any]:
     """The numbers that ``dvc metrics`` shows: scores by row and column, gains, how the run ended."""
     result: dict[str, Any] = {"verdict": findings.verdict.verdict, "step": findings.verdict.step}
     if findings.history:
@@ -105,7 +105,7 @@ def _write_tables(comparison: Comparison, path: Path) -> None:
             )
 
 
-def _write_scores(findings: Findings, path: Path) -> None:
+def _write_scores(findings: ReportData, path: Path) -> None:
     names = [
         field.name
         for field in fields(Score)

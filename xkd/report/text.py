@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xkd.report.beside import RUN_FACTS, Block, Comparison, run_facts
-from xkd.report.collect import Findings, changed_settings, provenance
+from xkd.report.collect import ReportData, changed_settings, provenance
+from xkd.report.comparison import RUN_FACTS, Block, Comparison, run_facts
 from xkd.report.tables import MEASURED, NOTHING, Line, Table, lines
 
 COMPARED = (
@@ -46,7 +46,7 @@ class _Text(NamedTuple):
     """What it lacks."""
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: ReportData) -> str:
     """The tables as Markdown, with the verdict above and what was evaluated below."""
     verdict = findings.verdict
     parts = [
@@ -70,7 +70,7 @@ def markdown(findings: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def latex(findings: Findings) -> str:
+def latex(findings: ReportData) -> str:
     """The tables as LaTeX, each a float; they need the package booktabs."""
     facts = [f"% {name}: {value}" for name, value in provenance(findings)]
     parts = ["\n".join([f"% XKD run {findings.run.name}; needs \\usepackage{{booktabs}}", *facts])]
@@ -101,7 +101,7 @@ def latex(findings: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(findings: Findings) -> list[_Text]:
+def _tables(findings: ReportData) -> list[_Text]:
     tables = [] if findings.skipped_evaluation else [_of_dataset(table) for table in findings.tables]
     return tables + (_of_comparison(findings.comparison) if findings.comparison.several else [])
 

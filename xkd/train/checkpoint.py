@@ -15,21 +15,20 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
+from xkd.config.overrides import build, to_dict
 from xkd.errors import UserError
-from xkd.files import write_atomically
-from xkd.method.model import Autoencoders
-from xkd.method.networks import build_encoder
-from xkd.method.vit import Encoder
-from xkd.settings import build, to_dict
-from xkd.train.distributed import World
-
-ROLES = ("teacher", "student")
+from xkd.io import write_atomically
+from xkd.launch.distributed import DistributedContext
+from xkd.model.networks import build_encoder
+from xkd.model.vit import Encoder
+from xkd.model.xkd import Autoencoders
+from xkd.rundir import ROLES, RunDir
 
 
 class Trainee(Protocol):
     """What is trained step by step, the same on every process."""
 
-    world: World
+    context: DistributedContext
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, and what else to remember."""
@@ -68,12 +67,12 @@ class Checkpoints:
             UserError: there are checkpoints, and none can be read.
         """
         state: dict[str, Any] | None = None
-        world = trainee.world
-        if world.main:
+        context = trainee.context
+        if context.is_main:
             for debris in self.folder.glob(".step_*"):  # of saves that were killed
                 debris.unlink()
             state = self._newest_readable()
-        step = world.highest(int(state["step"]) if state else 0)
+        step = context.all_reduce_max(int(state["step"]) if state else 0)
         if step:
             trainee.load_state_dict(state or _load(self._path(step)))
         return step
@@ -135,16 +134,11 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
-def encoder_path(run: Path, role: str, modality: Modality) -> Path:
-    """Where a run publishes an encoder."""
-    return run / "encoders" / f"{role}_{modality}.safetensors"
-
-
 def save_encoders(model: Autoencoders, run: Path) -> None:
     """Publish every encoder as safetensors that carry the configuration they were built from."""
     for role in ROLES:
         for m, network in getattr(model, role, {}).items():
-            save_encoder(network.encoder.state_dict(), model.config, m, encoder_path(run, role, m))
+            save_encoder(network.encoder.state_dict(), model.config, m, RunDir(run).encoder(role, m))
 
 
 def save_encoder(

@@ -16,24 +16,25 @@ import torch
 from torch import Tensor
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, RunConfig, load_config
-from xkd.data.clips import TrainingClips, steps_per_epoch, training_batches
-from xkd.data.views import Views
-from xkd.errors import UserError
-from xkd.method.model import build_model
-from xkd.method.schedule import cosine, learning_rate, temperature
+from xkd.config.overrides import build
+from xkd.data.datasets.training import TrainingClips, steps_per_epoch, training_batches
+from xkd.data.transforms.views import Views
+from xkd.errors import RunInterruptedError, UserError
+from xkd.launch.agent import worker
+from xkd.launch.distributed import DistributedContext, distributed_context
+from xkd.launch.interrupts import StopSignal
+from xkd.model.xkd import build_model
+from xkd.monitor.collapse import WINDOW, CollapseThresholds
+from xkd.monitor.exporter import Telemetry
+from xkd.monitor.signals import information
 from xkd.progress import progress
-from xkd.settings import build
-from xkd.train.agent import worker
+from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import Checkpoints, save_encoders
-from xkd.train.clock import Clock
-from xkd.train.distributed import World, join_world
-from xkd.train.pictures import save_pictures
-from xkd.train.run import Run, outcome
+from xkd.train.run_state import Run
+from xkd.train.schedules import cosine, learning_rate, temperature
 from xkd.train.step import Stepper, precision
-from xkd.train.stop import StoppedError, StopSignal
-from xkd.watch.collapse import WINDOW, Limits, Verdict
-from xkd.watch.signals import information
-from xkd.watch.telemetry import Telemetry
+from xkd.train.step_timer import Clock
+from xkd.train.visualize import save_pictures
 
 ROLLBACK_LR = 0.5
 """What each rollback multiplies the learning rate with."""
@@ -49,45 +50,45 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
 
     Raises:
         UserError: `out` holds another run, the data does not fit, or the disk is full.
-        StoppedError: SIGTERM or SIGINT came; the state is saved.
+        RunInterruptedError: SIGTERM or SIGINT came; the state is saved.
         CollapsedError: the run ended before its last step, for numbers that are not finite or, where
             `run.on_collapse` says so, for a collapse; verdict.json says why, and no encoders are published.
     """
-    with join_world(config.run.peer_seconds) as world:
+    with distributed_context(config.run.peer_seconds) as context:
         while True:
             try:
-                return _train(config, data, out, world)
+                return _train(config, data, out, context)
             except _RolledBackError as error:
-                if world.main:
+                if context.is_main:
                     print(f"xkd: {error}", file=sys.stderr, flush=True)
 
 
-def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdict:
+def _train(config: PretrainConfig, data: Path, out: Path, context: DistributedContext) -> Verdict:
     clips = TrainingClips(data, config)
     optim = config.optim
     # Mistakes first: what cannot be trained must not claim the directory.
-    per_epoch = steps_per_epoch(len(clips), optim.batch_size, world.size, config.run.accumulate)
-    precision(config.run.precision, world.device)
+    per_epoch = steps_per_epoch(len(clips), optim.batch_size, context.size, config.run.accumulate)
+    precision(config.run.precision, context.device)
     _check_reach(config.run)
-    run = Run(out, config, clips.manifest, world)
+    run = Run(out, config, clips.manifest, context)
     if run.finished:
-        return outcome(out)
+        return RunDir(out).outcome()
     steps = optim.epochs * per_epoch
 
     torch.manual_seed(config.run.seed)
-    stepper = Stepper(build_model(config).to(world.device), config, world)
+    stepper = Stepper(build_model(config).to(context.device), config, context)
     checkpoints = Checkpoints(out / "checkpoints", config.run.keep_checkpoints)
     done = first = checkpoints.resume(stepper)
-    telemetry = _telemetry(run, clips, Limits.of(config, per_epoch), first, steps)
-    skipped = telemetry.skipped_clips if world.main else 0  # of all processes so far
+    telemetry = _telemetry(run, clips, CollapseThresholds.of(config, per_epoch), first, steps)
+    skipped = telemetry.skipped_clips if context.is_main else 0  # of all processes so far
     run.started(first, steps, telemetry.address)
 
-    make_views = Views(config).to(world.device)
-    batches = training_batches(clips, config, first, steps, world.rank, world.size)
-    verdict, clock = telemetry.judge(), Clock(world.device)
+    make_views = Views(config).to(context.device)
+    batches = training_batches(clips, config, first, steps, context.rank, context.size)
+    verdict, clock = telemetry.judge(), Clock(context.device)
     with (
         closing(telemetry),
-        progress("pretrain", steps, done=first, show=world.main) as bar,
+        progress("pretrain", steps, done=first, show=context.is_main) as bar,
         StopSignal() as signal,
     ):
         for done in range(first + 1, steps + 1):
@@ -96,15 +97,15 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
             clock.mark()
             now = schedule(config, done - 1, steps, per_epoch)
             now["lr"] *= ROLLBACK_LR**run.rollbacks
-            noise = mask_noise(config, done - 1, world)
+            noise = mask_noise(config, done - 1, context)
             terms = stepper.step(done, zip(map(make_views, parts), noise, strict=True), now, clock.mark)
             skipped += sum(int(part["skipped"].sum()) for part in parts)
-            stopping = bool(world.highest(signal.received))
+            stopping = bool(context.all_reduce_max(signal.received))
             logging = done % config.run.log_every == 0 or done in (1, steps)
             saving = done % config.run.checkpoint_every == 0 or stopping
             if logging:
                 row = {"step": done, "epoch": done / per_epoch, "time": time.time(), **now}
-                row |= _measured(terms | stepper.signals(), skipped, world) | stepper.facts(done)
+                row |= _measured(terms | stepper.signals(), skipped, context) | stepper.facts(done)
                 row |= information(row) | clock.read(optim.batch_size)
                 row |= {"eta_seconds": (steps - done) * row["step_seconds"], **checkpoints.facts()}
                 verdict = telemetry.log(row)
@@ -115,12 +116,12 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
                 break
             if logging and not verdict.healthy and config.run.on_collapse != "alert":
                 break
-            if saving and world.main:
+            if saving and context.is_main:
                 checkpoints.save(done, stepper)
             if stopping:
                 run.paused()
-                world.barrier()  # a process that left would have the others ended in the middle of saving
-                raise StoppedError(
+                context.barrier()  # a process that left would have the others ended in the middle of saving
+                raise RunInterruptedError(
                     f"asked to stop; step {done} of {steps} is saved, and the same command goes on"
                 )
             bar.advance()
@@ -128,11 +129,11 @@ def _train(config: PretrainConfig, data: Path, out: Path, world: World) -> Verdi
             _publish(stepper, checkpoints, done, data, out)
         if not verdict.healthy and config.run.on_collapse == "rollback":
             _roll_back(run, checkpoints, telemetry, verdict)
-        if world.main:
+        if context.is_main:
             run.finish(verdict)
-            telemetry.last_words(verdict)
-    world.barrier()
-    return outcome(out)
+            telemetry.await_final_scrape(verdict)
+    context.barrier()
+    return RunDir(out).outcome()
 
 
 def _check_reach(run: RunConfig) -> None:
@@ -149,7 +150,9 @@ def _check_reach(run: RunConfig) -> None:
         )
 
 
-def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps: int) -> Telemetry:
+def _telemetry(
+    run: Run, clips: TrainingClips, limits: CollapseThresholds, first: int, steps: int
+) -> Telemetry:
     """What tells of the run, on every process; the main one writes and serves."""
     constants = {
         "steps": steps,
@@ -159,14 +162,14 @@ def _telemetry(run: Run, clips: TrainingClips, limits: Limits, first: int, steps
         "skipped_without_modality": clips.without_modality,
         "skipped_too_short": clips.too_short,
     }
-    main, where = run.world.main, clips.config.run
+    main, where = run.context.is_main, clips.config.run
     port = where.metrics_port if main else None
     return Telemetry(run.out, port, limits, first, constants, run.facts, write=main, host=where.metrics_host)
 
 
 def _publish(stepper: Stepper, checkpoints: Checkpoints, done: int, data: Path, out: Path) -> None:
     """Leave what the next verbs need, from the main process."""
-    if stepper.world.main:
+    if stepper.context.is_main:
         checkpoints.save(done, stepper)
         save_encoders(stepper.model, out)
         save_pictures(stepper.model, data, out / "reconstruction.pt")
@@ -184,10 +187,10 @@ def _roll_back(run: Run, checkpoints: Checkpoints, telemetry: Telemetry, verdict
             back as often as it may.
     """
     back = 0
-    if run.world.main and run.rollbacks < run.config.run.max_rollbacks:
+    if run.context.is_main and run.rollbacks < run.config.run.max_rollbacks:
         saved_is_good = verdict.verdict == "non_finite"
         back = checkpoints.drop_after(verdict.step if saved_is_good else telemetry.onset())
-    back = run.world.highest(back)
+    back = run.context.all_reduce_max(back)
     if back:
         run.rolled_back(verdict, back)
         raise _RolledBackError(
@@ -212,24 +215,26 @@ def schedule(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> d
     }
 
 
-def mask_noise(config: PretrainConfig, step: int, world: World) -> list[dict[Modality, Tensor]]:
+def mask_noise(
+    config: PretrainConfig, step: int, context: DistributedContext
+) -> list[dict[Modality, Tensor]]:
     """The noise that chooses the hidden tokens: this process's parts of the step's global batch."""
     generator = torch.Generator().manual_seed(config.run.seed * 2**32 + step)
     batch, parts = config.optim.batch_size, config.run.accumulate
     tokens = {m: math.prod(config.modality(m).grid) for m in config.modalities}
     noise = {
-        m: torch.rand(batch, count, generator=generator).chunk(world.size * parts)
+        m: torch.rand(batch, count, generator=generator).chunk(context.size * parts)
         for m, count in tokens.items()
     }
-    mine = range(world.rank * parts, (world.rank + 1) * parts)
-    return [{m: noise[m][part].to(world.device) for m in noise} for part in mine]
+    mine = range(context.rank * parts, (context.rank + 1) * parts)
+    return [{m: noise[m][part].to(context.device) for m in noise} for part in mine]
 
 
-def _measured(terms: dict[str, Tensor], skipped: int, world: World) -> dict[str, float]:
+def _measured(terms: dict[str, Tensor], skipped: int, context: DistributedContext) -> dict[str, float]:
     """The step's numbers, averaged over processes; the one place that waits for the device."""
     # The mean over processes of size times each one's count is the count of them all.
-    terms = terms | {"skipped_unreadable": terms["loss"].new_tensor(skipped * world.size)}
-    values = world.mean(torch.stack(list(terms.values())))
+    terms = terms | {"skipped_unreadable": terms["loss"].new_tensor(skipped * context.size)}
+    values = context.all_reduce_mean(torch.stack(list(terms.values())))
     return dict(zip(terms, values.tolist(), strict=True))
 
 

@@ -13,13 +13,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, other
+from xkd.config.overrides import to_dict
 from xkd.errors import UserError
-from xkd.method.model import Autoencoders, Objective, Taught
-from xkd.method.vit import Block
-from xkd.settings import to_dict
-from xkd.train.distributed import World
+from xkd.launch.distributed import DistributedContext
+from xkd.model.vit import Block
+from xkd.model.xkd import Autoencoders, Objective, TeacherOutput
+from xkd.monitor.signals import effective_rank, entropy, spread
 from xkd.train.optimizer import build_optimizer, clip_gradients
-from xkd.watch.signals import effective_rank, entropy, spread
 
 Part = tuple[dict[Modality, list[Tensor]], dict[Modality, Tensor]]
 """Views and masking noise of one forward pass: a share of the batch that fits the device."""
@@ -39,19 +39,19 @@ class Stepper:
     `loss.align_gather` those of a part of each process, so that parts and processes then differ.)
     """
 
-    def __init__(self, model: Autoencoders, config: PretrainConfig, world: World) -> None:
-        self.model, self.world = model, world
+    def __init__(self, model: Autoencoders, config: PretrainConfig, context: DistributedContext) -> None:
+        self.model, self.context = model, context
         self.clip_norm, self.parts = config.optim.clip_norm, config.run.accumulate
         if config.run.compile:
             for module in model.modules():
                 if isinstance(module, Block):
                     module.compile()
         self.optimizer = build_optimizer(model, config.optim)
-        self.dtype = precision(config.run.precision, world.device)
-        self.scaler = GradScaler(world.device.type, enabled=self.dtype is torch.float16)
-        self.objective = _distributed(model) if world.size > 1 else model
+        self.dtype = precision(config.run.precision, context.device)
+        self.scaler = GradScaler(context.device.type, enabled=self.dtype is torch.float16)
+        self.objective = _distributed(model) if context.size > 1 else model
         self._watched: dict[str, Tensor] = {}
-        self._taught: dict[Modality, list[Taught]] = {}
+        self._taught: dict[Modality, list[TeacherOutput]] = {}
 
     def step(
         self,
@@ -79,7 +79,7 @@ class Stepper:
         results: list[Objective] = []
         for views, noise in parts:
             with exchange_gradients(self.objective, when=len(results) == self.parts - 1):
-                with autocast(self.world.device, self.dtype):
+                with autocast(self.context.device, self.dtype):
                     result = self.objective(views, noise, temperature)
                 self.scaler.scale(result.terms["loss"] / self.parts).backward()
             results.append(result)
@@ -113,13 +113,13 @@ class Stepper:
             features = torch.cat([part.features for part in parts])
             direction = f"{m}_to_{other(m)}"
             found[f"batch_entropy_{direction}"] = entropy(self._mean([p.mean_target for p in parts]))
-            found[f"feature_std_{m}"] = self.world.mean(spread(features))
-            found[f"feature_rank_{m}"] = self.world.mean(effective_rank(features))
+            found[f"feature_std_{m}"] = self.context.all_reduce_mean(spread(features))
+            found[f"feature_rank_{m}"] = self.context.all_reduce_mean(effective_rank(features))
         return found
 
     def _mean(self, parts: list[Tensor]) -> Tensor:
         """Over the parts and the processes."""
-        return self.world.mean(torch.stack(parts).mean(dim=0))
+        return self.context.all_reduce_mean(torch.stack(parts).mean(dim=0))
 
     def trouble(self) -> str:
         """What was first not finite on any process, and in which step; empty if nothing was.
@@ -129,11 +129,11 @@ class Stepper:
         if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
             return "gradients overflow in fp16 at any loss scale"
         mine = int(self._watched["step"]) if self._watched["bad"] else _NEVER
-        step = -self.world.highest(-mine)
+        step = -self.context.all_reduce_max(-mine)
         if step == _NEVER:
             return ""
         values = self._watched["values"] if mine == step else torch.zeros_like(self._watched["values"])
-        values = self.world.mean(values)
+        values = self.context.all_reduce_mean(values)
         bad = [name for name, value in zip(self._names, values.tolist(), strict=True) if not isfinite(value)]
         return f"{', '.join(bad)} not finite at step {step}"
 
@@ -148,8 +148,8 @@ class Stepper:
         facts: dict[str, float] = {"skipped_steps": number - int(taken)}
         if self.scaler.is_enabled():
             facts["loss_scale"] = self.scaler.get_scale()
-        if self.world.device.type == "cuda":
-            facts["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self.world.device)
+        if self.context.device.type == "cuda":
+            facts["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self.context.device)
         return facts
 
     def _watch(self, number: int, terms: dict[str, Tensor]) -> None:

@@ -1,0 +1,327 @@
+"""An HTTP server that speaks as much of the Kubernetes API as a launcher uses; a test is its Volcano.
+
+It keeps jobs and pods, and checks what is posted as an API server would: the schema (where Volcano's is at
+hand), the name, the namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+from tests.k8s.schemas import CUSTOM, validate
+from xkd.launch.kubernetes.status import ENDED
+
+_JOBS = re.compile(r"/apis/batch\.volcano\.sh/v1alpha1/namespaces/([^/]+)/jobs(?:/([^/]+))?$")
+_PODS = re.compile(r"/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)(/log)?)?$")
+
+Answer = tuple[int, dict[str, Any]]
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Cluster:
+    """What the server knows; tests change it while launchers look."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.changes: list[dict[str, Any]] = []
+        """Every pod as it was whenever it changed."""
+        self.logs: dict[str, list[tuple[str, str]]] = {}
+        """Lines of a pod: time and text."""
+        self.requests: list[str] = []
+        self.faults: list[Callable[[BaseHTTPRequestHandler], bool]] = []
+        """Each is asked about the next request, may spoil it, and is gone when it did."""
+        self.submitted = 0
+        self.log_breaks_every = 10_000
+        """Lines of a log after which its connection breaks; a new one may repeat them."""
+        self.log_broken = 0
+        self.away = ""
+        """Why no request is answered."""
+        self.stuck = False
+        """Whether deleted jobs stay, as they do while a pod of theirs is on a lost node."""
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.cluster = self
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Cluster:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """A kubeconfig that leads here."""
+        server = f"http://127.0.0.1:{self._server.server_port}"
+        path = folder / "kubeconfig"
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": server}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [
+                {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "research"}}
+            ],
+        }
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The one job."""
+        (job,) = self.jobs.values()
+        return job
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+    def phase(self, phase: str, restarts: int = 0) -> None:
+        """Have the job come into a phase, as Volcano's controller would."""
+        status = self.job.setdefault("status", {})
+        change = {"status": phase, "lastTransitionTime": now()}
+        status["conditions"] = [*status.get("conditions", []), change]
+        status["state"] = {"phase": phase, "lastTransitionTime": now()}
+        status["retryCount"] = restarts
+
+    def begin(self) -> None:
+        """Start the job's pods."""
+        for task in self.job["spec"]["tasks"]:
+            name = f"{self.name}-{task['name']}-0"
+            labels = {**task["template"]["metadata"]["labels"], "volcano.sh/job-name": self.name}
+            self.pods[name] = {
+                "metadata": {"name": name, "labels": labels},
+                "spec": task["template"]["spec"],
+                "status": {"phase": "Running", "containerStatuses": [_container({"running": {}})]},
+            }
+            self._changed(name)
+            self.logs.setdefault(name, [])
+        self.phase("Running", self.job.get("status", {}).get("retryCount", 0))
+
+    def end_pod(
+        self, number: int, code: int, message: str = "", reason: str = "", pod_reason: str = ""
+    ) -> None:
+        """End a pod's container with a termination message."""
+        status = self.pods[f"{self.name}-train-{number}-0"]["status"]
+        terminated = {"exitCode": code, "message": message, "reason": reason or "Error", "finishedAt": now()}
+        status["phase"] = "Failed" if code else "Succeeded"
+        status["containerStatuses"] = [_container({"terminated": terminated})]
+        if pod_reason:
+            status["reason"] = pod_reason
+        self._changed(f"{self.name}-train-{number}-0")
+
+    def restart(self, restarts: int = 1) -> None:
+        """Begin the job anew, as Volcano does when a pod failed: all its pods are gone at once."""
+        self.pods.clear()
+        self.phase("Restarting", restarts)
+
+    def wait_pod(self, reason: str, message: str, scheduled: bool = True) -> None:
+        """Have the first pod wait for something."""
+        name, spec = f"{self.name}-train-0-0", self.job["spec"]["tasks"][0]["template"]["spec"]
+        waiting = _container({"waiting": {"reason": reason, "message": message}})
+        status = {"phase": "Pending", "containerStatuses": [waiting]}
+        if not scheduled:
+            condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+            status = {"phase": "Pending", "conditions": [condition]}
+        labels = {"volcano.sh/job-name": self.name}
+        self.pods[name] = {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
+
+    def _changed(self, name: str) -> None:
+        self.changes.append(deepcopy(self.pods[name]))
+
+    def say(self, text: str, number: int = 0) -> None:
+        """A line of a pod."""
+        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        self.logs[f"{self.name}-train-{number}-0"].append((when, text))
+
+    def left(self) -> list[str]:
+        """Jobs that would run on, or stay for ever."""
+        return [
+            name
+            for name, job in self.jobs.items()
+            if job.get("status", {}).get("state", {}).get("phase") not in ENDED
+            or "ttlSecondsAfterFinished" not in job["spec"]
+        ]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    cluster: Cluster
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients hang up here, as they do."""
+
+
+def _container(state: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "train", "image": "", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+
+
+def refused(code: int, message: str) -> Answer:
+    reasons = {404: "NotFound", 409: "AlreadyExists", 403: "Forbidden", 422: "Invalid"}
+    return code, {
+        "kind": "Status",
+        "status": "Failure",
+        "message": message,
+        "code": code,
+        "reason": reasons.get(code, "InternalError"),
+        "details": {"name": "job"},
+    }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def cluster(self) -> Cluster:
+        cluster: Cluster = self.server.cluster  # type: ignore[attr-defined]
+        return cluster
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def do_DELETE(self) -> None:
+        self._answer(self._delete)
+
+    def _answer(self, method: Callable[[], Answer | None]) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.body = json.loads(self.rfile.read(length) or b"null")
+        path = urlsplit(self.path)
+        self.query = {name: values[0] for name, values in parse_qs(path.query).items()}
+        self.cluster.requests.append(f"{self.command} {path.path}")
+        if self.cluster.away:
+            self.reply(*refused(500, self.cluster.away))
+            return
+        for fault in self.cluster.faults:
+            if fault(self):
+                self.cluster.faults.remove(fault)
+                return
+        if answer := method():
+            self.reply(*answer)
+
+    def _get(self) -> Answer | None:
+        path = urlsplit(self.path).path
+        if found := _JOBS.match(path):
+            if found[2] is None:
+                label = self.query.get("labelSelector", "")
+                jobs = [job for job in self.cluster.jobs.values() if _selected(job, label)]
+                return 200, {"kind": "JobList", "items": jobs}
+            if found[2] not in self.cluster.jobs:
+                return refused(404, f'jobs.batch.volcano.sh "{found[2]}" not found')
+            return 200, self.cluster.jobs[found[2]]
+        found = _PODS.match(path)
+        assert found, path
+        if found[3]:
+            return self._log(found[2])
+        label = self.query.get("labelSelector", "")
+        if self.query.get("watch"):
+            self._watch(label)
+            return None
+        pods = [pod for pod in self.cluster.pods.values() if _selected(pod, label)]
+        return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}
+
+    def _post(self) -> Answer:
+        found = _JOBS.match(urlsplit(self.path).path)
+        assert found, self.path
+        if CUSTOM.is_dir():
+            validate(self.body)
+        name = self.body["metadata"]["name"]
+        if self.body["metadata"].get("namespace", found[1]) != found[1]:
+            return refused(422, "the namespace of the provided object does not match the request's")
+        if name in self.cluster.jobs:
+            return refused(409, f'jobs.batch.volcano.sh "{name}" already exists')
+        self.body["metadata"]["creationTimestamp"] = now()
+        self.cluster.jobs[name] = self.body
+        self.cluster.submitted += 1
+        return 201, self.body
+
+    def _delete(self) -> Answer:
+        found = _JOBS.match(urlsplit(self.path).path)
+        assert found, self.path
+        if found[2] not in self.cluster.jobs:
+            return refused(404, "not found")
+        if self.cluster.stuck:
+            self.cluster.jobs[found[2]]["metadata"]["deletionTimestamp"] = now()
+            return 200, self.cluster.jobs[found[2]]
+        for name in [name for name in self.cluster.pods if name.startswith(f"{found[2]}-")]:
+            del self.cluster.pods[name]
+        return 200, self.cluster.jobs.pop(found[2])
+
+    def _watch(self, label: str) -> None:
+        """Tell of pods as they change, chunk by chunk."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        at = len(self.cluster.changes)
+        until = time.monotonic() + float(self.query["timeoutSeconds"])
+        while time.monotonic() < until and not self.cluster.away:
+            for pod in self.cluster.changes[at:]:
+                at += 1
+                if _selected(pod, label):
+                    self._chunk(json.dumps({"type": "MODIFIED", "object": pod}) + "\n")
+            time.sleep(0.02)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, text: str) -> None:
+        content = text.encode()
+        self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+
+    def _log(self, pod: str) -> Answer | None:
+        """Follow a log, chunk by chunk, until its pod ended or the connection is to break."""
+        if pod not in self.cluster.pods:
+            return refused(404, f'pods "{pod}" not found')
+        begin = time.time() - float(self.query.get("sinceSeconds", "inf"))
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        at = 0
+        breaks = self.cluster.log_broken + self.cluster.log_breaks_every
+        while True:
+            ended = self.cluster.pods.get(pod, {}).get("status", {}).get("phase") != "Running"
+            for when, text in self.cluster.logs[pod][at:]:
+                at += 1
+                if datetime.fromisoformat(when).timestamp() >= begin:
+                    self._chunk(f"{when} {text}\n")
+                if at == breaks:
+                    self.cluster.log_broken = at
+                    self.close_connection = True
+                    return None
+            if ended:
+                self.wfile.write(b"0\r\n\r\n")
+                return None
+            time.sleep(0.02)
+
+    def reply(self, code: int, values: dict[str, Any]) -> None:
+        content = json.dumps(values).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def _selected(resource: dict[str, Any], selector: str) -> bool:
+    name, _, value = selector.partition("=")
+    return not selector or resource["metadata"].get("labels", {}).get(name) == value

@@ -1,0 +1,267 @@
+"""The Volcano Job of a pretraining on two nodes of eight V100s, as it would be sent."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s.rendering import TRAINING, of_kind, selects
+from tests.k8s.schemas import validate
+from tests.k8s.security import flaws
+from xkd.config import PretrainConfig
+from xkd.config.overrides import build, resolve
+from xkd.config.presets import get_preset
+from xkd.errors import CollapsedError, UserError
+from xkd.launch.kubernetes.config import ClusterConfig
+from xkd.launch.kubernetes.job import job_name
+from xkd.launch.kubernetes.node_types import NODE_TYPES
+from xkd.launch.launcher import training_job
+
+DATA, OUT = Path("runs/data/kinetics400-prepared"), Path("runs/paper")
+TWO = ClusterConfig(nodes=2, node_type="v100_gke", namespace="kubeflow")
+
+
+def rendered(cluster: ClusterConfig = TWO, run_id: str = "") -> dict[str, Any]:
+    job: dict[str, Any] = (
+        training_job(get_preset("paper"), DATA, OUT, cluster, run_id).request().request.resource
+    )
+    return job
+
+
+def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
+    return [task["template"] for task in job["spec"]["tasks"]]
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (container,) = pod["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def words(pod: dict[str, Any]) -> dict[str, str]:
+    """What the agent is told, by option; the worker's arguments as well."""
+    command = container(pod)["command"]
+    return dict(pairwise(command))
+
+
+@pytest.mark.parametrize("name", list(NODE_TYPES))
+@pytest.mark.parametrize("nodes", [1, 2, 16])
+def test_it_fits_the_schemas_strictly(name: str, nodes: int) -> None:
+    validate(rendered(ClusterConfig(nodes=nodes, node_type=name)))
+
+
+def test_nothing_in_it_is_random() -> None:
+    assert rendered() == rendered()
+
+
+def test_it_has_no_flaw_of_security() -> None:
+    assert flaws(rendered()) == []
+
+
+def test_a_pod_takes_a_whole_node() -> None:
+    job = rendered()
+    assert len(pods(job)) == job["spec"]["minAvailable"] == 2
+    for pod in pods(job):
+        wanted = {"cpu": "81", "memory": "306Gi", "nvidia.com/gpu": "8"}
+        assert container(pod)["resources"] == {"requests": wanted, "limits": wanted}
+        assert pod["spec"]["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
+        tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        assert pod["spec"]["tolerations"] == [tolerated]
+        assert words(pod)["--processes"] == "8"
+        # 81 cores for eight processes, four of each one's for its loader's workers.
+        assert {"name": "OMP_NUM_THREADS", "value": "6"} in container(pod)["env"]
+
+
+def test_the_hosts_meet_at_the_first() -> None:
+    first, second = map(words, pods(rendered()))
+    assert (first["--node"], second["--node"]) == ("0", "1")
+    assert first["--rendezvous"] == "$(TORCHX_RANK0_HOST):29400"
+    assert {"name": "TORCHX_RANK0_HOST", "value": "localhost"} in container(pods(rendered())[0])["env"]
+    assert second["--rendezvous"] == "$(VC_TRAIN_0_HOSTS):29400"
+    assert second["--address"] == "$(VC_TRAIN_1_HOSTS)"
+    assert first["--job"] == second["--job"] == rendered()["metadata"]["name"]
+    assert first["--nodes"] == "2:2"
+    # torch numbers hosts in the order of their names; the metrics and the lines shown are the first pod's.
+    names = [f"xkd-paper-0123456789-train-{host}-0" for host in range(16)]
+    assert min(names) == names[0]
+
+
+def test_the_worker_is_told_every_setting() -> None:
+    told = words(pods(rendered())[0])
+    assert build(PretrainConfig, json.loads(told["--settings"]), "") == get_preset("paper")
+    assert (told["--data"], told["--out"]) == (str(DATA), str(OUT))
+    command = container(pods(rendered())[0])["command"]
+    assert command[:3] == ["python", "-m", "xkd.launch.agent"]
+    assert "xkd.train.pretrain" in command
+    assert "$" not in told["--settings"]  # neither TorchX nor the kubelet finds a variable in it
+
+
+def test_what_ended_for_good_is_not_restarted_and_all_else_is() -> None:
+    spec = rendered()["spec"]
+    assert spec["policies"] == [
+        {"exitCode": UserError.exit_code, "action": "TerminateJob"},
+        {"exitCode": CollapsedError.exit_code, "action": "TerminateJob"},
+        {"events": ["PodFailed", "PodEvicted"], "action": "RestartJob"},
+    ]
+    assert spec["maxRetry"] == TWO.restarts + 1
+    assert words(pods(rendered())[0])["--restarts"] == "1"
+    assert spec["tasks"][0]["policies"] == [{"event": "TaskCompleted", "action": "CompleteJob"}]
+
+
+def test_it_leaves_nothing_behind_and_has_time_to_save() -> None:
+    job = rendered()
+    assert job["spec"]["ttlSecondsAfterFinished"] == TWO.ttl_seconds
+    assert {pod["spec"]["terminationGracePeriodSeconds"] for pod in pods(job)} == {TWO.grace_seconds}
+    assert {words(pod)["--grace"] for pod in pods(job)} == {str(TWO.grace_seconds)}
+
+
+def test_few_hosts_may_begin_and_more_join() -> None:
+    job = rendered(replace(TWO, min_nodes=1))
+    assert job["spec"]["minAvailable"] == 1
+    assert [task["minAvailable"] for task in job["spec"]["tasks"]] == [1, 0]
+    assert words(pods(job)[0])["--nodes"] == "1:2"
+    with pytest.raises(UserError, match="256 must be a multiple of the 24 processes"):
+        rendered(replace(TWO, nodes=4, min_nodes=2))  # three would do as well, if they came
+
+
+def test_pods_have_shared_memory_their_own_scratch_and_the_claim() -> None:
+    for pod in pods(rendered()):
+        mounts = {mount["mountPath"]: mount["name"] for mount in container(pod)["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory"}
+        assert volumes[mounts["/tmp"]]["emptyDir"] == {}
+        assert volumes[mounts["/workspace/runs"]]["persistentVolumeClaim"] == {"claimName": "xkd"}
+        assert container(pod)["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_pod_monitor_finds_the_first_pod() -> None:
+    (monitor,) = of_kind("monitoring", "PodMonitor").values()
+    first, second = pods(rendered())
+    assert selects(monitor["spec"]["selector"], first["metadata"]["labels"])
+    assert not selects(monitor["spec"]["selector"], second["metadata"]["labels"])
+    port = monitor["spec"]["podMetricsEndpoints"][0]["portNumber"]
+    assert {"name": "metrics", "containerPort": port} in container(first)["ports"]
+
+
+def test_network_policies_know_the_pods() -> None:
+    given = TRAINING.keys() - {"volcano.sh/job-name"}  # which Volcano adds
+    labels = pods(rendered())[0]["metadata"]["labels"]
+    assert {name: labels[name] for name in given} == {name: TRAINING[name] for name in given}
+
+
+def test_the_claim_queue_and_account_are_those_of_the_base() -> None:
+    job = rendered()
+    assert job["spec"]["queue"] in of_kind("base", "Queue")
+    assert "xkd" in of_kind("base", "PersistentVolumeClaim")
+    assert {pod["spec"]["serviceAccountName"] for pod in pods(job)} <= of_kind(
+        "base", "ServiceAccount"
+    ).keys()
+
+
+def test_settings_of_the_cluster_reach_the_pods() -> None:
+    affinity = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+                ]
+            }
+        }
+    }
+    cluster = resolve(
+        TWO,
+        None,
+        [
+            "priority_class=high",
+            "queue=research",
+            "image_pull_secrets=[registry]",
+            "node_selector={pool: v100}",
+            "tolerations=[{key: spot, operator: Exists}]",
+            f"affinity={json.dumps(affinity)}",
+            "env=[{name: NCCL_DEBUG, value: INFO}, {name: NCCL_IB_DISABLE, value: '1'}]",
+            "resources={limits: {nvidia.com/gpu: '4'}}",
+            "grace_seconds=900",
+        ],
+    )
+    job = rendered(cluster, run_id="r1")
+    validate(job)
+    assert (job["spec"]["queue"], job["spec"]["priorityClassName"]) == ("research", "high")
+    assert job["metadata"]["labels"]["pipeline/runid"] == "r1"
+    for pod in pods(job):
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+        assert pod["spec"]["nodeSelector"] == {"pool": "v100"}
+        assert pod["spec"]["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+        assert pod["spec"]["affinity"] == affinity
+        assert pod["spec"]["terminationGracePeriodSeconds"] == 900
+        assert pod["metadata"]["labels"]["pipeline/runid"] == "r1"
+        resources = container(pod)["resources"]
+        assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "4"
+        assert words(pod)["--processes"] == "4"
+        values = {variable["name"]: variable.get("value") for variable in container(pod)["env"]}
+        assert (values["KFP_RUN_ID"], values["NCCL_IB_DISABLE"], values["NCCL_DEBUG"]) == ("r1", "1", "INFO")
+
+
+@pytest.mark.parametrize("run", ["paper", "", "Ünïcode…", "x" * 200, "a_b.c-", "--"])
+def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
+    name = job_name(run, "work")
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
+    assert len(f"{name}-train-999-0") <= 63
+    assert job_name(run, "work") == name != job_name(run, "other work")
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("node_type=v100_gcp", "no node type 'v100_gcp' (did you mean v100_gke"),
+        ("nodes=0", "configuration: nodes 0 must be at least 1, and not fewer than min_nodes"),
+        ("processes=3", "optim.batch_size 256 must be a multiple of the 6 processes"),
+        ("min_nodes=3", "configuration: nodes 2 must be at least 1, and not fewer than min_nodes"),
+        ("node=2", "node=2: no setting node (did you mean nodes"),
+        ("tolerations=spot", "configuration: tolerations: "),
+        ("nodes=3", "optim.batch_size 256 must be a multiple of the 24 processes"),
+        (
+            "tolerations=[{key: spot",
+            "tolerations=[{key: spot: what tolerations is set to is not valid YAML",
+        ),
+        (
+            "resources={limits: {cpu: lots}}",
+            "configuration: resources.limits: cpu 'lots' is no quantity",
+        ),
+        ("grace_seconds=0", "configuration: grace_seconds must be at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line(setting: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        rendered(resolve(TWO, None, [setting]))
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    from xkd.cli import app
+
+    words = ["launch", "--preset", "paper", "--data", str(DATA), "--out", str(OUT), "--dry-run"]
+    app(
+        [*words, "--on", "nodes=2", "--on", "node_type=v100_gke", "--on", "namespace=kubeflow"],
+        standalone_mode=False,
+    )
+    assert yaml.safe_load(capsys.readouterr().out) == rendered()
+
+
+def test_local_training_needs_no_kubernetes_client() -> None:
+    """It is an extra; only what runs on a cluster may import it, and only then."""
+    for path in (Path("xkd/launch/launcher.py"), Path("xkd/cli.py"), Path("xkd/launch/kubernetes/config.py")):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.startswith(("kubernetes", "xkd.launch.kubernetes.job")) for name in names), (
+                path
+            )

@@ -1,0 +1,83 @@
+"""Scores by way of a real Pushgateway."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+from xkd.monitor.metrics import SCORE, SCORE_LABELS
+from xkd.monitor.pushgateway import push_scores
+
+LABELS = dict(zip(SCORE_LABELS, ("embedded", "video", "svm", "teacher", "1"), strict=True))
+
+
+def scores(address: str) -> list[str]:
+    with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
+        return [line for line in answer.read().decode().splitlines() if line.startswith(f"{SCORE}{{")]
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[str]:
+    if not shutil.which("prometheus-pushgateway"):
+        pytest.skip("needs the Debian package prometheus-pushgateway")
+    listen = f"127.0.0.1:{free_port()}"
+    with subprocess.Popen(
+        ["prometheus-pushgateway", f"--web.listen-address={listen}"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as process:
+        end = time.monotonic() + 20
+        while True:
+            try:
+                scores(f"http://{listen}")
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        yield f"http://{listen}"
+        process.kill()
+
+
+def test_scores_are_there_for_a_while_and_then_deleted(gateway: str) -> None:
+    pushing = threading.Thread(target=push_scores, args=("mine", [(LABELS, 0.61)], gateway, 2.0))
+    pushing.start()
+    end = time.monotonic() + 2
+    while not (held := scores(gateway)) and time.monotonic() < end:
+        time.sleep(0.1)
+    (line,) = held
+    assert line.endswith(" 0.61")
+    for label in (*(f'{name}="{value}"' for name, value in LABELS.items()), 'run="mine"'):
+        assert label in line
+    pushing.join()
+    assert scores(gateway) == []
+
+
+def test_an_unreachable_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    push_scores("mine", [(LABELS, 0.61)], address, 0.0)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"xkd: the scores are not at the Pushgateway {address}: ")
+    assert "refused" in said
+
+
+def test_what_is_no_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"http://127.0.0.1:{other.getsockname()[1]}"
+
+        def speak_otherwise() -> None:
+            caller, _ = other.accept()
+            with caller:
+                caller.recv(4096)
+                caller.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=speak_otherwise, daemon=True).start()
+        push_scores("mine", [(LABELS, 0.61)], address, 0.0)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"xkd: the scores are not at the Pushgateway {address}: ")

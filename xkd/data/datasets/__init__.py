@@ -1,0 +1,1 @@
+"""Windows of prepared clips for training and evaluation."""

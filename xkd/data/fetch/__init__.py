@@ -1,0 +1,1 @@
+"""Datasets from a DVC data registry."""

@@ -1,0 +1,1 @@
+"""Prepared datasets: tar shards with a manifest."""

@@ -1,0 +1,210 @@
+"""The manifest of a prepared dataset: one row a clip, and where its bytes lie.
+
+A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision, origin,
+classes, counts, the settings of `prepare`), ``skipped.csv`` and ``shards/*.tar``. The shards are
+plain tar files; a row's offsets address a member's bytes directly, so no reader needs to walk a tar.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xkd.config import Modality
+from xkd.errors import UserError
+
+ROWS = "manifest.csv"
+DATASET = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip of a prepared dataset."""
+
+    id: str
+    splits: tuple[str, ...]
+    """What it is for in each fold (most datasets have one): ``train``, ``val``, ``test`` or ``unused``."""
+    labels: tuple[str, ...]
+    shard: str
+    """Path of the tar file, relative to the prepared directory."""
+    video_offset: int | None
+    """First byte of the mp4 in the shard; None: the clip has no video."""
+    video_size: int | None
+    audio_offset: int | None
+    """First byte of the wav in the shard; None: the clip has no audio."""
+    audio_size: int | None
+    duration: float
+    """Seconds that all the clip's modalities cover."""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether the shard holds an mp4 of it."""
+        return self.video_offset is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the shard holds a wav of it."""
+        return self.audio_offset is not None
+
+    def has(self, modalities: Iterable[Modality]) -> bool:
+        """Whether the shard holds all of these of it."""
+        return all(self.has_video if modality == "video" else self.has_audio for modality in modalities)
+
+    def to_row(self) -> dict[str, str]:
+        """The row of manifest.csv; None becomes an empty cell."""
+        values = dataclasses.asdict(self) | {
+            "splits": ";".join(self.splits),
+            "labels": ";".join(self.labels),
+            "duration": f"{self.duration:.6f}",
+        }
+        return {name: "" if value is None else str(value) for name, value in values.items()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> Clip:
+        """Inverse of `to_row`.
+
+        Raises:
+            KeyError, ValueError: a column is missing or is no number.
+        """
+        places = {name: int(row[name]) if row[name] else None for name in _PLACES}
+        return cls(
+            id=row["id"],
+            splits=tuple(row["splits"].split(";")),
+            labels=tuple(filter(None, row["labels"].split(";"))),
+            shard=row["shard"],
+            duration=float(row["duration"]),
+            **places,
+        )
+
+
+_PLACES = ("video_offset", "video_size", "audio_offset", "audio_size")
+COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """A prepared dataset: its rows and what they came from."""
+
+    root: Path
+    name: str
+    revision: str
+    """Revision of the source the clips were prepared from."""
+    classes: tuple[str, ...]
+    """All labels, sorted: a label's place here is its number."""
+    clips: tuple[Clip, ...]
+    settings: Mapping[str, Any]
+    """The settings of `prepare` that decide the bytes of the shards."""
+    skipped: int = 0
+    """Clips that could not be prepared (skipped.csv has the reasons)."""
+    absent: int = 0
+    """Clips whose files were not there (skipped.csv has them too)."""
+    origin: Mapping[str, str] | None = None
+    """The registry that the source was fetched from: ``repo``, the commit ``rev``, DVC's ``hash``."""
+
+    @classmethod
+    def open(cls, root: Path) -> PreparedDataset:
+        """Read a prepared directory.
+
+        Raises:
+            UserError: the directory is missing, was not (completely) prepared, or lacks a shard.
+        """
+        if not (root / DATASET).is_file():
+            state = "is not a prepared dataset" if root.is_dir() else "does not exist"
+            raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE --out {root}`")
+        try:
+            about = json.loads((root / DATASET).read_text())
+            with (root / ROWS).open(newline="", encoding="utf-8") as file:
+                clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
+            manifest = cls(
+                root=root,
+                name=about["name"],
+                revision=about["revision"],
+                classes=tuple(about["classes"]),
+                clips=clips,
+                settings=about["settings"],
+                skipped=about["skipped"],
+                absent=about["absent"],
+                origin=about["origin"],
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{root}: {ROWS} or {DATASET} is damaged ({error}); prepare it again") from None
+        ends: dict[str, int] = {}
+        for clip in clips:
+            video, audio = (clip.video_offset or 0) + (clip.video_size or 0), clip.audio_offset or 0
+            ends[clip.shard] = max(ends.get(clip.shard, 0), video, audio + (clip.audio_size or 0))
+        for shard, end in sorted(ends.items()):
+            path = root / shard
+            if not path.is_file() or path.stat().st_size < end:
+                what = "ends too early" if path.is_file() else f"is missing though {ROWS} lists it"
+                raise UserError(f"{path} {what}; prepare {root} again")
+        return manifest
+
+    def write(self) -> None:
+        """Write manifest.csv, then dataset.json, whose presence says that the directory is complete."""
+        with (self.root / ROWS).open("w", newline="", encoding="utf-8") as file:
+            write_rows(file, COLUMNS, (clip.to_row() for clip in self.clips))
+        about = {
+            "name": self.name,
+            "revision": self.revision,
+            "origin": self.origin,
+            "classes": list(self.classes),
+            "splits": self.counts,
+            "seconds": round(sum(clip.duration for clip in self.clips), 3),
+            "without_audio": sum(not clip.has_audio for clip in self.clips),
+            "skipped": self.skipped,
+            "absent": self.absent,
+            "settings": dict(self.settings),
+        }
+        partial = self.root / f"{DATASET}.partial"
+        partial.write_text(json.dumps(about, indent=1) + "\n")
+        partial.replace(self.root / DATASET)
+
+    @property
+    def folds(self) -> int:
+        """How often the dataset divides its clips into splits."""
+        return len(self.clips[0].splits) if self.clips else 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Clips of each split; with several folds of each split of each, as ``fold 2 train``."""
+        return {
+            split if self.folds == 1 else f"fold {fold + 1} {split}": count
+            for fold in range(self.folds)
+            for split, count in sorted(Counter(clip.splits[fold] for clip in self.clips).items())
+        }
+
+    @property
+    def preparation(self) -> str:
+        """Twelve hexadecimal digits that equal settings of the preparation and equal clips share."""
+        values = json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]])
+        return hashlib.sha256(values.encode()).hexdigest()[:12]
+
+    def split(self, name: str, fold: int = 1) -> list[Clip]:
+        """The clips of one split of a fold, in the manifest's order.
+
+        Raises:
+            UserError: the dataset has no such fold or split.
+        """
+        if not 1 <= fold <= self.folds:
+            raise UserError(f"{self.root} has no fold {fold}; it has {self.folds}")
+        clips = [clip for clip in self.clips if clip.splits[fold - 1] == name]
+        if not clips:
+            known = ", ".join(sorted({clip.splits[fold - 1] for clip in self.clips}))
+            raise UserError(f"{self.root} has no split {name}; it has {known}")
+        return clips
+
+
+def write_rows(file: Any, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a CSV table with a header and Unix line ends to an open text file."""
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

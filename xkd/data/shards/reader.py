@@ -1,0 +1,156 @@
+"""From the shards of a prepared directory to batches: what training and evaluation share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from xkd.config import Modality, PretrainConfig
+from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.media import WAV_HEADER, MediaError, read_video, to_waveform
+from xkd.data.transforms.params import window_samples
+from xkd.errors import UserError
+
+Item = dict[str, Any]
+"""One window, or a batch of windows: tensors and draws by name."""
+
+_STUCK_SECONDS = 300.0
+"""A worker that takes longer for one batch hangs."""
+
+
+class Windows:
+    """Reads windows of the clips of a prepared directory.
+
+    Files are opened for each read: nothing is shared with the workers a loader forks.
+    """
+
+    def __init__(self, root: Path, config: PretrainConfig) -> None:
+        self.root, self.config = root, config
+
+    def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> dict[str, Tensor]:
+        """Windows of the asked modalities: ``frames`` of `frames`, ``waveform`` of `waveform`.
+
+        Raises:
+            MediaError: the clip cannot be decoded.
+        """
+        windows = {}
+        if "video" in modalities:
+            windows["frames"] = self.frames(clip, starts)
+        if "audio" in modalities:
+            windows["waveform"] = self.waveform(clip, starts)
+        return windows
+
+    def frames(self, clip: Clip, starts: Sequence[float]) -> Tensor:
+        """Video windows starting at `starts`, seconds; the short side is the global view's height.
+
+        Returns:
+            uint8, shape (windows, T, 3, H, W).
+
+        Raises:
+            MediaError: the clip cannot be decoded.
+        """
+        count, short, _ = self.config.video.global_view
+        times = np.add.outer(np.asarray(starts), np.arange(count) / self.config.clip.fps)
+        mp4 = self._read(clip, clip.video_offset, clip.video_size)
+        frames = torch.from_numpy(read_video(mp4, times.ravel())).permute(0, 3, 1, 2)
+        height, width = frames.shape[-2:]
+        scale = short / min(height, width)
+        size = (short, int(width * scale)) if height <= width else (int(height * scale), short)
+        if size != (height, width):
+            frames = F.interpolate(frames, size, mode="bilinear", antialias=True)
+        return frames.reshape(len(starts), count, 3, *size)
+
+    def waveform(self, clip: Clip, starts: Sequence[float]) -> Tensor:
+        """Audio windows starting at `starts`, seconds; zeros follow where the sound ends early.
+
+        Returns:
+            float32 in [-1, 1], shape (windows, S).
+        """
+        length, rate = window_samples(self.config), self.config.clip.sample_rate
+        samples = self._read(clip, clip.audio_offset, clip.audio_size)[WAV_HEADER:]
+        parts = (
+            samples[2 * first : 2 * (first + length)] for first in (round(start * rate) for start in starts)
+        )
+        return torch.from_numpy(np.stack([to_waveform(part, length) for part in parts]))
+
+    def _read(self, clip: Clip, offset: int | None, size: int | None) -> bytes:
+        assert offset is not None
+        assert size is not None
+        try:
+            with (self.root / clip.shard).open("rb") as shard:
+                shard.seek(offset)
+                data = shard.read(size)
+        except OSError as error:
+            raise MediaError(f"{clip.shard}: {error.strerror}") from None
+        if len(data) != size:
+            raise MediaError(f"{clip.shard} ends too early")
+        return data
+
+
+def open_manifest(prepared: Path, config: PretrainConfig) -> PreparedDataset:
+    """The manifest of a prepared directory that fits `config`.
+
+    Raises:
+        UserError: it is missing or damaged, or its audio has another sample rate.
+    """
+    manifest = PreparedDataset.open(prepared)
+    rate = manifest.settings.get("sample_rate")
+    if rate != config.clip.sample_rate:
+        raise UserError(
+            f"{prepared} has audio at sample_rate {rate} but clip.sample_rate is "
+            f"{config.clip.sample_rate}; prepare it again or change the setting"
+        )
+    return manifest
+
+
+def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
+    """Batches in order, decoded by `workers` processes (0: by this one)."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        timeout=_STUCK_SECONDS if workers else 0,
+        worker_init_fn=_leave_group if workers else None,
+    )
+    try:
+        yield from loader
+    except UserError as error:
+        # torch leaves the error in a cycle with its traceback, whose frames hold the loader; a loader left
+        # to the garbage collection can close its pipes twice, the second time perhaps another file's.
+        error.__traceback__ = None
+        # A worker's error arrives with its traceback as text; the last line is the message.
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+
+
+def _leave_group(_: int) -> None:
+    """Signals to the training process's group ask that process to stop, which still needs this worker."""
+    os.setpgid(0, 0)
+
+
+def _collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
+    """Stack items (or lists of them); pad frames of unequal sizes."""
+    flat = [item for entry in items for item in (entry if isinstance(entry, list) else [entry])]
+    if "frames" in flat[0]:
+        height, width = (max(item["frames"].shape[axis] for item in flat) for axis in (-2, -1))
+        # In memory a pixel's colors stay side by side, as they are decoded: so bytes are resized fastest.
+        flat = [item | {"frames": _pad(item["frames"], height, width).movedim(1, -1)} for item in flat]
+    batch: Item = default_collate(flat)
+    if "frames" in batch:
+        batch["frames"] = batch["frames"].movedim(-1, 2)
+    return batch
+
+
+def _pad(frames: Tensor, height: int, width: int) -> Tensor:
+    missing = (0, width - frames.shape[-1], 0, height - frames.shape[-2])
+    return F.pad(frames, missing) if any(missing) else frames

@@ -1,0 +1,1 @@
+"""Datasets as downloaded, in their official layouts."""

@@ -1,0 +1,1 @@
+"""The embedded dataset and miniatures of the official ones."""

@@ -1,0 +1,1 @@
+"""Random parameters and the augmented views made from them."""

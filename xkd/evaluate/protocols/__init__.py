@@ -1,0 +1,1 @@
+"""Evaluation protocols (supplement A.5, A.6)."""

@@ -1,0 +1,80 @@
+"""An encoder with a classifier on top, as fine-tuning trains it (supplement A.6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from xkd.config import FinetuneConfig, PretrainConfig
+from xkd.config.overrides import build
+from xkd.errors import UserError
+from xkd.model.networks import build_encoder
+from xkd.model.vit import Encoder
+from xkd.train.checkpoint import read_published
+
+
+class Classifier(nn.Module):
+    """An encoder, the mean of its patch tokens, dropout and a fully connected layer.
+
+    Args:
+        encoder: any of ours.
+        classes: outputs.
+        dropout: share of features that a training step drops.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.norm.normalized_shape[0], classes)
+        nn.init.orthogonal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, view: Tensor) -> Tensor:
+        """A view (B, C, *sizes), of any size that the patch divides, to logits (B, classes)."""
+        features: Tensor = self.dropout(self.encoder.pool(self.encoder(view)))
+        logits: Tensor = self.head(features)
+        return logits
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:  # noqa: ARG002
+        """Where timm finds layer 0 (patches, class token, positions) and the blocks; the rest is the top."""
+        return {"stem": r"^encoder\.(?:embed|cls_token|positions)", "blocks": r"^encoder\.blocks\.(\d+)\."}
+
+
+def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...]]:
+    """A fine-tuned network that an evaluation published, in evaluation mode, and its classes' names.
+
+    Args:
+        path: a ``classifier.safetensors`` under the scores' ``finetuned``.
+
+    Raises:
+        UserError: the file is missing or no classifier of ours.
+    """
+    weights, facts = read_published(Path(path), "classifier")
+    if "classes" not in facts:
+        raise UserError(f"{path} holds an encoder without a classifier; xkd.load_encoder reads it")
+    config = build(PretrainConfig, facts["config"], str(path))
+    encoder = build_encoder(config, facts["modality"])
+    # The tables are those of pretraining's size; they are interpolated to what is fine-tuned on.
+    classifier = Classifier(encoder, len(facts["classes"]), 0.0)
+    classifier.load_state_dict(weights)
+    return classifier.eval(), tuple(facts["classes"])
+
+
+def layer_groups(classifier: Classifier, tuning: FinetuneConfig) -> list[dict[str, Any]]:
+    """Parameter groups with layer-wise decay: ``lr_scale`` is `layer_decay` ** (depth + 1 - layer).
+
+    Layer 0 is the patch projection, the class token and the position table; layer i + 1 is block i; final
+    norm and classifier are layer depth + 1. Biases, norms, class token and positions do not decay.
+    """
+    from timm.optim import param_groups_layer_decay  # imported late: it takes seconds
+
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        classifier,
+        weight_decay=tuning.weight_decay,
+        no_weight_decay_list=("encoder.cls_token", "encoder.positions"),
+        layer_decay=tuning.layer_decay,
+    )
+    return groups

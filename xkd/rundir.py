@@ -1,0 +1,157 @@
+"""The run directory: the one place that knows the files of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from xkd.config import Modality, PretrainConfig, load_config
+from xkd.errors import CollapsedError, UserError
+from xkd.io import read_json
+
+Role = Literal["teacher", "student"]
+ROLES: tuple[Role, ...] = ("teacher", "student")
+
+Row = dict[str, Any]
+"""A row of ``metrics.jsonl``."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a run, as ``verdict.json`` holds it."""
+
+    verdict: Literal["healthy", "one_hot", "constant", "non_finite", "stalled"]
+    reason: str
+    """One sentence for people."""
+    step: int
+    """The newest step the verdict is based on."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether evaluating the run is meaningful."""
+        return self.verdict == "healthy"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+class RunDir:
+    """The directory of one pretraining run.
+
+    Args:
+        path: the directory; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        """Every setting, resolved."""
+        self.info_file = self.path / "run.json"
+        """Commit, data revision, device, steps and seconds."""
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.verdict_file = self.path / "verdict.json"
+        """Written last: its presence means that the run has ended."""
+        self.checkpoints = self.path / "checkpoints"
+        self.encoders = self.path / "encoders"
+        self.samples_file = self.path / "reconstruction.pt"
+        """Reconstructions and attention of a few clips."""
+        self.scores = self.path / "scores"
+        self.report = self.path / "report"
+
+    @property
+    def name(self) -> str:
+        """The directory's own name, also for ``.`` and symbolic links."""
+        return self.path.resolve().name
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has a verdict; nothing is left to train."""
+        return self.verdict_file.exists()
+
+    def config(self) -> PretrainConfig:
+        """Return the resolved configuration.
+
+        Raises:
+            UserError: there is no run.
+        """
+        if not self.config_file.is_file():
+            raise UserError(
+                f"no run in {self.path}: it has no {self.config_file.name}; give a directory that "
+                "xkd pretrain wrote"
+            )
+        return load_config(self.config_file)
+
+    def info(self) -> dict[str, Any]:
+        """Return what ``run.json`` holds; empty before training has started."""
+        return read_json(self.info_file) if self.info_file.exists() else {}
+
+    def metrics(self) -> list[Row]:
+        """Return the logged rows, oldest first."""
+        return read_rows(self.metrics_file)
+
+    def verdict(self) -> Verdict:
+        """Return the verdict of a run that has ended.
+
+        Raises:
+            UserError: the run has not ended.
+        """
+        if not self.ended:
+            raise UserError(f"no {self.verdict_file.name} in {self.path}; is the run finished?")
+        return Verdict(**read_json(self.verdict_file))
+
+    def outcome(self) -> Verdict:
+        """Return the verdict of a run that reached its last step.
+
+        Raises:
+            CollapsedError: it ended before that, so it published no encoders.
+            UserError: it has not ended.
+        """
+        verdict = self.verdict()
+        if not self.encoders.is_dir():
+            raise CollapsedError(verdict.to_dict())
+        return verdict
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint, if there is one."""
+        return max(self.checkpoints.glob("step_*.pt"), default=None)
+
+    def encoder(self, role: str, modality: Modality) -> Path:
+        """Return the path of a published encoder."""
+        return self.encoders / f"{role}_{modality}.safetensors"
+
+    def published_roles(self) -> list[Role]:
+        """Return the roles that have at least one encoder.
+
+        Raises:
+            UserError: none has.
+        """
+        roles = [role for role in ROLES if list(self.encoders.glob(f"{role}_*"))]
+        if not roles:
+            raise UserError(f"no encoders in {self.path}; a finished run has them under encoders/")
+        return roles
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a file of metrics; a line truncated by a crash is reported and left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            _report_truncated(path, number)
+    return rows
+
+
+@cache
+def _report_truncated(path: Path, number: int) -> None:
+    """Report a line once, however often the file is read."""
+    print(f"xkd: line {number} of {path} is truncated and left out", file=sys.stderr, flush=True)
