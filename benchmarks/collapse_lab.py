@@ -25,7 +25,8 @@ from statistics import median
 from matplotlib.figure import Figure
 
 from xkd.config import load_config
-from xkd.monitor.collapse import DIRECTIONS, WINDOW, CollapseThresholds, judge
+from xkd.model.terms import DIRECTIONS
+from xkd.monitor.collapse import WINDOW, CollapseThresholds, judge
 from xkd.progress import progress
 from xkd.report.figures import save
 from xkd.report.plots.training import COLORS, DASHED, FAINT, loss_curves

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.tiny import tiny_config
-from xkd.monitor.collapse import DIRECTIONS, LONGEST_GRACE, WINDOW, CollapseThresholds, judge, onset
+from xkd.model.terms import DIRECTIONS
+from xkd.monitor.collapse import LONGEST_GRACE, WINDOW, CollapseThresholds, judge, onset
 
 K = 1024
 LIMITS = CollapseThresholds(K, clips=32)

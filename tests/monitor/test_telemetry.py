@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from xkd.config import RunConfig
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.monitor.collapse import DIRECTIONS, WINDOW, CollapseThresholds
+from xkd.model.terms import DIRECTIONS
+from xkd.monitor.collapse import WINDOW, CollapseThresholds
 from xkd.monitor.exporter import Telemetry
 from xkd.monitor.metrics import METRICS, page
 from xkd.rundir import Row, read_rows

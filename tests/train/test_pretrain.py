@@ -27,8 +27,9 @@ from xkd.errors import CollapsedError, RunInterruptedError, UserError
 from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.task import Task
 from xkd.launch.distributed import DistributedContext
+from xkd.model.terms import DIRECTIONS
 from xkd.model.xkd import XKD
-from xkd.monitor.collapse import DIRECTIONS, VERDICTS
+from xkd.monitor.collapse import VERDICTS
 from xkd.monitor.metrics import METRICS
 from xkd.report.tabulate import tabulate
 from xkd.rundir import read_rows

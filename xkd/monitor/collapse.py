@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 from xkd.config import PretrainConfig
+from xkd.model.terms import DIRECTIONS
 from xkd.rundir import Verdict
 
-DIRECTIONS = ("video_to_audio", "audio_to_video")
 VERDICTS = ("healthy", "one_hot", "constant", "non_finite", "stalled")
 WINDOW = 10
 """Rows of metrics that a judgement rests on."""

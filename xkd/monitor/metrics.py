@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from xkd.config import MODALITIES
-from xkd.monitor.collapse import DIRECTIONS, VERDICTS
+from xkd.model.terms import DIRECTIONS
+from xkd.monitor.collapse import VERDICTS
 
 UNITS = ("nats", "seconds", "bytes", "steps", "ratio")
 """What names of metrics end in."""

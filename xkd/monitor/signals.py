@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xkd.monitor.collapse import DIRECTIONS
+from xkd.model.terms import DIRECTIONS
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xkd.evaluate.scores import Score
-from xkd.monitor.collapse import DIRECTIONS
+from xkd.model.terms import DIRECTIONS
 from xkd.monitor.metrics import SCORE_LABELS
 from xkd.monitor.pushgateway import push_scores
 from xkd.report.collect import ReportData, collect
