@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -18,7 +21,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MISPLACED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _PERMANENT = (*_FULL, *_MISPLACED, errno.ENAMETOOLONG)
 """What the next attempt would meet again; an unreachable file server or a failing device is transient."""
-UNFINISHED = ".unfinished"
+_UNFINISHED = ".unfinished"
 """Folder that an `OutputDir` has until it is complete."""
 
 
@@ -65,8 +68,21 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or damaged.
     """
+    if (values := find_json(path)) is None:
+        raise UserError(f"cannot read {path}: {os.strerror(errno.ENOENT)}")
+    return values
+
+
+def find_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object, or return None where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
         values = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -92,62 +108,155 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def is_empty(path: Path) -> bool:
+    """Return whether a directory is absent or has no entries."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compare what identifies the content of `path` with the expected values; other fields may differ.
+
+    Raises:
+        UserError: one line with every difference.
+    """
+    expected = json.loads(json.dumps(expected))
+    different = [
+        f"{name} {found.get(name)} (not {value})"
+        for name, value in expected.items()
+        if found.get(name) != value
+    ]
+    if different:
+        raise UserError(f"{path} has another {', '.join(different)}; use another directory or delete it")
+
+
+def require_finished(path: Path) -> None:
+    """Refuse a directory that is being filled, or whose filling was interrupted.
+
+    Raises:
+        UserError: it is unfinished.
+    """
+    if (path / _UNFINISHED).is_dir():
+        raise UserError(f"{path} is unfinished: rerun the command that writes it")
+
+
 class OutputDir:
     """A directory that one command fills, for one purpose, and that is then complete.
 
-    Until it is complete it has a folder ``.unfinished`` with its identity, a lock and whatever the command
-    needs to resume. A directory of another identity, or with files of another origin, is refused.
+    Until then it has a folder ``.unfinished`` with the identity, a lock and whatever the command keeps there
+    to resume; readers refuse it by `require_finished`. The command writes a record of the identity last.
 
     Args:
-        path: the directory; absent, empty, unfinished or complete.
-        identity: what makes its content this and no other, for `check_identity`.
+        path: the directory.
+        identity: what distinguishes its content from other content.
+        find: returns the identity recorded in a complete directory, None when there is no record.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path, self.identity = path, identity
-        self.unfinished = path / UNFINISHED
-        """Scratch folder, removed on completion."""
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], find: Callable[[], Mapping[str, Any] | None]
+    ) -> None:
+        self.path, self.identity, self._find = path, identity, find
+        self.unfinished = path / _UNFINISHED
+        """Scratch folder while the directory is filled; removed on completion."""
+        self._marker = self.unfinished / "identity.json"
+        self._lock: IO[Any] | None = None
+        self._announced = False
+
+    def is_complete(self) -> bool:
+        """Return whether nothing is left to write; False when the directory is absent, empty or unfinished.
+
+        Raises:
+            UserError: it has another identity, or files of another origin.
+        """
+        if (found := self._find()) is not None:
+            check_identity(self.path, found, self.identity)
+            return True
+        if (found := find_json(self._marker)) is not None:
+            check_identity(self.path, found, self.identity)
+        elif self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is not a directory; use a new or empty directory")
+        elif not self.unfinished.is_dir() and not is_empty(self.path):
+            some = min(self.path.iterdir()).name
+            raise UserError(f"{self.path} is not empty, it has {some}; use a new or empty directory")
+        return False
 
     @contextmanager
-    def fill(self) -> Iterator[None]:
-        """Claim and lock the directory; it is complete when the context ends without an error.
+    def fill(
+        self,
+        *,
+        wait: bool = False,
+        decide: Callable[[Callable[[], bool]], bool] = lambda question: question(),
+    ) -> Iterator[bool]:
+        """Claim and lock the directory; without an error it is complete at the end.
+
+        An error before anything was written leaves no directory, a later one what `fill` resumes from.
+
+        Args:
+            wait: wait while another process fills the directory, instead of raising an error.
+            decide: for several processes that fill the directory together, such as
+                `DistributedContext.broadcast_flag`: evaluates a condition on one of them, for all.
+
+        Yields:
+            Whether there is anything to write; False when the directory is complete.
 
         Raises:
-            UserError: it holds something else, or another process is filling it.
+            UserError: see `is_complete`; another process fills the directory; or the disk is full.
         """
-        if not self.unfinished.is_dir() and not is_empty(self.path):
-            raise UserError(f"{self.path} is not empty; use a new or empty directory")
-        self.unfinished.mkdir(parents=True, exist_ok=True)
-        record = self.unfinished / "identity.json"
-        with (self.unfinished / "lock").open("w") as file:
-            # A worker that outlives its killed parent must not keep the lock.
-            os.register_at_fork(after_in_child=file.close)
-            if not try_lock(file):
+        try:
+            while not decide(functools.partial(self._claim, wait)):
+                time.sleep(1)
+            yield decide(lambda: self._lock is not None)
+            decide(self._complete)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise UserError(f"cannot write {self.path}: {error.strerror}; rerun to resume") from error
+        finally:
+            self._release()
+
+    def _claim(self, wait: bool) -> bool:
+        """Lock the directory unless it is complete; return False to try again."""
+        if self.is_complete() and not self.unfinished.is_dir():
+            return True
+        lock = self.unfinished / "lock"
+        try:
+            self.unfinished.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):  # another process has just removed the folder
+                return False
+            raise UserError(f"cannot write {self.path}: {one_line(error)}") from error
+        if not try_lock(file) or os.fstat(file.fileno()).st_nlink == 0:  # 0: removed before the lock
+            file.close()
+            if not wait:
                 raise UserError(f"{self.path} is being written by another process; wait for it to finish")
-            if record.is_file():
-                self.check(read_json(record))
-            write_json(record, self.identity)
-            yield
-            shutil.rmtree(self.unfinished)
+            if not self._announced:
+                print(f"xkd: waiting for another process to write {self.path}", file=sys.stderr, flush=True)
+            self._announced = True
+            return False
+        # A worker that outlives its killed parent must not keep the lock.
+        os.register_at_fork(after_in_child=file.close)
+        self._lock = file
+        if self.is_complete():  # another process has just completed it, or was killed while it did
+            return self._complete()
+        write_json(self._marker, self.identity)
+        return True
 
-    def check(self, found: Mapping[str, Any]) -> None:
-        """Compare the identity of what is there with this one.
+    def _complete(self) -> bool:
+        """Unlock the directory, whose record is written, and remove the scratch folder."""
+        if self._lock:
+            self._lock.close()  # before its removal: NFS keeps a removed file while it is open
+            self._lock = None
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+        return True
 
-        Raises:
-            UserError: one line with every difference.
-        """
-        ours = json.loads(json.dumps(self.identity))
-        different = [
-            f"{name} {found.get(name)} (not {ours.get(name)})"
-            for name in dict.fromkeys((*found, *ours))
-            if found.get(name) != ours.get(name)
-        ]
-        if different:
-            raise UserError(
-                f"{self.path} has another {', '.join(different)}; use another directory or delete it"
-            )
-
-
-def is_empty(path: Path) -> bool:
-    """Whether a directory is absent or has no entries."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    def _release(self) -> None:
+        """Unlock the directory after an error, and remove it when nothing was written to it."""
+        if not self._lock:
+            return
+        own = {self.unfinished, self._marker, Path(self._lock.name)}
+        if own.issuperset(self.path.rglob("*")):
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            with suppress(OSError):
+                self.path.rmdir()
+        self._lock.close()
+        self._lock = None
