@@ -33,8 +33,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from xkd.config import Modality, PretrainConfig
 from xkd.config.presets import get_preset
 from xkd.data.datasets.training import TrainingClips, training_batches
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
-from xkd.data.shards.reader import Windows, _collate
+from xkd.data.shards.reader import WindowReader, _collate
 from xkd.data.transforms.params import draw, pretrain_recipe, window_samples
 from xkd.data.transforms.views import Views
 from xkd.launch.distributed import keep_freed_memory
@@ -114,7 +115,7 @@ def prepared_batch(
         with watch.stage(READ):
             batch = _collate([clips[key] for key in keys])
         views(batch)
-    config, windows = clips.config, Windows(clips.manifest.root, clips.config)
+    config, windows = clips.config, WindowReader(clips.dataset, clips.config)
     rows = [clips.clips[index] for _, index in keys]
     starts = [rng.uniform(0, SECONDS - config.clip.seconds) for _ in keys]
     with watch.stage("seek + decode"):
@@ -149,10 +150,14 @@ def time_stages(
     watches = {name: Stopwatch() for name in (BASELINE, *prepared)}
     path, views = Straightforward(config), Views(config)
     path.log_mel(np.zeros(config.clip.sample_rate, np.float32))  # librosa compiles at its first call
-    clips = {name: TrainingClips(root, config) for name, root in prepared.items()}
+    clips = {name: TrainingClips(PreparedDataset.open(root), config) for name, root in prepared.items()}
     for root in prepared.values():
         prepared_batch(
-            TrainingClips(root, config), views, [(0, 0)] * 2, np.random.default_rng(0), Stopwatch()
+            TrainingClips(PreparedDataset.open(root), config),
+            views,
+            [(0, 0)] * 2,
+            np.random.default_rng(0),
+            Stopwatch(),
         )
     for repeat in range(repeats):
         for first in range(0, len(files) - BATCH + 1, BATCH):
@@ -198,7 +203,7 @@ def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list
         )
         cells = []
         for root in prepared.values():
-            clips = TrainingClips(root, settings)
+            clips = TrainingClips(PreparedDataset.open(root), settings)
             speeds = [_speed(clips, settings, steps, make) for make in (None, views)]
             cells.append(" / ".join(f"{speed:.0f}" for speed in speeds))
         print(f"| {workers} | {' | '.join(cells)} |", flush=True)
@@ -216,7 +221,7 @@ def _speed(clips: TrainingClips, config: PretrainConfig, steps: int, make: Views
 
 def watch_memory(root: Path, config: PretrainConfig, windows: int) -> None:
     """Read windows in this process and print its resident memory every thousand."""
-    clips = TrainingClips(root, config)
+    clips = TrainingClips(PreparedDataset.open(root), config)
     print(f"\nResident memory of one process that reads {windows} windows:\n")
     print("| windows | MiB |\n|---:|---:|", flush=True)
     for number in range(windows + 1):

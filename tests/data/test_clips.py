@@ -33,21 +33,21 @@ def with_settings(*settings: str) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("clips")
     prepare(write_kinetics(folder / "k400", train=9, val=2), folder / "out", PREPARE)
-    return folder / "out"
+    return PreparedDataset.open(folder / "out")
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Path:
+def mixed(tmp_path: Path) -> PreparedDataset:
     """Wide and tall clips in one dataset."""
     root = write_kinetics(tmp_path / "k400", train=6, val=2)
     tall = write_video(tmp_path / "tall.mkv", size=(48, 60)).read_bytes()
     for path in (root / "train" / "clapping").iterdir():
         path.write_bytes(tall)
     prepare(root, tmp_path / "out", PREPARE)
-    return tmp_path / "out"
+    return PreparedDataset.open(tmp_path / "out")
 
 
 def flat(item: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def start_of(frames: Tensor, waveform: Tensor) -> tuple[float, float]:
     return first, float(waveform[0]) * 32767 / 5000
 
 
-def test_item(data: Path) -> None:
+def test_item(data: PreparedDataset) -> None:
     item = TrainingClips(data, CONFIG)[0, 3]
     assert item["frames"].shape == (32, 3, 32, int(54 * 32 / 40))
     assert item["frames"].dtype == torch.uint8
@@ -87,7 +87,7 @@ def test_item(data: Path) -> None:
     assert all(len(values) == 2 for values in item["draws"].values())
 
 
-def test_both_modalities_start_together_anywhere(data: Path) -> None:
+def test_both_modalities_start_together_anywhere(data: PreparedDataset) -> None:
     clips = TrainingClips(data, CONFIG)
     starts = [start_of(item["frames"], item["waveform"]) for item in (clips[epoch, 0] for epoch in range(20))]
     for seen, heard in starts:
@@ -98,14 +98,17 @@ def test_both_modalities_start_together_anywhere(data: Path) -> None:
     assert len(set(times)) == len(times)
 
 
-def test_frames_follow_at_the_asked_rate(data: Path) -> None:
+def test_frames_follow_at_the_asked_rate(data: PreparedDataset) -> None:
     frames = TrainingClips(data, CONFIG)[0, 0]["frames"]
     numbers = frame_numbers(frames.permute(0, 2, 3, 1).numpy())
     assert np.diff(numbers).tolist() == [2] * 31
 
 
-def test_items_depend_on_seed_epoch_and_index_alone(data: Path) -> None:
-    ours, theirs = TrainingClips(data, CONFIG), TrainingClips(data, CONFIG)
+def test_items_depend_on_seed_epoch_and_index_alone(data: PreparedDataset) -> None:
+    ours, theirs = (
+        TrainingClips(data, CONFIG),
+        TrainingClips(data, CONFIG),
+    )
     theirs[5, 5]
     assert same(ours[2, 4], theirs[2, 4])
     assert not same(ours[2, 4], ours[3, 4])
@@ -113,7 +116,7 @@ def test_items_depend_on_seed_epoch_and_index_alone(data: Path) -> None:
     assert not same(ours[2, 4], TrainingClips(data, with_settings("run.seed=1"))[2, 4])
 
 
-def test_batches_do_not_depend_on_workers(data: Path) -> None:
+def test_batches_do_not_depend_on_workers(data: PreparedDataset) -> None:
     runs = []
     for workers in (0, 1, 2):
         config = with_settings(f"run.workers={workers}")
@@ -122,7 +125,7 @@ def test_batches_do_not_depend_on_workers(data: Path) -> None:
         assert all(same(ours, theirs) for ours, theirs in zip(runs[0], batches, strict=True))
 
 
-def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: Path) -> None:
+def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: PreparedDataset) -> None:
     clips = TrainingClips(data, CONFIG)
     whole = list(training_batches(clips, CONFIG, 0, 5))
     halves = [list(training_batches(clips, CONFIG, 3, 5, rank, 2)) for rank in (0, 1)]
@@ -150,7 +153,7 @@ def test_impossible_batches() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_clip_is_replaced_and_counted(
-    data: Path, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+    data: PreparedDataset, tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     damaged = damage(data, tmp_path, [0])
     config = with_settings(f"run.workers={workers}")
@@ -164,11 +167,11 @@ def test_unreadable_clip_is_replaced_and_counted(
     item = clips[0, 0]
     assert item["skipped"] >= 1
     assert item["clip"] != 0
-    assert f"clip {clips.clips[0].id} of {damaged} cannot be read" in capfd.readouterr().err
+    assert f"clip {clips.clips[0].id} of {damaged.root} cannot be read" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_nothing_readable_is_one_line(data: Path, tmp_path: Path, workers: int) -> None:
+def test_nothing_readable_is_one_line(data: PreparedDataset, tmp_path: Path, workers: int) -> None:
     damaged = damage(data, tmp_path, range(9))
     config = with_settings(f"run.workers={workers}")
     with pytest.raises(UserError, match="nor 9 others; prepare the dataset again") as caught:
@@ -177,25 +180,24 @@ def test_nothing_readable_is_one_line(data: Path, tmp_path: Path, workers: int) 
     assert not active_children(), "the loader's processes outlive the error"
 
 
-def damage(data: Path, to: Path, places: Any) -> Path:
+def damage(data: PreparedDataset, to: Path, places: Any) -> PreparedDataset:
     """A copy of the prepared data with the videos of some clips overwritten."""
-    manifest = PreparedDataset.open(data)
-    for path in data.rglob("*"):
+    for path in data.root.rglob("*"):
         if path.is_file():
-            copy = to / path.relative_to(data)
+            copy = to / path.relative_to(data.root)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())
     for place in places:
-        clip = manifest.clips[place]
+        clip = data.clips[place]
         assert clip.video_offset is not None
         assert clip.video_size is not None
         with (to / clip.shard).open("r+b") as shard:
             shard.seek(clip.video_offset)
             shard.write(bytes(clip.video_size))
-    return to
+    return PreparedDataset.open(to)
 
 
-def test_unequal_frames_are_padded(mixed: Path) -> None:
+def test_unequal_frames_are_padded(mixed: PreparedDataset) -> None:
     clips = TrainingClips(mixed, CONFIG)
     (batch,) = training_batches(clips, replace(CONFIG, run=replace(CONFIG.run, workers=0)), 0, 1)
     assert {tuple(clips[0, place]["frames"].shape[-2:]) for place in batch["clip"].tolist()} == {
@@ -218,14 +220,14 @@ def test_short_clip_repeats_its_last_frame_and_ends_in_silence(tmp_path: Path) -
     for path in root.rglob("*.mkv"):
         path.write_bytes(short)
     prepare(root, tmp_path / "out", PREPARE)
-    item = TrainingClips(tmp_path / "out", CONFIG)[0, 0]
+    item = TrainingClips(PreparedDataset.open(tmp_path / "out"), CONFIG)[0, 0]
     numbers = frame_numbers(item["frames"].permute(0, 2, 3, 1).numpy())
     assert numbers == [*range(0, 24, 2), *[23] * 20]
     assert item["waveform"][23000] > 0
     assert not item["waveform"][24000:].any()
 
 
-def test_wrong_sample_rate(data: Path) -> None:
+def test_wrong_sample_rate(data: PreparedDataset) -> None:
     audio = ("audio.global_view=[80,451]", "audio.patch=[40,11]", "audio.local_view=[80,110]")
     config = with_settings("clip.sample_rate=8000", "clip.hop=71", "clip.f_max=4000", *audio)
     with pytest.raises(UserError, match=r"audio at sample_rate 16000 but clip\.sample_rate is 8000"):
@@ -239,11 +241,11 @@ def test_split_without_sound(tmp_path: Path) -> None:
         path.write_bytes(silent)
     prepare(root, tmp_path / "out", PREPARE)
     with pytest.raises(UserError, match="no clip of split train has video and audio, as training needs"):
-        TrainingClips(tmp_path / "out", CONFIG)
+        TrainingClips(PreparedDataset.open(tmp_path / "out"), CONFIG)
 
 
-def test_evaluation_windows_are_even(data: Path) -> None:
-    clips = PreparedDataset.open(data).split("val")
+def test_evaluation_windows_are_even(data: PreparedDataset) -> None:
+    clips = data.split("val")
     (batch,) = evaluation_batches(data, clips, CONFIG, 3)
     assert batch["clip"].tolist() == [0, 0, 0, 1, 1, 1]
     heard = [start_of(*window)[1] for window in zip(batch["frames"], batch["waveform"], strict=True)]
@@ -251,8 +253,8 @@ def test_evaluation_windows_are_even(data: Path) -> None:
     assert batch["frames"].shape == (6, 32, 3, 32, 32)
 
 
-def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Path) -> None:
-    clips = PreparedDataset.open(data).split("train")
+def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: PreparedDataset) -> None:
+    clips = data.split("train")
     batches = list(evaluation_batches(data, clips, CONFIG, 5, train=True, seed=1))
     places = torch.cat([batch["clip"] for batch in batches]).tolist()
     assert places == [place for place in range(9) for _ in range(5)]
@@ -264,16 +266,16 @@ def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Path) 
     assert not torch.equal(reseeded["waveform"], other["waveform"])
 
 
-def test_one_modality_reads_only_that(data: Path) -> None:
-    clips = PreparedDataset.open(data).split("val")
+def test_one_modality_reads_only_that(data: PreparedDataset) -> None:
+    clips = data.split("val")
     (heard,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("audio",))
     assert sorted(heard) == ["clip", "waveform"]
     (seen,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("video",))
     assert sorted(seen) == ["clip", "frames"]
 
 
-def test_unreadable_clip_stops_an_evaluation(data: Path, tmp_path: Path) -> None:
+def test_unreadable_clip_stops_an_evaluation(data: PreparedDataset, tmp_path: Path) -> None:
     damaged = damage(data, tmp_path, [9])
     with pytest.raises(UserError, match="cannot be read") as caught:
-        list(evaluation_batches(damaged, PreparedDataset.open(damaged).split("val"), CONFIG, 1))
+        list(evaluation_batches(damaged, damaged.split("val"), CONFIG, 1))
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.media import encode_wav, read_video
 from xkd.data.shards.prepare import PrepareConfig, prepare
-from xkd.data.shards.reader import Windows
+from xkd.data.shards.reader import WindowReader
 
 CONFIG = PrepareConfig(short_side=32, max_fps=8, workers=2, max_skipped=1.0)
 
@@ -89,7 +89,7 @@ def test_each_kind_of_odd_file(good: Callable[..., bytes], tmp_path: Path) -> No
 
     manifest = PreparedDataset.open(tmp_path / "out")
     clips = {clip.id.partition("_000000_")[0]: clip for clip in manifest.clips}
-    windows = Windows(tmp_path / "out", tiny_config())
+    windows = WindowReader(manifest, tiny_config())
 
     def video(clip: Clip, times: list[float]) -> list[int]:
         with (tmp_path / "out" / clip.shard).open("rb") as shard:
@@ -105,7 +105,7 @@ def test_each_kind_of_odd_file(good: Callable[..., bytes], tmp_path: Path) -> No
     assert video(clips["varying"], asked) == [0, 1, 2, 3, 4, 6, 7]
     assert windows.frames(clips["odd"], [0.0]).shape[-2:] == (32, 48)
     assert video(clips["linked"], [1.0]) == video(clips["Ünï-日本"], [1.0]) == [FPS]
-    trained = TrainingClips(tmp_path / "out", tiny_config())
+    trained = TrainingClips(manifest, tiny_config())
     assert (trained.without_modality, trained.too_short) == (1, 1)
     assert all(trained[0, place]["skipped"] == 0 for place in range(len(trained)))
 
@@ -156,9 +156,10 @@ def test_mangled_files_neither_hang_nor_crash_nor_leak(good: Callable[..., bytes
     assert "took longer" not in " ".join(said.values())
     assert not multiprocessing.active_children()
     # Whatever was kept can be trained on.
-    windows = Windows(tmp_path / "out", tiny_config())
+    dataset = PreparedDataset.open(tmp_path / "out")
+    windows = WindowReader(dataset, tiny_config())
     kinds: Counter[bool] = Counter()
-    for clip in PreparedDataset.open(tmp_path / "out").clips:
+    for clip in dataset.clips:
         assert windows.frames(clip, [0.0]).shape[1] == 32
         kinds[clip.has_audio] += 1
         if clip.has_audio:

@@ -36,13 +36,15 @@ def features(
     encoder: FeatureExtractor, prepared: Path, clips: list[Clip], *, train: bool, seed: int = 0
 ) -> NDArray[np.float32]:
     """Two windows of each clip, (windows, D)."""
-    parts = extract(encoder, prepared, clips, tiny_config(), 2, train=train, seed=seed, device=CPU)
+    parts = extract(
+        encoder, PreparedDataset.open(prepared), clips, tiny_config(), 2, train=train, seed=seed, device=CPU
+    )
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, run: Path) -> None:
     config, clips = tiny_config(), PreparedDataset.open(prepared).split("val")[:3]
-    (batch,) = evaluation_batches(prepared, clips, config, 2)
+    (batch,) = evaluation_batches(PreparedDataset.open(prepared), clips, config, 2)
     views = Views(config).plain(batch)
     for m in MODALITIES:
         encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")

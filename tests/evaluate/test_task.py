@@ -75,6 +75,24 @@ def test_a_task_becomes_a_score(
     assert not list(out.glob("*.failed"))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_evaluation_parses_the_manifest_once(
+    prepared: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    run = write_run(tmp_path / "run", replace(config, run=replace(config.run, workers=workers)))
+    parse = PreparedDataset.open
+
+    def count(root: Path) -> PreparedDataset:
+        with (tmp_path / "parsed").open("a") as file:  # a file, to count in the loader's workers as well
+            file.write(f"{root}\n")
+        return parse(root)
+
+    monkeypatch.setattr(PreparedDataset, "open", count)
+    evaluate(run, prepared, replace(task("audiovisual"), dataset=""), tmp_path / "scores")
+    assert (tmp_path / "parsed").read_text() == f"{prepared}\n"
+
+
 def test_fusion_concatenates_the_features_of_both(prepared: Path, run: Path, tmp_path: Path) -> None:
     evaluate(run, prepared, task("audiovisual", "random"), tmp_path)
     names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "features").glob("*.npy")}

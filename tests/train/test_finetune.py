@@ -43,7 +43,7 @@ def lesson(prepared: Path, modality: Modality = "video", tuning: FinetuneConfig 
     clips = manifest.split("train")
     return FinetuneJob(
         name="test",
-        data=prepared,
+        dataset=manifest,
         config=tiny_config(),
         modality=modality,
         tuning=tuning,
@@ -156,7 +156,9 @@ def test_a_clip_s_prediction_is_the_mean_over_its_windows(prepared: Path) -> Non
     task, network = lesson(prepared, "audio"), classifier("audio").eval()
     clips = list(task.validation)[:3]
     found = predict(network, task, clips, ALONE)
-    (batch,) = evaluation_batches(prepared, clips, task.config, 2, modalities=("audio",))
+    (batch,) = evaluation_batches(
+        PreparedDataset.open(prepared), clips, task.config, 2, modalities=("audio",)
+    )
     view = Views(task.config).plain(batch)["audio"]
     with torch.no_grad():
         each = network(view).softmax(1).reshape(3, 2, -1).numpy()

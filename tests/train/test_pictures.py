@@ -30,7 +30,7 @@ def keep(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     path = tmp_path_factory.mktemp("pictures") / "reconstruction.pt"
 
     def saved(model: Autoencoders) -> Kept:
-        save_pictures(model, prepared, path)
+        save_pictures(model, PreparedDataset.open(prepared), path)
         kept: Kept = torch.load(path, weights_only=True)
         return kept
 
@@ -120,7 +120,7 @@ def test_relevance_is_what_the_teachers_features_are_weighted_with(
     model = XKD(config)
     kept = keep(model)
     held_out = [clip for clip in PreparedDataset.open(prepared).clips if clip.splits[0] != "train"][:CLIPS]
-    (batch,) = evaluation_batches(prepared, held_out, config, 1)
+    (batch,) = evaluation_batches(PreparedDataset.open(prepared), held_out, config, 1)
     views = Views(config).plain(batch)
     features = model.teacher_features(views)
     for m in MODALITIES:
@@ -144,7 +144,7 @@ def test_what_is_not_refined_has_no_relevance(keep: Callable[[Autoencoders], Kep
 def test_few_bytes_and_the_same_for_the_same_model(prepared: Path, tmp_path: Path) -> None:
     model = XKD(tiny_config())
     for name in ("a", "b"):
-        save_pictures(model, prepared, tmp_path / name)
+        save_pictures(model, PreparedDataset.open(prepared), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     kept: Kept = torch.load(tmp_path / "a", weights_only=True)
     assert kept["video"]["original"].dtype == torch.uint8

@@ -22,7 +22,7 @@ from tests.tiny import tiny_config
 from xkd import load_encoder
 from xkd.config import LossConfig, PretrainConfig
 from xkd.config.overrides import to_yaml
-from xkd.data.datasets.training import TrainingClips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
 from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.task import Task
@@ -83,7 +83,7 @@ def test_a_step_of_a_pipeline_says_of_which_run(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config()
-    manifest = TrainingClips(prepared, config).manifest
+    manifest = PreparedDataset.open(prepared)
     context = DistributedContext(0, 1, torch.device("cpu"))
     assert Run(tmp_path / "alone", config, manifest, context).facts["kfp_run"] == ""
     monkeypatch.setenv("KFP_RUN_ID", "6f3c")

@@ -60,7 +60,10 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     """
     if processes < 0:
         raise UserError(f"processes must not be negative, but is {processes}")
-    task = task if task.dataset else dataclasses.replace(task, dataset=PreparedDataset.open(data).name)
+    dataset = None
+    if not task.dataset:
+        dataset = PreparedDataset.open(data)
+        task = dataclasses.replace(task, dataset=dataset.name)
     failed = out / f"{task.name}.failed"
     out.mkdir(parents=True, exist_ok=True)
     failed.write_text("is running, or was killed before it could say why")
@@ -70,7 +73,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
             arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(task_values(task))]
             launch_workers("xkd.evaluate.worker", [str(argument) for argument in arguments], workers)
         else:
-            evaluate_here(run, data, task, out)
+            evaluate_here(run, dataset or PreparedDataset.open(data), task, out)
     except BaseException as error:
         said = " ".join(str(error).split()) if isinstance(error, Exception) else ""
         failed.write_text(said or f"was ended by {type(error).__name__}")
@@ -79,11 +82,11 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     return out / f"{task.name}.json"
 
 
-def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
+def evaluate_here(run: Path, dataset: PreparedDataset, task: Task, out: Path) -> None:
     """The part of this process in `evaluate`, among those that torchrun started or alone."""
     config = RunDir(run).config()
     with distributed_context(config.run.peer_seconds) as context:
-        work = _Work(run, data, task, out, config, context)
+        work = _Work(run, dataset, task, out, config, context)
         if work.done:
             return
         work.prepare()
@@ -98,16 +101,16 @@ class _Work:
     def __init__(
         self,
         run: Path,
-        data: Path,
+        dataset: PreparedDataset,
         task: Task,
         out: Path,
         config: PretrainConfig,
         context: DistributedContext,
     ) -> None:
         self.begin = time.time()
-        self.run, self.data, self.task, self.out, self.config, self.context = (
+        self.run, self.dataset, self.task, self.out, self.config, self.context = (
             run,
-            data,
+            dataset,
             task,
             out,
             config,
@@ -116,7 +119,7 @@ class _Work:
         self.setup = find_eval_spec(task.dataset, task.modality, task.protocol)
         self.inputs = INPUTS[task.modality]
         one_label = self.setup.metric == "top1"
-        self.splits = read_splits(data, task.dataset, task.fold, self.inputs, one_label=one_label)
+        self.splits = read_splits(dataset, task.dataset, task.fold, self.inputs, one_label=one_label)
         self.windows = {
             "train": task.train_windows or self.setup.train_windows,
             "test": task.test_windows or self.setup.test_windows,
@@ -196,7 +199,7 @@ class _Work:
         metric, truth = self.setup.metric, splits.labels(validation)
         lesson = FinetuneJob(
             name=task.name,
-            data=self.data,
+            dataset=self.dataset,
             config=self.config,
             modality=modality,
             tuning=tuning,
@@ -218,8 +221,8 @@ class _Work:
         short, side = self.splits.manifest.settings.get("short_side"), tuning.video.resolution
         if self.context.is_main and "video" in self.inputs and short and int(short) < side:
             print(
-                f"xkd: {self.data} holds frames of short_side {short}, which are enlarged to the {side} of "
-                f"finetune.video.resolution; prepared with short_side={side} they would be sharp",
+                f"xkd: {self.dataset.root} holds frames of short_side {short}, which are enlarged to the "
+                f"{side} of finetune.video.resolution; prepared with short_side={side} they would be sharp",
                 file=sys.stderr,
             )
 

@@ -210,7 +210,7 @@ class FeatureStore:
         with progress(label, len(clips), done=begin, show=self.context.is_main) as bar:
             for features in extract(
                 extractor,
-                self.manifest.root,
+                self.manifest,
                 [clips[row] for row in mine],
                 self.config,
                 count,
@@ -251,7 +251,7 @@ class FeatureStore:
 @torch.no_grad()
 def extract(
     extractor: FeatureExtractor,
-    data: Path,
+    dataset: PreparedDataset,
     clips: Sequence[Clip],
     config: PretrainConfig,
     count: int,
@@ -264,7 +264,7 @@ def extract(
 
     Args:
         extractor: what makes the features.
-        data: prepared directory.
+        dataset: a prepared dataset.
         clips: some of its clips, all with the extractor's modality.
         config: the run's; views are made as it says.
         count: windows of each clip.
@@ -277,7 +277,7 @@ def extract(
     """
     views = Views(config, linear_recipe(config)).to(device)
     wanted = (extractor.modality,)
-    for batch in evaluation_batches(data, clips, config, count, train=train, seed=seed, modalities=wanted):
+    for batch in evaluation_batches(dataset, clips, config, count, train=train, seed=seed, modalities=wanted):
         view = views(batch)[extractor.modality][0] if train else views.plain(batch)[extractor.modality]
         features = extractor.describe(view).float().cpu().numpy()
         yield features.reshape(-1, count, features.shape[-1])

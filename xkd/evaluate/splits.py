@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -58,12 +57,12 @@ class Splits(NamedTuple):
 
 
 def read_splits(
-    data: Path, dataset: str, fold: int, modalities: Sequence[Modality], *, one_label: bool
+    manifest: PreparedDataset, dataset: str, fold: int, modalities: Sequence[Modality], *, one_label: bool
 ) -> Splits:
     """The clips of a fold that have the modalities; without a test split, the validation split is the test.
 
     Args:
-        data: prepared directory.
+        manifest: a prepared dataset.
         dataset: name that it must have.
         fold: which of its divisions, from 1.
         modalities: what the clips must have.
@@ -72,7 +71,7 @@ def read_splits(
     Raises:
         UserError: it holds another dataset, or lacks the fold, a split, the modalities or labels.
     """
-    manifest = PreparedDataset.open(data)
+    data = manifest.root
     if manifest.name != dataset:
         raise UserError(f"the task is for dataset {dataset}, but {data} holds {manifest.name}")
 

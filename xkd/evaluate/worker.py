@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.evaluate.evaluate import evaluate_here
 from xkd.evaluate.task import parse_task
 from xkd.launch.agent import worker
@@ -19,7 +20,8 @@ def main() -> dict[str, Any]:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--task", required=True, help="fields of xkd.evaluate.task.Task")
     given = parser.parse_args()
-    evaluate_here(given.run, given.data, parse_task(json.loads(given.task)), given.out)
+    dataset, task = PreparedDataset.open(given.data), parse_task(json.loads(given.task))
+    evaluate_here(given.run, dataset, task, given.out)
     return {}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from xkd.config import MODALITIES, Modality, PretrainConfig, RunConfig, load_config
 from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips, steps_per_epoch, training_batches
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import RunInterruptedError, UserError
 from xkd.launch.agent import worker
@@ -55,22 +56,25 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
             `run.on_collapse` says so, for a collapse; verdict.json says why, and no encoders are published.
     """
     with distributed_context(config.run.peer_seconds) as context:
+        dataset = PreparedDataset.open(data)
         while True:
             try:
-                return _train(config, data, out, context)
+                return _train(config, dataset, out, context)
             except _RolledBackError as error:
                 if context.is_main:
                     print(f"xkd: {error}", file=sys.stderr, flush=True)
 
 
-def _train(config: PretrainConfig, data: Path, out: Path, context: DistributedContext) -> Verdict:
-    clips = TrainingClips(data, config)
+def _train(
+    config: PretrainConfig, dataset: PreparedDataset, out: Path, context: DistributedContext
+) -> Verdict:
+    clips = TrainingClips(dataset, config)
     optim = config.optim
     # Mistakes first: what cannot be trained must not claim the directory.
     per_epoch = steps_per_epoch(len(clips), optim.batch_size, context.size, config.run.accumulate)
     precision(config.run.precision, context.device)
     _check_reach(config.run)
-    run = Run(out, config, clips.manifest, context)
+    run = Run(out, config, dataset, context)
     if run.finished:
         return RunDir(out).outcome()
     steps = optim.epochs * per_epoch
@@ -126,7 +130,7 @@ def _train(config: PretrainConfig, data: Path, out: Path, context: DistributedCo
                 )
             bar.advance()
         else:
-            _publish(stepper, checkpoints, done, data, out)
+            _publish(stepper, checkpoints, done, dataset, out)
         if not verdict.healthy and config.run.on_collapse == "rollback":
             _roll_back(run, checkpoints, telemetry, verdict)
         if context.is_main:
@@ -158,7 +162,7 @@ def _telemetry(
         "steps": steps,
         "log_every": clips.config.run.log_every,
         "rollbacks": run.rollbacks,
-        "skipped_unprepared": clips.manifest.skipped,
+        "skipped_unprepared": clips.dataset.skipped,
         "skipped_without_modality": clips.without_modality,
         "skipped_too_short": clips.too_short,
     }
@@ -167,12 +171,14 @@ def _telemetry(
     return Telemetry(run.out, port, limits, first, constants, run.facts, write=main, host=where.metrics_host)
 
 
-def _publish(stepper: Stepper, checkpoints: Checkpoints, done: int, data: Path, out: Path) -> None:
+def _publish(
+    stepper: Stepper, checkpoints: Checkpoints, done: int, dataset: PreparedDataset, out: Path
+) -> None:
     """Leave what the next verbs need, from the main process."""
     if stepper.context.is_main:
         checkpoints.save(done, stepper)
         save_encoders(stepper.model, out)
-        save_pictures(stepper.model, data, out / "reconstruction.pt")
+        save_pictures(stepper.model, dataset, out / "reconstruction.pt")
 
 
 class _RolledBackError(Exception):

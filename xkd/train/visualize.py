@@ -25,7 +25,7 @@ RATIOS: dict[Modality, tuple[float, ...]] = {"video": (0.6, 0.7, 0.8, 0.9), "aud
 
 
 @torch.no_grad()
-def save_pictures(model: Autoencoders, data: Path, path: Path) -> None:
+def save_pictures(model: Autoencoders, dataset: PreparedDataset, path: Path) -> None:
     """Write what the students reconstruct of a few clips, and where their teachers look.
 
     The clips are held out, if any are, and seen as plain global views. The file holds per modality, of n
@@ -40,11 +40,10 @@ def save_pictures(model: Autoencoders, data: Path, path: Path) -> None:
       (Equation 3), and what refinement weights their tokens with (Equation 4); means over the heads.
     """
     device = next(model.parameters()).device
-    manifest = PreparedDataset.open(data)
     modalities = model.config.modalities
-    whole = [clip for clip in manifest.clips if clip.has(modalities)]
+    whole = [clip for clip in dataset.clips if clip.has(modalities)]
     clips = sorted(whole, key=lambda clip: clip.splits[0] == "train")[:CLIPS]
-    (batch,) = evaluation_batches(data, clips, model.config, 1, modalities=modalities)
+    (batch,) = evaluation_batches(dataset, clips, model.config, 1, modalities=modalities)
     views = Views(model.config).to(device).plain(batch)
     generator = torch.Generator().manual_seed(0)
     pictures: dict[str, dict[str, Tensor]] = {}

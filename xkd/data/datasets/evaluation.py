@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -15,9 +14,9 @@ from torch.utils.data import Dataset
 
 from xkd.config import MODALITIES, FinetuneConfig, Modality, PretrainConfig
 from xkd.data.datasets.training import generator
-from xkd.data.shards.manifest import Clip
+from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.media import MediaError
-from xkd.data.shards.reader import Item, Windows, load_batches, open_manifest
+from xkd.data.shards.reader import Item, WindowReader, load_batches
 from xkd.data.transforms.finetune import rand_augment
 from xkd.data.transforms.params import draw, finetune_recipe, linear_recipe
 from xkd.errors import UserError
@@ -30,7 +29,7 @@ _EVALUATION, _FINETUNE = 2, 3
 
 
 def evaluation_batches(
-    data: Path,
+    dataset: PreparedDataset,
     clips: Sequence[Clip],
     config: PretrainConfig,
     count: int,
@@ -42,8 +41,8 @@ def evaluation_batches(
     """`count` windows of every clip, in the clips' order, some tens of windows a batch.
 
     Args:
-        data: prepared directory that holds the clips.
-        clips: rows of its manifest.
+        dataset: a prepared dataset.
+        clips: some of its clips.
         config: the run's.
         count: windows of each clip.
         train: random windows with ``draws`` for the linear evaluation's augmentation
@@ -58,8 +57,7 @@ def evaluation_batches(
     Raises:
         UserError: a clip cannot be read.
     """
-    open_manifest(data, config)
-    windows = _EvaluationClips(data, clips, config, count, seed if train else None, modalities)
+    windows = _EvaluationClips(dataset, clips, config, count, seed if train else None, modalities)
     size = max(1, _BATCH_WINDOWS // count)
     batches = [list(range(first, min(first + size, len(clips)))) for first in range(0, len(clips), size)]
     return load_batches(windows, batches, config.run.workers)
@@ -69,8 +67,8 @@ class FinetuneClips(Dataset[Item]):
     """Labeled clips of one modality; an item is a random window and its view's draws.
 
     Args:
-        data: prepared directory that holds the clips.
-        clips: rows of its manifest.
+        dataset: a prepared dataset.
+        clips: some of its clips.
         config: the run's, with the global view that is fine-tuned on.
         modality: what is read.
         tuning: the augmentation.
@@ -79,16 +77,19 @@ class FinetuneClips(Dataset[Item]):
 
     def __init__(
         self,
-        data: Path,
+        dataset: PreparedDataset,
         clips: Sequence[Clip],
         config: PretrainConfig,
         modality: Modality,
         tuning: FinetuneConfig,
         seed: int,
     ) -> None:
-        open_manifest(data, config)
         self._clips, self._config, self._modality, self._tuning = clips, config, modality, tuning
-        self._windows, self._recipe, self._seed = Windows(data, config), finetune_recipe(config, tuning), seed
+        self._reader, self._recipe, self._seed = (
+            WindowReader(dataset, config),
+            finetune_recipe(config, tuning),
+            seed,
+        )
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -107,7 +108,7 @@ class FinetuneClips(Dataset[Item]):
         clip = self._clips[index]
         rng = generator(_FINETUNE, self._seed, epoch, zlib.crc32(clip.id.encode()))
         start = rng.uniform(0.0, max(0.0, clip.duration - self._config.clip.seconds))
-        windows = _read(self._windows, clip, [start], (self._modality,))
+        windows = _read(self._reader, clip, [start], (self._modality,))
         item: Item = {name: window[0] for name, window in windows.items()}
         height, width = self._config.video.global_view[1:]
         if "frames" in item:
@@ -125,7 +126,7 @@ class _EvaluationClips(Dataset[list[Item]]):
 
     def __init__(
         self,
-        data: Path,
+        dataset: PreparedDataset,
         clips: Sequence[Clip],
         config: PretrainConfig,
         count: int,
@@ -133,8 +134,8 @@ class _EvaluationClips(Dataset[list[Item]]):
         modalities: Sequence[Modality],
     ) -> None:
         self._clips, self._config, self._count, self._seed = clips, config, count, seed
-        self._windows, self._recipe, self._modalities = (
-            Windows(data, config),
+        self._reader, self._recipe, self._modalities = (
+            WindowReader(dataset, config),
             linear_recipe(config),
             modalities,
         )
@@ -149,7 +150,7 @@ class _EvaluationClips(Dataset[list[Item]]):
         rng = None if self._seed is None else generator(_EVALUATION, self._seed, zlib.crc32(clip.id.encode()))
         starts = np.linspace(0, spare, self._count) if rng is None else rng.uniform(0, spare, self._count)
         items: list[Item] = [{"clip": index} for _ in starts]
-        windows = _read(self._windows, clip, starts.tolist(), self._modalities)
+        windows = _read(self._reader, clip, starts.tolist(), self._modalities)
         height, width = self._config.video.global_view[1:]
         if "frames" in windows:
             if rng is None:
@@ -165,11 +166,11 @@ class _EvaluationClips(Dataset[list[Item]]):
 
 
 def _read(
-    windows: Windows, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]
+    reader: WindowReader, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]
 ) -> dict[str, Tensor]:
     """Windows of a clip that an evaluation cannot do without."""
     try:
-        return windows.read(clip, starts, modalities)
+        return reader.read(clip, starts, modalities)
     except MediaError as error:
         raise UserError(f"clip {clip.id} cannot be read ({error}); prepare its dataset again") from None
 

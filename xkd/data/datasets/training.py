@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from xkd.config import PRETRAIN_NAMES, PretrainConfig, check_division
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.media import MediaError
-from xkd.data.shards.reader import Item, Windows, load_batches, open_manifest
+from xkd.data.shards.reader import Item, WindowReader, load_batches
 from xkd.data.transforms.params import draw, pretrain_recipe
 from xkd.errors import UserError
 from xkd.parallel.threads import in_threads
@@ -32,18 +32,19 @@ class TrainingClips(Dataset[Item]):
     """The clips of one split that have what is trained; an item is a random window and its views' draws.
 
     Args:
-        prepared: directory that `prepare` wrote.
+        dataset: a prepared dataset.
         config: the run's; `run.seed` seeds everything drawn.
         split: split to train on.
 
     Raises:
-        UserError: the directory or the split is missing, no clip has all of `config.modalities`, or the
+        UserError: the split is missing, no clip has all of `config.modalities`, or the
             audio was prepared at another sample rate.
     """
 
-    def __init__(self, prepared: Path, config: PretrainConfig, split: str = "train") -> None:
-        self.manifest, self.config = open_manifest(prepared, config), config
-        listed = self.manifest.split(split)
+    def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
+        self.dataset, self.config = dataset, config
+        self._reader, self._recipe = WindowReader(dataset, config), pretrain_recipe(config)
+        listed = dataset.split(split)
         complete = [clip for clip in listed if clip.has(config.modalities)]
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
         self.without_modality = len(listed) - len(complete)
@@ -53,9 +54,9 @@ class TrainingClips(Dataset[Item]):
         if not self.clips:
             needed = " and ".join(config.modalities)
             raise UserError(
-                f"{prepared}: no clip of split {split} has {needed}, as training needs, for over {SHORTEST} s"
+                f"{dataset.root}: no clip of split {split} has {needed}, as training needs, "
+                f"for over {SHORTEST} s"
             )
-        self._windows, self._recipe = Windows(prepared, config), pretrain_recipe(config)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -80,9 +81,9 @@ class TrainingClips(Dataset[Item]):
             clip = self.clips[place]
             start = rng.uniform(0.0, max(0.0, clip.duration - self.config.clip.seconds))
             try:
-                windows = self._windows.read(clip, [start], self.config.modalities)
+                windows = self._reader.read(clip, [start], self.config.modalities)
             except MediaError as error:
-                problem = f"clip {clip.id} of {self.manifest.root} cannot be read ({error})"
+                problem = f"clip {clip.id} of {self.dataset.root} cannot be read ({error})"
                 print(f"xkd: {problem}; another takes its place", file=sys.stderr, flush=True)
                 continue
             item: Item = {name: window[0] for name, window in windows.items()}

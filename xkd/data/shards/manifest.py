@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xkd.config import Modality
+from xkd.config import Modality, PretrainConfig
 from xkd.errors import UserError
 
 ROWS = "manifest.csv"
@@ -187,6 +187,19 @@ class PreparedDataset:
         """Twelve hexadecimal digits that equal settings of the preparation and equal clips share."""
         values = json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]])
         return hashlib.sha256(values.encode()).hexdigest()[:12]
+
+    def check(self, config: PretrainConfig) -> None:
+        """Check that a run of `config` can read the clips.
+
+        Raises:
+            UserError: the audio was prepared at another sample rate.
+        """
+        rate = self.settings.get("sample_rate")
+        if rate != config.clip.sample_rate:
+            raise UserError(
+                f"{self.root} has audio at sample_rate {rate} but clip.sample_rate is "
+                f"{config.clip.sample_rate}; prepare it again or change the setting"
+            )
 
     def split(self, name: str, fold: int = 1) -> list[Clip]:
         """The clips of one split of a fold, in the manifest's order.

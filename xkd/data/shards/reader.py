@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,15 @@ _STUCK_SECONDS = 300.0
 """A worker that takes longer for one batch hangs."""
 
 
-class Windows:
-    """Reads windows of the clips of a prepared directory.
+class WindowReader:
+    """Reader of windows of the clips of a prepared dataset.
 
     Files are opened for each read: nothing is shared with the workers a loader forks.
     """
 
-    def __init__(self, root: Path, config: PretrainConfig) -> None:
-        self.root, self.config = root, config
+    def __init__(self, dataset: PreparedDataset, config: PretrainConfig) -> None:
+        dataset.check(config)
+        self.root, self.config = dataset.root, config
 
     def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> dict[str, Tensor]:
         """Windows of the asked modalities: ``frames`` of `frames`, ``waveform`` of `waveform`.
@@ -93,22 +93,6 @@ class Windows:
         if len(data) != size:
             raise MediaError(f"{clip.shard} ends too early")
         return data
-
-
-def open_manifest(prepared: Path, config: PretrainConfig) -> PreparedDataset:
-    """The manifest of a prepared directory that fits `config`.
-
-    Raises:
-        UserError: it is missing or damaged, or its audio has another sample rate.
-    """
-    manifest = PreparedDataset.open(prepared)
-    rate = manifest.settings.get("sample_rate")
-    if rate != config.clip.sample_rate:
-        raise UserError(
-            f"{prepared} has audio at sample_rate {rate} but clip.sample_rate is "
-            f"{config.clip.sample_rate}; prepare it again or change the setting"
-        )
-    return manifest
 
 
 def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:

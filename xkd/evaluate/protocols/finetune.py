@@ -176,7 +176,7 @@ def train(
 def _batches(lesson: FinetuneJob, first: int, steps: int, context: DistributedContext) -> Iterator[Item]:
     """This process's parts of the batches of steps `first` ... `steps` - 1."""
     tuning = lesson.tuning
-    clips = FinetuneClips(lesson.data, lesson.train, lesson.views, lesson.modality, tuning, lesson.seed)
+    clips = FinetuneClips(lesson.dataset, lesson.train, lesson.views, lesson.modality, tuning, lesson.seed)
     order = ClipSampler(
         len(clips),
         tuning.batch_size,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xkd.config import FinetuneConfig, Modality, PretrainConfig
 from xkd.data.datasets.evaluation import evaluation_batches
-from xkd.data.shards.manifest import Clip
+from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.reader import Item
 from xkd.data.transforms.finetune import seeded
 from xkd.data.transforms.params import finetune_recipe
@@ -39,8 +38,8 @@ class FinetuneJob:
 
     name: str
     """For the progress."""
-    data: Path
-    """Prepared directory that holds the clips."""
+    dataset: PreparedDataset
+    """Holds the clips."""
     config: PretrainConfig
     """The run's."""
     modality: Modality
@@ -217,7 +216,7 @@ def predict(
     views = Views(config).to(context.device)
     dtype = precision(lesson.tuning.precision, context.device)
     for batch in evaluation_batches(
-        lesson.data,
+        lesson.dataset,
         [clips[place] for place in mine],
         config,
         lesson.windows,
