@@ -284,7 +284,7 @@ def test_no_two_parts_of_a_batch_are_mixed_alike(prepared: Path, monkeypatch: py
     for rank in (0, 1):
         tuner = FinetuneStepper(classifier(), task, ALONE)
         tuner.context = DistributedContext(rank, 2, ALONE.device)
-        monkeypatch.setattr(DistributedContext, "mean", lambda _, values: values)
+        monkeypatch.setattr(DistributedContext, "all_reduce_mean", lambda _, values: values)
         monkeypatch.setattr(tuner, "_mixed", keep_seed)
         parts = list(islice(_batches(task, 0, 3, ALONE), 6))
         for step in (1, 2, 3):
