@@ -81,7 +81,7 @@ def train(preset: str, seed: int, data: Path, out: Path) -> None:
 def outcome(preset: str, seed: int, run: Path) -> Outcome:
     """Judge a run as it was judged while it trained, row by row."""
     config, rows = load_config(run / "config.yaml"), read_rows(run / "metrics.jsonl")
-    limits = CollapseThresholds.of(config, rows[-1]["step"] // config.optim.epochs)
+    limits = CollapseThresholds.from_config(config, rows[-1]["step"] // config.optim.epochs)
     verdicts = (judge(rows[:end], limits) for end in range(1, len(rows) + 1))
     called = next((verdict for verdict in verdicts if not verdict.healthy), None)
     return Outcome(preset, seed, rows, called, judge(rows, limits))

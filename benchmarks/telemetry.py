@@ -12,7 +12,6 @@ import argparse
 import tempfile
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from step import Timer, random_part
@@ -22,8 +21,9 @@ from xkd.config.presets import get_preset
 from xkd.launch.distributed import DistributedContext, keep_freed_memory
 from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds
-from xkd.monitor.exporter import Telemetry
+from xkd.monitor.run_monitor import RunMonitor
 from xkd.monitor.signals import information
+from xkd.rundir import RunDir
 from xkd.train.pretrain import schedule
 from xkd.train.step import Stepper
 
@@ -56,12 +56,12 @@ def main() -> None:
     names = [*terms, *stepper.signals()]
     row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
     row |= information(row)
-    limits = replace(CollapseThresholds.of(config, 10), grace=0)
+    limits = replace(CollapseThresholds.from_config(config, 10), grace_steps=0)
     with tempfile.TemporaryDirectory() as folder:
-        telemetry = Telemetry(Path(folder), 0, limits)
-        logging = timer.median(lambda: telemetry.log({"step": next(numbers), **row}), given.repeats)
-        scrape = timer.median(lambda: urllib.request.urlopen(str(telemetry.address)).read(), given.repeats)  # noqa: S310
-        telemetry.close()
+        monitor = RunMonitor(RunDir(folder), 0, limits)
+        logging = timer.median(lambda: monitor.log({"step": next(numbers), **row}), given.repeats)
+        scrape = timer.median(lambda: urllib.request.urlopen(str(monitor.address)).read(), given.repeats)  # noqa: S310
+        monitor.close()
     every = config.run.log_every
     per_step = (signals + fetching + logging) / every
     scraping = scrape / SCRAPE_SECONDS

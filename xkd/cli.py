@@ -136,8 +136,9 @@ def watch(
 ) -> None:
     """Show how a run fares: losses, verdict, pace; live until it ends."""
     from xkd.monitor.tui import watch as show
+    from xkd.rundir import RunDir
 
-    show(run, live=not once and sys.stdout.isatty())
+    show(RunDir(run), live=not once and sys.stdout.isatty())
 
 
 @app.command()

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from k8s.monitoring.grafana_json import Panel, address, dashboard, link, of, variable
-from xkd.monitor.collapse import VERDICTS, ZERO
+from xkd.monitor.collapse import ZERO
+from xkd.monitor.metrics import RUN_VERDICTS
 
-COLORS = dict(zip(VERDICTS, ("green", "red", "purple", "dark-red", "orange"), strict=True))
+COLORS = dict(zip(RUN_VERDICTS, ("green", "red", "purple", "dark-red"), strict=True))
 VERDICT = "max by (namespace, run) ({})".format(
     " or ".join(
-        f"{n} * ({of('xkd_verdict', f'verdict={json.dumps(v)}')} == 1)" for n, v in enumerate(VERDICTS)
+        f"{n} * ({of('xkd_verdict', f'verdict={json.dumps(v)}')} == 1)" for n, v in enumerate(RUN_VERDICTS)
     )
 )
-"""The verdict as its place in `VERDICTS`."""
+"""The verdict as its place in `RUN_VERDICTS`."""
 PIPELINE_RUN = "${kfp}/#/runs/details/${__field.labels.kfp_run}"
 """The page of a run in the Kubeflow Pipelines UI."""
 

@@ -29,8 +29,7 @@ from xkd.evaluate.task import Task
 from xkd.launch.distributed import DistributedContext
 from xkd.model.terms import DIRECTIONS
 from xkd.model.xkd import XKD
-from xkd.monitor.collapse import VERDICTS
-from xkd.monitor.metrics import METRICS
+from xkd.monitor.metrics import METRICS, RUN_VERDICTS, TABLE
 from xkd.report.tabulate import tabulate
 from xkd.rundir import read_rows
 from xkd.train.checkpoint import Checkpoints, save_encoders
@@ -99,6 +98,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
             parts = row[f"kld_{d}"] + row[f"teacher_entropy_{d}"]
             assert row[f"kd_{d}"] == pytest.approx(parts, rel=1e-5)
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
+    assert set(rows[-1]) <= {field for metric in TABLE for field in metric.fields.values()}
     told = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
     elsewhere = {"loss_scale", "gpu_memory_bytes", "align_video_to_audio", "align_audio_to_video"}
     constant = {
@@ -110,7 +110,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
         "collapse_threshold",
     }
     constant |= {f"skipped_{reason}" for reason in ("unprepared", "without_modality", "too_short")}
-    constant |= {f"verdict_{v}" for v in VERDICTS}
+    constant |= {f"verdict_{v}" for v in RUN_VERDICTS}
     assert told - NOT_REPEATED == elsewhere | constant
     facts = json.loads((whole / "run.json").read_text())
     assert facts["dataset"] == "embedded"

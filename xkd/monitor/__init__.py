@@ -1,1 +1,1 @@
-"""The collapse watch: what a run tells and the verdict on it."""
+"""Monitoring of a run: collapse detection, Prometheus metrics, and ``xkd watch``."""

@@ -1,10 +1,10 @@
-"""The verdict on a run: is the distillation alive (section B.5, Figure S3)?
+"""Collapse detection: the verdict on a run (section B.5, Figure S3).
 
-KD = teacher entropy + KLD. When the outputs turn one-hot, all three go to 0; when they turn constant, KLD
-alone does. A projector with norms keeps its student from following a teacher all the way to uniform outputs,
-and then not even KLD does: so it is also asked how much a teacher's output still tells about the clip, the
-entropy of its mean distribution over a batch less its mean entropy. Each is judged by the median of a window,
-because single steps spike. docs/collapse.md says on which runs the levels were found.
+KD = teacher entropy + KLD. In a one-hot collapse all three go to 0; in a constant collapse (the same output
+for every clip) KLD alone does. A projector with norms prevents its student from matching a uniform teacher,
+so that KLD stays positive: a collapse is therefore also detected by the information, the mutual information
+between clip and teacher output (`xkd.monitor.signals.information`). Each signal is judged by its median over
+a window, because single steps spike. docs/collapse.md lists the runs that the thresholds were set on.
 """
 
 from __future__ import annotations
@@ -17,146 +17,133 @@ from statistics import median
 from typing import Any
 
 from xkd.config import PretrainConfig
-from xkd.model.terms import DIRECTIONS
+from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
 from xkd.rundir import Verdict
 
-VERDICTS = ("healthy", "one_hot", "constant", "non_finite", "stalled")
 WINDOW = 10
-"""Rows of metrics that a judgement rests on."""
+"""Rows of metrics that a verdict is based on."""
 ZERO = 0.02
-"""Share under which KD or KLD counts as zero, of ln K, the largest possible entropy; and under which what a
-teacher tells of the clip does, of the logarithm of the clips in a batch, the most there is to tell."""
-FOLLOWED = 0.5
-"""Share of ln K that KLD must be under for a teacher that tells nothing to count: before it is trained, a
-teacher gives every clip nearly the same output too, but its student is far from it."""
+"""KD or KLD counts as zero below this share of ln K, the largest possible entropy; information below this
+share of ln(batch size), the largest possible information."""
+MATCHED = 0.5
+"""Zero information counts as a collapse only when KLD is below this share of ln K: an untrained teacher also
+gives nearly the same output for every clip, but its student is far from it."""
 ONE_HOT_ENTROPY = 0.1
-"""Share of ln K under which the teachers' entropy makes a collapse one-hot; above it is constant."""
-LONGEST_GRACE = 500
-"""Steps of warm-up, at most, in which nothing counts as a collapse: a day's warm-up must not hide one."""
+"""A collapse is one-hot when the teacher's entropy is below this share of ln K, otherwise constant."""
+MAX_GRACE_STEPS = 500
+"""Limit on the steps of warm-up without a collapse verdict: a warm-up of a day must not hide a collapse."""
 STALL_SECONDS = 600.0
-"""Shortest silence that counts as one."""
+"""A run has stalled when it logs nothing for this long,"""
 STALL_INTERVALS = 20
-"""Silence, in usual intervals between rows, that counts as one."""
+"""and for this many of its usual intervals between rows."""
 
 
 @dataclass(frozen=True)
 class CollapseThresholds:
-    """What a run is held against."""
+    """The limits that the metrics of a run are compared with."""
 
-    outputs: int | None
-    """K, the width of the projector's output; None: nothing was distilled, so nothing can collapse."""
-    clips: int
-    """Clips in a batch."""
-    grace: int = 0
-    """Steps in which nothing counts as a collapse."""
+    out_dim: int | None
+    """K, the width of the projector's output; None: nothing is distilled, so nothing can collapse."""
+    batch_size: int
+    grace_steps: int = 0
+    """Number of first steps without a collapse verdict."""
 
     @staticmethod
-    def of(config: PretrainConfig, steps_per_epoch: int) -> CollapseThresholds:
-        """The limits of a run."""
+    def from_config(config: PretrainConfig, steps_per_epoch: int) -> CollapseThresholds:
+        """Return the thresholds of a run."""
         warmup = math.ceil(config.optim.warmup_epochs * steps_per_epoch)
-        outputs = config.projector.out_dim if config.loss.distill else None
-        return CollapseThresholds(outputs, config.optim.batch_size, min(warmup, LONGEST_GRACE))
+        out_dim = config.projector.out_dim if config.loss.distill else None
+        return CollapseThresholds(out_dim, config.optim.batch_size, min(warmup, MAX_GRACE_STEPS))
 
     @property
     def largest_entropy(self) -> float:
-        """Ln K, in nats; NaN where nothing is distilled."""
-        return math.log(self.outputs) if self.outputs else math.nan
+        """Ln K in nats; NaN when nothing is distilled."""
+        return math.log(self.out_dim) if self.out_dim else math.nan
 
     @property
     def largest_information(self) -> float:
-        """The logarithm of the clips in a batch, the most an output can tell of one; NaN likewise."""
-        return math.log(self.clips) if self.outputs else math.nan
+        """Ln(batch size) in nats; NaN when nothing is distilled."""
+        return math.log(self.batch_size) if self.out_dim else math.nan
 
     @property
-    def zero(self) -> float:
-        """Under it KD or KLD counts as zero, in nats."""
+    def collapse_threshold(self) -> float:
+        """The KD or KLD, in nats, that counts as zero."""
         return ZERO * self.largest_entropy
 
 
-def judge(
-    history: Collection[Mapping[str, Any]], limits: CollapseThresholds, now: float | None = None
-) -> Verdict:
-    """Judge the newest rows of metrics.jsonl.
+def judge(history: Collection[Mapping[str, Any]], thresholds: CollapseThresholds) -> Verdict:
+    """Return the verdict on the newest rows of metrics.jsonl.
 
     Args:
-        history: rows with ``step``, ``loss``, ``time`` and ``kd_*``, ``kld_*``, ``information_*`` per
-            direction, oldest first; more than `WINDOW` change nothing.
-        limits: what they are held against.
-        now: Unix time, for a run that should be running; None for one that has ended.
+        history: rows with ``step``, ``loss`` and, per direction, ``kd_*``, ``kld_*``, ``information_*``;
+            oldest first. Only the last `WINDOW` count.
+        thresholds: those of the run.
     """
     if not history:
-        return Verdict("non_finite", "the run logged nothing, so nothing can be said of it", 0)
+        return Verdict("non_finite", "the run logged no metrics", 0)
     window = list(history)[-WINDOW:]
     for row in window:
-        # In fp16 a gradient may overflow; the step is left out then, and nothing is lost.
+        # In fp16 gradients may overflow; such a step is skipped without harm.
         bad = [
             name
             for name, value in row.items()
             if isinstance(value, float) and not math.isfinite(value) and name != "grad_norm"
         ]
         if bad:
-            return Verdict(
-                "non_finite", f"{', '.join(bad)} not finite at step {row['step']}", int(row["step"])
-            )
-    return _collapsed(window, limits) or (_stalled(window, now) if now else None) or _healthy(window, limits)
+            step = int(row["step"])
+            return Verdict("non_finite", f"{', '.join(bad)} not finite at step {step}", step)
+    return _judge_distillation(window, thresholds)
 
 
-def onset(history: Sequence[Mapping[str, Any]], limits: CollapseThresholds) -> int:
-    """The step that the window begins at which first showed what the newest rows show: later states are lost.
+def find_onset(history: Sequence[Mapping[str, Any]], thresholds: CollapseThresholds) -> int:
+    """Return the first step of the earliest window of the current collapse; later states are affected.
 
     Args:
-        history: all rows, the newest of which are not healthy.
-        limits: what they are held against.
+        history: all rows; the newest are not healthy.
+        thresholds: those of the run.
     """
     end = len(history)
-    while end > WINDOW and not judge(history[end - 1 - WINDOW : end - 1], limits).healthy:
+    while end > WINDOW and not judge(history[end - 1 - WINDOW : end - 1], thresholds).healthy:
         end -= 1
     return int(history[max(0, end - WINDOW)]["step"])
 
 
-def _collapsed(window: Sequence[Mapping[str, Any]], limits: CollapseThresholds) -> Verdict | None:
-    if limits.outputs is None or _early(window, limits):
+def detect_stall(history: Sequence[Mapping[str, Any]], now: float) -> Verdict | None:
+    """Return the verdict "stalled" when a running run has been silent for too long, else None.
+
+    Args:
+        history: rows with ``step`` and ``time``, oldest first; at least one.
+        now: Unix time.
+    """
+    times = [row["time"] for row in history[-WINDOW:]]
+    usual_interval = median(b - a for a, b in pairwise(times)) if len(times) > 1 else 0.0
+    silence = now - times[-1]
+    if silence <= max(STALL_SECONDS, STALL_INTERVALS * usual_interval):
         return None
+    step = int(history[-1]["step"])
+    return Verdict("stalled", f"no metrics for {silence / 60:.0f} minutes, since step {step}", step)
+
+
+def _judge_distillation(window: Sequence[Mapping[str, Any]], thresholds: CollapseThresholds) -> Verdict:
     step = int(window[-1]["step"])
+    if thresholds.out_dim is None:
+        return Verdict("healthy", "nothing is distilled; all metrics are finite", step)
+    if len(window) < WINDOW or int(window[0]["step"]) <= thresholds.grace_steps:
+        return Verdict("healthy", "too early to judge the distillation; all metrics are finite", step)
+    least_kld = least_information = math.inf
     for direction in DIRECTIONS:
-        kd, kld, told = (
-            median(row[f"{name}_{direction}"] for row in window) for name in ("kd", "kld", "information")
+        kd, kld, information = (
+            median(row[fields[direction]] for row in window) for fields in (KD, KLD, INFORMATION)
         )
-        silent = told < ZERO * limits.largest_information and kld < FOLLOWED * limits.largest_entropy
-        if min(kd, kld) >= limits.zero and not silent:
-            continue
-        # The entropy, what KD is above KLD, tells which collapse it is.
-        fell = f"KD {direction} is {kd:.3g}, KLD {kld:.3g}, the teacher tells {told:.3g} nats of a clip"
-        if kd - kld < ONE_HOT_ENTROPY * limits.largest_entropy:
-            return Verdict("one_hot", f"{fell}: its outputs turned one-hot (is centering off?)", step)
-        return Verdict("constant", f"{fell}: its output is the same for every clip", step)
-    return None
-
-
-def _early(window: Sequence[Mapping[str, Any]], limits: CollapseThresholds) -> bool:
-    return len(window) < WINDOW or int(window[0]["step"]) <= limits.grace
-
-
-def _stalled(window: Sequence[Mapping[str, Any]], now: float) -> Verdict | None:
-    """Silence that is long, and long for this run."""
-    times = [row["time"] for row in window]
-    usual = median(b - a for a, b in pairwise(times)) if len(times) > 1 else 0.0
-    silent = now - times[-1]
-    if silent <= max(STALL_SECONDS, STALL_INTERVALS * usual):
-        return None
-    step = int(window[-1]["step"])
-    return Verdict("stalled", f"no numbers for {silent / 60:.0f} minutes, since step {step}", step)
-
-
-def _healthy(window: Sequence[Mapping[str, Any]], limits: CollapseThresholds) -> Verdict:
-    step = int(window[-1]["step"])
-    if limits.outputs is None:
-        return Verdict("healthy", "nothing is distilled; the objective stays finite", step)
-    if _early(window, limits):
-        return Verdict("healthy", "too early to judge the distillation; the objective stays finite", step)
-    kld, told = (
-        min(median(row[f"{name}_{d}"] for row in window) for d in DIRECTIONS)
-        for name in ("kld", "information")
-    )
-    alive = f"KLD stays above {kld:.3g}, and the teachers tell at least {told:.3g} nats of a clip"
-    return Verdict("healthy", alive, step)
+        uninformative = (
+            information < ZERO * thresholds.largest_information and kld < MATCHED * thresholds.largest_entropy
+        )
+        if min(kd, kld) < thresholds.collapse_threshold or uninformative:
+            numbers = f"KD {direction} is {kd:.3g}, KLD {kld:.3g}, information {information:.3g} nats"
+            if kd - kld < ONE_HOT_ENTROPY * thresholds.largest_entropy:  # the teacher's entropy
+                reason = "the teacher's outputs became one-hot (is centering disabled?)"
+                return Verdict("one_hot", f"{numbers}: {reason}", step)
+            return Verdict("constant", f"{numbers}: the teacher's output is the same for every clip", step)
+        least_kld, least_information = min(least_kld, kld), min(least_information, information)
+    reason = f"KLD is at least {least_kld:.3g} and information at least {least_information:.3g} nats"
+    return Verdict("healthy", reason, step)

@@ -1,222 +1,127 @@
-"""Every number that a run tells: the Prometheus series, and the field of metrics.jsonl it comes from.
+"""The metrics of a run: Prometheus series and the fields of metrics.jsonl that they come from.
 
 ``python -m xkd.monitor.metrics`` prints docs/metrics.md.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from xkd.config import MODALITIES
-from xkd.model.terms import DIRECTIONS
-from xkd.monitor.collapse import VERDICTS
+from xkd.model.terms import ALIGN, DIRECTIONS
 
 UNITS = ("nats", "seconds", "bytes", "steps", "ratio")
-"""What names of metrics end in."""
+"""Suffixes of metric names that are units."""
 PHASES = ("data_wait", "forward_backward", "optimizer")
-"""Of a step, in their order."""
-USUAL_SCRAPE_SECONDS = 60.0
-"""Prometheus' own interval: as long is waited for a scrape of what would be gone after it."""
+"""Phases of a step, in their order."""
+RUN_VERDICTS = ("healthy", "one_hot", "constant", "non_finite")
+"""Verdicts of a run on itself. "stalled" is detected from outside: by ``xkd watch`` and alert XKDStalled."""
+DEFAULT_SCRAPE_SECONDS = 60.0
+"""Prometheus's default scrape interval: values that are about to disappear are kept for as long."""
+LABELS: Mapping[str, tuple[str, ...]] = {
+    "direction": DIRECTIONS,
+    "modality": MODALITIES,
+    "pair": tuple(ALIGN),
+    "reason": ("unprepared", "without_modality", "too_short", "unreadable"),
+    "phase": PHASES,
+    "verdict": RUN_VERDICTS,
+}
+"""Values of each label."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One Prometheus metric and the fields that its series come from."""
+    """A row of metrics.csv."""
 
     name: str
-    description: str
-    fields: Mapping[str, str]
-    """Label value to field; "" where there is but one series."""
-    label: str = ""
-    kind: Literal["gauge", "counter"] = "gauge"
-    source: str = ""
+    """Name in Prometheus; empty for a field that is only logged."""
+    label: str
+    """Key of `LABELS`; empty for a single series."""
+    field: str
+    """Field of metrics.jsonl; with a label, ``_`` and the label's value follow."""
+    paper: str
     """Equation, section or table of the paper."""
+    description: str
+
+    @property
+    def kind(self) -> str:
+        """The Prometheus type, by the naming convention."""
+        return "counter" if self.name.endswith("_total") else "gauge"
 
     @property
     def unit(self) -> str:
-        """What the name ends in, by Prometheus' custom; empty for a count and for what has none."""
-        last = self.name.rsplit("_", 1)[-1]
-        return last if last in UNITS else ""
+        """The unit that the name ends in; empty for a count or a number without a unit."""
+        suffix = self.name.rpartition("_")[2]
+        return suffix if suffix in UNITS else ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Field by label value; the key is "" without a label."""
+        return {v: f"{self.field}_{v}" for v in LABELS[self.label]} if self.label else {"": self.field}
 
 
-def _one(name: str, description: str, field: str, source: str = "") -> Metric:
-    return Metric(name, description, {"": field}, source=source)
-
-
-def _each(
-    name: str, description: str, field: str, label: str, values: tuple[str, ...], source: str = ""
-) -> Metric:
-    return Metric(name, description, {value: f"{field}_{value}" for value in values}, label, source=source)
-
-
-def _by_direction(name: str, description: str, field: str, source: str) -> Metric:
-    return _each(name, description, field, "direction", DIRECTIONS, source)
-
-
-def _by_modality(name: str, description: str, field: str, source: str = "") -> Metric:
-    return _each(name, description, field, "modality", MODALITIES, source)
-
-
-METRICS = (
-    _by_direction("xkd_kd_nats", "Cross-modal distillation loss; it is H + KLD", "kd", "Equation 11"),
-    _by_direction("xkd_kld_nats", "KL(teacher || student): tracked, not optimized", "kld", "section B.5"),
-    _by_direction(
-        "xkd_teacher_entropy_nats",
-        "H, mean entropy of the teacher's distributions",
-        "teacher_entropy",
-        "section B.5",
-    ),
-    _by_direction(
-        "xkd_batch_entropy_nats",
-        "Entropy of the batch's mean teacher distribution: how many outputs are in use at all",
-        "batch_entropy",
-        "section B.5",
-    ),
-    _by_direction(
-        "xkd_teacher_information_nats",
-        "What a teacher's output tells of the clip: the two entropies' difference; at most ln of the batch",
-        "information",
-        "",
-    ),
-    _by_direction("xkd_center_norm", "L2 norm of the teacher's center", "center_norm", "section B.5"),
-    _one("xkd_loss", "Objective", "loss", "Equation 12"),
-    _by_modality("xkd_reconstruction_loss", "Masked reconstruction", "reconstruct", "Equation 2"),
-    Metric(
-        "xkd_alignment_mmd",
-        "Squared MMD between the modalities, or of a teacher and the other modality's student",
-        {pair: f"align_{pair}" for pair in ("student", "teacher", *DIRECTIONS)},
-        "pair",
-        source="Equations 7, S1",
-    ),
-    _by_modality(
-        "xkd_teacher_feature_std_ratio",
-        "Spread of the teacher's features over a batch: 0 all the same, 1 in all directions alike",
-        "feature_std",
-    ),
-    _by_modality(
-        "xkd_teacher_feature_rank",
-        "Effective rank of the teacher's features over the clips of one process",
-        "feature_rank",
-    ),
-    _one("xkd_learning_rate", "Learning rate", "lr", "Table S4"),
-    _one("xkd_weight_decay", "Weight decay", "weight_decay", "Table S4"),
-    _one("xkd_teacher_momentum_ratio", "Momentum of the teachers' average", "momentum", "Equation 13"),
-    _by_modality(
-        "xkd_teacher_temperature",
-        "Temperature of the teacher's distributions",
-        "teacher_temperature",
-        "Equation 10",
-    ),
-    _one("xkd_gradient_norm", "L2 norm of the students' gradients before clipping", "grad_norm"),
-    _one("xkd_loss_scale", "Scale of the loss; in fp16 only", "loss_scale"),
-    Metric(
-        "xkd_skipped_steps_total",
-        "Steps left out because fp16 gradients overflowed",
-        {"": "skipped_steps"},
-        kind="counter",
-    ),
-    Metric(
-        "xkd_skipped_clips_total",
-        "Clips not trained on: not prepared, without a modality, too short, or unreadable and replaced",
-        {r: f"skipped_{r}" for r in ("unprepared", "without_modality", "too_short", "unreadable")},
-        "reason",
-        "counter",
-    ),
-    _one("xkd_step", "Optimizer steps done", "step"),
-    _one("xkd_steps_planned", "Optimizer steps of the whole run", "steps"),
-    _one("xkd_epoch", "Passes over the data, with the fraction of the current one", "epoch"),
-    _one("xkd_eta_seconds", "Time left at the present pace", "eta_seconds"),
-    _one("xkd_step_seconds", "Time of a step with all that is between steps", "step_seconds"),
-    _each(
-        "xkd_step_phase_seconds",
-        "Time of a step by part, as the device sees it",
-        "seconds",
-        "phase",
-        PHASES,
-    ),
-    _one("xkd_samples_per_second", "Clips trained on per second, of all processes", "samples_per_second"),
-    _one("xkd_gpu_memory_bytes", "Most GPU memory held by the first process so far", "gpu_memory_bytes"),
-    _one(
-        "xkd_logged_timestamp_seconds",
-        "When the newest numbers were taken, or since when there could be any, Unix time",
-        "time",
-    ),
-    _one(
-        "xkd_checkpoint_timestamp_seconds",
-        "When the newest checkpoint was written, or since when there could be one, Unix time",
-        "checkpoint_time",
-    ),
-    Metric(
-        "xkd_verdict",
-        "1 for the verdict on the newest rows, 0 for the others; a process that hangs never says stalled",
-        {verdict: f"verdict_{verdict}" for verdict in VERDICTS},
-        "verdict",
-        source="section B.5",
-    ),
-    _one("xkd_log_interval_steps", "Steps between the rows of metrics.jsonl (run.log_every)", "log_every"),
-    _one("xkd_rollbacks", "Times the run went back to an earlier checkpoint", "rollbacks"),
-    _one("xkd_largest_entropy_nats", "ln K, the entropy of uniform outputs", "largest_entropy"),
-    _one(
-        "xkd_largest_information_nats",
-        "ln of the batch, all there is to tell of a clip",
-        "largest_information",
-    ),
-    _one("xkd_collapse_threshold_nats", "KD or KLD below it is a collapse", "collapse_threshold"),
-)
+with Path(__file__).with_name("metrics.csv").open(encoding="utf-8", newline="") as _file:
+    TABLE = tuple(Metric(**row) for row in csv.DictReader(_file))
+METRICS = tuple(metric for metric in TABLE if metric.name)
+"""The rows with a Prometheus metric."""
 
 INFO = {
-    "preset": "preset the run started from",
+    "preset": "preset that the run started from",
     "commit": "commit of the code",
     "dataset": "name of the prepared dataset",
-    "data_revision": "its revision",
-    "processes": "training processes",
-    "device": "what it runs on",
-    "torch": "torch's version",
-    "kfp_run": "ID of the Kubeflow run whose step it is, if it is one's",
+    "data_revision": "revision of the dataset",
+    "processes": "number of training processes",
+    "device": "type of device",
+    "torch": "version of torch",
+    "kfp_run": "ID of the Kubeflow run, if it is part of one",
 }
-"""Labels of ``xkd_run_info``, a series that is always 1, beside ``run``."""
+"""Labels of ``xkd_run_info``, a series that is always 1, besides ``run``."""
 
 SCORE = "xkd_evaluation_score"
-"""What `xkd.monitor.pushgateway` sends to a Pushgateway."""
+"""The metric that `xkd.monitor.pushgateway` pushes."""
 SCORE_LABELS = ("dataset", "modality", "protocol", "encoder", "fold")
+
+_PAGE = """\
+# Metrics
+
+Generated by `python -m xkd.monitor.metrics` from the table that a run itself uses. Every series also has the
+label `run`, the name of the run directory. A gauge without a value is NaN, never 0. Fields are those of
+`metrics.jsonl`; it has neither verdicts nor the fields that are constant in a run.
+
+| metric | type | unit | label | description | in the paper | field |
+|---|---|---|---|---|---|---|
+{rows}
+
+`xkd_run_info` is always 1 and describes the run by its labels: {info}.
+
+`{score}` (`run`, {score_labels}) is between 0 and 1.
+`xkd tabulate --pushgateway URL` pushes it, and deletes it after it was scraped.
+"""
 
 
 def page() -> str:
-    """docs/metrics.md."""
-    lines = [
-        "# Metrics",
-        "",
-        "Written by `python -m xkd.monitor.metrics`, from the table that the run itself uses. Every series",
-        "also has the label `run`, the run directory's name. A gauge without a value yet is NaN, never 0.",
-        "Fields are those of `metrics.jsonl`, which has no verdicts and nothing that never changes in a run.",
-        "",
-        "| metric | kind | unit | label | what it is | in the paper | field |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        label = f"`{metric.label}`: {', '.join(metric.fields)}" if metric.label else ""
-        fields = ", ".join(f"`{field}`" for field in metric.fields.values())
+    """Return the text of docs/metrics.md."""
+    rows = []
+    for metric in TABLE:
         cells = (
-            f"`{metric.name}`",
-            metric.kind,
+            f"`{metric.name}`" if metric.name else "",
+            metric.kind if metric.name else "",
             metric.unit,
-            label,
+            f"`{metric.label}`: {', '.join(metric.fields)}" if metric.label else "",
             metric.description,
-            metric.source,
-            fields,
+            metric.paper,
+            ", ".join(f"`{field}`" for field in metric.fields.values()),
         )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += [
-        "",
-        "`xkd_run_info` is 1 and says what runs: " + "; ".join(f"`{k}`, {v}" for k, v in INFO.items()) + ".",
-        "",
-        f"`{SCORE}` (`run`, {', '.join(f'`{label}`' for label in SCORE_LABELS)}) is between 0 and 1.",
-        "`xkd tabulate --pushgateway URL` pushes it, and deletes it after it was scraped.",
-        "",
-    ]
-    return "\n".join(lines)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return _PAGE.format(
+        rows="\n".join(rows),
+        info="; ".join(f"`{name}`, {description}" for name, description in INFO.items()),
+        score=SCORE,
+        score_labels=", ".join(f"`{label}`" for label in SCORE_LABELS),
+    )
 
 
 if __name__ == "__main__":

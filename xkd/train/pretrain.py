@@ -26,7 +26,7 @@ from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.interrupts import StopSignal
 from xkd.model.xkd import build_model
 from xkd.monitor.collapse import WINDOW, CollapseThresholds
-from xkd.monitor.exporter import Telemetry
+from xkd.monitor.run_monitor import RunMonitor
 from xkd.monitor.signals import information
 from xkd.progress import progress
 from xkd.rundir import RunDir, Verdict
@@ -83,15 +83,15 @@ def _train(
     stepper = Stepper(build_model(config).to(context.device), config, context)
     checkpoints = Checkpoints(out / "checkpoints", config.run.keep_checkpoints)
     done = first = checkpoints.resume(stepper)
-    telemetry = _telemetry(run, clips, CollapseThresholds.of(config, per_epoch), first, steps)
-    skipped = telemetry.skipped_clips if context.is_main else 0  # of all processes so far
-    run.started(first, steps, telemetry.address)
+    monitor = _run_monitor(run, clips, CollapseThresholds.from_config(config, per_epoch), first, steps)
+    skipped = monitor.skipped_clips if context.is_main else 0  # of all processes so far
+    run.started(first, steps, monitor.address)
 
     make_views = Views(config).to(context.device)
     batches = training_batches(clips, config, first, steps, context.rank, context.size)
-    verdict, clock = telemetry.judge(), Clock(context.device)
+    verdict, clock = monitor.judge(), Clock(context.device)
     with (
-        closing(telemetry),
+        closing(monitor),
         progress("pretrain", steps, done=first, show=context.is_main) as bar,
         StopSignal() as signal,
     ):
@@ -112,7 +112,7 @@ def _train(
                 row |= _measured(terms | stepper.signals(), skipped, context) | stepper.facts(done)
                 row |= information(row) | clock.read(optim.batch_size)
                 row |= {"eta_seconds": (steps - done) * row["step_seconds"], **checkpoints.facts()}
-                verdict = telemetry.log(row)
+                verdict = monitor.log(row)
                 bar.note(f"loss {row['loss']:.3f}")
             if (logging or saving) and (trouble := stepper.trouble()):
                 kept = checkpoints.newest() or "no checkpoint"
@@ -132,10 +132,10 @@ def _train(
         else:
             _publish(stepper, checkpoints, done, dataset, out)
         if not verdict.healthy and config.run.on_collapse == "rollback":
-            _roll_back(run, checkpoints, telemetry, verdict)
+            _roll_back(run, checkpoints, monitor, verdict)
         if context.is_main:
             run.finish(verdict)
-            telemetry.await_final_scrape(verdict)
+            monitor.await_final_scrape(verdict)
     context.barrier()
     return RunDir(out).outcome()
 
@@ -154,10 +154,10 @@ def _check_reach(run: RunConfig) -> None:
         )
 
 
-def _telemetry(
+def _run_monitor(
     run: Run, clips: TrainingClips, limits: CollapseThresholds, first: int, steps: int
-) -> Telemetry:
-    """What tells of the run, on every process; the main one writes and serves."""
+) -> RunMonitor:
+    """Return the monitor of the run; every process has one, the main one writes and serves."""
     constants = {
         "steps": steps,
         "log_every": clips.config.run.log_every,
@@ -168,7 +168,9 @@ def _telemetry(
     }
     main, where = run.context.is_main, clips.config.run
     port = where.metrics_port if main else None
-    return Telemetry(run.out, port, limits, first, constants, run.facts, write=main, host=where.metrics_host)
+    return RunMonitor(
+        RunDir(run.out), port, limits, first, constants, run.facts, write=main, host=where.metrics_host
+    )
 
 
 def _publish(
@@ -185,7 +187,7 @@ class _RolledBackError(Exception):
     """The run stands at an earlier checkpoint now, and goes on from there."""
 
 
-def _roll_back(run: Run, checkpoints: Checkpoints, telemetry: Telemetry, verdict: Verdict) -> None:
+def _roll_back(run: Run, checkpoints: Checkpoints, monitor: RunMonitor, verdict: Verdict) -> None:
     """Go back to the newest checkpoint from before a collapse; only finite states are ever saved.
 
     Raises:
@@ -195,7 +197,7 @@ def _roll_back(run: Run, checkpoints: Checkpoints, telemetry: Telemetry, verdict
     back = 0
     if run.context.is_main and run.rollbacks < run.config.run.max_rollbacks:
         saved_is_good = verdict.verdict == "non_finite"
-        back = checkpoints.drop_after(verdict.step if saved_is_good else telemetry.onset())
+        back = checkpoints.drop_after(verdict.step if saved_is_good else monitor.find_onset())
     back = run.context.all_reduce_max(back)
     if back:
         run.rolled_back(verdict, back)

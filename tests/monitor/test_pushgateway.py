@@ -1,4 +1,4 @@
-"""Scores by way of a real Pushgateway."""
+"""Pushing scores to a real Pushgateway."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gateway(tmp_path: Path) -> Iterator[str]:
         process.kill()
 
 
-def test_scores_are_there_for_a_while_and_then_deleted(gateway: str) -> None:
+def test_pushed_scores_are_deleted_after_a_while(gateway: str) -> None:
     pushing = threading.Thread(target=push_scores, args=("mine", [(LABELS, 0.61)], gateway, 2.0))
     pushing.start()
     end = time.monotonic() + 2
@@ -59,25 +59,25 @@ def test_scores_are_there_for_a_while_and_then_deleted(gateway: str) -> None:
     assert scores(gateway) == []
 
 
-def test_an_unreachable_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_gateway_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     push_scores("mine", [(LABELS, 0.61)], address, 0.0)
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"xkd: the scores are not at the Pushgateway {address}: ")
-    assert "refused" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"xkd: cannot push the scores to the Pushgateway {address}: ")
+    assert "refused" in line
 
 
-def test_what_is_no_gateway_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_a_gateway_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"http://127.0.0.1:{other.getsockname()[1]}"
 
-        def speak_otherwise() -> None:
+        def answer_as_a_mail_server() -> None:
             caller, _ = other.accept()
             with caller:
                 caller.recv(4096)
                 caller.sendall(b"220 mail.example ESMTP\r\n")
 
-        threading.Thread(target=speak_otherwise, daemon=True).start()
+        threading.Thread(target=answer_as_a_mail_server, daemon=True).start()
         push_scores("mine", [(LABELS, 0.61)], address, 0.0)
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"xkd: the scores are not at the Pushgateway {address}: ")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"xkd: cannot push the scores to the Pushgateway {address}: ")

@@ -1,4 +1,4 @@
-"""``xkd watch`` as a person sees it."""
+"""``xkd watch`` as its user sees it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xkd.monitor.tui import LEVELS, sparkline
 XKD = str(Path(sys.executable).with_name("xkd"))
 
 
-def show(run: Path) -> subprocess.CompletedProcess[str]:
+def watch_once(run: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [XKD, "watch", str(run), "--once"],
         capture_output=True,
@@ -50,40 +50,40 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_running_collapsing_run(run: Path) -> None:
+def test_a_collapsing_run_shows_its_state_verdict_and_curves(run: Path) -> None:
     (run / "metrics.jsonl").write_text(
         "".join(json.dumps(row(step, 2.0 if step < 10 else 0.001)) + "\n" for step in range(1, 25))
     )
-    said = show(run)
-    assert said.returncode == 0, said.stderr
-    assert "step 24 of 28" in said.stdout
-    assert "0:01:15 left" in said.stdout
-    assert "waiting for data 25%" in said.stdout
-    assert "one_hot: KD video_to_audio is 0.011" in said.stdout.replace("\n", " ")
-    (line,) = [line for line in said.stdout.splitlines() if line.startswith("video → audio")]
+    shown = watch_once(run)
+    assert shown.returncode == 0, shown.stderr
+    assert "step 24 of 28" in shown.stdout
+    assert "0:01:15 left" in shown.stdout
+    assert "waiting for data 25%" in shown.stdout
+    assert "one_hot: KD video_to_audio is 0.011" in shown.stdout.replace("\n", " ")
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("video → audio")]
     assert line.split()[3:5] == ["KD", "0.011"]
     assert line.rstrip().endswith(LEVELS[0])
     assert LEVELS[-1] in line
 
 
-def test_a_finished_run_keeps_its_verdict(run: Path) -> None:
+def test_a_finished_run_shows_its_final_verdict(run: Path) -> None:
     (run / "metrics.jsonl").write_text(json.dumps(row(28, 0.5)) + "\n")
-    verdict = {"verdict": "constant", "reason": "as it was judged", "step": 28}
+    verdict = {"verdict": "constant", "reason": "the final one", "step": 28}
     (run / "verdict.json").write_text(json.dumps(verdict))
-    assert "constant: as it was judged" in show(run).stdout
+    assert "constant: the final one" in watch_once(run).stdout
 
 
-def test_before_the_first_numbers_and_without_a_run(run: Path, tmp_path: Path) -> None:
-    assert "no numbers yet" in show(run).stdout
-    said = show(tmp_path / "nowhere")
-    assert said.returncode == 2
-    assert said.stderr.strip() == (
-        f"xkd: {tmp_path}/nowhere holds no run (no config.yaml); give the directory of xkd pretrain --out"
+def test_a_run_without_metrics_and_a_directory_without_a_run_are_reported(run: Path, tmp_path: Path) -> None:
+    assert "no metrics yet" in watch_once(run).stdout
+    shown = watch_once(tmp_path / "nowhere")
+    assert shown.returncode == 2
+    assert shown.stderr.strip() == (
+        f"xkd: no run in {tmp_path}/nowhere: it has no config.yaml; give a directory that xkd pretrain wrote"
     )
 
 
-def test_live_it_keeps_up_until_the_run_ends(run: Path) -> None:
-    """On a terminal, which a pseudo-terminal is."""
+def test_the_live_view_follows_the_run_until_it_ends(run: Path) -> None:
+    """On a pseudo-terminal."""
     path = run / "metrics.jsonl"
     path.write_text(json.dumps(row(7, 2.0)) + "\n")
     screen, terminal = pty.openpty()
@@ -97,7 +97,7 @@ def test_live_it_keeps_up_until_the_run_ends(run: Path) -> None:
         shown += read_until(screen, "step 14 of 28")
         assert watching.poll() is None
         verdict = {"verdict": "healthy", "reason": "as it ended", "step": 28}
-        write_text(run / "verdict.json", json.dumps(verdict))  # at once, as runs do
+        write_text(run / "verdict.json", json.dumps(verdict))  # atomically, as runs do
         shown += read_until(screen, "as it ended")
         assert watching.wait(timeout=20) == 0
     os.close(screen)
@@ -113,10 +113,10 @@ def read_until(screen: int, text: str) -> str:
     return shown
 
 
-def test_sparkline() -> None:
+def test_a_sparkline_is_scaled_thinned_and_robust_to_spikes() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([0, 0, 0], 10) == LEVELS[0] * 3
     assert sparkline([0, 7, float("nan"), 7], 10) == f"{LEVELS[0]}{LEVELS[-1]}·{LEVELS[-1]}"
     assert len(sparkline(list(range(1000)), 40)) == 40
     spike = [1.0] * 40 + [100.0] + [1.0] * 40
-    assert sparkline(spike, 100)[0] == LEVELS[-1]  # one spike does not flatten the rest
+    assert sparkline(spike, 100)[0] == LEVELS[-1]  # one spike does not flatten the curve

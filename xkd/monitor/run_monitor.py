@@ -1,0 +1,137 @@
+"""The monitor of a running run: its rows are written to metrics.jsonl, judged, and exported to Prometheus."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from xkd.io import write_text
+from xkd.monitor.collapse import WINDOW, CollapseThresholds, find_onset, judge
+from xkd.monitor.exporter import MetricsExporter
+from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, METRICS, RUN_VERDICTS
+from xkd.rundir import Row, RunDir, Verdict
+
+
+class RunMonitor:
+    """Records rows, judges them and exports the newest one.
+
+    A resumed run continues the series of the row that it resumes at. Monitoring never ends a run: a row that
+    cannot be written is reported and still exported.
+
+    Args:
+        run: the run directory; its name is the label ``run``.
+        port: port of the Prometheus endpoint, 0 for any free port, None for no endpoint.
+        thresholds: those that rows are judged by.
+        resume_step: rows of later steps, left by a crash, are dropped.
+        constants: exported fields that no row has.
+        info: labels of ``xkd_run_info``.
+        write: False when another process writes metrics.jsonl.
+        host: address of the endpoint.
+
+    Raises:
+        UserError: the port is taken, or `host` is not an address of this machine.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        port: int | None,
+        thresholds: CollapseThresholds,
+        resume_step: int = 0,
+        constants: Mapping[str, float] | None = None,
+        info: Mapping[str, Any] | None = None,
+        *,
+        write: bool = True,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self._run, self._thresholds, self._write = run, thresholds, write
+        self._line_start = ""
+        """A newline after a row that may have been written in part."""
+        history = run.metrics()
+        kept = [row for row in history if row["step"] <= resume_step]
+        self.rows = deque(kept, WINDOW)
+        """The rows that a verdict is based on."""
+        counts = {
+            field: max((row[field] for row in history if field in row), default=0)
+            for metric in METRICS
+            if metric.kind == "counter"
+            for field in metric.fields.values()
+        }
+        self.skipped_clips = int(counts["skipped_unreadable"])
+        """Unreadable clips so far, including those of steps that are repeated."""
+        # Counters never decrease; a run that has just started is neither stalled nor late with a checkpoint.
+        start = time.time()
+        self._minimum = {"time": start, "checkpoint_time": start, **counts}
+        self._exporter = MetricsExporter(run.name, info or {})
+        limits = ("largest_entropy", "largest_information", "collapse_threshold")
+        self._exporter.update(
+            {**self._minimum, **{name: getattr(thresholds, name) for name in limits}, **(constants or {})}
+        )
+        if port is not None:
+            # A taken port may belong to another process of this run: fail before its rows are dropped.
+            self._exporter.serve(host, port)
+        if write:
+            write_text(run.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+        if self.rows:
+            self._export(self.rows[-1], self.judge())
+
+    @property
+    def address(self) -> str | None:
+        """URL of the Prometheus endpoint, if there is one."""
+        return self._exporter.address
+
+    def log(self, row: Row) -> Verdict:
+        """Write, judge and export one row; NaN and Infinity are written as such.
+
+        Returns:
+            The verdict on the newest rows.
+        """
+        self.rows.append(row)
+        if self._write:
+            self._append(row)
+        verdict = self.judge()
+        self._export(row, verdict)
+        return verdict
+
+    def judge(self) -> Verdict:
+        """Return the verdict on the newest rows."""
+        return judge(self.rows, self._thresholds)
+
+    def find_onset(self) -> int:
+        """Return the step at which the current collapse began."""
+        return find_onset(self._run.metrics(), self._thresholds)
+
+    def await_final_scrape(self, verdict: Verdict) -> None:
+        """Export the final verdict and wait for a scrape, if Prometheus has scraped this run before."""
+        self._export({}, verdict)
+        scrapes = self._exporter.scrapes
+        deadline = time.monotonic() + DEFAULT_SCRAPE_SECONDS
+        while scrapes and self._exporter.scrapes == scrapes and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._exporter.close()
+
+    def _append(self, row: Row) -> None:
+        path = self._run.metrics_file
+        try:
+            with path.open("a") as file:
+                file.write(self._line_start + json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._line_start = ""
+        except OSError as error:
+            self._line_start = "\n"
+            message = f"xkd: cannot write the row of step {row['step']} to {path}: {error.strerror}"
+            print(message, file=sys.stderr, flush=True)
+
+    def _export(self, row: Row, verdict: Verdict) -> None:
+        raised = {name: max(row[name], minimum) for name, minimum in self._minimum.items() if name in row}
+        verdicts = {f"verdict_{name}": float(name == verdict.verdict) for name in RUN_VERDICTS}
+        self._exporter.update({**row, **raised, **verdicts})
