@@ -119,7 +119,7 @@ def test_a_stopped_run_saves_first(prepared: Path, tmp_path: Path) -> None:
     launcher.send_signal(signal.SIGTERM)
     _, said = launcher.communicate(timeout=30)
     assert launcher.returncode == 75, said
-    assert "xkd: asked to stop; step" in said
+    assert "xkd: Interrupted: saved at step" in said
     assert len(list((out / "checkpoints").iterdir())) == 1
 
 

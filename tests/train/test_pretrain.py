@@ -325,7 +325,7 @@ def test_a_signal_saves_and_stops(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == RunInterruptedError.exit_code == 75
-    assert "asked to stop; step" in said
+    assert "Interrupted: saved at step" in said
     assert "Traceback" not in said
     (saved,) = (out / "checkpoints").iterdir()
     assert f"step_{len(numbers(out)):08d}.pt" == saved.name

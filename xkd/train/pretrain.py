@@ -20,17 +20,16 @@ from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips, steps_per_epoch, training_batches
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
-from xkd.errors import RunInterruptedError, UserError
+from xkd.errors import UserError
 from xkd.launch.agent import worker
 from xkd.launch.distributed import DistributedContext, distributed_context
-from xkd.launch.interrupts import StopSignal
 from xkd.model.xkd import build_model
 from xkd.monitor.collapse import WINDOW, CollapseThresholds
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.monitor.signals import information
-from xkd.progress import progress
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import Checkpoints, save_encoders
+from xkd.train.loop import ResumableLoop
 from xkd.train.run_state import Run
 from xkd.train.schedules import cosine, learning_rate, temperature
 from xkd.train.step import Stepper, precision
@@ -82,7 +81,8 @@ def _train(
     torch.manual_seed(config.run.seed)
     stepper = Stepper(build_model(config).to(context.device), config, context)
     checkpoints = Checkpoints(out / "checkpoints", config.run.keep_checkpoints)
-    done = first = checkpoints.resume(stepper)
+    loop = ResumableLoop("pretrain", stepper, checkpoints, steps, config.run.checkpoint_every)
+    done = first = loop.first
     monitor = _run_monitor(run, clips, CollapseThresholds.from_config(config, per_epoch), first, steps)
     skipped = monitor.skipped_clips if context.is_main else 0  # of all processes so far
     run.started(first, steps, monitor.address)
@@ -90,12 +90,8 @@ def _train(
     make_views = Views(config).to(context.device)
     batches = training_batches(clips, config, first, steps, context.rank, context.size)
     verdict, clock = monitor.judge(), Clock(context.device)
-    with (
-        closing(monitor),
-        progress("pretrain", steps, done=first, show=context.is_main) as bar,
-        StopSignal() as signal,
-    ):
-        for done in range(first + 1, steps + 1):
+    with closing(monitor), loop:
+        for done in loop:
             clock.start()
             parts = list(islice(batches, config.run.accumulate))
             clock.mark()
@@ -104,31 +100,23 @@ def _train(
             noise = mask_noise(config, done - 1, context)
             terms = stepper.step(done, zip(map(make_views, parts), noise, strict=True), now, clock.mark)
             skipped += sum(int(part["skipped"].sum()) for part in parts)
-            stopping = bool(context.all_reduce_max(signal.received))
-            logging = done % config.run.log_every == 0 or done in (1, steps)
-            saving = done % config.run.checkpoint_every == 0 or stopping
+            logging, saving = done % config.run.log_every == 0 or done in (1, steps), loop.save_due(done)
             if logging:
                 row = {"step": done, "epoch": done / per_epoch, "time": time.time(), **now}
                 row |= _measured(terms | stepper.signals(), skipped, context) | stepper.facts(done)
                 row |= information(row) | clock.read(optim.batch_size)
                 row |= {"eta_seconds": (steps - done) * row["step_seconds"], **checkpoints.facts()}
                 verdict = monitor.log(row)
-                bar.note(f"loss {row['loss']:.3f}")
+                loop.note(f"loss {row['loss']:.3f}")
             if (logging or saving) and (trouble := stepper.trouble()):
                 kept = checkpoints.newest() or "no checkpoint"
                 verdict = Verdict("non_finite", f"{trouble}; the last good state is {kept}", done)
                 break
             if logging and not verdict.healthy and config.run.on_collapse != "alert":
                 break
-            if saving and context.is_main:
-                checkpoints.save(done, stepper)
-            if stopping:
+            if saving:
                 run.paused()
-                context.barrier()  # a process that left would have the others ended in the middle of saving
-                raise RunInterruptedError(
-                    f"asked to stop; step {done} of {steps} is saved, and the same command goes on"
-                )
-            bar.advance()
+                loop.save(done)
         else:
             _publish(stepper, checkpoints, done, dataset, out)
         if not verdict.healthy and config.run.on_collapse == "rollback":
