@@ -1,4 +1,4 @@
-"""Rules and dashboards, without a cluster: promtool, the schema, and the table of metrics."""
+"""Alert rules and dashboards, checked with promtool, Grafana's schema and the table of metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 import yaml
 
 from k8s.monitoring.dashboards import DASHBOARDS
-from xkd.monitor.metrics import METRICS
+from xkd.monitor.collapse import ZERO
+from xkd.monitor.metrics import METRICS, RUN_VERDICTS
 
 MONITORING = Path("k8s/monitoring")
 RULES: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
@@ -26,21 +28,21 @@ SCHEMA = Path("../shared/schemas/grafana-dashboard.schema.json")
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Every PromQL of the dashboards with where it is; variables chosen."""
+    """Every PromQL expression of the dashboards with its place; variables are substituted."""
     for name, content in DASHBOARDS.items():
         for panel in content["panels"]:
             for target in panel["targets"]:
-                yield f"{name}, {panel['title']}", chosen(target["expr"])
+                yield f"{name}, {panel['title']}", substituted(target["expr"])
         for variable in content["templating"]["list"]:
             if variable["type"] != "query":
                 continue
             inside = re.fullmatch(r"label_values\((.*), \w+\)", variable["query"])
             assert inside
-            yield f"{name}, {variable['name']}", chosen(inside[1])
-        yield f"{name}, alerts", chosen(content["annotations"]["list"][0]["expr"])
+            yield f"{name}, {variable['name']}", substituted(inside[1])
+        yield f"{name}, alerts", substituted(content["annotations"]["list"][0]["expr"])
 
 
-def chosen(query: str) -> str:
+def substituted(query: str) -> str:
     return query.replace("$namespace", ".*").replace("$run", ".*")
 
 
@@ -50,7 +52,7 @@ def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_the_rules_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
+def test_the_alert_rules_pass_the_tests_of_promtool(tmp_path: Path) -> None:
     (tmp_path / "groups.yaml").write_text(yaml.safe_dump(RULES))
     shutil.copy(MONITORING / "rules_test.yaml", tmp_path)
     checked = promtool("check", "rules", "groups.yaml", cwd=tmp_path)
@@ -61,29 +63,29 @@ def test_the_rules_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
 def test_every_alert_is_tested_for_firing_and_for_not_firing() -> None:
     tests = yaml.safe_load((MONITORING / "rules_test.yaml").read_text())["tests"]
-    fired, spared = set(), set()
+    fired, silent = set(), set()
     for test in tests:
         subjects = {subject(series["series"]) for series in test["input_series"]}
         for case in test["alert_rule_test"]:
-            among = {
+            firing = {
                 alert["exp_labels"].get("run") or alert["exp_labels"]["instance"]
                 for alert in case["exp_alerts"]
             }
-            if among:
+            if firing:
                 fired.add(case["alertname"])
-            if subjects - among:
-                spared.add(case["alertname"])
-    assert fired == spared == {alert["alert"] for alert in ALERTS}
+            if subjects - firing:
+                silent.add(case["alertname"])
+    assert fired == silent == {alert["alert"] for alert in ALERTS}
 
 
 def subject(series: str) -> str:
-    """The run, or the pod, that a series of rules_test.yaml is of."""
+    """The run or the pod of a series in rules_test.yaml."""
     found = re.search(r'(?:run|instance)="([^"]*)"', series)
     assert found, series
     return found[1]
 
 
-def test_every_alert_says_what_to_do() -> None:
+def test_every_alert_has_a_severity_annotations_and_a_runbook_entry() -> None:
     assert len(ALERTS) <= 10
     headings = re.findall(r"^## (\w+)$", Path("docs/runbook.md").read_text(), re.MULTILINE)
     assert headings == [alert["alert"] for alert in ALERTS]
@@ -93,14 +95,14 @@ def test_every_alert_says_what_to_do() -> None:
         assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
 
 
-def test_every_query_is_promql(tmp_path: Path) -> None:
+def test_every_query_is_valid_promql(tmp_path: Path) -> None:
     rules = [{"record": f"query_{n}", "expr": expr} for n, (_, expr) in enumerate(queries())]
     (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
     checked = promtool("check", "rules", "queries.yaml", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_queries_and_rules_name_only_what_a_run_tells() -> None:
+def test_queries_and_rules_name_only_metrics_of_the_table() -> None:
     expressions = [*queries(), *((rule["alert"], rule["expr"]) for rule in ALERTS)]
     for group in RULES["groups"]:
         expressions += [(rule["record"], rule["expr"]) for rule in group["rules"] if "record" in rule]
@@ -116,8 +118,8 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 
 @pytest.mark.parametrize("name", list(DASHBOARDS))
-def test_a_dashboard_is_whole(name: str) -> None:
-    """``python -m k8s.monitoring.dashboards k8s/monitoring/grafana`` writes the files."""
+def test_a_committed_dashboard_is_what_the_generator_makes_and_valid(name: str) -> None:
+    """``python k8s/monitoring/dashboards.py`` writes the files."""
     written = json.loads((MONITORING / "grafana" / f"{name}.json").read_text())
     assert written == DASHBOARDS[name]
     assert written["uid"] == name
@@ -130,6 +132,30 @@ def test_a_dashboard_is_whole(name: str) -> None:
         assert panel["description"]
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+
+
+def test_the_dashboards_have_the_verdicts_and_the_threshold_of_the_detector() -> None:
+    panels = {panel["title"]: panel for panel in DASHBOARDS["xkd-run"]["panels"]}
+    (mapping,) = panels["Verdict"]["fieldConfig"]["defaults"]["mappings"]
+    assert [option["text"] for option in mapping["options"].values()] == list(RUN_VERDICTS)
+    (verdict,) = panels["Verdict"]["targets"]
+    assert re.findall(r'(\d) \* .*?verdict="(\w+)"', verdict["expr"]) == [
+        (str(number), name) for number, name in enumerate(RUN_VERDICTS)
+    ]
+    assert panels["Information"]["targets"][1]["expr"].startswith(f"{ZERO} * ")
+    shares = next(p for p in DASHBOARDS["xkd-fleet"]["panels"] if p["title"].startswith("KD, KLD"))
+    assert shares["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == ZERO
+    assert f"{ZERO:.0%}" in shares["description"]
+
+
+def test_the_generator_writes_the_committed_files(tmp_path: Path) -> None:
+    for name in ("dashboards.py", "dashboards.yaml"):
+        shutil.copy(MONITORING / name, tmp_path)
+    (tmp_path / "grafana").mkdir()
+    subprocess.run([sys.executable, "dashboards.py"], cwd=tmp_path, check=True)
+    for name in DASHBOARDS:
+        committed = (MONITORING / "grafana" / f"{name}.json").read_text()
+        assert (tmp_path / "grafana" / f"{name}.json").read_text() == committed
 
 
 def test_panels_do_not_overlap() -> None:
