@@ -20,7 +20,7 @@ from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.plan import choose
-from xkd.evaluate.scores import Score
+from xkd.evaluate.score import Score
 from xkd.launch.launcher import launch
 
 ENCODERS = ("teacher", "student", "random")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 from xkd.errors import UserError
+from xkd.evaluate.metrics import top_k
 from xkd.evaluate.protocols.svm import COSTS, VALIDATION_SHARE, Windows, choose_cost, decide, validation_clips
-from xkd.evaluate.scores import top_k
 
 CLASSES = 4
 

@@ -19,10 +19,11 @@ from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.layouts import LAYOUTS
 from xkd.errors import UserError
 from xkd.evaluate.evaluate import evaluate
+from xkd.evaluate.metrics import average_precisions, mean_over_classes
 from xkd.evaluate.protocols.classifier import load_classifier
 from xkd.evaluate.protocols.linear_head import RECIPES, Recipe, fit_and_decide
 from xkd.evaluate.protocols.svm import Windows
-from xkd.evaluate.scores import Score, average_precisions, mean_of
+from xkd.evaluate.score import Score
 from xkd.evaluate.specs import EVAL_SPECS
 from xkd.evaluate.task import parse_task
 
@@ -140,9 +141,11 @@ def test_mean_average_precision_equals_scikit_learn() -> None:
     found = average_precisions(decisions, labels, "abcdef")
     assert found["c"] is None
     rest = [0, 1, 3, 4, 5]
-    assert mean_of(found) == pytest.approx(average_precision_score(labels[:, rest], decisions[:, rest]))
+    assert mean_over_classes(found) == pytest.approx(
+        average_precision_score(labels[:, rest], decisions[:, rest])
+    )
     with pytest.raises(UserError, match="no class has a test clip"):
-        mean_of({"a": None})
+        mean_over_classes({"a": None})
 
 
 RECIPE = Recipe(
@@ -159,7 +162,7 @@ def test_the_layer_learns_several_labels_and_repeats_itself() -> None:
     first, again, other = (fit_and_decide(windows, labels, windows, 40, RECIPE, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert mean_of(average_precisions(first, labels, "abc")) > 0.95
+    assert mean_over_classes(average_precisions(first, labels, "abc")) > 0.95
     assert ((first >= 0) & (first <= 1)).all()
     one = fit_and_decide(
         windows, np.eye(3, dtype=bool)[labels.argmax(1)], windows, 40, RECIPES["kinetics400"], 0

@@ -15,7 +15,7 @@ from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluate.evaluate import evaluate
-from xkd.evaluate.scores import Score
+from xkd.evaluate.score import Score
 from xkd.evaluate.task import Task, parse_task, task_values
 
 

@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.scores import Score
-from xkd.evaluate.task import INPUTS, Task, parse_task
+from xkd.evaluate.score import INPUTS, Score
+from xkd.evaluate.task import Task, parse_task
 from xkd.model.xkd import build_model
 from xkd.rundir import Verdict
 from xkd.train.checkpoint import save_encoders

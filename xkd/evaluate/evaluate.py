@@ -19,18 +19,15 @@ from xkd.config.overrides import build, difference, to_dict
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluate.features import FeatureStore, build_feature_extractor, find_encoder
+from xkd.evaluate.metrics import METRIC_NAMES, compute_metrics
 from xkd.evaluate.protocols.finetune import FinetuneResult, fine_tune
 from xkd.evaluate.protocols.finetune_step import FinetuneJob
 from xkd.evaluate.protocols.linear_head import RECIPES, fit_and_decide
 from xkd.evaluate.protocols.svm import Choice, Rows, Windows, choose_cost, decide
-from xkd.evaluate.scores import (
-    METRICS,
-    Score,
-    compute_metrics,
-)
+from xkd.evaluate.score import INPUTS, Score
 from xkd.evaluate.specs import find_eval_spec
 from xkd.evaluate.splits import read_splits
-from xkd.evaluate.task import INPUTS, Task, task_values, tuning_of
+from xkd.evaluate.task import Task, task_values, tuning_of
 from xkd.io import write_text
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.launcher import launch_workers
@@ -185,7 +182,7 @@ class _Work:
         )
         chosen = f", C {choice.cost:g}" if choice else ""
         print(
-            f"{task.name}: {METRICS[metric]} {score.score:.1%} (chance {score.chance:.1%}){chosen}",
+            f"{task.name}: {METRIC_NAMES[metric]} {score.score:.1%} (chance {score.chance:.1%}){chosen}",
             file=sys.stderr,
         )
         score.write(self.out)

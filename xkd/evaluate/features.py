@@ -24,7 +24,7 @@ from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.params import linear_recipe
 from xkd.data.transforms.views import Views
 from xkd.evaluate.protocols.svm import Windows
-from xkd.evaluate.scores import EvaluatedEncoder
+from xkd.evaluate.score import EvaluatedEncoder
 from xkd.io import try_lock
 from xkd.launch.distributed import DistributedContext
 from xkd.model.networks import build_encoder

@@ -15,13 +15,13 @@ from xkd.config.overrides import resolve, to_dict
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.scores import EvaluatedEncoder, Protocol
+from xkd.evaluate.score import INPUTS, EvaluatedEncoder, ProtocolName
 from xkd.evaluate.specs import EVAL_SPECS
-from xkd.evaluate.task import INPUTS, Task, tuning_of
+from xkd.evaluate.task import Task, tuning_of
 from xkd.rundir import ROLES, RunDir
 
 ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 
 def plan(

@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from xkd.config import Modality
 from xkd.errors import UserError, nearest
-from xkd.evaluate.scores import EvaluatedModality, Metric, Protocol
+from xkd.evaluate.metrics import Metric
+from xkd.evaluate.score import EvaluatedModality, ProtocolName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class EvalSpec:
     """One protocol on one dataset."""
 
     modality: EvaluatedModality
-    protocol: Protocol
+    protocol: ProtocolName
     train_windows: int
     """Random windows of a training clip."""
     test_windows: int
@@ -26,7 +27,7 @@ class EvalSpec:
 
 
 def _svm(modality: EvaluatedModality, train: int, test: int, folds: int = 1) -> EvalSpec:
-    protocol: Protocol = "fusion" if modality == "audiovisual" else "svm"
+    protocol: ProtocolName = "fusion" if modality == "audiovisual" else "svm"
     return EvalSpec(modality=modality, protocol=protocol, train_windows=train, test_windows=test, folds=folds)
 
 
@@ -64,7 +65,7 @@ EVAL_SPECS: Mapping[str, tuple[EvalSpec, ...]] = MappingProxyType(
 )
 
 
-def find_eval_spec(dataset: str, modality: EvaluatedModality, protocol: Protocol) -> EvalSpec:
+def find_eval_spec(dataset: str, modality: EvaluatedModality, protocol: ProtocolName) -> EvalSpec:
     """The setup of a protocol on a dataset.
 
     Raises:

@@ -9,23 +9,17 @@ from typing import Any
 from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 
-from xkd.config import FinetuneConfig, Modality
+from xkd.config import FinetuneConfig
 from xkd.config.overrides import build, overlay, to_dict
 from xkd.config.presets.finetune import FINETUNING
 from xkd.errors import UserError
-from xkd.evaluate.scores import (
+from xkd.evaluate.score import (
+    INPUTS,
     EvaluatedEncoder,
     EvaluatedModality,
-    Protocol,
+    ProtocolName,
     task_name,
 )
-
-INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
-    "video": ("video",),
-    "audio": ("audio",),
-    "audiovisual": ("video", "audio"),
-}
-"""The modalities whose features are concatenated (late fusion, A.5)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -35,7 +29,7 @@ class Task:
     dataset: str = ""
     """Name that the prepared dataset must have; empty: whatever it has."""
     modality: EvaluatedModality = "video"
-    protocol: Protocol = "svm"
+    protocol: ProtocolName = "svm"
     """``svm``: a linear SVM on one modality's features; ``fusion``: on both, concatenated; ``fc``: a fully
     connected layer; ``finetune``: one on top of the encoder, trained with it."""
     encoder: EvaluatedEncoder = "teacher"

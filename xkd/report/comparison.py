@@ -11,7 +11,7 @@ from xkd.config import MODALITIES
 from xkd.config.overrides import difference
 from xkd.config.presets.paper_results import ALL_SPLITS
 from xkd.errors import UserError
-from xkd.evaluate.scores import EvaluatedEncoder
+from xkd.evaluate.score import EvaluatedEncoder
 from xkd.report.load import Evaluated, changes
 from xkd.report.tables import (
     ENCODERS,

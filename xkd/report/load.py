@@ -13,8 +13,7 @@ from xkd.config.overrides import difference, to_dict
 from xkd.config.presets import PRESETS, get_preset
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.scores import Score, read_scores
-from xkd.evaluate.task import INPUTS
+from xkd.evaluate.score import INPUTS, Score, read_scores
 from xkd.rundir import ROLES, RunDir, Verdict
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from statistics import fmean
 
-from xkd.evaluate.scores import Score
+from xkd.evaluate.score import Score
 from xkd.report.collect import ReportData, provenance
 from xkd.report.comparison import RUN_FACTS, Comparison, run_facts
 from xkd.report.figures import Drawing

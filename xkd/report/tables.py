@@ -10,7 +10,8 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, paper_results
-from xkd.evaluate.scores import METRICS, EvaluatedEncoder, EvaluatedModality, Score, task_name
+from xkd.evaluate.metrics import METRIC_NAMES
+from xkd.evaluate.score import EvaluatedEncoder, EvaluatedModality, Score, task_name
 from xkd.evaluate.specs import EVAL_SPECS, EvalSpec
 
 PUBLISHED: tuple[EvaluatedEncoder, ...] = ("teacher", "student")
@@ -43,7 +44,7 @@ class Column:
     @property
     def metric(self) -> str:
         """What its numbers are, for people."""
-        return "top-5" if self.top5 else METRICS[self.setup.metric]
+        return "top-5" if self.top5 else METRIC_NAMES[self.setup.metric]
 
     @property
     def title(self) -> str:

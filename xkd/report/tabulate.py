@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from xkd.evaluate.scores import Score
+from xkd.evaluate.score import Score
 from xkd.model.terms import DIRECTIONS
 from xkd.monitor.metrics import SCORE_LABELS
 from xkd.monitor.pushgateway import push_scores

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from xkd.errors import UserError
-from xkd.evaluate.scores import top_k
+from xkd.evaluate.metrics import top_k
 from xkd.progress import progress
 
 COSTS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from xkd.evaluate.scores import EvaluatedEncoder, Score
+from xkd.evaluate.score import EvaluatedEncoder, Score
 from xkd.report.comparison import Block, Comparison
 from xkd.report.plots.training import DASHED, FAINT, INK, WIDTH, name_level, panels
 from xkd.report.tables import ENCODERS, Cell, Column, Table

@@ -10,7 +10,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score, top_
 from tests.report.synthetic import TASKS, write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.errors import UserError
-from xkd.evaluate.scores import Score, confusion, per_class, read_scores, top_k
+from xkd.evaluate.metrics import confusion, recalls, top_k
+from xkd.evaluate.score import Score, read_scores
 
 
 def test_top1_and_per_class_equal_sklearn() -> None:
@@ -18,8 +19,8 @@ def test_top1_and_per_class_equal_sklearn() -> None:
     decisions, labels = rng.normal(size=(200, 7)), rng.integers(7, size=200)
     predicted = decisions.argmax(axis=1)
     assert top_k(decisions, labels, 1) == pytest.approx(accuracy_score(labels, predicted))
-    recalls = recall_score(labels, predicted, average=None, labels=range(7))
-    assert list(per_class(decisions, labels, list("abcdefg")).values()) == pytest.approx(list(recalls))
+    expected = recall_score(labels, predicted, average=None, labels=range(7))
+    assert list(recalls(decisions, labels, list("abcdefg")).values()) == pytest.approx(list(expected))
 
 
 def test_top5_and_confusion_equal_sklearn() -> None:
@@ -34,7 +35,7 @@ def test_top5_and_confusion_equal_sklearn() -> None:
 
 
 def test_a_class_without_test_clips_has_no_score() -> None:
-    assert per_class(np.eye(2), np.array([0, 0]), ["a", "b"]) == {"a": 0.5, "b": None}
+    assert recalls(np.eye(2), np.array([0, 0]), ["a", "b"]) == {"a": 0.5, "b": None}
 
 
 def test_a_score_survives_its_file(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_score_survives_its_file(tmp_path: Path) -> None:
     ("damage", "said"),
     [
         ("{", "not valid JSON"),
-        ("[]", "not a score"),
+        ("[]", "does not hold a JSON object"),
         ('{"dataset": "x", "protocol": "knn"}', "not a score"),
     ],
 )

@@ -1,0 +1,101 @@
+"""The score file: the outcome of one evaluation and everything needed to reproduce it."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from xkd.config import Modality
+from xkd.config.overrides import STRICT, build, to_dict
+from xkd.evaluate.metrics import Metric
+from xkd.io import read_json, write_json
+
+EvaluatedModality = Literal["video", "audio", "audiovisual"]
+EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
+"""An encoder of the run; ``random``: the same encoder, never pretrained; ``raw``: the downsampled input."""
+ProtocolName = Literal["svm", "fusion", "fc", "finetune"]
+
+INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
+    "video": ("video",),
+    "audio": ("audio",),
+    "audiovisual": ("video", "audio"),
+}
+"""The modalities that are read."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Score:
+    """The outcome of one evaluation task and everything needed to reproduce it."""
+
+    dataset: str
+    modality: EvaluatedModality
+    protocol: ProtocolName
+    encoder: EvaluatedEncoder
+    fold: int = 1
+    metric: Metric = "top1"
+    score: float
+    """In [0, 1]."""
+    chance: float
+    """Score of guessing: 1 / classes, or for ``map`` the mean share of clips that have a class."""
+    classes: list[str]
+    per_class: dict[str, float | None]
+    """Recall of each class, or for ``map`` its average precision; None for a class without test clips."""
+    top5: float | None = None
+    """Share of clips whose class is among the five likeliest; None for ``map`` and for few classes."""
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Test clips by true and predicted class; for ``map`` empty."""
+    train_clips: int
+    test_clips: int
+    windows: dict[str, int]
+    """Windows per clip, by ``train`` and ``test``."""
+    C: float | None = None
+    """The regularization that a support vector machine was fitted with."""
+    sweep: dict[str, float] = field(default_factory=dict)
+    """Validation top-1 by C, on the first fold's training split."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+    """The settings of fine-tuning (`xkd.config.FinetuneConfig`)."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Epochs of fine-tuning: ``epoch``, mean ``loss``, ``lr`` at its end, and with early stopping the score
+    of the ``validation`` clips."""
+    encoder_hash: str
+    data_revision: str
+    preparation: str
+    """`xkd.data.shards.manifest.PreparedDataset.preparation` of the data."""
+    preset: str
+    seed: int
+    commit: str
+    date: str
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The task's name, and the file's without its extension."""
+        return task_name(self.dataset, self.modality, self.protocol, self.encoder, self.fold)
+
+    def write(self, folder: Path) -> Path:
+        """Write ``{name}.json`` atomically."""
+        path = folder / f"{self.name}.json"
+        write_json(path, to_dict(self))
+        return path
+
+    @staticmethod
+    def read(path: Path) -> Score:
+        """Read a score.
+
+        Raises:
+            UserError: the file is missing or not a score; the line names the file and the field.
+        """
+        return build(Score, read_json(path), f"{path} is not a score")
+
+
+def task_name(dataset: str, modality: str, protocol: str, encoder: str, fold: int) -> str:
+    """Return the name of a task and its score; only later folds are part of it."""
+    return f"{dataset}-{modality}-{protocol}-{encoder}" + (f"-fold{fold}" if fold > 1 else "")
+
+
+def read_scores(folder: Path) -> list[Score]:
+    """Read every score in a folder, sorted by name."""
+    return [Score.read(path) for path in sorted(folder.glob("*.json"))]
