@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, plain lines in a log file."""
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -17,47 +18,51 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_LINE_EVERY = 15.0
+LINE_SECONDS = 15.0
+"""Time between two lines in a log."""
 
 
 class Bar:
-    """A running piece of work; `advance` it and, where something is worth saying, `note` it."""
+    """The progress of one piece of work: `advance` it, and `note` what to show with it."""
 
-    def __init__(self, description: str, total: int, done: int, rich: Progress | None) -> None:
-        self._description, self._total, self._done, self._first = description, total, done, done
-        self._rich = rich
-        self._task = rich.add_task(description, total=total, completed=done, note="") if rich else None
-        self._start = self._spoke = time.monotonic()
-        self._note = ""
+    def __init__(self, bars: Progress, description: str, total: int, done: int, *, lines: bool) -> None:
+        self._bars, self._lines, self._resumed_at = bars, lines, done
+        self._id = bars.add_task(description, total=total, completed=done, note="")
+        self._last_line = time.monotonic()
 
     def note(self, text: str) -> None:
-        """Text shown behind the bar from now on."""
-        self._note = text
+        """Show a text behind the counts from now on."""
+        self._bars.update(self._id, note=text)
 
     def advance(self, count: int = 1) -> None:
-        """More is done."""
-        self._done += count
-        if self._rich is not None and self._task is not None:
-            self._rich.update(self._task, completed=self._done, note=self._note)
-            return
-        now = time.monotonic()
-        if now - self._spoke >= _LINE_EVERY or self._done == self._total:
-            self._spoke = now
-            gone = now - self._start
-            left = gone / max(self._done - self._first, 1) * (self._total - self._done)
-            line = (
-                f"{self._description}: {self._done}/{self._total}, {_clock(gone)} gone, {_clock(left)} left"
-            )
-            print(line + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
+        """Count work as done."""
+        self._bars.advance(self._id, count)
+        if self._lines and (time.monotonic() - self._last_line >= LINE_SECONDS or self._bars.finished):
+            self._last_line = time.monotonic()
+            self._print_line()
+
+    def _print_line(self) -> None:
+        task = self._bars.tasks[0]
+        elapsed = task.elapsed or 0.0
+        # The mean since the start: the estimate of rich covers its last 30 seconds, maybe a step or less.
+        remaining = elapsed / max(task.completed - self._resumed_at, 1) * (task.remaining or 0)
+        times = [str(timedelta(seconds=round(seconds))) for seconds in (elapsed, remaining)]
+        parts = [f"{int(task.completed)}/{task.total}", f"{times[0]} elapsed", f"{times[1]} left"]
+        parts += [task.fields["note"]] if task.fields["note"] else []
+        print(f"{task.description}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(description: str, total: int, *, done: int = 0, show: bool = True) -> Iterator[Bar]:
-    """Show the progress of `total` pieces of work, `done` of which an earlier run has done."""
+    """Show the progress of work on stderr.
+
+    Args:
+        description: name of the work.
+        total: number of items.
+        done: items that an earlier run has completed.
+        show: False shows nothing, as on all ranks but the main one.
+    """
     console = Console(stderr=True)
-    if not show or not console.is_terminal:
-        yield Bar(description, total, done, None) if show else _Silent()
-        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -66,20 +71,6 @@ def progress(description: str, total: int, *, done: int = 0, show: bool = True) 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as rich:
-        yield Bar(description, total, done, rich)
-
-
-class _Silent(Bar):
-    """The bar of every process but the first."""
-
-    def __init__(self) -> None:
-        super().__init__("", 0, 0, None)
-
-    def advance(self, count: int = 1) -> None:
-        """Says nothing."""
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    disable = not (show and console.is_terminal)
+    with Progress(*columns, console=console, disable=disable) as bars:
+        yield Bar(bars, description, total, done, lines=show and disable)

@@ -1,0 +1,87 @@
+"""Progress on a terminal, in a log, and on the other ranks of a run."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xkd import progress as module
+from xkd.progress import progress
+
+WORK = """
+from xkd.progress import progress
+
+with progress("count", 10, done=4, show={show}) as bar:
+    for number in range(6):
+        bar.note(f"loss {{number}}")
+        bar.advance()
+"""
+
+
+def on_terminal(*, show: bool) -> str:
+    """The output of the work on a pseudo-terminal."""
+    screen, terminal = pty.openpty()
+    environment = os.environ | {"COLUMNS": "120", "TERM": "xterm"}
+    command = [sys.executable, "-c", WORK.format(show=show)]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while part := os.read(screen, 65536):
+                shown += part
+        except OSError:  # Linux ends a pseudo-terminal with an error
+            pass
+        assert process.wait() == 0
+    os.close(screen)
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_bar_with_count_time_and_note() -> None:
+    shown = on_terminal(show=True)
+    assert "━" in shown
+    assert re.search(r"count .*10/10.* .*0:00:0\d.* .*loss 5", shown)
+
+
+def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    with progress("count", 10, done=4) as bar:
+        bar.advance()
+        bar.note("loss 0.5")
+        bar.advance(2)
+    assert capfd.readouterr().err.splitlines() == [
+        "count: 5/10, 0:00:00 elapsed, 0:00:00 left",
+        "count: 7/10, 0:00:00 elapsed, 0:00:00 left, loss 0.5",
+    ]
+
+
+def test_short_work_logs_only_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        subprocess.run([sys.executable, "-c", WORK.format(show=True)], stderr=file, check=True)
+    assert log.read_text() == "count: 10/10, 0:00:00 elapsed, 0:00:00 left, loss 5\n"
+
+
+def test_the_time_left_follows_from_the_items_of_this_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    with progress("count", 1000, done=500) as bar:
+        bar._bars.tasks[0].start_time = bar._bars.get_time() - 100
+        bar.advance(50)
+    assert "0:01:40 elapsed, 0:15:00 left" in capfd.readouterr().err
+
+
+def test_other_ranks_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress("count", 1, show=False) as bar:
+        bar.note("loss 1")
+        bar.advance()
+    assert capfd.readouterr() == ("", "")
+    assert on_terminal(show=False) == ""
