@@ -1,19 +1,37 @@
-"""XKD: audio-visual pretraining by masked modeling and cross-modal knowledge distillation."""
+"""XKD: audio-visual pretraining by masked autoencoding and cross-modal knowledge distillation."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xkd.config import PretrainConfig as PretrainConfig
+    from xkd.config.presets import get_preset as get_preset
+    from xkd.data.shards.prepare import PrepareConfig as PrepareConfig
+    from xkd.data.shards.prepare import prepare as prepare
+    from xkd.evaluate.evaluate import evaluate as evaluate
+    from xkd.evaluate.task import Task as Task
+    from xkd.train.pretrain import pretrain as pretrain
+    from xkd.weights import load as load
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from xkd.train.checkpoint import load_encoder as load_encoder
+_MODULES = {
+    "PrepareConfig": "xkd.data.shards.prepare",
+    "PretrainConfig": "xkd.config",
+    "Task": "xkd.evaluate.task",
+    "evaluate": "xkd.evaluate.evaluate",
+    "get_preset": "xkd.config.presets",
+    "load": "xkd.weights",
+    "prepare": "xkd.data.shards.prepare",
+    "pretrain": "xkd.train.pretrain",
+}
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: the command line must not wait for torch to print its help.
-    if name == "load_encoder":
-        from xkd.train.checkpoint import load_encoder
-
-        return load_encoder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Imported on first use: `xkd --help` must not wait for torch.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

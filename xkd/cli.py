@@ -241,7 +241,7 @@ def import_weights(
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Turn released encoders into a run that evaluate and load_encoder read."""
+    """Turn released encoders into a run that `evaluate` and `xkd.load` read."""
     del source  # there is one
     from xkd.config.overrides import resolve
     from xkd.config.presets import get_preset

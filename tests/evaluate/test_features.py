@@ -26,7 +26,7 @@ from xkd.evaluate.features import (
     raw_input,
 )
 from xkd.launch.distributed import DistributedContext
-from xkd.train.checkpoint import load_encoder
+from xkd.weights import load
 
 CPU = torch.device("cpu")
 ALONE = DistributedContext(0, 1, CPU)
@@ -47,7 +47,7 @@ def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, r
     (batch,) = evaluation_batches(PreparedDataset.open(prepared), clips, config, 2)
     views = Views(config).plain(batch)
     for m in MODALITIES:
-        encoder = load_encoder(run / "encoders" / f"teacher_{m}.safetensors")
+        encoder = load(run / "encoders" / f"teacher_{m}.safetensors")
         expected = encoder(views[m])[:, 1:].mean(dim=1)
         found = features(
             build_feature_extractor(run, config, "teacher", m, 0, CPU), prepared, clips, train=False
@@ -84,7 +84,7 @@ def test_the_random_encoder_is_fresh_and_follows_the_seed(run: Path) -> None:
 
 
 def test_the_hash_follows_the_weights_alone(run: Path) -> None:
-    weights = load_encoder(run / "encoders" / "student_video.safetensors").state_dict()
+    weights = load(run / "encoders" / "student_video.safetensors").state_dict()
     assert hash_weights(weights) == published_hash(run, "student", "video")
     weights["cls_token"] = weights["cls_token"] + 1e-6
     assert hash_weights(weights) != published_hash(run, "student", "video")

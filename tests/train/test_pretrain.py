@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import torch
 
+import xkd
 from tests.tiny import tiny_config
-from xkd import load_encoder
 from xkd.config import LossConfig, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.data.shards.manifest import PreparedDataset
@@ -119,7 +119,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
     pictures = torch.load(whole / "reconstruction.pt", weights_only=True)
     assert pictures["video"]["reconstructed"].shape == (5, 3, 3, 8, 32, 32)
     assert pictures["audio"]["original"].shape == (3, 1, 80, 448)
-    encoder = load_encoder(whole / "encoders" / "teacher_video.safetensors")
+    encoder = xkd.load(whole / "encoders" / "teacher_video.safetensors")
     assert encoder.pool(encoder(torch.randn(2, 3, 32, 32, 32))).shape == (2, 32)
 
 
@@ -358,14 +358,14 @@ def test_encoders_are_checked_when_loaded(tmp_path: Path) -> None:
     config = tiny_config()
     model = XKD(config)
     save_encoders(model, tmp_path)
-    loaded = load_encoder(tmp_path / "encoders" / "student_audio.safetensors")
+    loaded = xkd.load(tmp_path / "encoders" / "student_audio.safetensors")
     for name, value in model.student["audio"].encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
     (tmp_path / "other.safetensors").write_bytes(b"not one")
     with pytest.raises(UserError, match="not a safetensors file"):
-        load_encoder(tmp_path / "other.safetensors")
+        xkd.load(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no encoder at"):
-        load_encoder(tmp_path / "missing.safetensors")
+        xkd.load(tmp_path / "missing.safetensors")
 
 
 def test_the_commit_is_known_without_git(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import xkd
 from tests.model.reference import SHORT, Reference
-from xkd import load_encoder
 from xkd.config import MODALITIES, Modality
 from xkd.errors import UserError
 from xkd.train.import_released import import_released
@@ -50,7 +50,7 @@ def test_imported_encoders_give_the_recorded_features(
         import_released([files["teacher", m], files["student", m]], m, recorded.config(), run)
     for role in ("teacher", "student"):
         for view in ("video_same", "video_double", "audio_same"):
-            encoder = load_encoder(run / "encoders" / f"{role}_{view.partition('_')[0]}.safetensors")
+            encoder = xkd.load(run / "encoders" / f"{role}_{view.partition('_')[0]}.safetensors")
             kind, _, size = view.partition("_")
             with torch.no_grad():
                 features = encoder.pool(encoder(figures[f"in/{view}"]))

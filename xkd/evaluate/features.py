@@ -31,7 +31,7 @@ from xkd.model.networks import build_encoder
 from xkd.model.vit import Encoder
 from xkd.progress import progress
 from xkd.rundir import RunDir
-from xkd.train.checkpoint import load_encoder, read_published
+from xkd.weights import load, read_weights
 
 RAW_VIDEO = (8, 8, 8)
 """Frames, height and width that the raw baseline shrinks a gray view to; finer is slow to fit, not better."""
@@ -85,12 +85,12 @@ def find_encoder(
     if encoder == "random":
         torch.manual_seed(seed)
         return build_encoder(config, modality).eval()
-    return load_encoder(RunDir(run).encoder(encoder, modality))
+    return load(RunDir(run).encoder(encoder, modality))
 
 
 def published_hash(run: Path, encoder: str, modality: Modality) -> str:
     """`hash_weights` of an encoder that a run published."""
-    return hash_weights(read_published(RunDir(run).encoder(encoder, modality))[0])
+    return hash_weights(read_weights(RunDir(run).encoder(encoder, modality))[0])
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,19 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
 
-from xkd.config import Modality, PretrainConfig
-from xkd.config.overrides import build, to_dict
 from xkd.errors import UserError
 from xkd.io import write_atomically
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import build_encoder
-from xkd.model.vit import Encoder
 from xkd.model.xkd import Autoencoders
 from xkd.rundir import ROLES, RunDir
+from xkd.weights import save_encoder
 
 
 class Trainee(Protocol):
@@ -139,60 +132,3 @@ def save_encoders(model: Autoencoders, run: Path) -> None:
     for role in ROLES:
         for m, network in getattr(model, role, {}).items():
             save_encoder(network.encoder.state_dict(), model.config, m, RunDir(run).encoder(role, m))
-
-
-def save_encoder(
-    weights: Mapping[str, Tensor], config: PretrainConfig, modality: Modality, path: Path
-) -> None:
-    """Write one encoder's weights with its configuration."""
-    publish(weights, {"modality": modality, "config": to_dict(config)}, path)
-
-
-def read_published(path: Path, what: str = "encoder") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights from a ``.safetensors`` file of ours, and what it says of them.
-
-    Args:
-        path: the file.
-        what: it holds, for the error's line.
-
-    Raises:
-        UserError: the file is missing or not ours.
-    """
-    if not path.is_file():
-        places = {"encoder": "run has them under encoders/", "classifier": "evaluation under finetuned/"}
-        raise UserError(f"no {what} at {path}; a finished {places[what]}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from None
-    if "xkd" not in metadata:
-        raise UserError(f"{path} carries no xkd configuration; xkd did not write it")
-    facts: dict[str, Any] = json.loads(metadata["xkd"])
-    return weights, facts
-
-
-def publish(weights: Mapping[str, Tensor], facts: Mapping[str, Any], path: Path) -> None:
-    """Write weights with what is to be said of them, for `read_published`."""
-    # One entry, because safetensors writes several in no fixed order: equal weights are equal files.
-    metadata = {"xkd": json.dumps(facts)}
-    whole = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    write_atomically(path, lambda file: file.write(save(whole, metadata)))
-
-
-def load_encoder(path: str | Path) -> Encoder:
-    """An encoder that a run published, in evaluation mode.
-
-    Its output is (B, 1+N, D) tokens, cls first; ``encoder.pool(tokens)`` is the (B, D) feature.
-
-    Args:
-        path: a ``.safetensors`` file under a run's ``encoders/``.
-
-    Raises:
-        UserError: the file is missing or not an encoder of ours.
-    """
-    weights, facts = read_published(Path(path))
-    encoder = build_encoder(build(PretrainConfig, facts["config"], str(path)), facts["modality"])
-    encoder.load_state_dict(weights)
-    return encoder.eval()

@@ -14,8 +14,8 @@ from xkd.config import Modality, PretrainConfig, other
 from xkd.errors import UserError
 from xkd.model.networks import build_encoder
 from xkd.rundir import ROLES, RunDir
-from xkd.train.checkpoint import save_encoder
 from xkd.train.run_state import claim
+from xkd.weights import save_encoder
 
 _EMBED = {"video": "cuboid_embed", "audio": "patch_embed"}
 _A = {"video": "a video", "audio": "an audio"}
@@ -40,7 +40,7 @@ def our_name(theirs: str) -> str:
 def import_released(
     files: Sequence[Path], modality: Modality, config: PretrainConfig, out: Path
 ) -> list[Path]:
-    """Turn released encoders into files that `load_encoder` reads, and `out` into a run to evaluate.
+    """Turn released encoders into files that `xkd.load` reads, and `out` into a run to evaluate.
 
     Args:
         files: ``*_teacher.pth.tar`` and ``*_student.pth.tar`` of one modality; the name says which it is.

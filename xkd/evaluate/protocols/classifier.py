@@ -12,7 +12,7 @@ from xkd.config.overrides import build
 from xkd.errors import UserError
 from xkd.model.networks import build_encoder
 from xkd.model.vit import Encoder
-from xkd.train.checkpoint import read_published
+from xkd.weights import read_weights
 
 
 class Classifier(nn.Module):
@@ -52,9 +52,9 @@ def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...]]:
     Raises:
         UserError: the file is missing or no classifier of ours.
     """
-    weights, facts = read_published(Path(path), "classifier")
+    weights, facts = read_weights(Path(path), "classifier")
     if "classes" not in facts:
-        raise UserError(f"{path} holds an encoder without a classifier; xkd.load_encoder reads it")
+        raise UserError(f"{path} holds an encoder without a classifier; xkd.load reads it")
     config = build(PretrainConfig, facts["config"], str(path))
     encoder = build_encoder(config, facts["modality"])
     # The tables are those of pretraining's size; they are interpolated to what is fine-tuned on.

@@ -25,8 +25,9 @@ from xkd.launch.distributed import DistributedContext
 from xkd.launch.interrupts import StopSignal
 from xkd.model.vit import Encoder
 from xkd.progress import progress
-from xkd.train.checkpoint import Checkpoints, publish, read_published
+from xkd.train.checkpoint import Checkpoints
 from xkd.train.schedules import learning_rate
+from xkd.weights import read_weights, save_weights
 
 NAMES = ("finetune.batch_size", "finetune.accumulate")
 _SAVE_EVERY = 60.0
@@ -89,7 +90,7 @@ def fine_tune(
     path = folder / "classifier.safetensors"
     with _to_oneself(folder, context):
         if context.broadcast_flag(path.is_file):
-            weights, facts = read_published(path, "classifier")
+            weights, facts = read_weights(path, "classifier")
             classifier.load_state_dict(weights)
             curve = facts["curve"]
         else:
@@ -97,7 +98,7 @@ def fine_tune(
             facts = {"modality": lesson.modality, "config": to_dict(lesson.config), "classes": list(classes)}
             facts |= {"view": lesson.views.modality(lesson.modality).global_view, "curve": curve}
             if context.is_main:
-                publish(classifier.state_dict(), facts, path)
+                save_weights(classifier.state_dict(), facts, path)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         classifier.to(context.device)
         context.barrier()
