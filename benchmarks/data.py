@@ -35,8 +35,8 @@ from xkd.config.presets import get_preset
 from xkd.data.datasets.training import TrainingClips, training_batches
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
-from xkd.data.shards.reader import WindowReader, _collate
-from xkd.data.transforms.params import draw, pretrain_recipe, window_samples
+from xkd.data.shards.reader import WindowReader, collate
+from xkd.data.transforms.params import draw_params, pretrain_views, window_samples
 from xkd.data.transforms.views import Views
 from xkd.launch.distributed import keep_freed_memory
 
@@ -47,7 +47,7 @@ PREPARATIONS = {
 }
 BASELINE = "straightforward"
 STAGES = ("seek + decode", "audio", "log-mel", "video views", "audio views", "collate")
-READ = "of it read: decode, audio, draws, collate"
+READ = "of it read: decode, audio, params, collate"
 """What is left to the processor where a GPU makes the views."""
 BATCH = 8
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -86,18 +86,18 @@ def straightforward_batch(
         with watch.stage("seek + decode"):
             pictures = [path.decode(file, start) for file, start in zip(files, starts, strict=True)]
         widths = [int(frames[0].width * height / frames[0].height) for frames in pictures]
-        draws = [draw(rng, pretrain_recipe(config), config, height, width) for width in widths]
+        params = [draw_params(rng, pretrain_views(config), config, height, width) for width in widths]
         with watch.stage("audio"):
             waveforms = [path.sound(file, start) for file, start in zip(files, starts, strict=True)]
         with watch.stage("log-mel"):
-            cuts = [path.cuts(waveform, one) for waveform, one in zip(waveforms, draws, strict=True)]
+            cuts = [path.cuts(waveform, one.audio) for waveform, one in zip(waveforms, params, strict=True)]
             mels = [[path.log_mel(cut) for cut in of_clip] for of_clip in cuts]
         with watch.stage("video views"):
-            for sample, frames, one in zip(samples, pictures, draws, strict=True):
-                sample["video"] = path.video_views(frames, one)
+            for sample, frames, one in zip(samples, pictures, params, strict=True):
+                sample["video"] = path.video_views(frames, one.video)
         with watch.stage("audio views"):
-            for sample, spectrograms, one in zip(samples, mels, draws, strict=True):
-                sample["audio"] = path.audio_views(spectrograms, one)
+            for sample, spectrograms, one in zip(samples, mels, params, strict=True):
+                sample["audio"] = path.audio_views(spectrograms, one.audio)
         with watch.stage("collate"):
             stack(samples)
     watch.found[READ].append(sum(watch.found[stage][-1] for stage in ("seek + decode", "audio", "collate")))
@@ -113,7 +113,7 @@ def prepared_batch(
     """Views of one batch as training makes them; then the stages, each by itself on the same clips."""
     with watch.stage("all"):
         with watch.stage(READ):
-            batch = _collate([clips[key] for key in keys])
+            batch = collate([clips[key] for key in keys])
         views(batch)
     config, windows = clips.config, WindowReader(clips.dataset, clips.config)
     rows = [clips.clips[index] for _, index in keys]
@@ -126,9 +126,9 @@ def prepared_batch(
             windows.waveform(row, [start])
     items = [clips[key] for key in keys]
     with watch.stage("collate"):
-        batch = _collate(items)
+        batch = collate(items)
     with watch.stage("video views"):
-        views({name: batch[name] for name in ("frames", "draws")})
+        views({"frames": batch["frames"], "params": batch["params"]})
     lengths = [window_samples(config)] + [
         config.clip.samples(config.audio.local_view[1])
     ] * config.audio.local_views
@@ -138,7 +138,7 @@ def prepared_batch(
             views.log_mel(batch["waveform"][:, :length])
     mel = time.process_time() - before
     before = time.process_time()
-    views({name: batch[name] for name in ("waveform", "draws")})
+    views({"waveform": batch["waveform"], "params": batch["params"]})
     watch.found["audio views"].append(1000 * max(0.0, time.process_time() - before - mel) / BATCH)
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
-from xkd.data.transforms.params import Draws
+from xkd.data.transforms.params import AudioParams, VideoParams
 
 _PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LOG_MEL = -5.3688107, 4.410007
@@ -77,26 +77,26 @@ class Straightforward:
         samples = np.concatenate(chunks)[max(0, skip) :][:length]
         return np.pad(samples, (0, length - len(samples))).astype(np.float32) / _FULL_SCALE
 
-    def video_views(self, pictures: list[Picture], draws: Draws) -> list[Tensor]:
+    def video_views(self, pictures: list[Picture], params: VideoParams) -> list[Tensor]:
         """Each view (3, T, H, W): short side, then crop, flip, jitter, gray and blur of frame after frame."""
         video = self.config.video
         small = [_short_side(picture, video.global_view[1]) for picture in pictures]
         views = []
         for number, size in enumerate([video.global_view] + [video.local_view] * video.local_views):
-            one = {name: values[number] for name, values in draws.items()}
-            chosen = small[int(one["video_start"]) :][: size[0]]
+            one = VideoParams(*(values[number] for values in params))
+            chosen = small[int(one.start) :][: size[0]]
             frames = [_augment(picture, (size[2], size[1]), one) for picture in chosen]
             pixels = np.stack([np.asarray(frame.convert("RGB"), np.float32) for frame in frames]) / 255
             mean, std = (np.array(values, np.float32) for values in _PIXELS)
             views.append(torch.from_numpy((pixels - mean) / std).permute(3, 0, 1, 2).contiguous())
         return views
 
-    def cuts(self, waveform: NDArray[np.float32], draws: Draws) -> list[NDArray[np.float32]]:
+    def cuts(self, waveform: NDArray[np.float32], params: AudioParams) -> list[NDArray[np.float32]]:
         """The samples of each audio view, with its volume."""
         audio = self.config.audio
         sizes = [audio.global_view] + [audio.local_view] * audio.local_views
         lengths = [self.config.clip.samples(size[1]) for size in sizes]
-        starts, volumes = draws["audio_start"], draws["audio_volume"]
+        starts, volumes = params.start.tolist(), params.volume.numpy()
         return [
             waveform[start : start + length] * volume
             for start, length, volume in zip(starts, lengths, volumes, strict=True)
@@ -116,10 +116,10 @@ class Straightforward:
         )
         return torch.from_numpy((np.log(power + 1.1921e-7) - _LOG_MEL[0]) / _LOG_MEL[1])[None]
 
-    def audio_views(self, spectrograms: list[Tensor], draws: Draws) -> list[Tensor]:
+    def audio_views(self, spectrograms: list[Tensor], params: AudioParams) -> list[Tensor]:
         """The spectrograms, the local ones after their random crop."""
         views = spectrograms[:1]
-        for spectrogram, box in zip(spectrograms[1:], draws["audio_box"][1:], strict=True):
+        for spectrogram, box in zip(spectrograms[1:], params.box[1:], strict=True):
             frames = spectrogram.shape[-1]
             canvas = int(frames * self.config.views.audio_local.crop_canvas)
             margin = (canvas - frames) // 2
@@ -148,17 +148,17 @@ def _short_side(picture: Picture, side: int) -> Picture:
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _augment(picture: Picture, size: tuple[int, int], draws: Draws) -> Picture:
-    top, left, height, width = draws["video_box"].tolist()
+def _augment(picture: Picture, size: tuple[int, int], params: VideoParams) -> Picture:
+    top, left, height, width = params.box.tolist()
     picture = picture.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BILINEAR)
-    if draws["video_flip"]:
+    if params.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for operation in draws["video_order"].tolist():
-        picture = _JITTER[operation](picture, float(draws["video_jitter"][operation]))
-    if draws["video_gray"]:
+    for operation in params.order.tolist():
+        picture = _JITTER[operation](picture, float(params.jitter[operation]))
+    if params.gray:
         picture = picture.convert("L")
-    if draws["video_sigma"]:
-        picture = picture.filter(ImageFilter.GaussianBlur(float(draws["video_sigma"])))
+    if params.sigma:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(params.sigma)))
     return picture
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.data.samples import FPS, frame_numbers, write_kinetics, write_video
 from tests.tiny import tiny_config
-from xkd.config import PretrainConfig
+from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import resolve
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import (
@@ -22,6 +22,7 @@ from xkd.data.datasets.training import (
 )
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.transforms.params import Item
 from xkd.errors import UserError
 
 CONFIG = tiny_config()
@@ -50,25 +51,23 @@ def mixed(tmp_path: Path) -> PreparedDataset:
     return PreparedDataset.open(tmp_path / "out")
 
 
-def flat(item: dict[str, Any]) -> dict[str, Any]:
-    draws: dict[str, Any] = item["draws"]
-    return {name: value for name, value in item.items() if name != "draws"} | draws
+def tensors(item: Item) -> dict[str, Tensor]:
+    """Everything in an item or a batch, by name."""
+    parts = {m: getattr(item["params"], m)._asdict() for m in MODALITIES} if "params" in item else {}
+    params = {f"{m}.{name}": value for m in parts for name, value in parts[m].items()}
+    return {name: value for name, value in item.items() if isinstance(value, Tensor)} | params
 
 
-def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    pairs = flat(ours), flat(theirs)
-    return pairs[0].keys() == pairs[1].keys() and all(
-        np.array_equal(np.asarray(value), np.asarray(pairs[1][name])) for name, value in pairs[0].items()
-    )
+def same(ours: Item, theirs: Item) -> bool:
+    return same_tensors(tensors(ours), tensors(theirs))
 
 
-def row(batch: dict[str, Any], number: int) -> dict[str, Any]:
-    return {
-        name: value[number]
-        if isinstance(value, Tensor)
-        else {key: draw[number] for key, draw in value.items()}
-        for name, value in batch.items()
-    }
+def same_tensors(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def row(batch: Item, number: int) -> dict[str, Tensor]:
+    return {name: value[number] for name, value in tensors(batch).items()}
 
 
 def start_of(frames: Tensor, waveform: Tensor) -> tuple[float, float]:
@@ -83,8 +82,8 @@ def test_item(data: PreparedDataset) -> None:
     assert item["frames"].dtype == torch.uint8
     assert item["waveform"].shape == (64000,)
     assert item["waveform"].dtype == torch.float32
-    assert (item["clip"], item["skipped"]) == (3, 0)
-    assert all(len(values) == 2 for values in item["draws"].values())
+    assert (int(item["clip"]), int(item["skipped"])) == (3, 0)
+    assert all(len(values) == 2 for params in item["params"] for values in params)
 
 
 def test_both_modalities_start_together_anywhere(data: PreparedDataset) -> None:
@@ -131,7 +130,7 @@ def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: PreparedD
     halves = [list(training_batches(clips, CONFIG, 3, 5, rank, 2)) for rank in (0, 1)]
     for step in (3, 4):
         for number in range(4):
-            assert same(row(whole[step], number), row(halves[number // 2][step - 3], number % 2))
+            assert same_tensors(row(whole[step], number), row(halves[number // 2][step - 3], number % 2))
 
 
 def test_epoch_is_a_permutation_without_the_rest() -> None:
@@ -145,7 +144,7 @@ def test_epoch_is_a_permutation_without_the_rest() -> None:
 
 
 def test_impossible_batches() -> None:
-    with pytest.raises(UserError, match=r"optim.batch_size 8 is more than the 4 training clips"):
+    with pytest.raises(UserError, match=r"batch_size 8 is more than the 4 training clips"):
         ClipSampler(4, 8, seed=0, first=0, steps=1)
     with pytest.raises(UserError, match="must be a multiple of the 3 processes"):
         ClipSampler(40, 8, seed=0, first=0, steps=1, world_size=3)
@@ -209,7 +208,7 @@ def test_unequal_frames_are_padded(mixed: PreparedDataset) -> None:
         item = clips[0, place]
         height, width = item["frames"].shape[-2:]
         assert torch.equal(batch["frames"][number, ..., :height, :width], item["frames"])
-        boxes = item["draws"]["video_box"]
+        boxes = item["params"].video.box
         assert (boxes[:, 0] + boxes[:, 2]).max() <= height
         assert (boxes[:, 1] + boxes[:, 3]).max() <= width
 
@@ -240,7 +239,7 @@ def test_split_without_sound(tmp_path: Path) -> None:
     for path in (root / "train").rglob("*.mkv"):
         path.write_bytes(silent)
     prepare(root, tmp_path / "out", PREPARE)
-    with pytest.raises(UserError, match="no clip of split train has video and audio, as training needs"):
+    with pytest.raises(UserError, match="no clip of split train has video and audio and lasts over"):
         TrainingClips(PreparedDataset.open(tmp_path / "out"), CONFIG)
 
 
@@ -258,10 +257,10 @@ def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Prepar
     batches = list(evaluation_batches(data, clips, CONFIG, 5, train=True, seed=1))
     places = torch.cat([batch["clip"] for batch in batches]).tolist()
     assert places == [place for place in range(9) for _ in range(5)]
-    assert batches[0]["draws"]["video_box"].shape == (30, 1, 4)
+    assert batches[0]["params"].video.box.shape == (30, 1, 4)
     (other,) = evaluation_batches(data, clips[1:2], CONFIG, 5, train=True, seed=1)
     assert torch.equal(other["waveform"], batches[0]["waveform"][5:10])
-    assert torch.equal(other["draws"]["video_box"], batches[0]["draws"]["video_box"][5:10])
+    assert torch.equal(other["params"].video.box, batches[0]["params"].video.box[5:10])
     (reseeded,) = evaluation_batches(data, clips[1:2], CONFIG, 5, train=True, seed=2)
     assert not torch.equal(reseeded["waveform"], other["waveform"])
 

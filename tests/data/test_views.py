@@ -7,85 +7,87 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.data.transforms.logmel import LogMel
-from xkd.data.transforms.params import draw, linear_recipe, pretrain_recipe
-from xkd.data.transforms.views import Views, _cut, to_pixels
+from xkd.data.transforms.params import (
+    AudioParams,
+    ClipParams,
+    Item,
+    VideoParams,
+    draw_params,
+    linear_views,
+    pretrain_views,
+)
+from xkd.data.transforms.views import Views, _cut, center_crop, to_pixels
 
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 CONFIG = tiny_config()
 ADJUST = (oracle.adjust_brightness, oracle.adjust_contrast, oracle.adjust_saturation, oracle.adjust_hue)
 """In the order of `color.JITTER`."""
-RECIPE = pretrain_recipe(CONFIG)
+SPECS = pretrain_views(CONFIG)
 
 
-def batch_of(
-    count: int, height: int = 32, width: int = 40, *, config: PretrainConfig = CONFIG
-) -> dict[str, Any]:
-    recipe = pretrain_recipe(config)
-    draws = [draw(np.random.default_rng(key), recipe, config, height, width) for key in range(count)]
+def batch_of(count: int, height: int = 32, width: int = 40, *, config: PretrainConfig = CONFIG) -> Item:
+    specs = pretrain_views(config)
+    params = [draw_params(np.random.default_rng(key), specs, config, height, width) for key in range(count)]
     generator = torch.Generator().manual_seed(0)
     return {
         "frames": torch.randint(
             0, 256, (count, 32, 3, height, width), generator=generator, dtype=torch.uint8
         ),
         "waveform": torch.randn(count, 64000, generator=generator) * 0.1,
-        "draws": {name: torch.from_numpy(np.stack([d[name] for d in draws])) for name in draws[0]},
+        "params": default_collate(params),
     }
 
 
-def sample(batch: dict[str, Any], part: slice) -> dict[str, Any]:
-    draws = {name: values[part] for name, values in batch["draws"].items()}
-    return {"frames": batch["frames"][part], "waveform": batch["waveform"][part], "draws": draws}
-
-
-def fix(draws: dict[str, Tensor], **values: Any) -> dict[str, Tensor]:
-    """The draws with some of them set for all samples and views."""
-    return draws | {
-        name: torch.as_tensor(value, dtype=draws[name].dtype).expand_as(draws[name])
-        for name, value in values.items()
-    }
+def sample(batch: Item, number: int) -> Item:
+    """One sample as a batch."""
+    part = slice(number, number + 1)
+    video, audio = batch["params"]
+    params = ClipParams(VideoParams(*(x[part] for x in video)), AudioParams(*(x[part] for x in audio)))
+    return {"frames": batch["frames"][part], "waveform": batch["waveform"][part], "params": params}
 
 
 def test_draws_stay_in_their_tables() -> None:
-    many = [draw(np.random.default_rng(key), RECIPE, CONFIG, 32, 40) for key in range(400)]
-    stacked = {name: np.stack([draws[name] for draws in many]) for name in many[0]}
-    area = stacked["video_box"][..., 2] * stacked["video_box"][..., 3] / (32 * 40)
+    many = [draw_params(np.random.default_rng(key), SPECS, CONFIG, 32, 40) for key in range(400)]
+    video, audio = default_collate(many)
+    area = video.box[..., 2] * video.box[..., 3] / (32 * 40)
     assert 0.18 < area[:, 0].min() < 0.25
     assert area[:, 0].max() > 0.9
     assert 0.06 < area[:, 1].min() < 0.1
     assert 0.35 < area[:, 1].max() < 0.42
-    assert set(stacked["video_start"][:, 0]) == {0}
-    assert set(stacked["video_start"][:, 1]) == set(range(25))
-    jitter = stacked["video_jitter"]
-    assert np.abs(jitter[..., :3] - 1).max() <= 0.4 + 1e-6
-    assert 0.19 < np.abs(jitter[..., 3]).max() <= 0.2
-    assert 0.4 < stacked["video_flip"].mean() < 0.6
-    assert not stacked["video_gray"][:, 0].any()
-    assert 0.12 < stacked["video_gray"][:, 1].mean() < 0.28
-    sigma = stacked["video_sigma"]
+    assert set(video.start[:, 0].tolist()) == {0}
+    assert set(video.start[:, 1].tolist()) == set(range(25))
+    jitter = video.jitter
+    assert (jitter[..., :3] - 1).abs().max() <= 0.4 + 1e-6
+    assert 0.19 < jitter[..., 3].abs().max() <= 0.2
+    assert 0.4 < video.flip.float().mean() < 0.6
+    assert not video.gray[:, 0].any()
+    assert 0.12 < video.gray[:, 1].float().mean() < 0.28
+    sigma = video.sigma
     assert not sigma[:, 0].any()
-    assert 0.4 < (sigma[:, 1] > 0).mean() < 0.6
+    assert 0.4 < (sigma[:, 1] > 0).float().mean() < 0.6
     assert 0.1 <= sigma[sigma > 0].min() < 0.2
     assert 1.9 < sigma.max() <= 2.0
-    assert np.abs(stacked["audio_volume"][:, 0] - 1).max() <= 0.1
-    assert np.abs(stacked["audio_volume"][:, 1] - 1).max() > 0.18
-    starts = stacked["audio_start"]
+    assert (audio.volume[:, 0] - 1).abs().max() <= 0.1
+    assert (audio.volume[:, 1] - 1).abs().max() > 0.18
+    starts = audio.start
     assert not starts[:, 0].any()
     assert not (starts[:, 1] % 100).any()
     assert starts[:, 1].max() > 47000
     assert starts[:, 1].max() <= 48000
-    box = stacked["audio_box"][:, 1]
+    box = audio.box[:, 1]
     assert (box[:, 0] + box[:, 2]).max() <= 80
     assert (box[:, 1] + box[:, 3]).max() <= 168
     assert box[:, 2].min() >= 48
     assert box[:, 3].max() > 160
     # The local windows of the two modalities are drawn apart.
-    assert abs(np.corrcoef(stacked["video_start"][:, 1], starts[:, 1])[0, 1]) < 0.15
-    assert sorted({tuple(row) for row in stacked["video_order"][:, 0]})[0] == (0, 1, 2, 3)
-    assert len({tuple(row) for row in stacked["video_order"][:, 0]}) == 24
+    assert abs(np.corrcoef(video.start[:, 1], starts[:, 1])[0, 1]) < 0.15
+    assert sorted({tuple(row) for row in video.order[:, 0].tolist()})[0] == (0, 1, 2, 3)
+    assert len({tuple(row) for row in video.order[:, 0].tolist()}) == 24
 
 
 def test_crop_that_never_fits_falls_back_to_the_center() -> None:
@@ -93,7 +95,7 @@ def test_crop_that_never_fits_falls_back_to_the_center() -> None:
         CONFIG,
         views=replace(CONFIG.views, video_global=replace(CONFIG.views.video_global, crop_area=(1.0, 1.0))),
     )
-    box = draw(np.random.default_rng(0), pretrain_recipe(config), config, 20, 80)["video_box"][0]
+    box = draw_params(np.random.default_rng(0), pretrain_views(config), config, 20, 80).video.box[0]
     assert box.tolist() == [0, 26, 20, 27]
 
 
@@ -128,7 +130,7 @@ def test_a_samples_views_depend_on_nothing_else(threads: int) -> None:
     batch = batch_of(5)
     torch.set_num_threads(1)
     make = Views(CONFIG)
-    alone = [make(sample(batch, slice(number, number + 1))) for number in range(5)]
+    alone = [make(sample(batch, number)) for number in range(5)]
     try:
         torch.set_num_threads(threads)
         together = make(batch)
@@ -160,31 +162,31 @@ def test_global_view_equals_torchvision_step_by_step() -> None:
     batch = batch_of(3)
     ours = to_pixels(Views(CONFIG)(batch)["video"][0])
     for number in range(3):
-        d = {name: values[number, 0] for name, values in batch["draws"].items()}
-        frames = cropped(batch["frames"][number], d["video_box"], 32)
-        if d["video_flip"]:
+        d = VideoParams(*(values[number, 0] for values in batch["params"].video))
+        frames = cropped(batch["frames"][number], d.box, 32)
+        if d.flip:
             frames = oracle.horizontal_flip(frames)
-        for operation in d["video_order"].tolist():
-            frames = ADJUST[operation](frames, float(d["video_jitter"][operation]))
+        for operation in d.order.tolist():
+            frames = ADJUST[operation](frames, float(d.jitter[operation]))
         torch.testing.assert_close(ours[number], frames.transpose(0, 1), atol=2e-5, rtol=0)
 
 
 def test_local_view_equals_torchvision_step_by_step() -> None:
     batch = batch_of(6)
-    batch["draws"]["video_gray"][:3, 1] = True
-    batch["draws"]["video_sigma"][:, 1] = torch.tensor([0.0, 0.5, 1.9, 0.0, 0.5, 1.9])
+    batch["params"].video.gray[:3, 1] = True
+    batch["params"].video.sigma[:, 1] = torch.tensor([0.0, 0.5, 1.9, 0.0, 0.5, 1.9])
     ours = to_pixels(Views(CONFIG)(batch)["video"][1])
     for number in range(6):
-        d = {name: values[number, 1] for name, values in batch["draws"].items()}
-        start = int(d["video_start"])
-        frames = cropped(batch["frames"][number, start : start + 8], d["video_box"], 16)
-        if d["video_flip"]:
+        d = VideoParams(*(values[number, 1] for values in batch["params"].video))
+        start = int(d.start)
+        frames = cropped(batch["frames"][number, start : start + 8], d.box, 16)
+        if d.flip:
             frames = oracle.horizontal_flip(frames)
-        for operation in d["video_order"].tolist():
-            frames = ADJUST[operation](frames, float(d["video_jitter"][operation]))
-        if d["video_gray"]:
+        for operation in d.order.tolist():
+            frames = ADJUST[operation](frames, float(d.jitter[operation]))
+        if d.gray:
             frames = oracle.rgb_to_grayscale(frames, 3)
-        if sigma := float(d["video_sigma"]):
+        if sigma := float(d.sigma):
             frames = oracle.gaussian_blur(frames, [9, 9], [sigma, sigma])
         torch.testing.assert_close(ours[number], frames.transpose(0, 1), atol=2e-5, rtol=0)
 
@@ -199,12 +201,12 @@ def test_audio_views_equal_the_authors(recorded: dict[str, Any]) -> None:
     batch = batch_of(1)
     batch["waveform"] = recorded["audio/wav"][None]
     start = int(recorded["audio/local_start"])
-    batch["draws"] = fix(
-        batch["draws"],
-        audio_volume=[[1.07, 1.0]],
-        audio_start=[[0, start]],
-        audio_box=[[[0, 28, 80, 112], [0, 28, 80, 112]]],
+    audio = batch["params"].audio._replace(
+        volume=torch.tensor([[1.07, 1.0]]),
+        start=torch.tensor([[0, start]]),
+        box=torch.tensor([[[0, 28, 80, 112], [0, 28, 80, 112]]]),
     )
+    batch["params"] = batch["params"]._replace(audio=audio)
     spectrogram, local = Views(CONFIG)(batch)["audio"]
     torch.testing.assert_close(
         spectrogram[0], recorded["audio/spec_global_voljitter_1.07"], atol=1e-4, rtol=0
@@ -213,20 +215,21 @@ def test_audio_views_equal_the_authors(recorded: dict[str, Any]) -> None:
 
 
 def test_linear_recipe_makes_one_augmented_global_view() -> None:
-    recipe = linear_recipe(CONFIG)
-    draws = draw(np.random.default_rng(0), recipe, CONFIG, 32, 40)
-    batch = batch_of(1) | {"draws": {name: torch.from_numpy(value[None]) for name, value in draws.items()}}
-    views = Views(CONFIG, recipe)(batch)
+    specs = linear_views(CONFIG)
+    batch = batch_of(1)
+    batch["params"] = default_collate([draw_params(np.random.default_rng(0), specs, CONFIG, 32, 40)])
+    views = Views(CONFIG, specs)(batch)
     assert [tuple(view.shape) for view in views["video"]] == [(1, 3, 32, 32, 32)]
     assert [tuple(view.shape) for view in views["audio"]] == [(1, 1, 80, 448)]
-    ((augment, _),) = recipe.video
+    ((augment, _),) = specs.video
     assert (augment.crop_area, augment.gray, augment.blur) == ((0.08, 1.0), 0.2, 0.0)
 
 
 def test_plain_views_are_the_centers() -> None:
     batch = batch_of(2)
-    plain = Views(CONFIG).plain(batch)
     expected = batch["frames"][..., 4:36].transpose(1, 2).float() / 255
+    batch["frames"] = center_crop(batch["frames"], 32, 32)
+    plain = Views(CONFIG).plain(batch)
     torch.testing.assert_close(to_pixels(plain["video"]), expected, atol=1e-6, rtol=0)
     assert torch.equal(plain["audio"], LogMel(CONFIG.clip, 80)(batch["waveform"]))
 
@@ -234,18 +237,18 @@ def test_plain_views_are_the_centers() -> None:
 def test_one_modality_alone() -> None:
     batch = batch_of(2)
     make = Views(CONFIG)
-    assert list(make({name: batch[name] for name in ("frames", "draws")})) == ["video"]
+    assert list(make({"frames": batch["frames"], "params": batch["params"]})) == ["video"]
     assert list(make.plain({"waveform": batch["waveform"]})) == ["audio"]
 
 
 def test_the_order_of_draws_stays() -> None:
     """Whoever changes it changes every run: what docs/results.md says was measured in this order."""
     config = PretrainConfig()
-    drawn = draw(np.random.default_rng(7), pretrain_recipe(config), config, 128, 170)
-    assert drawn["video_box"].tolist() == [[9, 74, 96, 86], [30, 43, 86, 101]]
-    assert drawn["video_order"].tolist() == [[0, 3, 1, 2], [0, 2, 3, 1]]
-    assert drawn["audio_box"].tolist() == [[0, 112, 80, 448], [0, 23, 80, 130]]
-    assert drawn["audio_volume"].tolist() == pytest.approx([0.9932412, 0.9987494])
+    drawn = draw_params(np.random.default_rng(7), pretrain_views(config), config, 128, 170)
+    assert drawn.video.box.tolist() == [[9, 74, 96, 86], [30, 43, 86, 101]]
+    assert drawn.video.order.tolist() == [[0, 3, 1, 2], [0, 2, 3, 1]]
+    assert drawn.audio.box.tolist() == [[0, 112, 80, 448], [0, 23, 80, 130]]
+    assert drawn.audio.volume.tolist() == pytest.approx([0.9932412, 0.9987494])
 
 
 @pytest.mark.parametrize("side", [112, 96])

@@ -222,11 +222,11 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
     [
         ("node_type=v100_gcp", "no node type 'v100_gcp' (did you mean v100_gke"),
         ("nodes=0", "configuration: nodes 0 must be at least 1, and not fewer than min_nodes"),
-        ("processes=3", "optim.batch_size 256 must be a multiple of the 6 processes"),
+        ("processes=3", "batch_size 256 must be a multiple of the 6 processes"),
         ("min_nodes=3", "configuration: nodes 2 must be at least 1, and not fewer than min_nodes"),
         ("node=2", "node=2: no setting node (did you mean nodes"),
         ("tolerations=spot", "configuration: tolerations: "),
-        ("nodes=3", "optim.batch_size 256 must be a multiple of the 24 processes"),
+        ("nodes=3", "batch_size 256 must be a multiple of the 24 processes"),
         (
             "tolerations=[{key: spot",
             "tolerations=[{key: spot: what tolerations is set to is not valid YAML",

@@ -241,7 +241,7 @@ def test_what_cannot_be_trained_is_one_clear_line(prepared: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"finetune.video.resolution 40 must be a multiple of .*\(16, 16\)"):
         check(lesson(prepared, tuning=odd), ALONE)
     for tuning, said in [
-        (replace(SMALL, batch_size=96), "finetune.batch_size 96 is more than the 30 training clips"),
+        (replace(SMALL, batch_size=96), "batch_size 96 is more than the 30 training clips"),
         (
             replace(SMALL, batch_size=8, accumulate=3),
             "1 processes times finetune.accumulate 3",

@@ -289,7 +289,7 @@ def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         mistakes: dict[str, dict[str, Any]] = {
-            "optim.batch_size 64 is more than the 30": {"optim": replace(config.optim, batch_size=64)},
+            "batch_size 64 is more than the 30": {"optim": replace(config.optim, batch_size=64)},
             f"metrics_port {port}: Address already in use": {"run": replace(config.run, metrics_port=port)},
         }
         if not torch.cuda.is_available():

@@ -2,7 +2,6 @@
 
 from xkd.config.schema import (
     MODALITIES,
-    PRETRAIN_NAMES,
     AttentionQuery,
     AudioAugment,
     ClipConfig,
@@ -27,7 +26,6 @@ from xkd.config.schema import (
 
 __all__ = [
     "MODALITIES",
-    "PRETRAIN_NAMES",
     "AttentionQuery",
     "AudioAugment",
     "ClipConfig",

@@ -479,22 +479,16 @@ class PretrainConfig:
         return self.video if modality == "video" else self.audio
 
 
-PRETRAIN_NAMES = ("optim.batch_size", "run.accumulate")
-"""The settings of a pretraining batch's size and its parts."""
-
-
-def check_division(
-    batch_size: int, processes: int, accumulate: int, names: tuple[str, str] = PRETRAIN_NAMES
-) -> None:
+def check_division(batch_size: int, processes: int, accumulate: int) -> None:
     """Check that a global batch divides into equal parts.
 
     Raises:
-        UserError: it does not; `names` are the settings to change.
+        UserError: it does not.
     """
     if batch_size % (processes * accumulate):
         raise UserError(
-            f"{names[0]} {batch_size} must be a multiple of the {processes} processes times "
-            f"{names[1]} {accumulate}"
+            f"batch_size {batch_size} must be a multiple of the {processes} processes times "
+            f"accumulate {accumulate}"
         )
 
 

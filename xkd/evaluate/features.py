@@ -21,7 +21,7 @@ from torch import Tensor
 from xkd.config import Modality, PretrainConfig
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import Clip, PreparedDataset
-from xkd.data.transforms.params import linear_recipe
+from xkd.data.transforms.params import linear_views
 from xkd.data.transforms.views import Views
 from xkd.evaluate.protocols.svm import Windows
 from xkd.evaluate.score import EvaluatedEncoder
@@ -275,7 +275,7 @@ def extract(
     Yields:
         float32 (some clips, count, D).
     """
-    views = Views(config, linear_recipe(config)).to(device)
+    views = Views(config, linear_views(config)).to(device)
     wanted = (extractor.modality,)
     for batch in evaluation_batches(dataset, clips, config, count, train=train, seed=seed, modalities=wanted):
         view = views(batch)[extractor.modality][0] if train else views.plain(batch)[extractor.modality]

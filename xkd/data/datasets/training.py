@@ -1,7 +1,7 @@
-"""Windows of prepared clips for pretraining, and the order they are seen in.
+"""Random windows of prepared clips for pretraining, and the order of the clips.
 
-Whatever is random is drawn from a generator of its own for each (seed, epoch, clip), so a window and
-its draws depend on neither the number of workers nor the clips that share its batch.
+Every (seed, epoch, clip) has its own random generator, so a window and the parameters of its views depend on
+neither the number of workers nor the other clips of the batch.
 """
 
 from __future__ import annotations
@@ -10,40 +10,41 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Sampler
 
-from xkd.config import PRETRAIN_NAMES, PretrainConfig, check_division
+from xkd.config import PretrainConfig, check_division
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.media import MediaError
-from xkd.data.shards.reader import Item, WindowReader, load_batches
-from xkd.data.transforms.params import draw, pretrain_recipe
+from xkd.data.shards.reader import WindowReader, load_batches
+from xkd.data.transforms.params import Item, pretrain_views, with_params
 from xkd.errors import UserError
 from xkd.parallel.threads import in_threads
 
 SHORTEST = 1.1
-"""Seconds that a clip trained on lasts at least, in each modality: the authors' rule for Kinetics400."""
+"""Seconds that a training clip must exceed, in each modality: the authors' rule for Kinetics400."""
 _ATTEMPTS = 10
-"""Unreadable clips in a row before a run stops."""
+"""Unreadable clips in a row after which a run stops."""
 _ORDER, _WINDOW = range(2)
 """Purposes of random generators, so that no two share a stream; `evaluation` continues the numbers."""
 
 
 class TrainingClips(Dataset[Item]):
-    """The clips of one split that have what is trained; an item is a random window and its views' draws.
+    """The clips of one split that have all trained modalities; an item is a random window.
 
     Args:
         dataset: a prepared dataset.
-        config: the run's; `run.seed` seeds everything drawn.
+        config: of the run; `run.seed` seeds everything drawn.
         split: split to train on.
 
     Raises:
-        UserError: the split is missing, no clip has all of `config.modalities`, or the
-            audio was prepared at another sample rate.
+        UserError: the split is missing, no clip has all of `config.modalities`, or the audio was prepared at
+            another sample rate.
     """
 
     def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
         self.dataset, self.config = dataset, config
-        self._reader, self._recipe = WindowReader(dataset, config), pretrain_recipe(config)
+        self._reader, self._specs = WindowReader(dataset, config), pretrain_views(config)
         listed = dataset.split(split)
         complete = [clip for clip in listed if clip.has(config.modalities)]
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
@@ -52,69 +53,55 @@ class TrainingClips(Dataset[Item]):
         self.too_short = len(complete) - len(self.clips)
         """Clips that have them and last no longer than `SHORTEST`."""
         if not self.clips:
-            needed = " and ".join(config.modalities)
             raise UserError(
-                f"{dataset.root}: no clip of split {split} has {needed}, as training needs, "
-                f"for over {SHORTEST} s"
+                f"{dataset.root}: no clip of split {split} has {' and '.join(config.modalities)} "
+                f"and lasts over {SHORTEST} s; prepare other clips or set modalities"
             )
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
-        """The window of clip `index` in `epoch`, key = (epoch, index).
+        """Return a random window of a clip, with the parameters of its views.
 
         A clip that cannot be read is reported and replaced by another, drawn from the same seed.
 
-        Returns:
-            as trained ``frames`` uint8 (T, 3, H, W), ``waveform`` float32 (S,); ``draws`` (see `draws.draw`),
-            ``clip`` its place in `clips`, ``skipped`` unreadable clips that were tried before it.
+        Args:
+            key: (epoch, index).
 
         Raises:
             UserError: many clips in a row cannot be read.
         """
         epoch, index = key
-        problem = ""
         for attempt in range(_ATTEMPTS):
             rng = generator(_WINDOW, self.config.run.seed, epoch, index, attempt)
             place = int(rng.integers(len(self.clips))) if attempt else index
             clip = self.clips[place]
             start = rng.uniform(0.0, max(0.0, clip.duration - self.config.clip.seconds))
             try:
-                windows = self._reader.read(clip, [start], self.config.modalities)
+                (item,) = self._reader.read(clip, [start], self.config.modalities)
             except MediaError as error:
                 problem = f"clip {clip.id} of {self.dataset.root} cannot be read ({error})"
-                print(f"xkd: {problem}; another takes its place", file=sys.stderr, flush=True)
+                print(f"xkd: {problem}; using another clip", file=sys.stderr, flush=True)
                 continue
-            item: Item = {name: window[0] for name, window in windows.items()}
-            height, width = (
-                item["frames"].shape[-2:] if "frames" in item else self.config.video.global_view[1:]
-            )
-            draws = draw(rng, self._recipe, self.config, height, width)
-            return item | {"draws": draws, "clip": place, "skipped": attempt}
+            item["clip"], item["skipped"] = torch.tensor(place), torch.tensor(attempt)
+            return with_params(item, rng, self._specs, self.config)
         raise UserError(f"{problem}, nor {_ATTEMPTS - 1} others; prepare the dataset again")
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Item]:
-        """A whole batch; without loader workers its clips are decoded in threads."""
+        """Return a whole batch, decoded in threads where there are no loader workers."""
         return in_threads(self.__getitem__, keys)
 
 
-def steps_per_epoch(
-    clips: int,
-    batch_size: int,
-    world_size: int = 1,
-    accumulate: int = 1,
-    names: tuple[str, str] = PRETRAIN_NAMES,
-) -> int:
-    """Global batches in one pass over the clips; what does not fill one is left for another epoch.
+def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1, accumulate: int = 1) -> int:
+    """Return the global batches of one pass over the clips; an incomplete last batch is dropped.
 
     Raises:
-        UserError: a batch needs more clips than there are, or does not divide into equal parts; `names`
-            are the settings that say so.
+        UserError: a batch needs more clips than there are, or does not divide into equal parts.
     """
     if clips < batch_size:
-        raise UserError(f"{names[0]} {batch_size} is more than the {clips} training clips; set it lower")
-    check_division(batch_size, world_size, accumulate, names)
+        raise UserError(f"batch_size {batch_size} is more than the {clips} training clips; reduce it")
+    check_division(batch_size, world_size, accumulate)
     return clips // batch_size
 
 
@@ -123,11 +110,20 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
 
     Each epoch is one permutation of the clips, cut into global batches (the rest is dropped); a process
     takes a contiguous share of each, in `accumulate` parts one after the other. So the global batches
-    depend neither on the number of processes nor on that of the parts.
+    depend on the number of neither the processes nor the parts.
 
     Args:
         length: number of clips.
         batch_size: clips of a global batch; a multiple of `world_size` times `accumulate`.
+        seed: of the permutations.
+        first: steps that are done.
+        steps: steps in all.
+        rank: of this process.
+        world_size: number of processes.
+        accumulate: parts of a process's share.
+
+    Raises:
+        UserError: see `steps_per_epoch`.
     """
 
     def __init__(
@@ -164,11 +160,9 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
 def training_batches(
     clips: TrainingClips, config: PretrainConfig, first: int, steps: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Item]:
-    """This process's parts of the batches of steps `first` … `steps` - 1, decoded ahead by `run.workers`.
+    """Yield this process's parts of the batches of steps `first` to `steps` - 1, decoded ahead by workers.
 
-    Yields:
-        the items of `TrainingClips`, stacked; frames of unequal sizes are padded at the right and the
-        bottom (views never look there).
+    Frames of unequal sizes are padded at the right and the bottom; views never look there.
 
     Raises:
         UserError: see `TrainingClips.__getitem__` and `ClipSampler`.
@@ -179,5 +173,5 @@ def training_batches(
 
 
 def generator(purpose: int, *key: int) -> np.random.Generator:
-    """A generator for one purpose and key; no other pair has its stream."""
+    """Return a generator for one purpose and key; no other pair has its stream."""
     return np.random.default_rng((purpose, *key))

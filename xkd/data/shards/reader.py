@@ -1,4 +1,4 @@
-"""From the shards of a prepared directory to batches: what training and evaluation share."""
+"""Read windows of prepared clips, and collate them into batches."""
 
 from __future__ import annotations
 
@@ -15,41 +15,50 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from xkd.config import Modality, PretrainConfig
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.media import WAV_HEADER, MediaError, read_video, to_waveform
-from xkd.data.transforms.params import window_samples
+from xkd.data.transforms.params import Item, window_samples
 from xkd.errors import UserError
 
-Item = dict[str, Any]
-"""One window, or a batch of windows: tensors and draws by name."""
-
-_STUCK_SECONDS = 300.0
-"""A worker that takes longer for one batch hangs."""
+_BATCH_TIMEOUT = 300.0
+"""Seconds after which a worker that has not returned its batch is considered hung."""
 
 
 class WindowReader:
     """Reader of windows of the clips of a prepared dataset.
 
-    Files are opened for each read: nothing is shared with the workers a loader forks.
+    Files are opened for each read, so that the workers that a loader forks share none.
+
+    Args:
+        dataset: the prepared dataset.
+        config: sizes and rates of the windows.
+
+    Raises:
+        UserError: the dataset does not fit `config`.
     """
 
     def __init__(self, dataset: PreparedDataset, config: PretrainConfig) -> None:
         dataset.check(config)
         self.root, self.config = dataset.root, config
 
-    def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> dict[str, Tensor]:
-        """Windows of the asked modalities: ``frames`` of `frames`, ``waveform`` of `waveform`.
+    def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> list[Item]:
+        """Read the windows of a clip that start at `starts`, seconds.
+
+        Returns:
+            One item per window, with ``frames``, ``waveform`` or both.
 
         Raises:
             MediaError: the clip cannot be decoded.
         """
-        windows = {}
+        items = [Item() for _ in starts]
         if "video" in modalities:
-            windows["frames"] = self.frames(clip, starts)
+            for item, frames in zip(items, self.frames(clip, starts), strict=True):
+                item["frames"] = frames
         if "audio" in modalities:
-            windows["waveform"] = self.waveform(clip, starts)
-        return windows
+            for item, waveform in zip(items, self.waveform(clip, starts), strict=True):
+                item["waveform"] = waveform
+        return items
 
     def frames(self, clip: Clip, starts: Sequence[float]) -> Tensor:
-        """Video windows starting at `starts`, seconds; the short side is the global view's height.
+        """Read the frames of windows, resized so that the short side is the global view's height.
 
         Returns:
             uint8, shape (windows, T, 3, H, W).
@@ -69,17 +78,19 @@ class WindowReader:
         return frames.reshape(len(starts), count, 3, *size)
 
     def waveform(self, clip: Clip, starts: Sequence[float]) -> Tensor:
-        """Audio windows starting at `starts`, seconds; zeros follow where the sound ends early.
+        """Read the sound of windows, padded with zeros where it ends early.
 
         Returns:
             float32 in [-1, 1], shape (windows, S).
+
+        Raises:
+            MediaError: the shard cannot be read.
         """
         length, rate = window_samples(self.config), self.config.clip.sample_rate
         samples = self._read(clip, clip.audio_offset, clip.audio_size)[WAV_HEADER:]
-        parts = (
-            samples[2 * first : 2 * (first + length)] for first in (round(start * rate) for start in starts)
-        )
-        return torch.from_numpy(np.stack([to_waveform(part, length) for part in parts]))
+        first = [round(start * rate) for start in starts]
+        parts = [to_waveform(samples[2 * begin : 2 * (begin + length)], length) for begin in first]
+        return torch.from_numpy(np.stack(parts))
 
     def _read(self, clip: Clip, offset: int | None, size: int | None) -> bytes:
         assert offset is not None
@@ -91,20 +102,29 @@ class WindowReader:
         except OSError as error:
             raise MediaError(f"{clip.shard}: {error.strerror}") from None
         if len(data) != size:
-            raise MediaError(f"{clip.shard} ends too early")
+            raise MediaError(f"{clip.shard} is truncated")
         return data
 
 
-def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
-    """Batches in order, decoded by `workers` processes (0: by this one)."""
+def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
+    """Yield batches in order, decoded by `workers` processes (0: by this one).
+
+    Args:
+        clips: gives an item, or a list of items, per key.
+        batches: the keys of each batch.
+        workers: number of processes.
+
+    Raises:
+        UserError: raised by `clips`.
+    """
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        timeout=_STUCK_SECONDS if workers else 0,
-        worker_init_fn=_leave_group if workers else None,
+        timeout=_BATCH_TIMEOUT if workers else 0,
+        worker_init_fn=_leave_process_group if workers else None,
     )
     try:
         yield from loader
@@ -117,18 +137,18 @@ def load_batches(dataset: Dataset[Any], batches: Any, workers: int) -> Iterator[
         raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
 
 
-def _leave_group(_: int) -> None:
-    """Signals to the training process's group ask that process to stop, which still needs this worker."""
+def _leave_process_group(_: int) -> None:
+    """Keep a stop signal to the training process's group from ending a worker that it still needs."""
     os.setpgid(0, 0)
 
 
-def _collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
-    """Stack items (or lists of them); pad frames of unequal sizes."""
+def collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
+    """Stack items (or lists of them); pad frames of unequal sizes at the right and the bottom."""
     flat = [item for entry in items for item in (entry if isinstance(entry, list) else [entry])]
     if "frames" in flat[0]:
         height, width = (max(item["frames"].shape[axis] for item in flat) for axis in (-2, -1))
-        # In memory a pixel's colors stay side by side, as they are decoded: so bytes are resized fastest.
-        flat = [item | {"frames": _pad(item["frames"], height, width).movedim(1, -1)} for item in flat]
+        # Channels last in memory, as decoded: bytes are resized fastest so.
+        flat = [{**item, "frames": _pad(item["frames"], height, width).movedim(1, -1)} for item in flat]
     batch: Item = default_collate(flat)
     if "frames" in batch:
         batch["frames"] = batch["frames"].movedim(-1, 2)

@@ -1,46 +1,103 @@
-"""The random numbers behind a clip's views, and the recipes that say what to draw (Tables S1, S2)."""
+"""The random parameters of a clip's views, and what to draw for each view (Tables S1, S2, S6, S7)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from xkd.config import AudioAugment, FinetuneAudioConfig, FinetuneConfig, PretrainConfig, VideoAugment
-from xkd.data.transforms.finetune import draw_masks
 
 _BLUR_SIGMA = (0.1, 2.0)
-"""Pixels; drawn anew for each view. (The authors' code takes the pair for sigma_x, sigma_y.)"""
+"""Pixels; drawn per view. (The authors' code takes the pair for sigma_x, sigma_y.)"""
 _ASPECT = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
 _AUDIO_STEP = 160
-"""Starts of local audio views lie 1/160 s apart (100 samples at 16 kHz)."""
+"""Local audio views start at multiples of 1/160 s (100 samples at 16 kHz)."""
 
-Draws = dict[str, NDArray[Any]]
+
+class VideoParams(NamedTuple):
+    """Random parameters of the V video views of a clip; those of a batch have a leading axis."""
+
+    start: Tensor
+    """First frame, (V,)."""
+    box: Tensor
+    """Crop: top, left, height, width in pixels, (V, 4)."""
+    flip: Tensor
+    """Whether to mirror the frames, (V,)."""
+    jitter: Tensor
+    """Factors of `xkd.data.transforms.color.JITTER`, (V, 4)."""
+    order: Tensor
+    """Order of these operations, (V, 4)."""
+    gray: Tensor
+    """Whether to drop the color, (V,)."""
+    sigma: Tensor
+    """Standard deviation of the blur in pixels, 0 for none, (V,)."""
+
+
+class AudioParams(NamedTuple):
+    """Random parameters of the V audio views of a clip; those of a batch have a leading axis."""
+
+    start: Tensor
+    """First sample, (V,)."""
+    volume: Tensor
+    """Gain, (V,)."""
+    box: Tensor
+    """Crop: top, left, height, width in bins of the canvas, (V, 4)."""
+    warp: Tensor
+    """Time warp: a spectrogram frame, and its shift in frames, (V, 2)."""
+    mel_masks: Tensor
+    """Masked frequency bands: first bin, bins, (V, masks, 2)."""
+    time_masks: Tensor
+    """Masked spans of time: first spectrogram frame, frames, (V, masks, 2)."""
+
+
+class ClipParams(NamedTuple):
+    """Random parameters of a clip's views."""
+
+    video: VideoParams
+    audio: AudioParams
+
+
+class Item(TypedDict, total=False):
+    """A window of a clip; a batch of windows has a leading axis (B,) in every tensor."""
+
+    frames: Tensor
+    """uint8 (T, 3, H, W)."""
+    waveform: Tensor
+    """float32 in [-1, 1], (S,)."""
+    params: ClipParams
+    """For random views; absent where the views are plain."""
+    clip: Tensor
+    """Index of the clip, ()."""
+    skipped: Tensor
+    """Unreadable clips that were tried before this one, ()."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The views to make of a clip: for each its augmentation and its size, the global view first."""
+class ViewSpecs:
+    """The views of a clip: augmentation and size of each, the global view first."""
 
     video: tuple[tuple[VideoAugment, tuple[int, ...]], ...]
     audio: tuple[tuple[AudioAugment, tuple[int, ...]], ...]
     masks: FinetuneAudioConfig | None = None
-    """How every spectrogram is warped and masked; None: it is not."""
+    """Warp and masks of every spectrogram; None for neither."""
 
 
 def window_samples(config: PretrainConfig) -> int:
-    """Audio samples of a window."""
+    """Return the audio samples of a window."""
     return round(config.clip.seconds * config.clip.sample_rate)
 
 
-def pretrain_recipe(config: PretrainConfig) -> Recipe:
-    """One global view and the local views of each modality (Tables S1 and S2, left)."""
+def pretrain_views(config: PretrainConfig) -> ViewSpecs:
+    """Return one global view and the local views of each modality (Tables S1 and S2, left)."""
     views, video, audio = config.views, config.video, config.audio
-    return Recipe(
+    return ViewSpecs(
         video=((views.video_global, video.global_view),)
         + ((views.video_local, video.local_view),) * video.local_views,
         audio=((views.audio_global, audio.global_view),)
@@ -48,51 +105,70 @@ def pretrain_recipe(config: PretrainConfig) -> Recipe:
     )
 
 
-def linear_recipe(config: PretrainConfig) -> Recipe:
-    """The global view as augmented for linear evaluation (Tables S1 and S2, right)."""
-    return Recipe(
+def linear_views(config: PretrainConfig) -> ViewSpecs:
+    """Return the global view as augmented for linear evaluation (Tables S1 and S2, right)."""
+    return ViewSpecs(
         video=((VideoAugment(crop_area=(0.08, 1.0), gray=0.2), config.video.global_view),),
         audio=((AudioAugment(volume=0.1), config.audio.global_view),),
     )
 
 
-def finetune_recipe(config: PretrainConfig, tuning: FinetuneConfig) -> Recipe:
-    """The global view as augmented for fine-tuning (Tables S6 and S7), but for RandAugment."""
-    video, audio = tuning.video, tuning.audio
-    still = VideoAugment(
-        crop_area=video.crop_area, flip=video.flip, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+def finetune_views(config: PretrainConfig, tuning: FinetuneConfig) -> ViewSpecs:
+    """Return the global view as augmented for fine-tuning (Tables S6 and S7), without RandAugment."""
+    crop = VideoAugment(
+        crop_area=tuning.video.crop_area,
+        flip=tuning.video.flip,
+        brightness=0.0,
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,
     )
-    loud = AudioAugment(volume=audio.volume, crop_range=audio.crop_range, crop_canvas=audio.crop_canvas)
-    return Recipe(
-        video=((still, config.video.global_view),), audio=((loud, config.audio.global_view),), masks=audio
+    audio = AudioAugment(
+        volume=tuning.audio.volume,
+        crop_range=tuning.audio.crop_range,
+        crop_canvas=tuning.audio.crop_canvas,
+    )
+    return ViewSpecs(
+        video=((crop, config.video.global_view),),
+        audio=((audio, config.audio.global_view),),
+        masks=tuning.audio,
     )
 
 
-def draw(rng: np.random.Generator, recipe: Recipe, config: PretrainConfig, height: int, width: int) -> Draws:
-    """All random numbers of one clip's views; row v of every array belongs to view v.
+def with_params(item: Item, rng: np.random.Generator, specs: ViewSpecs, config: PretrainConfig) -> Item:
+    """Return an item with the random parameters of its views."""
+    height, width = item["frames"].shape[-2:] if "frames" in item else config.video.global_view[1:]
+    return {**item, "params": draw_params(rng, specs, config, height, width)}
+
+
+def draw_params(
+    rng: np.random.Generator, specs: ViewSpecs, config: PretrainConfig, height: int, width: int
+) -> ClipParams:
+    """Draw the random parameters of one clip's views.
+
+    Runs are reproducible only while the order of the draws stays: a test records it.
 
     Args:
-        rng: where they come from.
-        recipe: the views.
+        rng: the generator that everything is drawn from.
+        specs: the views.
         config: sizes of the windows.
         height: of the clip's frames, pixels.
         width: of the clip's frames, pixels.
-
-    Returns:
-        ``video_start`` (first frame), ``video_box`` (top, left, height, width), ``video_flip``,
-        ``video_jitter`` (factors of `color.JITTER`), ``video_order``, ``video_gray``, ``video_sigma``
-        (0: no blur); ``audio_start`` (first sample), ``audio_volume``, ``audio_box`` (top, left,
-        height, width in the crop's canvas), and where the recipe masks what `strong.draw_masks` returns.
     """
-    video = [
-        _draw_video(rng, augment, size, config.video.global_view[0], height, width)
-        for augment, size in recipe.video
-    ]
-    audio = [_draw_audio(rng, augment, size, config) for augment, size in recipe.audio]
-    if recipe.masks:
-        for drawn, (_, (mels, frames)) in zip(audio, recipe.audio, strict=True):
-            drawn |= draw_masks(rng, recipe.masks, mels, frames)
-    return {name: np.stack([view[name] for view in views]) for views in (video, audio) for name in views[0]}
+    frames = config.video.global_view[0]
+    video = [_draw_video(rng, augment, size, frames, height, width) for augment, size in specs.video]
+    audio = [_draw_audio(rng, augment, size, config) for augment, size in specs.audio]
+    # After the views, not with each: the order of the draws.
+    masks = [_draw_masks(rng, specs.masks, *size) for _, size in specs.audio]
+    return ClipParams(
+        VideoParams(*map(_stack, zip(*video, strict=True))),
+        AudioParams(*map(_stack, [*zip(*audio, strict=True), *zip(*masks, strict=True)])),
+    )
+
+
+def _stack(values: tuple[Any, ...]) -> Tensor:
+    """Return one parameter of all views."""
+    return torch.from_numpy(np.stack(values))
 
 
 def _draw_video(
@@ -102,28 +178,24 @@ def _draw_video(
     frames: int,
     height: int,
     width: int,
-) -> Draws:
+) -> tuple[Any, ...]:
+    """Return the fields of `VideoParams` for one view."""
     strengths = (augment.brightness, augment.contrast, augment.saturation)
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
-    return {
-        "video_start": np.array(rng.integers(frames - size[0] + 1)),
-        "video_box": _draw_box(rng, augment.crop_area, height, width),
-        "video_flip": np.array(rng.random() < augment.flip),
-        "video_jitter": np.array([*factors, rng.uniform(-augment.hue, augment.hue)], np.float32),
-        "video_order": rng.permutation(4),
-        "video_gray": np.array(rng.random() < augment.gray),
-        "video_sigma": np.array(_sigma(rng, augment) * (rng.random() < augment.blur), np.float32),
-    }
-
-
-def _sigma(rng: np.random.Generator, augment: VideoAugment) -> float:
-    return _BLUR_SIGMA[1] if augment.blur_vertical else rng.uniform(*_BLUR_SIGMA)
+    start = rng.integers(frames - size[0] + 1)
+    box = _draw_box(rng, augment.crop_area, height, width)
+    flip = rng.random() < augment.flip
+    jitter = np.array([*factors, rng.uniform(-augment.hue, augment.hue)], np.float32)
+    order = rng.permutation(4)
+    gray = rng.random() < augment.gray
+    sigma = _BLUR_SIGMA[1] if augment.blur_vertical else rng.uniform(*_BLUR_SIGMA)
+    return start, box, flip, jitter, order, gray, np.float32(sigma * (rng.random() < augment.blur))
 
 
 def _draw_box(
     rng: np.random.Generator, area: tuple[float, float], height: int, width: int
 ) -> NDArray[np.int64]:
-    """Multi-scale crop: area uniform, aspect log-uniform, ten tries, then the center (torchvision's rule)."""
+    """Draw a crop: area uniform, aspect log-uniform, ten tries, then the center (torchvision's rule)."""
     for _ in range(_CROP_TRIES):
         pixels = height * width * rng.uniform(*area)
         aspect = math.exp(rng.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1])))
@@ -138,7 +210,8 @@ def _draw_box(
 
 def _draw_audio(
     rng: np.random.Generator, augment: AudioAugment, size: tuple[int, ...], config: PretrainConfig
-) -> Draws:
+) -> tuple[Any, ...]:
+    """Return the first fields of `AudioParams` for one view."""
     step = config.clip.sample_rate // _AUDIO_STEP
     spare = max(0, window_samples(config) - config.clip.samples(size[1]))
     mels, frames = size
@@ -148,9 +221,24 @@ def _draw_audio(
         high = int(np.clip(int(rng.uniform(*augment.crop_range) * mels), 1, mels))
         wide = int(np.clip(int(rng.uniform(*augment.crop_range) * frames), 1, canvas))
         box = [int(rng.integers(mels - high + 1)), int(rng.integers(canvas - wide + 1)), high, wide]
-    return {
-        # Drawn for itself: nothing ties the sound of a local view to the frames of another.
-        "audio_start": np.array(step * rng.integers(spare // step + 1)),
-        "audio_volume": np.array(rng.uniform(1 - augment.volume, 1 + augment.volume), np.float32),
-        "audio_box": np.array(box),
-    }
+    # Independent of the video: local views of the two modalities need not show the same time.
+    start = step * rng.integers(spare // step + 1)
+    return start, np.float32(rng.uniform(1 - augment.volume, 1 + augment.volume)), np.array(box)
+
+
+def _draw_masks(
+    rng: np.random.Generator, config: FinetuneAudioConfig | None, mels: int, frames: int
+) -> tuple[NDArray[np.int64], ...]:
+    """Return the last fields of `AudioParams` for one view: no warp and no masks without a config."""
+    none = np.zeros((0, 2), np.int64)
+    if config is None:
+        return np.zeros(2, np.int64), none, none
+    # The parts before and after the frame must not vanish in a short spectrogram.
+    reach = min(config.warp, (frames - 1) // 4)
+    warp = np.array([int(rng.integers(reach + 1, frames - reach)), rng.integers(-reach, reach + 1)])
+    masks = []
+    for size, longest in ((mels, config.frequency_mask), (frames, config.time_mask)):
+        lengths = rng.integers(0, min(longest, size) + 1, config.masks)
+        starts = [int(rng.integers(size - length + 1)) for length in lengths]
+        masks.append(np.stack([np.array(starts, np.int64), lengths], axis=1))
+    return warp, *masks

@@ -16,7 +16,8 @@ from xkd.config.overrides import to_dict
 from xkd.data.datasets.evaluation import FinetuneClips
 from xkd.data.datasets.training import ClipSampler, steps_per_epoch
 from xkd.data.shards.manifest import Clip
-from xkd.data.shards.reader import Item, load_batches
+from xkd.data.shards.reader import load_batches
+from xkd.data.transforms.params import Item
 from xkd.errors import RunInterruptedError, UserError
 from xkd.evaluate.protocols.classifier import Classifier
 from xkd.evaluate.protocols.finetune_step import Epoch, FinetuneJob, FinetuneStepper, Rows, predict
@@ -29,7 +30,6 @@ from xkd.train.checkpoint import Checkpoints
 from xkd.train.schedules import learning_rate
 from xkd.weights import read_weights, save_weights
 
-NAMES = ("finetune.batch_size", "finetune.accumulate")
 _SAVE_EVERY = 60.0
 """Seconds of training that an interruption costs, or more where saving takes long."""
 _SAVING_SHARE = 50
@@ -45,12 +45,12 @@ def check(lesson: FinetuneJob, context: DistributedContext) -> int:
     tuning, _ = lesson.tuning, lesson.views
     if lesson.many_labels and tuning.label_smoothing:
         raise UserError("finetune.label_smoothing is for clips with one label; set it to 0")
-    per_epoch = steps_per_epoch(len(lesson.train), tuning.batch_size, context.size, tuning.accumulate, NAMES)
+    per_epoch = steps_per_epoch(len(lesson.train), tuning.batch_size, context.size, tuning.accumulate)
     part = tuning.batch_size // (context.size * tuning.accumulate)
     if lesson.mixes and part % 2:
         raise UserError(
-            f"{NAMES[0]} {tuning.batch_size} makes parts of {part} clips, and MixUp and CutMix pair them; "
-            "choose a batch with an even number of clips in each part"
+            f"finetune.batch_size {tuning.batch_size} makes parts of {part} clips, and MixUp and CutMix "
+            "pair them; choose a batch with an even number of clips in each part"
         )
     return per_epoch
 

@@ -18,9 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from xkd.config import FinetuneConfig, Modality, PretrainConfig
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import Clip, PreparedDataset
-from xkd.data.shards.reader import Item
 from xkd.data.transforms.finetune import seeded
-from xkd.data.transforms.params import finetune_recipe
+from xkd.data.transforms.params import Item, finetune_views
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.evaluate.protocols.classifier import Classifier, layer_groups
@@ -92,7 +91,7 @@ class FinetuneStepper:
         self.scaler = GradScaler(context.device.type, enabled=self.dtype is torch.float16)
         self.objective = DistributedDataParallel(classifier) if context.size > 1 else classifier
         config = lesson.views
-        self.views = Views(config, finetune_recipe(config, lesson.tuning)).to(context.device)
+        self.views = Views(config, finetune_views(config, lesson.tuning)).to(context.device)
         self.labels = torch.from_numpy(lesson.labels)
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] | None = None

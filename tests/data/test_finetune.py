@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch.utils.data import default_collate
 
 from tests.tiny import tiny_config
 from xkd.config import FinetuneAudioConfig, FinetuneConfig, FinetuneVideoConfig
-from xkd.data.transforms.finetune import draw_masks, mask_spectrogram, rand_augment
-from xkd.data.transforms.params import draw, finetune_recipe
+from xkd.data.transforms.finetune import mask_spectrogram, rand_augment
+from xkd.data.transforms.params import AudioParams, draw_params, finetune_views
 
 AUDIO = FinetuneAudioConfig()
 
 
-def draws(seed: int, count: int, config: FinetuneAudioConfig, mels: int, frames: int) -> dict[str, Tensor]:
-    rng = np.random.default_rng(seed)
-    each = [draw_masks(rng, config, mels, frames) for _ in range(count)]
-    return {name: torch.from_numpy(np.stack([one[name] for one in each])) for name in each[0]}
+def masks(seed: int, count: int, audio: FinetuneAudioConfig, mels: int, frames: int) -> AudioParams:
+    """Parameters of the one view of `count` spectrograms."""
+    config, rng = tiny_config(), np.random.default_rng(seed)
+    specs = finetune_views(config, FinetuneConfig(audio=audio))
+    specs = replace(specs, audio=((specs.audio[0][0], (mels, frames)),))
+    params: AudioParams = default_collate(
+        [draw_params(rng, specs, config, 32, 40).audio for _ in range(count)]
+    )
+    return AudioParams(*(values[:, 0] for values in params))
 
 
 def test_every_frame_is_augmented_alike() -> None:
@@ -44,14 +51,14 @@ def test_the_seed_decides_the_augmentation_and_nothing_else_is_disturbed() -> No
 
 
 def test_masks_are_as_wide_as_table_s7_says() -> None:
-    found = draws(0, 2000, AUDIO, 80, 448)
-    for axis, size, most in (("frequency", 80, 10), ("time", 448, 20)):
-        starts, widths = found[f"audio_mask_{axis}"].unbind(-1)
-        assert found[f"audio_mask_{axis}"].shape == (2000, 2, 2)
+    found = masks(0, 2000, AUDIO, 80, 448)
+    for bands, size, most in ((found.mel_masks, 80, 10), (found.time_masks, 448, 20)):
+        starts, widths = bands.unbind(-1)
+        assert bands.shape == (2000, 2, 2)
         assert [int(widths.min()), int(widths.max())] == [0, most]
         assert starts.min() == 0
         assert (starts + widths).max() == size
-    center, shift = found["audio_warp"].unbind(-1)
+    center, shift = found.warp.unbind(-1)
     assert [int(shift.min()), int(shift.max())] == [-20, 20]
     assert (center + shift).min() > 0
     assert (center + shift).max() < 448
@@ -59,16 +66,16 @@ def test_masks_are_as_wide_as_table_s7_says() -> None:
 
 def test_masked_bands_hold_the_mean_and_the_rest_stays() -> None:
     view = torch.randn(6, 1, 80, 448)
-    found = draws(1, 6, FinetuneAudioConfig(warp=0), 80, 448)
+    found = masks(1, 6, FinetuneAudioConfig(warp=0), 80, 448)
     masked = mask_spectrogram(view, found)
     for sample, before in zip(masked, view, strict=True):
         changed = sample[0] != before[0]
         assert torch.allclose(sample[0][changed], before.mean(), atol=1e-6)
     for place in range(6):
         hidden = torch.zeros(80, 448, dtype=torch.bool)
-        for start, width in found["audio_mask_frequency"][place].tolist():
+        for start, width in found.mel_masks[place].tolist():
             hidden[start : start + width] = True
-        for start, width in found["audio_mask_time"][place].tolist():
+        for start, width in found.time_masks[place].tolist():
             hidden[:, start : start + width] = True
         assert torch.equal(masked[place, 0][~hidden], view[place, 0][~hidden])
         assert torch.equal(masked[place, 0] != view[place, 0], hidden)
@@ -79,29 +86,25 @@ def test_the_warp_moves_a_frame_where_it_should_go(shift: int) -> None:
     center = 100
     view = torch.zeros(1, 1, 4, 448)
     view[..., center:] = 1.0
-    given = {
-        "audio_warp": torch.tensor([[center, shift]]),
-        "audio_mask_frequency": torch.zeros(1, 1, 2, dtype=torch.long),
-        "audio_mask_time": torch.zeros(1, 1, 2, dtype=torch.long),
-    }
-    warped = mask_spectrogram(view, given)
+    params = masks(0, 1, FinetuneAudioConfig(masks=0), 4, 448)
+    warped = mask_spectrogram(view, params._replace(warp=torch.tensor([[center, shift]])))
     assert warped.shape == view.shape
     assert warped[0, 0, 0].gt(0.5).nonzero()[0] == center + shift
 
 
 def test_a_short_spectrogram_can_be_masked_too() -> None:
-    found = draws(0, 200, AUDIO, 8, 12)
+    found = masks(0, 200, AUDIO, 8, 12)
     assert mask_spectrogram(torch.randn(200, 1, 8, 12), found).isfinite().all()
 
 
 def test_fine_tuning_neither_jitters_colors_nor_blurs() -> None:
     tuning = FinetuneConfig()
-    recipe = finetune_recipe(tiny_config(), tuning)
+    specs = finetune_views(tiny_config(), tuning)
     for seed in range(50):
-        drawn = draw(np.random.default_rng(seed), recipe, tiny_config(), 100, 100)
-        assert drawn["video_jitter"].tolist() == [[1.0, 1.0, 1.0, 0.0]]
-        assert not drawn["video_gray"].any()
-        assert not drawn["video_sigma"].any()
-        _, _, height, width = drawn["video_box"][0]
+        video, audio = draw_params(np.random.default_rng(seed), specs, tiny_config(), 100, 100)
+        assert video.jitter.tolist() == [[1.0, 1.0, 1.0, 0.0]]
+        assert not video.gray.any()
+        assert not video.sigma.any()
+        _, _, height, width = video.box[0]
         assert 0.19 < height * width / 1e4 < 0.78
-        assert 0.8 <= drawn["audio_volume"][0] <= 1.2
+        assert 0.8 <= audio.volume[0] <= 1.2
