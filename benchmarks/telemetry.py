@@ -21,6 +21,7 @@ from xkd.config.presets import get_preset
 from xkd.launch.distributed import DistributedContext, keep_freed_memory
 from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds
+from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.monitor.signals import information
 from xkd.rundir import RunDir
@@ -58,10 +59,12 @@ def main() -> None:
     row |= information(row)
     limits = replace(CollapseThresholds.from_config(config, 10), grace_steps=0)
     with tempfile.TemporaryDirectory() as folder:
-        monitor = RunMonitor(RunDir(folder), 0, limits)
+        exporter = MetricsExporter("benchmark", {}, {})
+        exporter.serve("127.0.0.1", 0)
+        monitor = RunMonitor(RunDir(folder), limits, exporter)
         logging = timer.median(lambda: monitor.log({"step": next(numbers), **row}), given.repeats)
-        scrape = timer.median(lambda: urllib.request.urlopen(str(monitor.address)).read(), given.repeats)  # noqa: S310
-        monitor.close()
+        scrape = timer.median(lambda: urllib.request.urlopen(str(exporter.address)).read(), given.repeats)  # noqa: S310
+        exporter.close()
     every = config.run.log_every
     per_step = (signals + fetching + logging) / every
     scraping = scrape / SCRAPE_SECONDS

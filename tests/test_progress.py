@@ -42,10 +42,10 @@ def on_terminal(*, show: bool) -> str:
     return shown.decode()
 
 
-def test_a_terminal_shows_a_bar_with_count_time_and_note() -> None:
+def test_a_terminal_shows_a_bar_with_the_time_left_the_count_and_the_note() -> None:
     shown = on_terminal(show=True)
     assert "━" in shown
-    assert re.search(r"count .*10/10.* .*0:00:0\d.* .*loss 5", shown)
+    assert re.search(r"count .*100%.* .*0:00:0\d.* .*10/10.* .*loss 5", shown)
 
 
 def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(

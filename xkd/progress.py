@@ -9,14 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 LINE_SECONDS = 15.0
 """Time between two lines in a log."""
@@ -63,14 +56,8 @@ def progress(description: str, total: int, *, done: int = 0, show: bool = True) 
         show: False shows nothing, as on all ranks but the main one.
     """
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    note = TextColumn("{task.fields[note]}")
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), note)  # the default has the time left
     disable = not (show and console.is_terminal)
     with Progress(*columns, console=console, disable=disable) as bars:
         yield Bar(bars, description, total, done, lines=show and disable)

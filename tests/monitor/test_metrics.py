@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from xkd.model import terms
-from xkd.monitor.metrics import LABELS, METRICS, TABLE, UNITS, page
+from xkd.monitor.metrics import INFO, LABELS, METRICS, SCORE, TABLE, UNITS, page
 
 FIELDS = [field for metric in TABLE for field in metric.fields.values()]
 
@@ -16,6 +16,7 @@ FIELDS = [field for metric in TABLE for field in metric.fields.values()]
 def test_the_page_is_generated_from_the_table() -> None:
     """``python -m xkd.monitor.metrics > docs/metrics.md``."""
     assert Path("docs/metrics.md").read_text() == page()
+    assert all(f"`{label}`" in page() for label in (*INFO, SCORE))
 
 
 def test_names_and_fields_are_unique_and_every_row_is_described() -> None:

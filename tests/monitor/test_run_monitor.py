@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from xkd.config.presets import get_preset
 from xkd.errors import UserError
 from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
 from xkd.monitor.collapse import WINDOW, CollapseThresholds
+from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.metrics import METRICS
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.rundir import Row, RunDir, read_rows
@@ -34,18 +36,28 @@ def row(step: int, kd: float = 5.0, kld: float = 2.0) -> Row:
     return values
 
 
-def start(run: Path, port: int | None = 0, **options: Any) -> RunMonitor:
-    return RunMonitor(RunDir(run), port, CollapseThresholds(1024, 32), **options)
+def start(
+    run: Path,
+    port: int | None = 0,
+    *,
+    resume_step: int = 0,
+    host: str = "127.0.0.1",
+    values: Mapping[str, Any] | None = None,
+) -> RunMonitor:
+    exporter = MetricsExporter(run.name, {"preset": "toy"}, values or {})
+    if port is not None:
+        exporter.serve(host, port)
+    return RunMonitor(RunDir(run), CollapseThresholds(1024, 32), exporter, resume_step)
 
 
 def port_of(monitor: RunMonitor) -> int:
-    assert monitor.address
-    return int(monitor.address.rpartition(":")[2].removesuffix("/metrics"))
+    assert monitor.exporter.address
+    return int(monitor.exporter.address.rpartition(":")[2].removesuffix("/metrics"))
 
 
 def scrape(monitor: RunMonitor) -> dict[tuple[str, ...], float]:
     """Samples by name, run and the value of the other label."""
-    with urllib.request.urlopen(str(monitor.address)) as answer:
+    with urllib.request.urlopen(str(monitor.exporter.address)) as answer:
         text = answer.read().decode()
     return {
         (sample.name, sample.labels.pop("run"), *sample.labels.values()): sample.value
@@ -56,7 +68,7 @@ def scrape(monitor: RunMonitor) -> dict[tuple[str, ...], float]:
 
 def test_gauges_are_nan_and_counters_zero_until_the_first_row(tmp_path: Path) -> None:
     run, kd = tmp_path.name, ("xkd_kd_nats", tmp_path.name, "video_to_audio")
-    monitor = start(tmp_path, constants={"steps": 50}, info={"preset": "toy"})
+    monitor = start(tmp_path, values={"steps": 50})
     before = scrape(monitor)
     assert math.isnan(before[kd])
     assert math.isnan(before["xkd_verdict", run, "one_hot"])
@@ -70,7 +82,7 @@ def test_gauges_are_nan_and_counters_zero_until_the_first_row(tmp_path: Path) ->
     assert after[kd] == 5
     assert after["xkd_verdict", run, "healthy"] == 1
     assert after["xkd_skipped_clips_total", run, "unreadable"] == 3
-    monitor.close()
+    monitor.exporter.close()
 
 
 def test_a_resumed_run_continues_from_its_checkpoint(tmp_path: Path) -> None:
@@ -84,7 +96,7 @@ def test_a_resumed_run_continues_from_its_checkpoint(tmp_path: Path) -> None:
     assert resumed.skipped_clips == 3
     assert [r["step"] for r in resumed.rows] == list(range(11, 21))
     assert [r["step"] for r in RunDir(tmp_path).metrics()] == list(range(1, 21))
-    resumed.close()
+    resumed.exporter.close()
 
 
 def test_a_resumed_run_has_fresh_timestamps_and_its_counters_do_not_decrease(tmp_path: Path) -> None:
@@ -105,15 +117,15 @@ def test_a_resumed_run_has_fresh_timestamps_and_its_counters_do_not_decrease(tmp
     assert exported["xkd_logged_timestamp_seconds", tmp_path.name] == later
     assert exported["xkd_checkpoint_timestamp_seconds", tmp_path.name] < later
     assert exported["xkd_skipped_clips_total", tmp_path.name, "unreadable"] == 30
-    resumed.close()
+    resumed.exporter.close()
 
 
 def test_a_forked_process_does_not_keep_the_port(tmp_path: Path) -> None:
     monitor = start(tmp_path)
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
     child.start()
-    monitor.close()
-    start(tmp_path, port_of(monitor)).close()
+    monitor.exporter.close()
+    start(tmp_path, port_of(monitor)).exporter.close()
     child.kill()
     child.join()
 
@@ -125,7 +137,7 @@ def test_a_taken_port_does_not_cost_the_other_process_its_rows(tmp_path: Path) -
     with pytest.raises(UserError, match="in use"):
         start(tmp_path, port_of(other), resume_step=2)
     assert [r["step"] for r in RunDir(tmp_path).metrics()] == [1, 2, 3, 4]
-    other.close()
+    other.exporter.close()
 
 
 def test_a_collapse_is_exported_with_the_row_that_shows_it(tmp_path: Path) -> None:
@@ -136,7 +148,7 @@ def test_a_collapse_is_exported_with_the_row_that_shows_it(tmp_path: Path) -> No
     exported = scrape(monitor)
     assert exported["xkd_verdict", tmp_path.name, "one_hot"] == 1
     assert exported["xkd_verdict", tmp_path.name, "healthy"] == 0
-    monitor.close()
+    monitor.exporter.close()
 
 
 def test_the_exporter_has_no_series_for_a_stall_because_a_stalled_process_cannot_report_it(
@@ -146,7 +158,7 @@ def test_the_exporter_has_no_series_for_a_stall_because_a_stalled_process_cannot
     monitor.log(row(1))
     verdicts = {sample[2] for sample in scrape(monitor) if sample[0] == "xkd_verdict"}
     assert verdicts == {"healthy", "one_hot", "constant", "non_finite"}
-    monitor.close()
+    monitor.exporter.close()
 
 
 def test_a_finished_run_waits_for_a_last_scrape_if_it_was_scraped_before(tmp_path: Path) -> None:
@@ -162,7 +174,7 @@ def test_a_finished_run_waits_for_a_last_scrape_if_it_was_scraped_before(tmp_pat
     scrape(monitor)
     waiting.join(timeout=5)
     assert not waiting.is_alive()
-    monitor.close()
+    monitor.exporter.close()
 
 
 def test_a_taken_port_is_reported_in_one_line_and_a_closed_port_is_free(tmp_path: Path) -> None:
@@ -173,7 +185,7 @@ def test_a_taken_port_is_reported_in_one_line_and_a_closed_port_is_free(tmp_path
         with pytest.raises(UserError, match=rf"run\.metrics_port {port}: .*in use; choose another port"):
             start(tmp_path, port)
     for _ in range(2):
-        start(tmp_path, port).close()
+        start(tmp_path, port).exporter.close()
 
 
 def test_it_listens_at_the_configured_address_only(tmp_path: Path) -> None:
@@ -182,7 +194,7 @@ def test_it_listens_at_the_configured_address_only(tmp_path: Path) -> None:
         monitor = start(tmp_path, host=host)
         with socket.socket() as client:
             assert (client.connect_ex(("127.0.0.2", port_of(monitor))) == 0) is reachable
-        monitor.close()
+        monitor.exporter.close()
     with pytest.raises(UserError, match=r"at run\.metrics_host 203\.0\.113\.1$"):
         start(tmp_path, host="203.0.113.1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from xkd.errors import UserError
-from xkd.monitor.metrics import INFO, METRICS
+from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, INFO, METRICS
 
 
 class MetricsExporter(Collector):
@@ -23,14 +24,15 @@ class MetricsExporter(Collector):
     Args:
         run: value of the label ``run``.
         info: labels of ``xkd_run_info``; other keys are ignored.
+        values: fields that are known from the start.
     """
 
-    def __init__(self, run: str, info: Mapping[str, Any]) -> None:
+    def __init__(self, run: str, info: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         self._run = run
         self._info = {name: str(info.get(name, "")) for name in INFO}
-        self._values: Mapping[str, Any] = {}
+        self._values = values
+        self._scrapes = 0
         self._server: Any = None
-        self.scrapes = 0
         self.address: str | None = None
         """URL of the endpoint once it is served."""
 
@@ -57,8 +59,14 @@ class MetricsExporter(Collector):
         os.register_at_fork(after_in_child=self._server.socket.close)
         self.address = f"http://localhost:{self._server.server_port}/metrics"
 
+    def await_scrape(self) -> None:
+        """Wait for the next scrape, if Prometheus has scraped before."""
+        scrapes, deadline = self._scrapes, time.monotonic() + DEFAULT_SCRAPE_SECONDS
+        while scrapes and self._scrapes == scrapes and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def close(self) -> None:
-        """Free the port."""
+        """Stop serving and free the port."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -69,7 +77,7 @@ class MetricsExporter(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metrics; called for each scrape."""
-        self.scrapes += 1
+        self._scrapes += 1
         values = self._values
         info = GaugeMetricFamily("xkd_run_info", "Facts about the run; always 1", labels=["run", *self._info])
         info.add_metric([self._run, *self._info.values()], 1)

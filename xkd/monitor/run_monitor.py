@@ -7,48 +7,39 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
 from xkd.io import write_text
 from xkd.monitor.collapse import WINDOW, CollapseThresholds, find_onset, judge
 from xkd.monitor.exporter import MetricsExporter
-from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, METRICS, RUN_VERDICTS
+from xkd.monitor.metrics import METRICS, RUN_VERDICTS
 from xkd.rundir import Row, RunDir, Verdict
 
 
 class RunMonitor:
-    """Records rows, judges them and exports the newest one.
+    """Writes rows, judges them and exports the newest one.
 
     A resumed run continues the series of the row that it resumes at. Monitoring never ends a run: a row that
     cannot be written is reported and still exported.
 
     Args:
-        run: the run directory; its name is the label ``run``.
-        port: port of the Prometheus endpoint, 0 for any free port, None for no endpoint.
+        run: the run directory.
         thresholds: those that rows are judged by.
+        exporter: of this run; already serving, because a taken port may belong to another process of the run,
+            whose rows must not be dropped.
         resume_step: rows of later steps, left by a crash, are dropped.
-        constants: exported fields that no row has.
-        info: labels of ``xkd_run_info``.
         write: False when another process writes metrics.jsonl.
-        host: address of the endpoint.
-
-    Raises:
-        UserError: the port is taken, or `host` is not an address of this machine.
     """
 
     def __init__(
         self,
         run: RunDir,
-        port: int | None,
         thresholds: CollapseThresholds,
+        exporter: MetricsExporter,
         resume_step: int = 0,
-        constants: Mapping[str, float] | None = None,
-        info: Mapping[str, Any] | None = None,
         *,
         write: bool = True,
-        host: str = "127.0.0.1",
     ) -> None:
+        self.exporter = exporter
         self._run, self._thresholds, self._write = run, thresholds, write
         self._line_start = ""
         """A newline after a row that may have been written in part."""
@@ -67,23 +58,12 @@ class RunMonitor:
         # Counters never decrease; a run that has just started is neither stalled nor late with a checkpoint.
         start = time.time()
         self._minimum = {"time": start, "checkpoint_time": start, **counts}
-        self._exporter = MetricsExporter(run.name, info or {})
         limits = ("largest_entropy", "largest_information", "collapse_threshold")
-        self._exporter.update(
-            {**self._minimum, **{name: getattr(thresholds, name) for name in limits}, **(constants or {})}
-        )
-        if port is not None:
-            # A taken port may belong to another process of this run: fail before its rows are dropped.
-            self._exporter.serve(host, port)
+        exporter.update(self._minimum | {name: getattr(thresholds, name) for name in limits})
         if write:
             write_text(run.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
         if self.rows:
             self._export(self.rows[-1], self.judge())
-
-    @property
-    def address(self) -> str | None:
-        """URL of the Prometheus endpoint, if there is one."""
-        return self._exporter.address
 
     def log(self, row: Row) -> Verdict:
         """Write, judge and export one row; NaN and Infinity are written as such.
@@ -107,16 +87,9 @@ class RunMonitor:
         return find_onset(self._run.metrics(), self._thresholds)
 
     def await_final_scrape(self, verdict: Verdict) -> None:
-        """Export the final verdict and wait for a scrape, if Prometheus has scraped this run before."""
+        """Export the final verdict until the next scrape, if Prometheus has scraped this run before."""
         self._export({}, verdict)
-        scrapes = self._exporter.scrapes
-        deadline = time.monotonic() + DEFAULT_SCRAPE_SECONDS
-        while scrapes and self._exporter.scrapes == scrapes and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._exporter.close()
+        self.exporter.await_scrape()
 
     def _append(self, row: Row) -> None:
         path = self._run.metrics_file
@@ -134,4 +107,4 @@ class RunMonitor:
     def _export(self, row: Row, verdict: Verdict) -> None:
         raised = {name: max(row[name], minimum) for name, minimum in self._minimum.items() if name in row}
         verdicts = {f"verdict_{name}": float(name == verdict.verdict) for name in RUN_VERDICTS}
-        self._exporter.update({**row, **raised, **verdicts})
+        self.exporter.update({**row, **raised, **verdicts})

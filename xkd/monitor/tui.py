@@ -16,7 +16,7 @@ from rich.text import Text
 from xkd.config import MODALITIES, other
 from xkd.model.terms import FEATURE_RANK, INFORMATION, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, direction
 from xkd.monitor.collapse import CollapseThresholds, detect_stall, judge
-from xkd.rundir import Row, RunDir, Verdict
+from xkd.rundir import Row, RunDir
 
 LEVELS = "▁▂▃▄▅▆▇█"
 STYLES = {"healthy": "green", "stalled": "yellow"}
@@ -56,7 +56,10 @@ def render(run: RunDir, width: int) -> Group:
         return Group(title, Text("no metrics yet; the first row is logged after the first step"))
     steps_per_epoch = info.get("steps", config.optim.epochs) // config.optim.epochs
     thresholds = CollapseThresholds.from_config(config, steps_per_epoch)
-    verdict = run.verdict() if run.ended else _verdict_now(rows, thresholds)
+    if run.ended:
+        verdict = run.verdict()
+    elif (verdict := judge(rows, thresholds)).healthy:
+        verdict = detect_stall(rows, time.time()) or verdict
     style = STYLES.get(verdict.verdict, "red bold")
     line = Text.assemble((verdict.verdict, style), f": {verdict.reason}")
     return Group(title, _status(rows[-1], info), line, _curves(rows, thresholds, width))
@@ -76,11 +79,6 @@ def sparkline(values: Sequence[float], width: int) -> str:
         LEVELS[round(steps * min(max(value / top, 0), 1)) if top > 0 else 0] if math.isfinite(value) else "·"
         for value in values
     )
-
-
-def _verdict_now(rows: Sequence[Row], thresholds: CollapseThresholds) -> Verdict:
-    verdict = judge(rows, thresholds)
-    return (detect_stall(rows, time.time()) or verdict) if verdict.healthy else verdict
 
 
 def _status(row: Row, info: Mapping[str, Any]) -> Text:

@@ -25,6 +25,7 @@ from xkd.launch.agent import worker
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.model.xkd import build_model
 from xkd.monitor.collapse import WINDOW, CollapseThresholds
+from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.monitor.signals import information
 from xkd.rundir import RunDir, Verdict
@@ -85,12 +86,12 @@ def _train(
     done = first = loop.first
     monitor = _run_monitor(run, clips, CollapseThresholds.from_config(config, per_epoch), first, steps)
     skipped = monitor.skipped_clips if context.is_main else 0  # of all processes so far
-    run.started(first, steps, monitor.address)
+    run.started(first, steps, monitor.exporter.address)
 
     make_views = Views(config).to(context.device)
     batches = training_batches(clips, config, first, steps, context.rank, context.size)
     verdict, clock = monitor.judge(), Clock(context.device)
-    with closing(monitor), loop:
+    with closing(monitor.exporter), loop:
         for done in loop:
             clock.start()
             parts = list(islice(batches, config.run.accumulate))
@@ -143,7 +144,7 @@ def _check_reach(run: RunConfig) -> None:
 
 
 def _run_monitor(
-    run: Run, clips: TrainingClips, limits: CollapseThresholds, first: int, steps: int
+    run: Run, clips: TrainingClips, thresholds: CollapseThresholds, first: int, steps: int
 ) -> RunMonitor:
     """Return the monitor of the run; every process has one, the main one writes and serves."""
     constants = {
@@ -154,11 +155,11 @@ def _run_monitor(
         "skipped_without_modality": clips.without_modality,
         "skipped_too_short": clips.too_short,
     }
-    main, where = run.context.is_main, clips.config.run
-    port = where.metrics_port if main else None
-    return RunMonitor(
-        RunDir(run.out), port, limits, first, constants, run.facts, write=main, host=where.metrics_host
-    )
+    main, settings = run.context.is_main, clips.config.run
+    exporter = MetricsExporter(RunDir(run.out).name, run.facts, constants)
+    if main and settings.metrics_port is not None:
+        exporter.serve(settings.metrics_host, settings.metrics_port)
+    return RunMonitor(RunDir(run.out), thresholds, exporter, first, write=main)
 
 
 def _publish(
