@@ -43,7 +43,7 @@ test: setup ## The quick tests
 
 demo: setup ## The whole pipeline on the embedded dataset: a table and a report at the end
 	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \
-	    'preparation=["short_side=64", "max_fps=8"]'
+	    'prepare_settings=["short_side=64", "max_fps=8"]'
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
 
 collapse-lab: setup ## Small runs that collapse in the paper's ways, and what the detector calls them

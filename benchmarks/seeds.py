@@ -78,6 +78,7 @@ def main() -> None:
         run = given.out / str(seed)
         config = resolve(get_preset(given.preset), None, [*given.set, f"run.seed={seed}"])
         verdict = launch(config, given.data, run, 1)
+        assert verdict  # on this machine there always is one
         print(f"seed {seed}: {verdict.verdict}: {verdict.reason}", flush=True)
         seeds.append(scores_of(run, given.data, seed))
         print(table(seeds), flush=True)

@@ -1,8 +1,8 @@
-"""The five verbs, and what goes with them, as KFP components: each imports a function and calls it.
+"""The five commands, with planning and cleanup, as KFP components: each imports functions and calls them.
 
-Datasets and runs travel as paths on a volume that all tasks share; manifests, scores and reports also
-as KFP artifacts. KFP reads the annotations of a component when it is defined and runs its source alone,
-so these files import inside the functions and do not postpone annotations.
+Datasets and runs travel as paths on a volume that all tasks share; manifests, scores and reports also as KFP
+artifacts. KFP reads a component's annotations when it is defined and ships its source alone, so these files
+import inside the functions and do not postpone annotations.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from typing import Any
 from kfp import dsl
 
 IMAGE = "xkd:0.1.0"
-"""The image of every task unless a pipeline sets another; see the Dockerfile."""
+"""The default image of every task; see the Dockerfile."""
 
 
-def component(function: Callable[..., Any] | None = None, **settings: Any) -> Any:
-    """A component that runs in this package's image, where everything is installed already.
+def component(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a component that runs in this project's image, where everything is installed.
 
     Args:
-        function: what it runs.
-        settings: more of ``kfp.dsl.component``.
+        function: the function to run.
+        options: further arguments of ``kfp.dsl.component``.
     """
-    return dsl.component(function, base_image=IMAGE, install_kfp_package=False, **settings)
+    return dsl.component(function, base_image=IMAGE, install_kfp_package=False, **options)

@@ -11,13 +11,13 @@ from components import component
 def evaluate(
     run: str, item: dict[str, Any], out: str, score: Output[Artifact], metrics: Output[Metrics]
 ) -> None:
-    """Evaluate.
+    """Evaluate one task.
 
     Args:
         run: the run directory.
-        item: what `plan` says of it. Other data or weights are other work, and another caching key.
-        out: directory of scores, with the features that tasks share.
-        score: the score with all that is needed to reproduce it.
+        item: an item of `plan`; it also makes the caching key depend on the data and the weights.
+        out: directory of scores, and of the features that tasks share.
+        score: the score with everything needed to reproduce it.
         metrics: the score by its task's name.
     """
     import json

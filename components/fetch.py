@@ -1,30 +1,27 @@
-"""fetch: a dataset at a named revision."""
+"""fetch: a dataset at a revision."""
 
 from components import component
 
 
 @component
-def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: int, revision: str) -> str:
-    """Get a dataset.
+def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: int, expected_revision: str) -> str:
+    """Fetch a dataset and return its revision, on which the caching keys of later tasks depend.
 
     Args:
         name: the dataset, for example ``embedded``.
         out: directory to write.
         repo: data registry that has it; empty for the embedded dataset.
         rev: branch, tag or commit of the registry; empty: its default branch.
-        clips: clips to generate, for the embedded dataset.
+        clips: number of clips to generate, for the embedded dataset.
         seed: seed of the generator, for the embedded dataset.
-        revision: the revision it must have; empty takes what there is.
-
-    Returns:
-        The revision, which the later tasks' caching rests on: equal for equal content.
+        expected_revision: revision that the content must have; empty: any.
     """
     from pathlib import Path
 
     from xkd.data.fetch.fetch import fetch as run
     from xkd.errors import UserError
 
-    found = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=seed)
-    if revision not in ("", found):
-        raise UserError(f"revision: {name} in {out} has revision {found}, not {revision}")
-    return found
+    revision = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=seed)
+    if expected_revision not in ("", revision):
+        raise UserError(f"expected_revision: {name} in {out} has {revision}, not {expected_revision}")
+    return revision

@@ -13,25 +13,26 @@ def plan(
     downstream: list[str],
     encoders: list[str],
     protocols: list[str],
-    finetune: list[str],
+    finetune_settings: list[str],
 ) -> list[dict[str, Any]]:
-    """Plan the evaluations.
+    """Return the items that `evaluate` takes.
 
     Args:
-        run: the run directory.
-        data: directory of datasets, each prepared as ``{name}-prepared``.
-        dataset: the one of the pretraining.
-        downstream: which to evaluate on; empty: that one.
-        encoders: which to evaluate; empty: all.
-        protocols: by which; empty: all that a dataset has.
-        finetune: settings of every fine-tuning (`xkd.config.FinetuneConfig`), each ``dotted.name=value``.
-
-    Returns:
-        For each evaluation what `evaluate` takes.
+        run: the run directory; empty, before there is one: only check the arguments and return no items.
+        data: directory with each dataset, prepared as ``{name}-prepared``.
+        dataset: the pretraining dataset.
+        downstream: names of the datasets to evaluate on; empty: `dataset`.
+        encoders: names of the encoders; empty: all.
+        protocols: names of the protocols; empty: all of each dataset.
+        finetune_settings: `xkd.config.FinetuneConfig` overrides, each ``dotted.name=value``.
     """
     from pathlib import Path
 
-    from xkd.evaluate.plan import plan as write
+    from xkd.evaluate.plan import check
+    from xkd.evaluate.plan import plan as plan_run
 
     prepared = [Path(data, f"{name}-prepared") for name in downstream or [dataset]]
-    return write(Path(run), prepared, encoders, protocols, finetune)
+    if run:
+        return plan_run(Path(run), prepared, encoders, protocols, finetune_settings)
+    check(prepared, encoders, protocols, finetune_settings)
+    return []

@@ -7,18 +7,18 @@ from components import component
 
 @component
 def prepare(
-    source: str, name: str, revision: str, overrides: list[str], out: str, manifest: Output[Dataset]
+    source: str, name: str, revision: str, settings: list[str], out: str, manifest: Output[Dataset]
 ) -> None:
     """Write shards and a manifest.
 
     Args:
         source: the fetched dataset.
-        name: what it was fetched as; a layout's name, also of a miniature, is the layout that it is read in.
-            By its files alone Kinetics-Sound is Kinetics400.
-        revision: its revision; another one is other work, so this belongs to the caching key.
-        overrides: settings of `xkd.data.shards.prepare.PrepareConfig`, each ``name=value``.
+        name: its name for `fetch`. A layout's name, also of a miniature, selects the layout to read: by its
+            files alone Kinetics-Sound is Kinetics400.
+        revision: its revision, as a part of the caching key.
+        settings: `xkd.data.shards.prepare.PrepareConfig` overrides, each ``name=value``.
         out: directory to write.
-        manifest: one row a clip.
+        manifest: a table with one row per clip.
     """
     import shutil
     from pathlib import Path
@@ -29,7 +29,7 @@ def prepare(
     from xkd.data.sources.layouts import LAYOUTS
 
     layout = name.removesuffix("-mini")
-    named = [f"dataset={layout}"] if layout in LAYOUTS else []
-    summary = run(Path(source), Path(out), resolve(PrepareConfig(), None, [*named, *overrides]))
+    defaults = PrepareConfig(dataset=layout if layout in LAYOUTS else "")
+    prepared = run(Path(source), Path(out), resolve(defaults, None, settings))
     shutil.copy(Path(out) / "manifest.csv", manifest.path)
-    manifest.metadata |= {"dataset": summary.name, "revision": revision, "clips": summary.clips}
+    manifest.metadata |= {"dataset": prepared.name, "revision": revision, "clips": prepared.clips}

@@ -1,4 +1,4 @@
-"""pretrain: XKD on prepared clips, by torchrun through TorchX, here or as a job on several nodes."""
+"""pretrain: XKD on prepared clips, on this machine or as a job on several nodes."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,8 @@ from kfp.dsl import Artifact, Output, TaskConfig, TaskConfigField, TaskConfigPas
 from components import component
 
 
-# What the task is given in Kubernetes goes to the job's pods. Its own pod, which starts and follows the job,
-# takes of that the volumes and the variables; it needs no GPU, nor a place on a node that has some.
+# The task's Kubernetes settings are passed on to the job's pods. The task's own pod starts and follows the
+# job; it needs the volumes and the environment, but no GPU and no place on a GPU node.
 @component(
     task_config_passthroughs=[
         TaskConfigField.RESOURCES,
@@ -21,7 +21,7 @@ from components import component
 )
 def pretrain(
     preset: str,
-    overrides: list[str],
+    settings: list[str],
     data: str,
     revision: str,
     out: str,
@@ -29,50 +29,45 @@ def pretrain(
     nodes: int,
     image: str,
     node_type: str,
-    cluster: list[str],
+    cluster_settings: list[str],
     task: TaskConfig,
     config: Output[Artifact],
     history: Output[Artifact],
-) -> NamedTuple("Judged", [("verdict", str), ("reason", str)]):  # type: ignore[valid-type]
-    """Pretrain, or go on where an earlier attempt stopped.
+) -> NamedTuple("Outcome", [("verdict", str), ("reason", str)]):  # type: ignore[valid-type]
+    """Pretrain, or resume an earlier attempt; return the verdict and its reason.
 
     Args:
         preset: named configuration.
-        overrides: settings laid over it, each ``dotted.name=value``.
+        settings: overrides of the preset, each ``dotted.name=value``.
         data: the prepared dataset.
-        revision: its revision; another one is other work, so this belongs to the caching key.
+        revision: its revision, as a part of the caching key.
         out: the run directory.
-        processes: training processes, where this task itself trains.
-        nodes: hosts of a job that trains; 0: this task itself trains, on this machine.
+        processes: training processes, if the task itself trains.
+        nodes: hosts of the job that trains; 0: the task itself trains, on this machine.
         image: image of the job's pods.
         node_type: a GPU node by name (`xkd.launch.kubernetes.node_types`); empty: none.
-        cluster: settings of `xkd.launch.kubernetes.config.ClusterConfig`, each ``name=value``; they override
-            the task's own.
-        task: what this task is given in Kubernetes; KFP fills it in.
+        cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, each ``name=value``.
+        task: the task's Kubernetes settings; KFP fills it in.
         config: the resolved configuration.
-        history: the logged metrics, one JSON object a line.
-
-    Returns:
-        The verdict on the run, and its grounds.
+        history: the logged metrics, one JSON object per line.
     """
-    import os
     import shutil
     from pathlib import Path
 
     from xkd.config.overrides import resolve
     from xkd.config.presets import get_preset
-    from xkd.launch.kubernetes.from_kfp import from_task
-    from xkd.launch.launcher import launch
+    from xkd.launch.kubernetes.from_kfp import cluster_of_task, pretrain_task
+    from xkd.rundir import RunDir
 
-    judged = launch(
-        resolve(get_preset(preset), None, overrides),
+    verdict, reason = pretrain_task(
+        resolve(get_preset(preset), None, settings),
         Path(data),
         Path(out),
         processes,
-        from_task(nodes, image, [f"node_type='{node_type}'", *cluster], task),
-        os.environ.get("KFP_RUN_ID", ""),
+        cluster_of_task(nodes, cluster_settings, image, node_type, task),
     )
-    shutil.copy(Path(out) / "config.yaml", config.path)
-    shutil.copy(Path(out) / "metrics.jsonl", history.path)
-    print(f"verdict: {judged.verdict}: {judged.reason}")
-    return judged.verdict, judged.reason
+    for file, artifact in ((RunDir(out).config_file, config), (RunDir(out).metrics_file, history)):
+        if file.exists():  # unless only the job's pods see the directory
+            shutil.copy(file, artifact.path)
+    print(f"verdict: {verdict}: {reason}")
+    return verdict, reason

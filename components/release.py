@@ -1,4 +1,4 @@
-"""release: nothing of a run is left on the cluster."""
+"""release: cancel the jobs that a pipeline run left on the cluster."""
 
 from kfp.dsl import PipelineTaskFinalStatus
 
@@ -6,22 +6,20 @@ from components import component
 
 
 @component
-def release(nodes: int, cluster: list[str], status: PipelineTaskFinalStatus) -> None:
-    """Cancel the jobs that this pipeline's run started and that still go on, whatever became of pretraining.
+def release(nodes: int, cluster_settings: list[str], status: PipelineTaskFinalStatus) -> None:
+    """Cancel the active jobs of this pipeline run, however pretraining ended.
 
-    KFP may end a terminated run before this begins. Then it is the task `pretrain` that cancels its job, when
-    it gets SIGTERM; and an ended job has a time to live.
+    KFP may end a terminated run before this task starts. Then the task `pretrain` cancels its job on SIGTERM,
+    and an ended job has a time to live.
 
     Args:
         nodes: hosts of pretraining; 0: it had no job.
-        cluster: settings of `xkd.launch.kubernetes.config.ClusterConfig`, each ``name=value``.
-        status: how pretraining ended; it is by this input that KFP knows a task that follows a failure too.
+        cluster_settings: as of `pretrain`.
+        status: how pretraining ended; this input makes KFP run the task after a failure too.
     """
-    import os
+    from xkd.launch.kubernetes.from_kfp import cluster_of_task, run_id
+    from xkd.launch.kubernetes.submit import release as cancel
 
-    from xkd.launch.kubernetes.follow import release as cancel
-    from xkd.launch.kubernetes.from_kfp import from_task
-
-    place, run_id = from_task(nodes, "", cluster), os.environ.get("KFP_RUN_ID", "")
-    cancelled = cancel(run_id, place.namespace) if place and run_id else []
+    cluster = cluster_of_task(nodes, cluster_settings)
+    cancelled = cancel(run_id(), cluster.namespace) if cluster and run_id() else []
     print(f"jobs cancelled: {', '.join(cancelled) or 'none'}")

@@ -1,4 +1,4 @@
-"""tabulate: a run and its scores become tables, curves and a report."""
+"""tabulate: a report with tables and curves of a run and its scores."""
 
 from kfp.dsl import HTML, Markdown, Output
 
@@ -13,7 +13,7 @@ def tabulate(
 
     Args:
         run: the run directory.
-        scores: directory of the scores that there are, and of why others are not.
+        scores: directory of the scores, and of the reasons why others failed.
         out: directory to write.
         pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.
         report: the page.

@@ -1,4 +1,4 @@
-"""Graphs of the components; what a task does is in `components`, how it does it in `xkd`."""
+"""Pipelines: graphs of `components`, which call `xkd`."""
 
 from kfp import dsl, kubernetes
 
@@ -7,24 +7,24 @@ from xkd.launch.kubernetes.config import MOUNT, USER, VOLUME
 GPU = "nvidia.com/gpu"
 
 
-def place(task: dsl.PipelineTask, image: str) -> dsl.PipelineTask:
-    """Where and as whom a task runs: in this image, with the shared volume, within the network's policies."""
-    task.set_container_image(image)
+def configure_task(task: dsl.PipelineTask, image: str, cache: bool = True) -> dsl.PipelineTask:
+    """Set a task's image, volumes, user, label, retries, and whether KFP may reuse its result (`cache`)."""
+    task.set_container_image(image).set_caching_options(enable_caching=cache)
     kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)
-    # Decoding processes hand over their batches in shared memory, of which a container by itself has 64 MiB.
+    # Decoding processes pass batches through shared memory, of which containers have only 64 MiB by default.
     kubernetes.empty_dir_mount(task, "dshm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
-    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "xkd")
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "xkd")  # the network policies select it
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-    # Pods are evicted and nodes go. Each verb goes on from what it finds, and pretraining finds its job.
+    # Pods are evicted and nodes fail. Every command resumes its work, and pretraining attaches to its job.
     return task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2, backoff_max_duration="10m")
 
 
-def place_on_gpus(
+def request_gpus(
     task: dsl.PipelineTask, gpus: str, node_selector: dict[str, str], tolerations: list[dict[str, str]]
 ) -> dsl.PipelineTask:
-    """The GPUs that a task is given, and the nodes it may be on; ``gpus`` is a string, and "0" is none."""
+    """Set a task's GPUs (a string; "0" for none) and the nodes it may run on."""
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
-    # KFP does so by itself for all that is set here but for the limit, which a loop then does not know.
+    # KFP registers the parameters of all setters but this one, which a loop then does not pass on.
     task.register_pipeline_channels([gpus])
     kubernetes.add_toleration_json(task, tolerations)
     kubernetes.add_node_selector_json(task, node_selector)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from xkd.launch.launcher import RENDEZVOUS_PORT
+from xkd.launch.kubernetes.job import RENDEZVOUS_PORT
 
 ENDED = 5.0
 """Seconds an agent may take to end when it is killed."""

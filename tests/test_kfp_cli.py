@@ -164,13 +164,13 @@ def test_without_a_server_one_line_names_local() -> None:
 
 def test_submit_delivers_the_compiled_pipeline(server: ThreadingHTTPServer) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
-    done = kfp("--endpoint", address, "run", "submit", FULL, "-r", "mine", "clips=40", "preset=toy")
+    done = kfp("--endpoint", address, "run", "submit", FULL, "-r", "mine", "embedded_clips=40", "preset=toy")
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
     run = server.run  # type: ignore[attr-defined]
     assert server.experiment["display_name"] == "xkd-full"  # type: ignore[attr-defined]
     assert run["display_name"] == "mine"
-    assert run["runtime_config"]["parameters"] == {"clips": 40, "preset": "toy"}
+    assert run["runtime_config"]["parameters"] == {"embedded_clips": 40, "preset": "toy"}
     delivered = run["pipeline_spec"]
     assert delivered["pipeline_spec"]["pipelineInfo"]["name"] == "xkd-full"
 
@@ -195,16 +195,16 @@ def test_create_of_the_compiled_file_delivers_the_same(server: ThreadingHTTPServ
 
 def test_strings_stay_strings(server: ThreadingHTTPServer) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
-    given = ["gpus=4", "revision=1e5", "run=true", 'data="7"', "seed=7", 'overrides=["optim.lr=1e-4"]']
-    done = kfp("--endpoint", address, "run", "submit", FULL, *given)
+    parameters = ["gpus=4", "expected_revision=1e5", "run=true", 'data="7"', "embedded_seed=7"]
+    done = kfp("--endpoint", address, "run", "submit", FULL, *parameters, 'settings=["optim.lr=1e-4"]')
     assert done.returncode == 0, done.stderr
     assert server.run["runtime_config"]["parameters"] == {  # type: ignore[attr-defined]
         "gpus": "4",
-        "revision": "1e5",
+        "expected_revision": "1e5",
         "run": "true",
         "data": "7",
-        "seed": 7,
-        "overrides": ["optim.lr=1e-4"],
+        "embedded_seed": 7,
+        "settings": ["optim.lr=1e-4"],
     }
 
 

@@ -33,7 +33,7 @@ def test_params_hold_the_toy_preset() -> None:
 
 
 def test_dvc_prepares_as_the_demo_does() -> None:
-    given = re.search(r"'preparation=(.*)'", (ROOT / "Makefile").read_text())
+    given = re.search(r"'prepare_settings=(.*)'", (ROOT / "Makefile").read_text())
     assert given
     overrides = yaml.safe_load(given[1])
     by_dvc, by_demo = (

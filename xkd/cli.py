@@ -88,12 +88,10 @@ def pretrain(
     """Pretrain XKD; go on where an earlier run into the same directory stopped."""
     from xkd.config.overrides import resolve
     from xkd.config.presets import get_preset
-    from xkd.launch.launcher import launch
-    from xkd.rundir import RunDir
+    from xkd.launch.launcher import describe, launch
 
-    launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
-    judged = RunDir(out).outcome()
-    print(f"verdict: {judged.verdict}: {judged.reason}")
+    verdict = launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
+    print("verdict: {}: {}".format(*describe(verdict, out)))
 
 
 @app.command()
@@ -114,19 +112,21 @@ def launch(
     ] = False,
 ) -> None:
     """Pretrain on a Kubernetes cluster: start or find the job, follow it to its end."""
+    import yaml
+
     from xkd.config.overrides import resolve
     from xkd.config.presets import get_preset
     from xkd.launch.kubernetes.config import ClusterConfig
+    from xkd.launch.launcher import describe, training_job
     from xkd.launch.launcher import launch as run
-    from xkd.launch.launcher import training_job
 
     settings = resolve(get_preset(preset), config, set_ or ())
     place = resolve(ClusterConfig(), cluster, on or ())
     if dry_run:
-        print(training_job(settings, data, out, place).request().request, end="")
+        print(yaml.safe_dump(training_job(settings, data, out, place).manifest(), sort_keys=False), end="")
         return
-    judged = run(settings, data, out, cluster=place)
-    print(f"verdict: {judged.verdict}: {judged.reason}")
+    verdict = run(settings, data, out, cluster=place)
+    print("verdict: {}: {}".format(*describe(verdict, out)))
 
 
 @app.command()

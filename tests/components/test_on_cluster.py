@@ -1,6 +1,7 @@
-"""The tasks that use a cluster, run as their pods run them: the compiled command, KFP's own executor.
+"""The tasks that use a cluster, run as in their pods: the compiled command and KFP's own executor.
 
-The cluster is the server of the launcher's tests; what KFP's driver and launcher put in is put in here.
+The cluster is the fake API server of the launcher's tests; placeholders are filled as KFP's driver fills
+them.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ TASK = {
     "volumeMounts": [{"name": VOLUME, "mountPath": "/workspace/runs"}],
     "resources": {"limits": {"nvidia.com/gpu": "8"}},
 }
-"""What KFP's driver makes of the pipeline's defaults."""
+"""The Kubernetes settings that KFP's driver makes of the pipeline's defaults."""
 PRETRAIN = {
     "preset": "toy",
-    "overrides": ["run.seed=1"],
+    "settings": ["run.seed=1"],
     "data": "runs/data",
     "revision": "1",
     "out": "runs/mine",
@@ -48,12 +49,12 @@ PRETRAIN = {
     "nodes": 2,
     "image": "xkd:1",
     "node_type": "v100_gke",
-    "cluster": ["restarts=5"],
+    "cluster_settings": ["restarts=5"],
     "task": TASK,
 }
 RELEASE = {
     "nodes": 2,
-    "cluster": [],
+    "cluster_settings": [],
     "status": {"state": "FAILED", "pipelineTaskName": "pretrain", "error": {}},
 }
 
@@ -77,7 +78,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def start(containers: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a task's container, in a process group of its own."""
+    """Start a task's container in a new process group."""
     started: list[subprocess.Popen[str]] = []
 
     def start(task: str, inputs: dict[str, Any], run_id: str = "run-1") -> subprocess.Popen[str]:
@@ -116,13 +117,13 @@ def artifact(path: Path) -> dict[str, Any]:
 
 
 def submitted(cluster: Cluster, task: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    """The task, when its job is there."""
+    """Return the task once its job is submitted."""
     until(lambda: cluster.jobs or task.poll() is not None)
     assert cluster.jobs, task.communicate()[0]
     return task
 
 
-def test_pretraining_is_a_job_with_what_the_task_is_given(
+def test_pretraining_is_a_job_with_the_settings_of_its_task(
     cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     run = tmp_path / "runs" / "mine"
@@ -153,7 +154,36 @@ def test_pretraining_is_a_job_with_what_the_task_is_given(
     assert (tmp_path / "config").read_text() == "the job's"
 
 
-def test_a_pretraining_that_is_stopped_removes_its_job(
+def test_a_completed_job_whose_verdict_is_out_of_reach_is_an_unknown_verdict(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    task = submitted(cluster, start("pretrain", PRETRAIN))
+    cluster.begin()
+    cluster.end_pod(0, 0)
+    cluster.phase("Completed")
+    said, _ = task.communicate(timeout=60)
+    assert task.returncode == 0, said
+    reason = "the job completed; its verdict is in runs/mine/verdict.json on the cluster's volume"
+    output = json.loads((tmp_path / "out.json").read_text())
+    assert output["parameterValues"] == {"verdict": "unknown", "reason": reason}
+
+
+def test_a_collapsed_run_is_a_verdict_of_its_task(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    collapsed = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
+    task = submitted(cluster, start("pretrain", PRETRAIN))
+    cluster.begin()
+    report = {"message": "the run ended as one_hot", "errorCode": 76, "extraInfo": {"verdict": collapsed}}
+    cluster.end_pod(0, 76, json.dumps({"message": report}))
+    cluster.phase("Terminated")
+    said, _ = task.communicate(timeout=60)
+    assert task.returncode == 0, said
+    output = json.loads((tmp_path / "out.json").read_text())
+    assert output["parameterValues"] == {"verdict": "one_hot", "reason": "KD is 0"}
+
+
+def test_a_terminated_pretraining_task_cancels_its_job(
     cluster: Cluster, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     task = submitted(cluster, start("pretrain", PRETRAIN))
@@ -161,7 +191,7 @@ def test_a_pretraining_that_is_stopped_removes_its_job(
     until(lambda: not cluster.jobs)
 
 
-def test_tidying_up_cancels_the_jobs_of_this_run_alone(
+def test_release_cancels_only_the_jobs_of_its_run(
     cluster: Cluster, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     task = submitted(cluster, start("pretrain", PRETRAIN))

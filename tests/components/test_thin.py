@@ -8,7 +8,7 @@ import pytest
 import components
 
 FILES = sorted(path for path in Path(components.__path__[0]).glob("*.py") if path.name != "__init__.py")
-VERBS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
+COMMANDS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
 
 
 def body_of(path: Path) -> ast.FunctionDef:
@@ -17,8 +17,8 @@ def body_of(path: Path) -> ast.FunctionDef:
     return functions[0]
 
 
-def test_the_five_verbs_are_components_and_what_plans_and_tidies_up() -> None:
-    assert [path.stem for path in FILES] == sorted([*VERBS, "check", "plan", "release"])
+def test_the_five_commands_planning_and_cleanup_are_components() -> None:
+    assert [path.stem for path in FILES] == sorted([*COMMANDS, "plan", "release"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -28,7 +28,7 @@ def test_a_component_is_thin(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_component_works_from_its_source_alone(path: Path) -> None:
+def test_a_component_uses_only_names_of_its_own_source(path: Path) -> None:
     function = body_of(path)
     imported = {
         alias.asname or alias.name

@@ -396,11 +396,11 @@ def test_the_component_returns_the_revision(registry: Registry, out: Path) -> No
         "clips": 800,
         "seed": 0,
     }
-    revision = component.python_func(**given, revision="")
+    revision = component.python_func(**given, expected_revision="")
     assert revision == get(registry, out).hash
-    assert component.python_func(**given, revision=revision) == revision
-    with pytest.raises(UserError, match="has revision"):
-        component.python_func(**given, revision="other")
+    assert component.python_func(**given, expected_revision=revision) == revision
+    with pytest.raises(UserError, match="expected_revision: esc50 in "):
+        component.python_func(**given, expected_revision="other")
 
 
 def test_without_a_registry_there_is_only_what_is_generated(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Launching on a cluster: the real launcher, TorchX and Kubernetes client against a server of the tests."""
+"""Launching on a cluster: the real launcher and Kubernetes client against a fake API server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ import pytest
 from tests.kubernetes.server import Cluster, refused
 from tests.tiny import tiny_config
 from tests.waiting import until
-from xkd.errors import TrainingError, UserError
-from xkd.launch.kubernetes import client as api
-from xkd.launch.kubernetes import follow
+from xkd.errors import CollapsedError, TrainingError, UserError, XkdError
+from xkd.launch.kubernetes import client, submit
 from xkd.launch.kubernetes.client import ApiUnavailableError, PollPolicy
 from xkd.launch.kubernetes.config import ClusterConfig
-from xkd.launch.kubernetes.follow import LaunchError, release
-from xkd.launch.launcher import UnjudgedError, launch, training_job
+from xkd.launch.kubernetes.submit import LaunchError, release
+from xkd.launch.launcher import describe, launch, training_job
 from xkd.rundir import Verdict
 
 QUICK = PollPolicy(first=0.05, longest=0.1, patience=2.0)
@@ -43,9 +42,9 @@ def report(message: str, code: int, **extra: Any) -> str:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster that the kubeconfig leads to; no job may be left on it."""
+    """The cluster of the kubeconfig; no job may be left on it."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(api, "PACE", QUICK)
+    monkeypatch.setattr(client, "POLL_POLICY", QUICK)
     with Cluster() as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
         yield cluster
@@ -53,7 +52,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
 
 
 class Launch(threading.Thread):
-    """A launcher in a thread; what it returned or raised."""
+    """A launcher in a thread, and what it returned or raised."""
 
     def __init__(
         self, config: ClusterConfig = CONFIG, run_id: str = "", out: Path = Path("runs/mine")
@@ -61,6 +60,7 @@ class Launch(threading.Thread):
         super().__init__(daemon=True)
         self.config, self.run_id, self.out = config, run_id, out
         self.result: Verdict | BaseException | None = None
+        self.ended = False
         self.start()
 
     def run(self) -> None:
@@ -69,11 +69,11 @@ class Launch(threading.Thread):
             self.result = launch(tiny_config(), *paths, cluster=self.config, run_id=self.run_id)
         except BaseException as error:
             self.result = error
+        self.ended = True
 
-    def end(self) -> Verdict | BaseException:
+    def end(self) -> Verdict | BaseException | None:
         self.join(timeout=20)
-        assert not self.is_alive()
-        assert self.result is not None
+        assert self.ended
         return self.result
 
 
@@ -83,10 +83,10 @@ def hang_up(handler: BaseHTTPRequestHandler) -> bool:
     return True
 
 
-def begun(cluster: Cluster, **options: Any) -> Launch:
-    """A launcher whose job runs."""
+def started(cluster: Cluster, **options: Any) -> Launch:
+    """Return a launcher whose job runs."""
     launcher = Launch(**options)
-    until(lambda: cluster.jobs or launcher.result)
+    until(lambda: cluster.jobs or launcher.ended)
     assert launcher.result is None, launcher.result
     cluster.phase("Pending")
     cluster.begin()
@@ -105,8 +105,10 @@ def fail(cluster: Cluster, *arguments: Any, phase: str = "Failed", **options: An
     cluster.phase(phase, 4 if phase == "Failed" else 0)
 
 
-def test_a_job_is_submitted_followed_and_judged(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    launcher = begun(cluster)
+def test_a_job_is_submitted_and_its_verdict_is_returned(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = started(cluster)
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
     assert "POST /apis/batch.volcano.sh/v1alpha1/namespaces/research/jobs" in cluster.requests
@@ -115,17 +117,17 @@ def test_a_job_is_submitted_followed_and_judged(cluster: Cluster, capsys: pytest
     assert f"xkd: job {cluster.name}: Completed, 1 attempt(s), 0 min 0 s running" in said
 
 
-def test_a_running_job_is_adopted(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    first = begun(cluster)
+def test_a_running_job_is_attached_to(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    first = started(cluster)
     second = Launch()
-    until(lambda: "is there already (Running)" in capsys.readouterr().err)
+    until(lambda: "exists (Running); attaching" in capsys.readouterr().err)
     complete(cluster)
     assert first.end() == second.end() == Verdict(**HEALTHY)
     assert cluster.submitted == 1
 
 
-def test_a_finished_job_is_read_and_not_run_again(cluster: Cluster) -> None:
-    launcher = begun(cluster)
+def test_a_completed_job_is_not_run_again(cluster: Cluster) -> None:
+    launcher = started(cluster)
     complete(cluster)
     launcher.end()
     assert Launch().end() == Verdict(**HEALTHY)
@@ -133,10 +135,10 @@ def test_a_finished_job_is_read_and_not_run_again(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("left", [None, '{"message": {"message": "finished", "extraInfo": {"verd'])
-def test_a_completed_job_whose_pods_tell_nothing_is_judged_by_its_run(
+def test_a_completed_job_without_a_termination_message_has_the_verdict_of_its_run_directory(
     cluster: Cluster, tmp_path: Path, left: str | None
 ) -> None:
-    launcher = begun(cluster, out=tmp_path)
+    launcher = started(cluster, out=tmp_path)
     (tmp_path / "verdict.json").write_text(json.dumps(HEALTHY))
     if left:
         cluster.end_pod(0, 0, left)
@@ -146,19 +148,17 @@ def test_a_completed_job_whose_pods_tell_nothing_is_judged_by_its_run(
     assert launcher.end() == Verdict(**HEALTHY)
 
 
-def test_a_completed_job_is_never_called_failed(cluster: Cluster) -> None:
-    launcher = begun(cluster)
+def test_a_completed_job_whose_verdict_is_out_of_reach_is_not_an_error(cluster: Cluster) -> None:
+    launcher = started(cluster)
     cluster.end_pod(1, 69, report("lost the other hosts", 69))
     cluster.end_pod(0, 0)
     cluster.phase("Completed")
-    error = launcher.end()
-    assert isinstance(error, UnjudgedError)
-    assert error.exit_code == 0
-    assert str(error).startswith(f"job {cluster.name} completed; ")
-    assert "runs/mine/verdict.json" in str(error)
+    assert launcher.end() is None
+    reason = "the job completed; its verdict is in runs/mine/verdict.json on the cluster's volume"
+    assert describe(None, launcher.out) == ("unknown", reason)
 
 
-def test_other_work_is_another_job(cluster: Cluster) -> None:
+def test_different_work_has_a_different_job_name(cluster: Cluster) -> None:
     names = {
         training_job(tiny_config(), Path("data"), Path(out), CONFIG, run_id).name
         for out, run_id in (("a", ""), ("b", ""), ("a", "r1"), ("a", "r2"))
@@ -168,7 +168,7 @@ def test_other_work_is_another_job(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "while"])
-def test_errors_of_the_server_are_sat_out(cluster: Cluster, moment: str) -> None:
+def test_transient_server_errors_are_retried(cluster: Cluster, moment: str) -> None:
     def error(code: int) -> Callable[[BaseHTTPRequestHandler], bool]:
         def spoil(handler: BaseHTTPRequestHandler) -> bool:
             handler.reply(*refused(code, "etcdserver: request timed out"))  # type: ignore[attr-defined]
@@ -179,7 +179,7 @@ def test_errors_of_the_server_are_sat_out(cluster: Cluster, moment: str) -> None
     faults = [error(500), hang_up, error(503), error(429)]
     if moment == "before":
         cluster.faults = faults
-    launcher = begun(cluster)
+    launcher = started(cluster)
     if moment == "while":
         cluster.faults = faults
         until(lambda: not cluster.faults)
@@ -188,7 +188,7 @@ def test_errors_of_the_server_are_sat_out(cluster: Cluster, moment: str) -> None
     assert cluster.submitted == 1
 
 
-def test_an_answer_that_is_lost_submits_no_second_job(cluster: Cluster) -> None:
+def test_a_lost_response_does_not_submit_a_second_job(cluster: Cluster) -> None:
     def swallow(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "POST":
             return False
@@ -196,14 +196,14 @@ def test_an_answer_that_is_lost_submits_no_second_job(cluster: Cluster) -> None:
         return hang_up(handler)
 
     cluster.faults = [swallow]
-    launcher = begun(cluster)
+    launcher = started(cluster)
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
     assert cluster.submitted == 1
 
 
-def test_a_server_that_does_not_answer_times_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_TIMEOUT", (1, 0.3))
+def test_a_request_without_a_response_times_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_TIMEOUT", (1, 0.3))
 
     def hang(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "GET" or "log" in handler.path:
@@ -211,26 +211,26 @@ def test_a_server_that_does_not_answer_times_out(cluster: Cluster, monkeypatch: 
         time.sleep(1)
         return True
 
-    launcher = begun(cluster)
+    launcher = started(cluster)
     cluster.faults = [hang, hang]
     until(lambda: not cluster.faults)
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
 
 
-def test_a_server_that_stays_away_is_said_and_the_job_goes_on(cluster: Cluster) -> None:
-    launcher = begun(cluster)
+def test_an_unreachable_api_is_an_error_and_the_job_continues(cluster: Cluster) -> None:
+    launcher = started(cluster)
     cluster.away = "no leader"
     error = launcher.end()
     assert isinstance(error, ApiUnavailableError)
     assert error.exit_code == 75
-    assert str(error).startswith("the Kubernetes API is away for 2 s now (no leader); the job goes on")
+    assert str(error).startswith("Kubernetes API unreachable for 2 s (no leader); the job continues")
     cluster.away = ""
     complete(cluster)
 
 
-def test_unknown_phases_are_waited_out(cluster: Cluster) -> None:
-    launcher = begun(cluster)
+def test_unknown_phases_are_taken_as_transient(cluster: Cluster) -> None:
+    launcher = started(cluster)
     cluster.phase("Reticulating")
     time.sleep(0.3)
     complete(cluster)
@@ -240,9 +240,11 @@ def test_unknown_phases_are_waited_out(cluster: Cluster) -> None:
 def test_a_preempted_job_is_followed_through_its_restart(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launcher = begun(cluster)
+    launcher = started(cluster)
     time.sleep(0.3)
-    cluster.end_pod(1, 75, report("asked to stop; step 9 is saved", 75), pod_reason="Preempting")
+    cluster.end_pod(
+        1, 75, report("Interrupted: saved at step 9 of 28; rerun to resume", 75), pod_reason="Preempting"
+    )
     cluster.restart()
     time.sleep(0.2)
     cluster.phase("Pending", 1)
@@ -251,41 +253,44 @@ def test_a_preempted_job_is_followed_through_its_restart(
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
     said = capsys.readouterr().err
-    assert f"pod {cluster.name}-train-1-0: Preempting: asked to stop; step 9 is saved" in said
+    assert (
+        f"pod {cluster.name}-train-1-0: Preempting: Interrupted: saved at step 9 of 28; rerun to resume"
+        in said
+    )
     assert "Restarting, restart 1" in said
     assert "Completed, 2 attempt(s)" in said
 
 
-def test_a_login_that_expires_leaves_the_job(cluster: Cluster) -> None:
+def test_expired_credentials_leave_the_job_running(cluster: Cluster) -> None:
     def expire(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "GET" or "/jobs/" not in handler.path:
             return False
         handler.reply(*refused(401, "Unauthorized"))  # type: ignore[attr-defined]
         return True
 
-    launcher = begun(cluster)
+    launcher = started(cluster)
     cluster.faults = [expire]
     error = launcher.end()
     assert isinstance(error, ApiUnavailableError)
     assert str(error) == (
-        "the cluster does not know who asks: Unauthorized; log in to it again; "
-        f"job {cluster.name} goes on, and the same command finds it again"
+        "the cluster does not accept your credentials: Unauthorized; log in to it again; "
+        f"job {cluster.name} continues, rerun the command to attach to it"
     )
     complete(cluster)
 
 
-def test_two_jobs_do_not_write_one_run_directory(cluster: Cluster) -> None:
-    first = begun(cluster, run_id="r1")
+def test_two_jobs_cannot_write_to_one_run_directory(cluster: Cluster) -> None:
+    first = started(cluster, run_id="r1")
     name = cluster.name
     for same in (Path("runs/mine"), Path("/workspace/runs/mine"), Path("runs/other/../mine")):
         error = Launch(run_id="r2", out=same).end()
         assert type(error) is UserError
-        assert str(error).startswith(f"job {name} (Running) writes to /workspace/runs/mine already; ")
+        assert str(error).startswith(f"job {name} (Running) already writes to /workspace/runs/mine; ")
         assert str(error).endswith(f"kubectl delete vcjob {name} -n research")
     assert cluster.submitted == 1
     complete(cluster)
     first.end()
-    second = Launch(run_id="r2")  # the first one ended
+    second = Launch(run_id="r2")  # the first one has ended
     until(lambda: cluster.submitted == 2)
     del cluster.jobs[name]
     cluster.begin()
@@ -293,15 +298,15 @@ def test_two_jobs_do_not_write_one_run_directory(cluster: Cluster) -> None:
     assert second.end() == Verdict(**HEALTHY)
 
 
-def test_a_job_whose_place_is_left_soon_waits_for_that(
+def test_a_job_waits_until_an_earlier_one_of_its_directory_is_deleted(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.stuck = True
-    first = begun(cluster, run_id="r1")
+    first = started(cluster, run_id="r1")
     name = cluster.name
     release("r1")
     second = Launch(run_id="r2")
-    until(lambda: f"an earlier job {name} is being removed; waiting" in capsys.readouterr().err)
+    until(lambda: f"waiting until earlier job {name} is deleted" in capsys.readouterr().err)
     cluster.stuck = False
     release("r1")
     first.end()
@@ -311,24 +316,20 @@ def test_a_job_whose_place_is_left_soon_waits_for_that(
     assert second.end() == Verdict(**HEALTHY)
 
 
-def test_a_job_that_cannot_be_removed_is_not_waited_for_for_ever(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follow, "_REMOVAL", 0.5)
+def test_waiting_for_a_deletion_has_a_timeout(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_DELETION_SECONDS", 0.5)
     config = replace(CONFIG, grace_seconds=1)
-    launcher = begun(cluster, config=config)
+    launcher = started(cluster, config=config)
     fail(cluster, 1, report("trouble", 1))
     launcher.end()
     cluster.stuck = True
     error = Launch(config=config).end()
     assert isinstance(error, LaunchError)
-    assert "is not removed after 0 min 1 s; a pod whose node is lost stays until the node is removed" in str(
-        error
-    )
+    assert "is not deleted after 0 min 1 s; a pod on a lost node stays until the node or" in str(error)
     assert cluster.submitted == 1
 
 
-def test_a_job_that_cannot_be_cancelled_is_said(cluster: Cluster) -> None:
+def test_a_failed_cancellation_is_reported_with_a_command(cluster: Cluster) -> None:
     def refuse(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "DELETE":
             return False
@@ -336,16 +337,16 @@ def test_a_job_that_cannot_be_cancelled_is_said(cluster: Cluster) -> None:
         return True
 
     cluster.faults = [refuse]
-    launcher = begun(cluster, config=replace(CONFIG, run_seconds=1))
+    launcher = started(cluster, config=replace(CONFIG, run_seconds=1))
     error = launcher.end()
     assert isinstance(error, LaunchError)
-    assert "longer than run_seconds; not cancelled (the cluster does not allow it: " in str(error)
+    assert "longer than run_seconds; not cancelled (the cluster does not allow this: " in str(error)
     assert str(error).endswith(f": kubectl delete vcjob {cluster.name} -n research")
     complete(cluster)
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
-def test_what_a_pod_waits_for_is_told_once(
+def test_the_reason_a_pod_waits_for_is_logged_once(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], scheduled: bool
 ) -> None:
     launcher = Launch()
@@ -361,10 +362,10 @@ def test_what_a_pod_waits_for_is_told_once(
     assert said == [f"xkd: pod {cluster.name}-train-0-0 waits: ImagePullBackOff: no image in sight, try 0"]
 
 
-def test_a_pod_that_does_not_begin_is_seldom_asked_for_lines(
+def test_the_log_of_a_pending_pod_is_requested_at_growing_intervals(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "PACE", replace(QUICK, longest=3))
+    monkeypatch.setattr(client, "POLL_POLICY", replace(QUICK, longest=3))
     launcher = Launch()
     until(lambda: cluster.jobs)
     time.sleep(2)
@@ -373,7 +374,7 @@ def test_a_pod_that_does_not_begin_is_seldom_asked_for_lines(
     launcher.end()
 
 
-def test_the_summary_says_how_far_the_run_is(
+def test_the_summary_has_the_progress_of_the_run(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.json").write_text('{"steps": 28}')
@@ -381,7 +382,7 @@ def test_the_summary_says_how_far_the_run_is(
     (tmp_path / "checkpoints").mkdir()
     for step in (4, 8):
         (tmp_path / "checkpoints" / f"step_0000000{step}.pt").touch()
-    launcher = begun(cluster, out=tmp_path)
+    launcher = started(cluster, out=tmp_path)
     fail(cluster, 1, report("trouble", 1))
     launcher.end()
     said = capsys.readouterr().err.splitlines()[-1]
@@ -389,12 +390,12 @@ def test_the_summary_says_how_far_the_run_is(
     assert said.endswith("waiting for nodes; step 9 of 28, last checkpoint: step_00000008.pt")
 
 
-def test_a_lost_job_is_no_success(cluster: Cluster) -> None:
-    launcher = begun(cluster)
+def test_a_deleted_job_is_an_error(cluster: Cluster) -> None:
+    launcher = started(cluster)
     cluster.jobs.clear()
     error = launcher.end()
     assert isinstance(error, LaunchError)
-    assert "is gone, deleted by somebody or by its own time limit" in str(error)
+    assert "no longer exists: somebody deleted it, or its time to live passed" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -412,16 +413,16 @@ def test_a_lost_job_is_no_success(cluster: Cluster) -> None:
             (69, report("lost the other hosts", 69)),
             {},
             TrainingError,
-            "lost the other hosts; the same command resumes",
+            "lost the other hosts; rerun the command to resume",
         ),
         ((143, "", "", "Evicted"), {}, TrainingError, "Evicted: ended with exit code 143"),
         ((1, "not JSON"), {}, TrainingError, "ended with exit code 1"),
     ],
 )
-def test_a_failure_is_told_by_the_pod_that_knows(
-    cluster: Cluster, arguments: Any, options: Any, kind: type[UserError], message: str
+def test_a_failure_is_reported_by_the_most_informative_pod(
+    cluster: Cluster, arguments: Any, options: Any, kind: type[XkdError], message: str
 ) -> None:
-    launcher = begun(cluster)
+    launcher = started(cluster)
     fail(cluster, *arguments, **options)
     error = launcher.end()
     assert type(error) is kind
@@ -429,14 +430,16 @@ def test_a_failure_is_told_by_the_pod_that_knows(
         raise error
 
 
-def test_a_collapse_is_a_verdict(cluster: Cluster) -> None:
-    launcher = begun(cluster)
+def test_a_run_that_ended_by_collapse_exits_as_pretrain_does(cluster: Cluster) -> None:
+    launcher = started(cluster)
     fail(cluster, 76, report("the run ended as one_hot", 76, verdict=COLLAPSED), phase="Terminated")
-    assert launcher.end() == Verdict(**COLLAPSED)
+    error = launcher.end()
+    assert isinstance(error, CollapsedError)
+    assert (error.exit_code, error.verdict) == (76, COLLAPSED)
 
 
-def test_a_final_failure_is_not_repeated_in_the_same_pipeline_run(cluster: Cluster) -> None:
-    launcher = begun(cluster, run_id="r1")
+def test_a_final_failure_is_not_retried_in_the_same_pipeline_run(cluster: Cluster) -> None:
+    launcher = started(cluster, run_id="r1")
     fail(cluster, 2, report("no manifest.csv in runs/data", 2), phase="Terminated")
     assert isinstance(launcher.end(), UserError)
     error = Launch(run_id="r1").end()
@@ -445,7 +448,7 @@ def test_a_final_failure_is_not_repeated_in_the_same_pipeline_run(cluster: Clust
 
 
 def test_restarts_are_not_multiplied_by_the_retries_of_a_pipelines_task(cluster: Cluster) -> None:
-    launcher = begun(cluster, run_id="r1")
+    launcher = started(cluster, run_id="r1")
     fail(cluster, 1, report("trouble", 1))
     first, again = launcher.end(), Launch(run_id="r1").end()
     assert str(first) == str(again)
@@ -456,8 +459,10 @@ def test_restarts_are_not_multiplied_by_the_retries_of_a_pipelines_task(cluster:
 @pytest.mark.parametrize(
     ("code", "run_id", "phase"), [(75, "r1", "Aborted"), (1, "", "Failed"), (2, "", "Terminated")]
 )
-def test_other_failures_begin_anew_when_asked(cluster: Cluster, code: int, run_id: str, phase: str) -> None:
-    launcher = begun(cluster, run_id=run_id)
+def test_other_failed_jobs_are_restarted_on_rerun(
+    cluster: Cluster, code: int, run_id: str, phase: str
+) -> None:
+    launcher = started(cluster, run_id=run_id)
     fail(cluster, code, report("trouble", code), phase=phase)
     launcher.end()
     again = Launch(run_id=run_id)
@@ -478,7 +483,7 @@ def test_other_failures_begin_anew_when_asked(cluster: Cluster, code: int, run_i
         ("Running", {"run_seconds": 1}, r"ran for 0 min \d s, longer than run_seconds; cancelled"),
     ],
 )
-def test_a_job_past_its_deadline_is_removed(
+def test_a_job_past_its_deadline_is_cancelled(
     cluster: Cluster, phase: str, limit: dict[str, Any], message: str
 ) -> None:
     launcher = Launch(config=ClusterConfig(**limit))
@@ -496,12 +501,12 @@ def test_a_job_past_its_deadline_is_removed(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (403, "the cluster does not allow it: forbidden by policy; apply k8s/base to namespace research"),
-        (422, "the cluster refuses the job: forbidden by policy"),
-        (404, "the cluster knows no Volcano jobs (forbidden by policy); install Volcano"),
+        (403, "the cluster does not allow this: forbidden by policy; apply k8s/base to namespace research"),
+        (422, "the cluster rejects the job: forbidden by policy"),
+        (404, "the cluster has no Volcano jobs (forbidden by policy); install Volcano"),
     ],
 )
-def test_a_refused_job_is_one_line(cluster: Cluster, code: int, message: str) -> None:
+def test_a_rejected_job_is_one_line(cluster: Cluster, code: int, message: str) -> None:
     def refuse(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "POST":
             return False
@@ -512,7 +517,7 @@ def test_a_refused_job_is_one_line(cluster: Cluster, code: int, message: str) ->
     assert str(Launch().end()) == message
 
 
-def test_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     error = Launch().end()
@@ -521,11 +526,11 @@ def test_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "\n" not in str(error)
 
 
-def test_lines_are_shown_once_through_broken_connections(
+def test_log_lines_are_shown_once_through_broken_connections(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.log_breaks_every = 2
-    launcher = begun(cluster)
+    launcher = started(cluster)
     for number in range(9):
         cluster.say(f"line {number}")
         time.sleep(0.03)
@@ -540,11 +545,11 @@ def test_lines_are_shown_once_through_broken_connections(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_launcher_that_is_stopped_removes_its_job(
+def test_an_interrupted_launcher_cancels_its_job(
     cluster: Cluster, tmp_path: Path, number: signal.Signals
 ) -> None:
     def slow(handler: BaseHTTPRequestHandler) -> bool:
-        """Be in trouble at the first deletion, so that there is time for another signal."""
+        """Fail the first deletion, so that there is time for another signal."""
         if handler.command != "DELETE":
             return False
         handler.reply(*refused(500, "etcdserver: request timed out"))  # type: ignore[attr-defined]
@@ -573,7 +578,7 @@ def test_a_launcher_that_is_stopped_removes_its_job(
     assert cluster.jobs == {}
 
 
-def test_an_exit_task_removes_what_its_pipelines_run_left(cluster: Cluster) -> None:
+def test_release_cancels_the_active_jobs_of_its_pipeline_run(cluster: Cluster) -> None:
     mine = Launch(run_id="r1")
     until(lambda: len(cluster.jobs) == 1)
     other = Launch(run_id="r2", out=Path("runs/other"))
@@ -584,4 +589,4 @@ def test_an_exit_task_removes_what_its_pipelines_run_left(cluster: Cluster) -> N
     cluster.begin()
     complete(cluster)
     assert other.end() == Verdict(**HEALTHY)
-    assert release("r2") == []  # an ended job is kept, to be read
+    assert release("r2") == []  # an ended job is kept until its time to live passes

@@ -1,4 +1,4 @@
-"""What KFP says a task is given becomes the job's, and what is said of the cluster goes over it."""
+"""The Kubernetes settings of a KFP task become those of its job; cluster settings override them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kfp.dsl.executor import Executor
 from xkd.config import PretrainConfig
 from xkd.errors import UserError
 from xkd.launch.kubernetes.config import ClusterConfig
-from xkd.launch.kubernetes.from_kfp import from_task
+from xkd.launch.kubernetes.from_kfp import cluster_of_task
 from xkd.launch.launcher import training_job
 
 AFFINITY: dict[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
@@ -35,7 +35,7 @@ NOTHING: dict[str, Any] = {name: {} if name == "resources" else None for name in
 
 
 def as_read(given: dict[str, Any], folder: Path) -> TaskConfig:
-    """What a component gets, through KFP's own executor."""
+    """Return the settings as a component gets them from KFP's executor."""
     read: list[TaskConfig] = []
 
     def component(task: TaskConfig) -> None:
@@ -48,18 +48,18 @@ def as_read(given: dict[str, Any], folder: Path) -> TaskConfig:
 
 
 def test_without_nodes_there_is_no_cluster() -> None:
-    assert from_task(0, "xkd", ["no=matter"]) is None
+    assert cluster_of_task(0, ["no=matter"]) is None
 
 
 @pytest.mark.parametrize("given", [None, {}, NOTHING], ids=["no task", "nothing", "nulls"])
-def test_what_is_not_given_is_as_without_kfp(given: dict[str, Any] | None, tmp_path: Path) -> None:
+def test_a_task_without_settings_has_the_defaults(given: dict[str, Any] | None, tmp_path: Path) -> None:
     task = None if given is None else as_read(given, tmp_path)
-    assert from_task(2, "xkd:1", [], task) == ClusterConfig(nodes=2, image="xkd:1")
+    assert cluster_of_task(2, [], "xkd:1", task=task) == ClusterConfig(nodes=2, image="xkd:1")
 
 
-def test_what_the_task_is_given_is_the_jobs(tmp_path: Path) -> None:
-    place = from_task(2, "xkd:1", [], as_read(GIVEN, tmp_path))
-    assert place == ClusterConfig(
+def test_the_settings_of_the_task_are_those_of_the_job(tmp_path: Path) -> None:
+    cluster = cluster_of_task(2, [], "xkd:1", task=as_read(GIVEN, tmp_path))
+    assert cluster == ClusterConfig(
         nodes=2,
         image="xkd:1",
         affinity=AFFINITY,
@@ -75,50 +75,46 @@ def test_what_the_task_is_given_is_the_jobs(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_said_of_the_cluster_goes_over_it(tmp_path: Path) -> None:
-    said = ["queue=research", "restarts=5", "image=other", "node_selector={pool: a100}", "volumes=[]"]
-    place = from_task(2, "xkd:1", said, as_read(GIVEN, tmp_path))
-    assert place is not None
-    assert (place.queue, place.restarts, place.image, place.nodes) == ("research", 5, "other", 2)
-    assert place.node_selector == {"pool": "a100"}
-    assert place.volumes == ()
-    assert place.volume_mounts == tuple(GIVEN["volumeMounts"])
+def test_cluster_settings_override_those_of_the_task(tmp_path: Path) -> None:
+    settings = ["queue=research", "restarts=5", "image=other", "node_selector={pool: a100}", "volumes=[]"]
+    cluster = cluster_of_task(2, settings, "xkd:1", task=as_read(GIVEN, tmp_path))
+    assert cluster is not None
+    assert (cluster.queue, cluster.restarts, cluster.image, cluster.nodes) == ("research", 5, "other", 2)
+    assert cluster.node_selector == {"pool": "a100"}
+    assert cluster.volumes == ()
+    assert cluster.volume_mounts == tuple(GIVEN["volumeMounts"])
 
 
-def test_a_node_type_gives_what_the_task_is_not_given(tmp_path: Path) -> None:
+def test_a_node_type_sets_what_the_task_does_not(tmp_path: Path) -> None:
     given = NOTHING | {"resources": {"limits": {"nvidia.com/gpu": "4"}}}
-    place = from_task(2, "xkd:1", ["node_type=v100_gke"], as_read(given, tmp_path))
-    assert place is not None
-    placed = place.resolved()
-    assert placed.node_selector == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
-    assert placed.resources["limits"]["nvidia.com/gpu"] == "4"
-    assert placed.resources["limits"]["cpu"] == "81"
-
-
-def test_no_node_type_is_none() -> None:
-    assert from_task(1, "xkd:1", ["node_type=''"]) == ClusterConfig(image="xkd:1")
+    cluster = cluster_of_task(2, [], "xkd:1", "v100_gke", as_read(given, tmp_path))
+    assert cluster is not None
+    resolved = cluster.resolved()
+    assert resolved.node_selector == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
+    assert resolved.resources["limits"]["nvidia.com/gpu"] == "4"
+    assert resolved.resources["limits"]["cpu"] == "81"
 
 
 @pytest.mark.parametrize(
-    ("nodes", "said", "line"),
+    ("nodes", "setting", "line"),
     [
         (1, "quue=research", "no setting quue (did you mean queue?)"),
         (1, "restarts=many", "restarts: Input should be a valid integer"),
-        (-1, "restarts=1", "nodes -1 must be at least 1"),
+        (-1, "restarts=1", "nodes: Input should be greater than 0, got -1"),
     ],
 )
-def test_a_mistake_is_one_line(nodes: int, said: str, line: str) -> None:
+def test_a_mistake_is_one_line(nodes: int, setting: str, line: str) -> None:
     with pytest.raises(UserError) as caught:
-        from_task(nodes, "xkd", [said])
+        cluster_of_task(nodes, [setting])
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_jobs_pods_have_it_all(tmp_path: Path) -> None:
-    place = from_task(2, "xkd:1", ["queue=research"], as_read(GIVEN, tmp_path))
-    assert place is not None
-    job = training_job(PretrainConfig(), Path("runs/data"), Path("runs/mine"), place, "run-1").request()
-    manifest = job.request.resource
+def test_the_pods_of_the_job_have_all_settings(tmp_path: Path) -> None:
+    cluster = cluster_of_task(2, ["queue=research"], "xkd:1", task=as_read(GIVEN, tmp_path))
+    assert cluster is not None
+    job = training_job(PretrainConfig(), Path("runs/data"), Path("runs/mine"), cluster, "run-1")
+    manifest = job.manifest()
     json.dumps(manifest)
     assert manifest["spec"]["queue"] == "research"
     for task in manifest["spec"]["tasks"]:
@@ -132,6 +128,6 @@ def test_the_jobs_pods_have_it_all(tmp_path: Path) -> None:
         assert GIVEN["volumes"][0] in pod["volumes"]
         assert GIVEN["volumeMounts"][0] in container["volumeMounts"]
         assert GIVEN["env"][0] in container["env"]
-        # The run's id comes with its label or as a value, but once.
+        # The run's id comes from its label or as a value, but only once.
         assert task["template"]["metadata"]["labels"]["pipeline/runid"] == "run-1"
         assert [variable["name"] for variable in container["env"]].count("KFP_RUN_ID") == 1

@@ -1,4 +1,4 @@
-"""The Volcano Job of a pretraining on two nodes of eight V100s, as it would be sent."""
+"""The manifest of the Volcano Job of a pretraining on two nodes of eight V100s."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ TWO = ClusterConfig(nodes=2, node_type="v100_gke", namespace="kubeflow")
 
 
 def rendered(cluster: ClusterConfig = TWO, run_id: str = "") -> dict[str, Any]:
-    job: dict[str, Any] = (
-        training_job(get_preset("paper"), DATA, OUT, cluster, run_id).request().request.resource
-    )
-    return job
+    return training_job(get_preset("paper"), DATA, OUT, cluster, run_id).manifest()
 
 
 def pods(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,22 +44,22 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def words(pod: dict[str, Any]) -> dict[str, str]:
-    """What the agent is told, by option; the worker's arguments as well."""
+    """Return the agent's options and the worker's arguments by name."""
     command = container(pod)["command"]
     return dict(pairwise(command))
 
 
 @pytest.mark.parametrize("name", list(NODE_TYPES))
 @pytest.mark.parametrize("nodes", [1, 2, 16])
-def test_it_fits_the_schemas_strictly(name: str, nodes: int) -> None:
+def test_the_manifest_fits_the_schemas_strictly(name: str, nodes: int) -> None:
     validate(rendered(ClusterConfig(nodes=nodes, node_type=name)))
 
 
-def test_nothing_in_it_is_random() -> None:
+def test_the_manifest_is_deterministic() -> None:
     assert rendered() == rendered()
 
 
-def test_it_has_no_flaw_of_security() -> None:
+def test_the_manifest_has_no_security_flaw() -> None:
     assert flaws(rendered()) == []
 
 
@@ -80,7 +77,7 @@ def test_a_pod_takes_a_whole_node() -> None:
         assert {"name": "OMP_NUM_THREADS", "value": "6"} in container(pod)["env"]
 
 
-def test_the_hosts_meet_at_the_first() -> None:
+def test_the_first_host_has_the_rendezvous() -> None:
     first, second = map(words, pods(rendered()))
     assert (first["--node"], second["--node"]) == ("0", "1")
     assert first["--rendezvous"] == "$(TORCHX_RANK0_HOST):29400"
@@ -89,22 +86,22 @@ def test_the_hosts_meet_at_the_first() -> None:
     assert second["--address"] == "$(VC_TRAIN_1_HOSTS)"
     assert first["--job"] == second["--job"] == rendered()["metadata"]["name"]
     assert first["--nodes"] == "2:2"
-    # torch numbers hosts in the order of their names; the metrics and the lines shown are the first pod's.
+    # torch numbers hosts in the order of their names; metrics and logs are read from the first pod.
     names = [f"xkd-paper-0123456789-train-{host}-0" for host in range(16)]
     assert min(names) == names[0]
 
 
-def test_the_worker_is_told_every_setting() -> None:
-    told = words(pods(rendered())[0])
-    assert build(PretrainConfig, json.loads(told["--settings"]), "") == get_preset("paper")
-    assert (told["--data"], told["--out"]) == (str(DATA), str(OUT))
+def test_the_worker_gets_every_setting() -> None:
+    options = words(pods(rendered())[0])
+    assert build(PretrainConfig, json.loads(options["--settings"]), "") == get_preset("paper")
+    assert (options["--data"], options["--out"]) == (str(DATA), str(OUT))
     command = container(pods(rendered())[0])["command"]
     assert command[:3] == ["python", "-m", "xkd.launch.agent"]
     assert "xkd.train.pretrain" in command
-    assert "$" not in told["--settings"]  # neither TorchX nor the kubelet finds a variable in it
+    assert "$" not in options["--settings"]  # neither TorchX nor the kubelet may expand a variable in it
 
 
-def test_what_ended_for_good_is_not_restarted_and_all_else_is() -> None:
+def test_all_failures_but_final_ones_restart_the_job() -> None:
     spec = rendered()["spec"]
     assert spec["policies"] == [
         {"exitCode": UserError.exit_code, "action": "TerminateJob"},
@@ -116,23 +113,23 @@ def test_what_ended_for_good_is_not_restarted_and_all_else_is() -> None:
     assert spec["tasks"][0]["policies"] == [{"event": "TaskCompleted", "action": "CompleteJob"}]
 
 
-def test_it_leaves_nothing_behind_and_has_time_to_save() -> None:
+def test_pods_have_time_to_save_and_an_ended_job_has_a_time_to_live() -> None:
     job = rendered()
     assert job["spec"]["ttlSecondsAfterFinished"] == TWO.ttl_seconds
     assert {pod["spec"]["terminationGracePeriodSeconds"] for pod in pods(job)} == {TWO.grace_seconds}
     assert {words(pod)["--grace"] for pod in pods(job)} == {str(TWO.grace_seconds)}
 
 
-def test_few_hosts_may_begin_and_more_join() -> None:
+def test_a_job_may_start_with_fewer_hosts() -> None:
     job = rendered(replace(TWO, min_nodes=1))
     assert job["spec"]["minAvailable"] == 1
     assert [task["minAvailable"] for task in job["spec"]["tasks"]] == [1, 0]
     assert words(pods(job)[0])["--nodes"] == "1:2"
     with pytest.raises(UserError, match="256 must be a multiple of the 24 processes"):
-        rendered(replace(TWO, nodes=4, min_nodes=2))  # three would do as well, if they came
+        rendered(replace(TWO, nodes=4, min_nodes=2))  # three hosts would be possible too
 
 
-def test_pods_have_shared_memory_their_own_scratch_and_the_claim() -> None:
+def test_pods_have_shared_memory_a_scratch_volume_and_the_shared_claim() -> None:
     for pod in pods(rendered()):
         mounts = {mount["mountPath"]: mount["name"] for mount in container(pod)["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
@@ -151,13 +148,13 @@ def test_the_pod_monitor_finds_the_first_pod() -> None:
     assert {"name": "metrics", "containerPort": port} in container(first)["ports"]
 
 
-def test_network_policies_know_the_pods() -> None:
-    given = TRAINING.keys() - {"volcano.sh/job-name"}  # which Volcano adds
+def test_network_policies_select_the_pods() -> None:
+    given = TRAINING.keys() - {"volcano.sh/job-name"}  # Volcano adds it
     labels = pods(rendered())[0]["metadata"]["labels"]
     assert {name: labels[name] for name in given} == {name: TRAINING[name] for name in given}
 
 
-def test_the_claim_queue_and_account_are_those_of_the_base() -> None:
+def test_the_claim_queue_and_account_exist_in_the_base() -> None:
     job = rendered()
     assert job["spec"]["queue"] in of_kind("base", "Queue")
     assert "xkd" in of_kind("base", "PersistentVolumeClaim")
@@ -166,7 +163,7 @@ def test_the_claim_queue_and_account_are_those_of_the_base() -> None:
     ).keys()
 
 
-def test_settings_of_the_cluster_reach_the_pods() -> None:
+def test_cluster_settings_reach_the_pods() -> None:
     affinity = {
         "nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -221,9 +218,9 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
     ("setting", "line"),
     [
         ("node_type=v100_gcp", "no node type 'v100_gcp' (did you mean v100_gke"),
-        ("nodes=0", "configuration: nodes 0 must be at least 1, and not fewer than min_nodes"),
+        ("nodes=0", "configuration: nodes: Input should be greater than 0, got 0"),
         ("processes=3", "batch_size 256 must be a multiple of the 6 processes"),
-        ("min_nodes=3", "configuration: nodes 2 must be at least 1, and not fewer than min_nodes"),
+        ("min_nodes=3", "configuration: min_nodes 3 must be at most nodes, 2"),
         ("node=2", "node=2: no setting node (did you mean nodes"),
         ("tolerations=spot", "configuration: tolerations: "),
         ("nodes=3", "batch_size 256 must be a multiple of the 24 processes"),
@@ -233,9 +230,9 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
         ),
         (
             "resources={limits: {cpu: lots}}",
-            "configuration: resources.limits: cpu 'lots' is no quantity",
+            "configuration: resources.limits.cpu: 'lots' is not a quantity",
         ),
-        ("grace_seconds=0", "configuration: grace_seconds must be at least 1"),
+        ("grace_seconds=0", "configuration: grace_seconds: Input should be greater than 0, got 0"),
     ],
 )
 def test_a_mistake_is_one_line(setting: str, line: str) -> None:
@@ -245,7 +242,7 @@ def test_a_mistake_is_one_line(setting: str, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     from xkd.cli import app
 
     words = ["launch", "--preset", "paper", "--data", str(DATA), "--out", str(OUT), "--dry-run"]
@@ -257,8 +254,14 @@ def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_local_training_needs_no_kubernetes_client() -> None:
-    """It is an extra; only what runs on a cluster may import it, and only then."""
-    for path in (Path("xkd/launch/launcher.py"), Path("xkd/cli.py"), Path("xkd/launch/kubernetes/config.py")):
+    """The client is an optional dependency; only jobs on a cluster import it."""
+    modules = (
+        "xkd/launch/launcher.py",
+        "xkd/launch/local.py",
+        "xkd/cli.py",
+        "xkd/launch/kubernetes/config.py",
+    )
+    for path in map(Path, modules):
         for node in ast.parse(path.read_text()).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

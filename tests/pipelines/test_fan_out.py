@@ -1,4 +1,4 @@
-"""The whole pipeline by KFP's local runner, on miniatures of three datasets; the data of a fold is broken."""
+"""The whole pipeline in KFP's local runner, on miniatures of three datasets, one with a broken fold."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from xkd.data.shards.prepare import PrepareConfig, prepare
 
 KFP = str(Path(sys.executable).with_name("kfp"))
 PIPELINE = str(Path(__file__).resolve().parents[2] / "pipelines" / "xkd_full.py")
-PREPARATION = ["short_side=32", "max_fps=8"]
+PREPARE_SETTINGS = ["short_side=32", "max_fps=8"]
 TINY = [
     *("encoder.dim=16", "encoder.depth=1", "encoder.heads=2", "decoder.dim=16", "decoder.heads=2"),
     *("optim.epochs=1", "optim.warmup_epochs=0", "optim.batch_size=10"),
 ]
 PARAMETERS = {
     "preset": "toy",
-    "overrides": json.dumps(TINY),
+    "settings": json.dumps(TINY),
     "dataset": "kinetics400-mini",
     "downstream": '["ucf101-mini", "esc50-mini"]',
     "encoders": '["raw"]',
     "protocols": '["svm"]',
-    "preparation": json.dumps(PREPARATION),
+    "prepare_settings": json.dumps(PREPARE_SETTINGS),
     "data": "data",
     "run": "run",
 }
 
 
 class Ended(NamedTuple):
-    """A pipeline that has ended."""
+    """The result of a pipeline run."""
 
     code: int
     said: str
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ended(replica: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """A run of the pipeline on an ESC-50 whose third fold tests nothing."""
+    """Run the pipeline on an ESC-50 whose third fold has no test clips."""
     folder = tmp_path_factory.mktemp("fan_out")
     (folder / "data").mkdir()
     for name in ("kinetics400-mini", "ucf101-mini", "esc50-mini"):
@@ -78,7 +78,7 @@ def break_fold(table: Path, fold: int) -> None:
         writer.writerows(rows)
 
 
-def test_a_failed_evaluation_leaves_the_others_and_fails_the_run(ended: Ended) -> None:
+def test_a_failed_evaluation_fails_the_run_but_not_the_others(ended: Ended) -> None:
     assert ended.code == 1, ended.said[-3000:]
     assert sorted(path.name for path in (ended.run / "scores").glob("*.*")) == [
         "esc50-audio-svm-raw-fold2.json",
@@ -92,7 +92,7 @@ def test_a_failed_evaluation_leaves_the_others_and_fails_the_run(ended: Ended) -
     ]
 
 
-def test_the_tables_have_what_there_is_and_why_the_rest_is_not(ended: Ended) -> None:
+def test_the_tables_have_the_scores_there_are_and_the_reasons_of_failures(ended: Ended) -> None:
     with (ended.run / "report" / "scores.csv").open() as file:
         folds = sorted((row["dataset"], row["fold"]) for row in csv.DictReader(file))
     assert folds == [("esc50", fold) for fold in "1245"] + [("ucf101", fold) for fold in "123"]

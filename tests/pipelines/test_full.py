@@ -12,14 +12,14 @@ from pipelines.xkd_full import xkd_full
 from xkd.launch.kubernetes import job, node_types
 from xkd.launch.kubernetes.config import USER, VOLUME
 
-VERBS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
+COMMANDS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
 
 Compiled = tuple[dict[str, Any], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """The pipeline's spec and what it asks of Kubernetes: both documents of the YAML."""
+    """Return both documents of the compiled YAML: the pipeline's spec and its Kubernetes settings."""
     package = tmp_path_factory.mktemp("compiled") / "full.yaml"
     compiler.Compiler().compile(xkd_full, str(package))
     spec, platform = yaml.safe_load_all(Path(package).read_text())
@@ -28,7 +28,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 @pytest.fixture(scope="module")
 def dags(compiled: Compiled) -> list[dict[str, Any]]:
-    """The tasks of every level of the graph, by name."""
+    """Return the tasks of every level of the graph, by name."""
     spec = compiled[0]
     levels = [spec["root"], *spec["components"].values()]
     return [level["dag"]["tasks"] for level in levels if "dag" in level]
@@ -36,37 +36,42 @@ def dags(compiled: Compiled) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def containers(compiled: Compiled) -> dict[str, Any]:
-    """The container of every task that has one."""
+    """Return the container of every component that has one."""
     executors = compiled[0]["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
 
 
 @pytest.fixture(scope="module")
 def pods(compiled: Compiled) -> dict[str, Any]:
-    """What the pod of every such task is given in Kubernetes."""
+    """Return the Kubernetes settings of the pod of every such component."""
     executors = compiled[1]["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): pod for name, pod in executors.items()}
 
 
 @pytest.fixture(scope="module")
 def tasks(dags: list[dict[str, Any]], containers: dict[str, Any]) -> dict[str, Any]:
-    """The tasks that have a container, of all levels; loops and conditions have none."""
-    return {name: task for level in dags for name, task in level.items() if name in containers}
+    """Return the tasks of all levels that have a container; loops and conditions have none."""
+    return {
+        name: task
+        for level in dags
+        for name, task in level.items()
+        if task["componentRef"]["name"].removeprefix("comp-") in containers
+    }
 
 
 @pytest.fixture(scope="module")
 def defaults(compiled: Compiled) -> dict[str, Any]:
-    """The pipeline's parameters and their defaults."""
+    """Return the pipeline's parameters with their defaults."""
     parameters = compiled[0]["root"]["inputDefinitions"]["parameters"]
     return {name: given["defaultValue"] for name, given in parameters.items()}
 
 
-def test_it_runs_the_five_verbs_in_order(dags: list[dict[str, Any]]) -> None:
+def test_the_five_commands_run_in_order(dags: list[dict[str, Any]]) -> None:
     root = dags[0]
     assert root["prepare"]["dependentTasks"] == ["fetch"]
     assert {"fetch", "prepare"} <= set(root["pretrain"]["dependentTasks"])
     used = {task["componentRef"]["name"] for level in dags for task in level.values()}
-    assert {f"comp-{verb}" for verb in VERBS} <= used
+    assert {f"comp-{command}" for command in COMMANDS} <= used
 
 
 def test_only_a_healthy_run_is_evaluated(dags: list[dict[str, Any]]) -> None:
@@ -80,7 +85,7 @@ def test_only_a_healthy_run_is_evaluated(dags: list[dict[str, Any]]) -> None:
     assert set(conditions) == {healthy, f"!({healthy})"}
 
 
-def test_evaluations_fan_out_over_what_is_planned_some_at_a_time(dags: list[dict[str, Any]]) -> None:
+def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, Any]]) -> None:
     loops = [task for level in dags for task in level.values() if "parameterIterator" in task]
     over = {loop["parameterIterator"]["items"]["inputParameter"]: loop["iteratorPolicy"] for loop in loops}
     assert over == {
@@ -89,35 +94,35 @@ def test_evaluations_fan_out_over_what_is_planned_some_at_a_time(dags: list[dict
     }
 
 
-def test_an_evaluation_is_keyed_by_its_whole_item(tasks: dict[str, Any]) -> None:
+def test_the_caching_key_of_an_evaluation_has_its_whole_item(tasks: dict[str, Any]) -> None:
     given = tasks["evaluate"]["inputs"]["parameters"]
     assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-Output-loop-item"}
     assert "plan" not in tasks["evaluate"].get("dependentTasks", [])
 
 
-def test_datasets_to_evaluate_on_are_prepared_before_gpus_are_busy(dags: list[dict[str, Any]]) -> None:
+def test_downstream_datasets_are_prepared_and_checked_before_pretraining(dags: list[dict[str, Any]]) -> None:
     (loop,) = (name for name, task in dags[0].items() if "parameterIterator" in task)
     assert dags[0][loop]["dependentTasks"] == ["prepare"]
-    assert {loop, "prepare"} <= set(dags[0]["check"]["dependentTasks"])
-    assert "check" in dags[0]["pretrain"]["dependentTasks"]
+    assert {loop, "prepare"} <= set(dags[0]["plan"]["dependentTasks"])
+    assert "plan" in dags[0]["pretrain"]["dependentTasks"]
 
 
-def test_the_tables_follow_the_evaluations_however_they_ended(dags: list[dict[str, Any]]) -> None:
+def test_the_report_follows_the_evaluations_however_they_end(dags: list[dict[str, Any]]) -> None:
     (level,) = (level for level in dags if "tabulate" in level)
     assert level["tabulate"]["dependentTasks"] == ["xkd-evaluations"]
     assert level["tabulate"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
-    # KFP's backend makes a hook of that, and forgets one that follows a loop.
+    # KFP's backend turns that into a hook, and drops one that follows a loop.
     assert "parameterIterator" not in level["xkd-evaluations"]
 
 
-def test_a_run_that_is_not_evaluated_is_reported_too(dags: list[dict[str, Any]]) -> None:
+def test_a_run_that_is_not_evaluated_gets_a_report_too(dags: list[dict[str, Any]]) -> None:
     reported = [name for level in dags for name in level if name.startswith("tabulate")]
     assert sorted(reported) == ["tabulate", "tabulate-2"]
 
 
-def test_the_data_revision_is_part_of_every_later_key(tasks: dict[str, Any]) -> None:
-    for verb, source in (("prepare", "fetch"), ("pretrain", "fetch"), ("prepare-2", "fetch-2")):
-        revision = tasks[verb]["inputs"]["parameters"]["revision"]["taskOutputParameter"]
+def test_the_data_revision_is_part_of_every_later_caching_key(tasks: dict[str, Any]) -> None:
+    for task, source in (("prepare", "fetch"), ("pretrain", "fetch"), ("prepare-2", "fetch-2")):
+        revision = tasks[task]["inputs"]["parameters"]["revision"]["taskOutputParameter"]
         assert revision == {"outputParameterKey": "Output", "producerTask": source}
 
 
@@ -137,18 +142,18 @@ def test_every_task_has_shared_memory(containers: dict[str, Any], pods: dict[str
     assert {name: pod["emptyDirMounts"] for name, pod in pods.items()} == dict.fromkeys(containers, memory)
 
 
-def test_the_image_is_part_of_every_key(tasks: dict[str, Any]) -> None:
-    # KFP's key has the image as the spec has it, a placeholder. What stands for it is among the inputs.
+def test_the_image_is_part_of_every_caching_key(tasks: dict[str, Any]) -> None:
+    # KFP's key has the image as in the spec, as a placeholder; its value is among the inputs.
     for task in tasks.values():
         assert "pipelinechannel--image" in task["inputs"]["parameters"]
 
 
-def test_results_are_taken_from_the_cache_but_what_changes_unseen_is_not(tasks: dict[str, Any]) -> None:
+def test_only_tasks_determined_by_their_inputs_are_cached(tasks: dict[str, Any]) -> None:
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"prepare", "prepare-2", "pretrain", "evaluate"}
 
 
-def test_the_dataset_comes_from_a_registry_if_one_is_named(
+def test_datasets_come_from_the_registry_if_one_is_given(
     tasks: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     for name in ("repo", "rev"):
@@ -158,7 +163,7 @@ def test_the_dataset_comes_from_a_registry_if_one_is_named(
         assert defaults[name] == ""
 
 
-def test_the_job_takes_what_the_task_is_given(compiled: Compiled) -> None:
+def test_the_kubernetes_settings_of_the_task_are_passed_to_its_job(compiled: Compiled) -> None:
     passed = {
         given["field"]: given.get("applyToTask", False)
         for given in compiled[0]["components"]["comp-pretrain"]["taskConfigPassthroughs"]
@@ -173,7 +178,7 @@ def test_the_job_takes_what_the_task_is_given(compiled: Compiled) -> None:
     }
 
 
-def test_only_the_job_and_the_evaluations_ask_for_gpus(
+def test_only_the_job_and_the_evaluations_request_gpus(
     compiled: Compiled, containers: dict[str, Any], tasks: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     asking = {name: c["resources"]["accelerator"] for name, c in containers.items() if "resources" in c}
@@ -181,21 +186,21 @@ def test_only_the_job_and_the_evaluations_ask_for_gpus(
     for name, wanted in asking.items():
         assert wanted["resourceType"] == "nvidia.com/gpu"
         assert wanted["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
-        # What stands for it is an input, in a loop too.
+        # The placeholder's value is an input, in a loop too.
         assert "pipelinechannel--gpus" in tasks[name]["inputs"]["parameters"]
-    # KFP's backend reads the string of what stands for it; of a number that is empty, and it sets no limit.
+    # KFP's backend reads the parameter as a string; a number would be empty, and set no limit.
     for name in ("gpus", "evaluation_gpus"):
         assert compiled[0]["root"]["inputDefinitions"]["parameters"][name]["parameterType"] == "STRING"
     assert defaults["gpus"] == str(node_types.node_type("v100_gke").gpus)
     assert defaults["evaluation_gpus"] == "0"
 
 
-def test_only_the_job_and_the_evaluations_are_placed(
+def test_only_the_job_and_the_evaluations_select_nodes(
     compiled: Compiled, pods: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     placed = {name for name, pod in pods.items() if {"tolerations", "nodeSelector"} & set(pod)}
     assert placed == {"pretrain", "evaluate"}
-    # Names are those of the level's inputs, which in a loop are the surrounding ones' with a prefix.
+    # Names are those of the level's inputs, which in a loop have a prefix.
     for name, prefix in (("pretrain", ""), ("evaluate", "pipelinechannel--")):
         assert pods[name]["tolerations"] == [
             {"tolerationJson": {"componentInputParameter": f"{prefix}tolerations"}}
@@ -213,11 +218,11 @@ def test_only_the_job_and_the_evaluations_are_placed(
     assert defaults["node_selector"] == {}
 
 
-def test_without_more_words_the_task_itself_trains(defaults: dict[str, Any]) -> None:
-    assert (defaults["nodes"], defaults["node_type"], defaults["cluster"]) == (0, "", [])
+def test_by_default_the_task_itself_trains(defaults: dict[str, Any]) -> None:
+    assert (defaults["nodes"], defaults["node_type"], defaults["cluster_settings"]) == (0, "", [])
 
 
-def test_tasks_that_fail_are_tried_again(tasks: dict[str, Any]) -> None:
+def test_failed_tasks_are_retried(tasks: dict[str, Any]) -> None:
     policies = {name: task.get("retryPolicy", {}).get("maxRetryCount") for name, task in tasks.items()}
     assert policies == dict.fromkeys(tasks, 2)
     assert tasks["pretrain"]["retryPolicy"]["backoffDuration"] == "60s"
@@ -227,26 +232,26 @@ def test_an_ended_workflow_is_removed_after_a_week(compiled: Compiled) -> None:
     assert compiled[1]["pipelineConfig"] == {"resourceTtlOnCompletion": 604800}
 
 
-def test_every_pod_is_found_by_the_networks_policies_and_is_not_root(pods: dict[str, Any]) -> None:
+def test_the_network_policies_select_every_pod_and_none_is_root(pods: dict[str, Any]) -> None:
     for pod in pods.values():
         assert pod["podMetadata"]["labels"] == {"app.kubernetes.io/part-of": "xkd"}
         user = pod["securityContext"]
         assert user == {"runAsUser": str(USER), "runAsGroup": str(USER), "runAsNonRoot": True}
 
 
-def test_tidying_up_follows_pretraining_however_that_ended(tasks: dict[str, Any]) -> None:
+def test_release_follows_pretraining_however_that_ends(tasks: dict[str, Any]) -> None:
     task = tasks["release"]
     assert task["dependentTasks"] == ["pretrain"]
     assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert task["inputs"]["parameters"]["status"] == {"taskFinalStatus": {"producerTask": "pretrain"}}
 
 
-def test_tasks_know_the_run_by_a_label_and_their_caching_keys_do_not(
+def test_tasks_get_the_run_id_from_a_label_and_not_as_an_input(
     compiled: Compiled, pods: dict[str, Any]
 ) -> None:
-    told = [{"name": "KFP_RUN_ID", "fieldPath": f"metadata.labels['{job.RUN_LABEL}']"}]
+    variable = [{"name": "KFP_RUN_ID", "fieldPath": f"metadata.labels['{job.RUN_LABEL}']"}]
     named = {name: pod["fieldPathAsEnv"] for name, pod in pods.items() if "fieldPathAsEnv" in pod}
-    assert named == {"pretrain": told, "release": told}
+    assert named == {"pretrain": variable, "release": variable}
     assert "pipeline_job" not in str(compiled[0])
 
 

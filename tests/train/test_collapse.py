@@ -54,9 +54,9 @@ def test_stop_ends_the_run_and_a_second_start_says_the_same(prepared: Path, tmp_
 
 
 def test_processes_stop_together(prepared: Path, tmp_path: Path) -> None:
-    verdict = launch(acting(on_collapse="stop"), prepared, tmp_path / "run", processes=2)
-    assert verdict.verdict == "one_hot"
-    assert verdict.step < 70
+    with pytest.raises(CollapsedError, match="one_hot") as caught:
+        launch(acting(on_collapse="stop"), prepared, tmp_path / "run", processes=2)
+    assert caught.value.verdict["step"] < 70
 
 
 def test_rollback_goes_back_with_half_the_learning_rate_as_often_as_it_may(

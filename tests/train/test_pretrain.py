@@ -210,7 +210,7 @@ def test_processes_and_parts_equal_one_another(
     for processes, parts in (left, right):
         out = tmp_path / f"{processes}-{parts}.pt"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        training = ["-m", "tests.train.two_processes", str(out), str(parts), alignment]
+        training = ["-m", "tests.launch.two_processes", str(out), str(parts), alignment]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run([*torchrun, f"--nproc-per-node={processes}", *training], check=True, env=environment)
         results.append(torch.load(out, weights_only=True))

@@ -10,7 +10,7 @@ from typing import Any
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.evaluate.evaluate import evaluate_here
 from xkd.evaluate.task import parse_task
-from xkd.launch.agent import worker
+from xkd.launch.worker import run_worker
 
 
 def main() -> dict[str, Any]:
@@ -26,4 +26,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    worker(main)
+    run_worker(main)

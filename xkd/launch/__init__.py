@@ -1,1 +1,1 @@
-"""Starting work: workers on this machine, jobs on a cluster, and how they end."""
+"""Worker processes on this machine, jobs on Kubernetes, how they end; the ``kfp`` command."""

@@ -1,56 +1,26 @@
-"""Start pretraining through TorchX and torchrun, follow it to its end, leave nothing running.
-
-The same `AppDef` serves every place. TorchX's ``local_cwd`` scheduler starts one agent (`agent`) on
-this machine, which starts the workers (``python -m xkd.train.pretrain``); their output goes straight to this
-process's console. Its Kubernetes scheduler starts an agent a pod, as a Volcano Job (`xkd.launch.kubernetes`).
-"""
+"""Start pretraining on this machine or on a cluster, wait for its end, leave nothing running."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torchx.runner import Runner
-from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
-from torchx.specs import AppDef, AppState, AppStatus, Role, macros
+from typing import TYPE_CHECKING
 
 from xkd.config import PretrainConfig, check_division
 from xkd.config.overrides import to_dict
-from xkd.errors import CollapsedError, RunInterruptedError, TrainingError, UserError, XkdError
-from xkd.launch.agent import FINAL, pass_on
+from xkd.errors import NON_RETRYABLE_EXIT_CODES, TrainingError, UserError, XkdError
 from xkd.launch.kubernetes.config import ClusterConfig
-from xkd.launch.termination import read_termination_message
+from xkd.launch.local import run_locally
 from xkd.rundir import RunDir, Verdict
 
 if TYPE_CHECKING:
     from xkd.launch.kubernetes.job import Job
 
-RENDEZVOUS_PORT = 29400
-IN_PLACE = 1
-"""How often an agent on a cluster restarts its workers, before the whole job is begun anew."""
-POD_ENV = {
-    # The root file system is read-only; what wants a home finds one on a volume of the pod's own.
-    "HOME": "/tmp",  # noqa: S108
-    # The kubelet hands this file's text to whoever reads the pod's status.
-    "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
-    "NCCL_DEBUG": "WARN",
-    "PYTHONUNBUFFERED": "1",
-}
-_WORKSPACE = Path("/workspace")
-"""Where the image works; see the Dockerfile."""
-_POLL = 0.5
-
-
-class UnjudgedError(UserError):
-    """A job completed, and its verdict is where this process sees no file; the message says where."""
-
-    exit_code = 0
+_TRAINING = "xkd.train.pretrain"
+"""Module that each worker runs."""
 
 
 def launch(
@@ -60,230 +30,122 @@ def launch(
     processes: int = 1,
     cluster: ClusterConfig | None = None,
     run_id: str = "",
-) -> Verdict:
+) -> Verdict | None:
     """Pretrain, on this machine or on a cluster, and wait for the end.
 
-    A run directory of the same configuration is resumed from its last checkpoint. On a cluster, a job that
-    already does the same work is found and followed.
+    A run directory of the same configuration is resumed from its last checkpoint. On a cluster, an existing
+    job of the same name is followed.
 
     Args:
-        config: what is trained.
+        config: settings of the run.
         data: the prepared dataset.
         out: the run directory. On a cluster both are paths in the pods.
         processes: workers on this machine.
-        cluster: where on a cluster; none: on this machine.
-        run_id: the pipeline's run that asks for it, on a cluster.
+        cluster: settings of the job on a cluster; None: train on this machine.
+        run_id: the pipeline run that the job on a cluster belongs to.
 
     Returns:
-        How the finished run was judged; also if it ended by that, before its last step.
+        The verdict on the finished run; None if a job completed and no verdict can be read from here.
 
     Raises:
-        UserError: a mistake to mend first, as a worker or the cluster found it.
-        TrainingError: a worker crashed or was killed, or the job failed, is gone or took too long.
-        UnjudgedError: the job completed, but nothing within reach tells its verdict.
+        CollapsedError: the run ended before its last step because of its verdict.
+        UserError: a mistake that a worker or the cluster found.
+        TrainingError: a worker or the job failed.
+        LaunchError: the job was deleted, or passed a deadline.
+        ApiUnavailableError: the Kubernetes API does not respond; the job continues.
         RunInterruptedError: SIGINT or SIGTERM came and the state was saved.
-        KeyboardInterrupt, SystemExit: after everything was stopped, on SIGINT and SIGTERM.
+        KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after everything was stopped.
     """
     if cluster:
-        return _on_cluster(training_job(config, data, out, cluster, run_id), out)
+        return _launch_job(training_job(config, data, out, cluster, run_id))
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
-    # What the loader's workers decode on is not there for computing.
+    # The data loader's workers decode on cores of their own.
     threads = len(os.sched_getaffinity(0)) // processes - config.run.workers
-    arguments = _arguments(config, data.resolve(), out.resolve())
-    follow(appdef("xkd.train.pretrain", arguments, processes, max(1, threads)))
-    return RunDir(out).verdict()
+    arguments = _worker_arguments(config, data.resolve(), out.resolve())
+    run_locally([_TRAINING, *arguments], processes, max(1, threads))
+    return RunDir(out).outcome()
 
 
 def launch_workers(module: str, arguments: Sequence[str], processes: int) -> None:
-    """Have several processes of this machine do one piece of work together, and wait for the end.
+    """Run ``python -m module`` in several processes of this machine that work together, and wait for the end.
 
     Raises:
-        UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
+        UserError, TrainingError, RunInterruptedError, KeyboardInterrupt, SystemExit: as `launch` does.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    follow(appdef(module, arguments, processes, threads), "the work")
+    run_locally([module, *arguments], processes, max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def describe(verdict: Verdict | None, out: Path) -> tuple[str, str]:
+    """Return a verdict of `launch` and its reason; "unknown" and where to find it if there is none."""
+    if verdict:
+        return verdict.verdict, verdict.reason
+    return (
+        "unknown",
+        f"the job completed; its verdict is in {RunDir(out).verdict_file} on the cluster's volume",
+    )
 
 
 def training_job(
     config: PretrainConfig, data: Path, out: Path, cluster: ClusterConfig, run_id: str = ""
 ) -> Job:
-    """Pretraining as a cluster's job; arguments as of `launch`. Its name is the same for the same work.
+    """Return the job that pretrains on a cluster; arguments as of `launch`. The same work has the same name.
 
     Raises:
-        UserError: there is no such node type, or the batch does not divide among the processes.
+        UserError: the node type is unknown, or the batch does not divide among the processes.
     """
     from xkd.launch.kubernetes.job import Job, job_name
 
     cluster = cluster.resolved()
     for nodes in range(cluster.min_nodes or cluster.nodes, cluster.nodes + 1):
-        # Now, rather than in a job that waited for its nodes.
+        # A worker would find this out only after the job got its nodes.
         check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
-    arguments = _arguments(config, data, out)
-    name = job_name(out.name, run_id, arguments, cluster.image, cluster.nodes)
-    threads = max(0, cluster.cores // cluster.workers - config.run.workers)
-    app = appdef("xkd.train.pretrain", arguments, cluster.workers, threads, cluster, name)
-    if run_id:
-        app.roles[0].env["KFP_RUN_ID"] = run_id
-    ports = {"rendezvous": RENDEZVOUS_PORT}
-    if config.run.metrics_port:
-        ports["metrics"] = config.run.metrics_port
-    writes = os.path.normpath(_WORKSPACE / out)
-    return Job(name, app, cluster, FINAL, run_id, ports, writes, lambda: _progress(out))
+    arguments = _worker_arguments(config, data, out)
+    return Job(
+        name=job_name(out.name, run_id, arguments, cluster.image, cluster.nodes),
+        work=[_TRAINING, *arguments],
+        out=out,
+        cluster=cluster,
+        threads=max(0, cluster.cores // cluster.workers - config.run.workers),
+        run_id=run_id,
+        metrics_port=config.run.metrics_port or 0,
+    )
 
 
-def _progress(out: Path) -> str:
-    """Return how far a run is, from its directory; empty where that cannot be read from here."""
-    run = RunDir(out)
-    with suppress(OSError, ValueError, LookupError, XkdError):
-        newest, steps = run.newest_checkpoint(), run.info()["steps"]
-        last = newest.name if newest else "none"
-        return f"; step {run.metrics()[-1]['step']} of {steps}, last checkpoint: {last}"
-    return ""
-
-
-def _arguments(config: PretrainConfig, data: Path, out: Path) -> list[str]:
-    """What each worker is told; the settings themselves, because pods see no file of the launcher's."""
+def _worker_arguments(config: PretrainConfig, data: Path, out: Path) -> list[str]:
+    """Return a worker's arguments, with the settings as text: pods see no file of this machine."""
     return ["--settings", json.dumps(to_dict(config)), "--data", str(data), "--out", str(out)]
 
 
-def appdef(
-    module: str,
-    arguments: Sequence[str],
-    processes: int,
-    threads: int,
-    cluster: ClusterConfig | None = None,
-    name: str = "xkd",
-) -> AppDef:
-    """The job: on each host an agent (`xkd.launch.agent`) with its workers, ``python -m module``.
-
-    Args:
-        module: what each worker runs.
-        arguments: the worker's arguments.
-        processes: workers on each host.
-        threads: threads that each worker computes on; 0: as many as torch takes.
-        cluster: where on a cluster; none: on this machine.
-        name: names the hosts' rendezvous.
-    """
-    env = {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    agent = ["-m", "xkd.launch.agent", "--job", name, "--processes", str(processes)]
-    work = [module, *arguments]
-    if cluster is None:
-        env |= {name: os.environ[name] for name in env if name in os.environ}
-        role = Role(name="train", image="", entrypoint=sys.executable, args=[*agent, *work], env=env)
-        return AppDef(name="xkd", roles=[role])
-    fewest = cluster.min_nodes or cluster.nodes
-    agent += ["--nodes", f"{fewest}:{cluster.nodes}", "--restarts", str(IN_PLACE)]
-    agent += ["--grace", str(cluster.grace_seconds)]
-    # The kubelet expands $(...). Volcano sets these variables in all pods, TorchX another in the first. By
-    # these names host 0 comes first when torch numbers the hosts: the first process is in the first pod.
-    agent += ["--node", macros.replica_id, "--address", f"$$(VC_TRAIN_{macros.replica_id}_HOSTS)"]
-    agent += ["--rendezvous", f"$$({macros.rank0_env}):{RENDEZVOUS_PORT}"]
-    role = Role(
-        name="train",  # a hyphen would break the variable that is made of it
-        image=cluster.image,
-        entrypoint="python",
-        args=[*agent, *work],
-        env=env | POD_ENV,
-        num_replicas=cluster.nodes,
-        min_replicas=fewest,
-    )
-    return AppDef(name="xkd", roles=[role])
-
-
-def _on_cluster(job: Job, out: Path) -> Verdict:
-    """Follow a job on a cluster to its end; of its pods, the one that knows most says what it was worth."""
+def _launch_job(job: Job) -> Verdict | None:
+    """Follow a job to its end; return or raise as the most informative of its pods says."""
     from xkd.launch.kubernetes.follow import run
 
-    outcome = run(job)
-    ends = sorted(outcome.ends, key=lambda end: end.code not in FINAL)
-    verdict = next((Verdict(**end.facts["verdict"]) for end in ends if "verdict" in end.facts), None)
+    outcome = run(job, lambda: _progress(job.out))
+    ends = sorted(outcome.ends, key=lambda end: end.termination.code not in NON_RETRYABLE_EXIT_CODES)
+    terminations = [end.termination for end in ends]
     if outcome.succeeded:
-        # Its pods may be gone, and of long words the kubelet keeps but the first.
-        if verdict is None and not (out / "verdict.json").exists():
-            raise UnjudgedError(
-                f"job {outcome.name} completed; none of its pods is left to tell the verdict, which is in "
-                f"{out / 'verdict.json'} on the cluster's volume"
-            )
-        return verdict or RunDir(out).verdict()
-    if verdict and ends[0].code == CollapsedError.exit_code:
-        return verdict
-    if ends and ends[0].code in FINAL:
-        raise UserError(ends[0].message)
-    why = "; ".join(str(end) for end in ends if end.code) or "none of its pods is left to say why"
-    again = "another run of the pipeline" if job.run_id else "the same command"
+        # The pods may be deleted, and the kubelet truncates long termination messages.
+        facts = [termination.facts for termination in terminations if "verdict" in termination.facts]
+        if facts:
+            return Verdict(**facts[0]["verdict"])
+        run_dir = RunDir(job.out)
+        return run_dir.verdict() if run_dir.ended else None
+    if terminations and terminations[0].code in NON_RETRYABLE_EXIT_CODES:
+        raise terminations[0].final_error()
+    reasons = "; ".join(str(end) for end in ends if end.termination.code)
+    rerun = "another run of the pipeline resumes" if job.run_id else "rerun the command to resume"
     raise TrainingError(
-        f"pretraining failed: job {outcome.name} is {outcome.phase} after {outcome.restarts} restart(s): "
-        f"{why}; {again} resumes from the last checkpoint"
+        f"pretraining failed: job {job.name} is {outcome.phase} after {outcome.restarts} restart(s): "
+        f"{reasons or 'none of its pods is left to say why'}; {rerun} from the last checkpoint"
     )
 
 
-def follow(app: AppDef, what: str = "pretraining") -> None:
-    """Run a job to its end on this machine, be it by its verdict. It is gone when this returns or raises.
-
-    Args:
-        app: the job.
-        what: it is, for the error's line.
-
-    Raises:
-        UserError, TrainingError, KeyboardInterrupt, SystemExit: as `launch` does.
-    """
-    with _signals_restored(), Runner("xkd", {"local_cwd": _local_scheduler}) as runner:
-        job = runner.run(app, "local_cwd")
-        try:
-            status = runner.wait(job, wait_interval=_POLL)
-        except SignalException as error:
-            # Workers finish their step and save; a second signal ends them at once.
-            pass_on(signal.SIGTERM, to="xkd.launch.agent")
-            with suppress(SignalException):
-                status = runner.wait(job, wait_interval=_POLL)
-                report = _read(status)
-                if report["errorCode"] == RunInterruptedError.exit_code:
-                    raise RunInterruptedError(report["message"]) from None
-            if error.sigval is signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(128 + error.sigval) from None
-    if status is None or status.state is not AppState.SUCCEEDED:
-        report = _read(status)
-        if report["errorCode"] != CollapsedError.exit_code:
-            raise _failure(report, what)
-
-
-def _read(status: AppStatus | None) -> dict[str, Any]:
-    """What torchrun's agent wrote of its end (`xkd.launch.agent`), if it could write."""
-    left = read_termination_message(status.structured_error_msg if status else None)
-    return {"message": "torchrun failed", "errorCode": 1} | left
-
-
-def _failure(entry: Mapping[str, Any], what: str) -> XkdError:
-    """The error to raise for the agent's report."""
-    for kind in (UserError, RunInterruptedError):
-        if entry["errorCode"] == kind.exit_code:
-            return kind(entry["message"])
-    hint = ", often for want of memory" if entry["errorCode"] == -signal.SIGKILL else ""
-    return TrainingError(
-        f"{what} failed: {entry['message']}{hint}; the lines above say more, and the same command "
-        "resumes from what is saved"
-    )
-
-
-class _Console(CWDImageProvider):  # type: ignore[misc]
-    """Gives the workers this process's stdout and stderr: progress bars stay bars."""
-
-    def get_replica_param(self, img_root: str, role: Role, *_files: str | None) -> ReplicaParam:
-        return super().get_replica_param(img_root, role)
-
-
-def _local_scheduler(session_name: str, **_: Any) -> LocalScheduler:
-    return LocalScheduler(session_name, image_provider_class=_Console)
-
-
-@contextmanager
-def _signals_restored() -> Iterator[None]:
-    """TorchX's local scheduler takes SIGINT and SIGTERM for good; give them back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def _progress(out: Path) -> str:
+    """Return how far a run is, for a log line; empty where its directory cannot be read from here."""
+    run = RunDir(out)
+    with suppress(OSError, ValueError, LookupError, XkdError):
+        checkpoint, steps = run.newest_checkpoint(), run.info()["steps"]
+        name = checkpoint.name if checkpoint else "none"
+        return f"; step {run.metrics()[-1]['step']} of {steps}, last checkpoint: {name}"
+    return ""

@@ -1,28 +1,70 @@
-"""What a process leaves to say how it ended, in the format of torchrun's error files.
+"""Process termination messages, in the format of torchrun's error files.
 
-TorchX on this machine, or the kubelet as a pod's termination message, hands it to who started the process.
+A process writes one before it exits. TorchX (on this machine) or the kubelet (as a pod's termination message)
+passes it to the process that started it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xkd.errors import (
+    EXIT_COLLAPSED,
+    EXIT_TRY_AGAIN,
+    CollapsedError,
+    RunInterruptedError,
+    UserError,
+    XkdError,
+)
 
-def write_termination_message(path: str, message: str, code: int, **extra: Any) -> None:
-    """Leave a line for people, an exit code, and what else there is to say."""
-    facts = {"timestamp": str(int(time.time())), **extra}
-    entry = {"message": message, "errorCode": code, "extraInfo": facts}
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable with the path of a process's termination message."""
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a process ended."""
+
+    message: str
+    code: int
+    """Exit code, negative for a signal."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further results; ``verdict`` holds the fields of `xkd.rundir.Verdict`."""
+
+    def final_error(self) -> XkdError:
+        """Return the error of an exit code that another attempt would not change."""
+        if self.code == EXIT_COLLAPSED and "verdict" in self.facts:
+            return CollapsedError(self.facts["verdict"])
+        return RunInterruptedError(self.message) if self.code == EXIT_TRY_AGAIN else UserError(self.message)
+
+
+def write_termination_message(path: str, message: str, code: int, **facts: Any) -> None:
+    """Write a one-line message, the exit code and further facts."""
+    extra = {"timestamp": str(int(time.time())), **facts}
+    entry = {"message": message, "errorCode": code, "extraInfo": extra}
     Path(path).write_text(json.dumps({"message": entry}))
 
 
-def read_termination_message(text: str | None) -> dict[str, Any]:
-    """What was left: ``message``, ``errorCode`` and ``extraInfo``; empty if that cannot be read."""
+def read_termination_message(text: str | None) -> Termination | None:
+    """Parse a termination message; return None if it is missing, truncated or of another format."""
     with suppress(ValueError, KeyError, TypeError):
-        ending = json.loads(text or "")["message"]
-        if isinstance(ending, dict):
-            return ending
-    return {}
+        entry = json.loads(text or "")["message"]
+        return Termination(entry["message"], entry["errorCode"], entry.get("extraInfo", {}))
+    return None
+
+
+def report_failure(message: str, code: int, **facts: Any) -> int:
+    """Write this process's termination message, or print it where no file is set; return the exit code."""
+    if path := os.environ.get(ERROR_FILE):
+        write_termination_message(path, message, code, **facts)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    return code

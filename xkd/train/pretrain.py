@@ -21,8 +21,8 @@ from xkd.data.datasets.training import TrainingClips, steps_per_epoch, training_
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
-from xkd.launch.agent import worker
 from xkd.launch.distributed import DistributedContext, distributed_context
+from xkd.launch.worker import run_worker
 from xkd.model.xkd import build_model
 from xkd.monitor.collapse import WINDOW, CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
@@ -255,4 +255,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    worker(main)
+    run_worker(main)

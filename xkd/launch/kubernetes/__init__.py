@@ -1,1 +1,1 @@
-"""Jobs on a Kubernetes cluster: made, started, followed to their end; what they run is not known here."""
+"""Jobs on a Kubernetes cluster: built, submitted and followed to their end."""

@@ -1,10 +1,9 @@
-"""Kubernetes' API, as much of it as following a job takes; what fails for a while is tried again."""
+"""Client for Volcano jobs and their pods; transient failures of the Kubernetes API are retried."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,212 +14,200 @@ from typing import Any, TypeVar
 
 from kubernetes import client, config, watch
 from kubernetes.client.rest import ApiException
-from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler
-from torchx.specs import AppDryRunInfo
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 from urllib3.exceptions import HTTPError
 
-from xkd.errors import UserError
+from xkd.errors import EXIT_TRY_AGAIN, UserError, XkdError
+from xkd.log import get_logger
 
 FAILURES = (ApiException, HTTPError, HTTPException, OSError)
-"""What a server that is away, or in trouble, raises."""
+"""Exceptions of a server that is unreachable, or in trouble."""
 
 _VOLCANO = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"}
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT = (5, 60)
-"""Seconds to connect to the API, and without a word from it."""
-_LISTENING = 50
-"""Seconds that changes are listened to over one connection; less than silence may last."""
-_CANCELLING = 30.0
-"""Seconds that cancelling may take: who is asked to stop is killed before long."""
+"""Seconds to connect to the API, and to wait for its next byte."""
+_WATCH_SECONDS = 50
+"""Duration of one watch request; less than the timeout of silence."""
+_CANCEL_SECONDS = 30.0
+"""Time that cancelling may take: a process that was told to stop is killed before long."""
 
 Result = TypeVar("Result")
+log = get_logger(__name__)
 
 
 class ApiRejectedError(UserError):
-    """The Kubernetes API does not do what it is asked for."""
+    """The Kubernetes API rejects a request."""
 
 
-class ApiUnavailableError(UserError):
-    """The Kubernetes API does not answer; what was started goes on."""
+class ApiUnavailableError(XkdError):
+    """The Kubernetes API does not respond; the job continues."""
 
-    exit_code = 75
-    """EX_TEMPFAIL of sysexits.h: try again."""
+    exit_code = EXIT_TRY_AGAIN
 
 
 @dataclass(frozen=True)
 class PollPolicy:
-    """How often the API is asked, in seconds."""
+    """Intervals of requests to the API, in seconds."""
 
     first: float = 1.0
-    """After something happened."""
+    """After a change."""
     longest: float = 15.0
-    """While nothing happens."""
+    """While nothing changes."""
     patience: float = 900.0
-    """How long the API may be away."""
+    """How long the API may be unreachable."""
+
+    def next_pause(self, pause: float, changed: bool) -> float:
+        """Return the interval after `pause`: the first one after a change, else twice as long."""
+        return self.first if changed else min(2 * pause, self.longest)
 
 
-PACE = PollPolicy()
+POLL_POLICY = PollPolicy()
 
 
 class Api:
-    """Volcano's jobs and their pods in one namespace; what fails for a while is tried again."""
+    """Volcano's jobs and their pods in one namespace."""
 
     def __init__(self, namespace: str = "") -> None:
-        """Connect from inside the cluster, or as the kubeconfig says, to `namespace` or the one found there.
+        """Connect from inside the cluster or by the kubeconfig, to `namespace` or the one found there.
 
         Raises:
-            UserError: there is no cluster to connect to.
+            UserError: no cluster is configured.
         """
         api, found = _connect()
-        self.namespace, self.pace = namespace or found or "default", PACE
-        self._torchx = KubernetesScheduler("xkd", client=api)
+        self.namespace, self.policy = namespace or found or "default", POLL_POLICY
         self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
-        self._job_place = {**_VOLCANO, "namespace": self.namespace}
+        self._location = {**_VOLCANO, "namespace": self.namespace}
 
-    def create(self, request: AppDryRunInfo[Any]) -> bool:
-        """Submit a job through TorchX.
-
-        Returns:
-            False if it is there already.
-        """
-        request.cfg.namespace = self.namespace
-
-        def submit() -> bool:
-            try:
-                self._torchx.schedule(request)
-            except ValueError as error:  # TorchX's word for 409
-                if isinstance(error.__cause__, ApiException):
-                    return False
-                raise
-            return True
-
-        return self._patiently(submit)
+    def create(self, manifest: dict[str, Any]) -> bool:
+        """Create a job; return False if one of that name exists."""
+        created = self._unless(
+            409, lambda: self._jobs.create_namespaced_custom_object(**self._location, body=manifest)
+        )
+        return created is not None
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A job; None if there is none of that name."""
-        return self._found(lambda: self._jobs.get_namespaced_custom_object(**self._job_place, name=name))
+        """Return a job; None if there is none of that name."""
+        return self._unless(404, lambda: self._jobs.get_namespaced_custom_object(**self._location, name=name))
 
     def jobs(self, label: str) -> list[dict[str, Any]]:
-        """The jobs with a label."""
-        listed = self._patiently(
-            lambda: self._jobs.list_namespaced_custom_object(**self._job_place, label_selector=label)
+        """Return the jobs with a label."""
+        listed = self._retry(
+            lambda: self._jobs.list_namespaced_custom_object(**self._location, label_selector=label)
         )
         jobs: list[dict[str, Any]] = listed["items"]
         return jobs
 
     def delete(self, name: str) -> None:
-        """Have a job and its pods removed, which save first."""
-        options = {"propagation_policy": "Foreground", "_request_timeout": (5, _CANCELLING / 2)}
-        self._found(
-            lambda: self._jobs.delete_namespaced_custom_object(**self._job_place, name=name, **options)
+        """Delete a job and its pods, which save first."""
+        options = {"propagation_policy": "Foreground", "_request_timeout": (5, _CANCEL_SECONDS / 2)}
+        self._unless(
+            404, lambda: self._jobs.delete_namespaced_custom_object(**self._location, name=name, **options)
         )
 
-    def gone(self, name: str, within: float) -> bool:
-        """Wait until a job that is being removed is no more; whether that was within so many seconds."""
-        end = time.monotonic() + within
+    def wait_deleted(self, name: str, timeout: float) -> bool:
+        """Wait until a job no longer exists; return False after `timeout` seconds."""
+        end = time.monotonic() + timeout
         while self.read(name):
             if time.monotonic() > end:
                 return False
-            time.sleep(self.pace.first)
+            time.sleep(self.policy.first)
         return True
 
     def cancel(self, name: str) -> str:
-        """`delete` a job soon, or say how somebody else can; what became of it, for people."""
-        self.pace = replace(self.pace, patience=min(self.pace.patience, _CANCELLING))
+        """Delete a job within a short time; return the outcome as text, with a command if that failed."""
+        self.policy = replace(self.policy, patience=min(self.policy.patience, _CANCEL_SECONDS))
         try:
             self.delete(name)
-        except UserError as error:
+        except XkdError as error:
             return f"not cancelled ({error}): kubectl delete vcjob {name} -n {self.namespace}"
         return "cancelled"
 
     def pods(self, name: str) -> list[client.V1Pod]:
-        """The pods of a job."""
+        """Return the pods of a job."""
         label = f"volcano.sh/job-name={name}"
-        listed = self._patiently(lambda: self._core.list_namespaced_pod(self.namespace, label_selector=label))
+        listed = self._retry(lambda: self._core.list_namespaced_pod(self.namespace, label_selector=label))
         pods: list[client.V1Pod] = listed.items
         return pods
 
-    def pod_changes(self, name: str, since: str | None) -> Iterator[client.V1Pod]:
-        """A job's pods, each as it is and whenever it changes, or since a version; ends after a while."""
+    def watch_pods(self, name: str, version: str | None) -> Iterator[client.V1Pod]:
+        """Yield a job's pods whenever they change, since a resource version, until the request times out."""
         events = watch.Watch().stream(
             self._core.list_namespaced_pod,
             self.namespace,
             label_selector=f"volcano.sh/job-name={name}",
-            resource_version=since,
-            timeout_seconds=_LISTENING,
+            resource_version=version,
+            timeout_seconds=_WATCH_SECONDS,
         )
         for event in events:
             yield event["object"]
 
-    def log(self, pod: str, since_seconds: int | None) -> Iterator[bytes]:
-        """A pod's lines with their times as they come, to the end of its container or of the connection."""
-        given = {} if since_seconds is None else {"since_seconds": since_seconds}
+    def log_lines(self, pod: str, since_seconds: int | None) -> Iterator[bytes]:
+        """Yield a pod's lines with their times, until its container or the connection ends."""
+        since = {} if since_seconds is None else {"since_seconds": since_seconds}
         response = self._core.read_namespaced_pod_log(
-            pod, self.namespace, follow=True, timestamps=True, _preload_content=False, **given
+            pod, self.namespace, follow=True, timestamps=True, _preload_content=False, **since
         )
         try:
             yield from response
         finally:
             response.release_conn()
 
-    def _found(self, call: Callable[[], Result]) -> Result | None:
-        """`call`, or None where the server knows no such thing."""
+    def _unless(self, status: int, call: Callable[[], Result]) -> Result | None:
+        """Return the result of `call`, retried; None where the server returns this HTTP status."""
 
-        def asked() -> Result | None:
+        def attempt() -> Result | None:
             try:
                 return call()
             except ApiException as error:
-                if error.status == 404:
+                if error.status == status:
                     return None
                 raise
 
-        return self._patiently(asked)
+        return self._retry(attempt)
 
-    def _patiently(self, call: Callable[[], Result]) -> Result:
-        """`call` until the server answers it.
+    def _retry(self, call: Callable[[], Result]) -> Result:
+        """Return the result of `call`, retried until the server responds.
 
         Raises:
-            ApiRejectedError: it answers that this may not be.
-            ApiUnavailableError: it does not answer at all for long.
+            ApiRejectedError: the server rejects the request.
+            ApiUnavailableError: the server does not respond within the policy's patience.
         """
-        begin, pause = time.monotonic(), self.pace.first
-        while True:
-            try:
-                return call()
-            except FAILURES as error:
-                if (
-                    isinstance(error, ApiException)
-                    and 400 <= error.status < 500
-                    and error.status not in (408, 429)
-                ):
-                    raise ApiRejectedError(_refusal(error, self.namespace)) from None
-                if time.monotonic() - begin > self.pace.patience:
-                    raise ApiUnavailableError(
-                        f"the Kubernetes API is away for {self.pace.patience:.0f} s now ({_why(error)}); "
-                        "the job goes on, and the same command finds it again"
-                    ) from None
-                say(f"the Kubernetes API does not answer ({_why(error)}); trying again")
-            time.sleep(pause)
-            pause = min(2 * pause, 4 * self.pace.longest)
+        retrying = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, FAILURES) and not _is_rejection(error)),
+            wait=wait_exponential(multiplier=self.policy.first, max=4 * self.policy.longest),
+            stop=stop_after_delay(self.policy.patience),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except FAILURES as error:
+            if _is_rejection(error):
+                raise ApiRejectedError(_explain_rejection(error, self.namespace)) from None
+            raise ApiUnavailableError(
+                f"Kubernetes API unreachable for {self.policy.patience:.0f} s ({_reason(error)}); the job "
+                "continues, rerun the command to attach to it"
+            ) from None
 
 
 class _Client(client.ApiClient):  # type: ignore[misc]
-    """An API client none of whose calls waits for ever; TorchX sets no limits."""
+    """An API client whose calls all have a timeout."""
 
     def request(self, *arguments: Any, **options: Any) -> Any:
-        """Ask the server."""
+        """Send a request."""
         options["_request_timeout"] = options.get("_request_timeout") or _TIMEOUT
         return super().request(*arguments, **options)
 
 
 def _connect() -> tuple[client.ApiClient, str]:
-    """A client of the cluster and the namespace to work in, if the surroundings name one."""
+    """Return a client of the cluster, and the namespace of the pod or the kubeconfig, if it names one."""
     configuration, namespace = client.Configuration(), ""
     try:
         config.load_incluster_config(client_configuration=configuration)
         namespace = _NAMESPACE.read_text().strip()
     except config.ConfigException:
-        file = os.environ.get("KUBECONFIG")  # the library reads it only once, as it is imported
+        file = os.environ.get("KUBECONFIG")  # the library reads it only once, when it is imported
         try:
             config.load_kube_config(file, client_configuration=configuration)
             _, context = config.list_kube_config_contexts(file)
@@ -230,24 +217,30 @@ def _connect() -> tuple[client.ApiClient, str]:
                 "machine with xkd pretrain"
             ) from None
         namespace = context["context"].get("namespace", "")
-    configuration.retries = False  # they are made here, and told
+    configuration.retries = False  # `Api` retries, and logs it
     return _Client(configuration), namespace
 
 
-def _refusal(error: ApiException, namespace: str) -> str:
-    """A refused request as a line that says what to do."""
-    said = _why(error)
-    if error.status == 401:
-        return f"the cluster does not know who asks: {said}; log in to it again"
-    if error.status == 403:
-        return f"the cluster does not allow it: {said}; apply k8s/base to namespace {namespace}"
-    if error.status == 404:
-        return f"the cluster knows no Volcano jobs ({said}); install Volcano"
-    return f"the cluster refuses the job: {said}"
+def _is_rejection(error: BaseException) -> bool:
+    """Return whether an error is the server's final answer; 408 and 429 ask for a retry."""
+    return isinstance(error, ApiException) and 400 <= error.status < 500 and error.status not in (408, 429)
 
 
-def _why(error: Exception) -> str:
-    """An API error in its own words, on one line."""
+def _explain_rejection(error: Exception, namespace: str) -> str:
+    """Return a rejected request as a line that says what to do."""
+    reason = _reason(error)
+    match getattr(error, "status", None):
+        case 401:
+            return f"the cluster does not accept your credentials: {reason}; log in to it again"
+        case 403:
+            return f"the cluster does not allow this: {reason}; apply k8s/base to namespace {namespace}"
+        case 404:
+            return f"the cluster has no Volcano jobs ({reason}); install Volcano"
+    return f"the cluster rejects the job: {reason}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return an API error's own message, on one line."""
     if isinstance(error, ApiException):
         with suppress(ValueError, KeyError, TypeError):
             return " ".join(str(json.loads(error.body)["message"]).split())
@@ -255,6 +248,8 @@ def _why(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def say(text: str) -> None:
-    """A line of news, on stderr."""
-    print(f"xkd: {text}", file=sys.stderr, flush=True)
+def _log_retry(state: RetryCallState) -> None:
+    assert state.outcome
+    error = state.outcome.exception()
+    assert error
+    log.warning("the Kubernetes API does not respond (%s); retrying", _reason(error))

@@ -1,11 +1,11 @@
-"""Where on a cluster a job runs, and what happens when something fails there."""
+"""Settings of a job on a cluster."""
 
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from xkd.config.overrides import STRICT
@@ -13,32 +13,56 @@ from xkd.launch.kubernetes.node_types import TOLERATIONS, node_type
 
 USER = 10001
 """The image's user; see the Dockerfile."""
+WORKSPACE = "/workspace"
+"""The image's working directory."""
 VOLUME = "xkd"
 """The claim of the volume that all pods share."""
-MOUNT = "/workspace/runs"
-"""Where they have it: the image works in the folder above."""
+MOUNT = f"{WORKSPACE}/runs"
+"""Where they mount it."""
+
+
+def parse_quantity(amount: str) -> float:
+    """Return a Kubernetes quantity as a number.
+
+    Raises:
+        ValueError: it is invalid.
+    """
+    from kubernetes.utils.quantity import parse_quantity as parse
+
+    try:
+        return float(parse(amount))
+    except ValueError:
+        raise ValueError(f"{amount!r} is not a quantity such as 4, 500m or 16Gi") from None
+
+
+def _check_quantity(amount: str) -> str:
+    parse_quantity(amount)
+    return amount
+
+
+Quantity = Annotated[str, AfterValidator(_check_quantity)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ClusterConfig:
-    """Where on a cluster a run is trained, and what happens when something fails there.
+    """Where on a cluster a job runs, and what happens when something fails there.
 
-    Lists and mappings are what Kubernetes has under the same name in a pod.
+    Lists and mappings are in the format of the pod's field of the same name.
     """
 
     namespace: str = ""
     """Namespace of the job; empty: the launcher's own, or the kubeconfig's."""
     image: str = "xkd:0.1.0"
-    nodes: int = 1
-    """Hosts, a pod each."""
-    min_nodes: int | None = None
-    """Hosts to begin with, where fewer than `nodes` may do; more join as they come. The batch must divide
-    among any number in between. Null: all."""
+    nodes: PositiveInt = 1
+    """Hosts; each is one pod."""
+    min_nodes: PositiveInt | None = None
+    """Hosts to start with, if fewer than `nodes` suffice; the others join later. The batch must divide among
+    every number in between. None: all."""
     node_type: str = ""
-    """A GPU node by name (`node_types`): sets resources, selector and tolerations where none are given."""
-    processes: int = 0
-    """Workers on each host; 0: one for each GPU, or one."""
-    resources: dict[str, dict[str, str]] = field(default_factory=dict)
+    """GPU node by name (`node_types`): sets the resources, selector and tolerations that are not given."""
+    processes: NonNegativeInt = 0
+    """Workers per host; 0: one per GPU, or one."""
+    resources: dict[str, dict[str, Quantity]] = field(default_factory=dict)
     """``requests`` and ``limits`` of each pod."""
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
@@ -51,50 +75,36 @@ class ClusterConfig:
     queue: str = "xkd"
     """Volcano's queue."""
     priority_class: str = ""
-    restarts: int = 5
-    """How often the job is begun anew, from its last checkpoint, before it fails."""
-    grace_seconds: int = 300
-    """How long a pod that must go may take to save; longer than a checkpoint takes."""
-    ttl_seconds: int = 86400
-    """How long an ended job stays, to be read; then Volcano removes it."""
-    queue_seconds: int = 86400
-    """Deadline for a job that waits for nodes; it is cancelled then."""
-    run_seconds: int = 0
-    """Deadline for a job that trains; 0: none."""
+    restarts: NonNegativeInt = 5
+    """Restarts of the whole job, from its last checkpoint, before it fails."""
+    grace_seconds: PositiveInt = 300
+    """Time a pod has to save before it is killed; longer than a checkpoint takes."""
+    ttl_seconds: NonNegativeInt = 86400
+    """Time after which Volcano removes an ended job."""
+    queue_seconds: PositiveInt = 86400
+    """Deadline of a job that waits for nodes; it is cancelled then."""
+    run_seconds: NonNegativeInt = 0
+    """Deadline of a job that runs; 0: none."""
 
     @model_validator(mode="after")
-    def _possible(self) -> ClusterConfig:
-        if not 1 <= (self.min_nodes or 1) <= self.nodes:
-            raise ValueError(f"nodes {self.nodes} must be at least 1, and not fewer than min_nodes")
-        for name in ("processes", "restarts", "ttl_seconds", "run_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
-        for name in ("grace_seconds", "queue_seconds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        for kind, amounts in self.resources.items():
-            for name, amount in amounts.items():
-                try:
-                    _quantity(amount)
-                except ValueError:
-                    raise ValueError(
-                        f"resources.{kind}: {name} {amount!r} is no quantity such as 4, 500m or 16Gi"
-                    ) from None
+    def _min_nodes_at_most_nodes(self) -> ClusterConfig:
+        if (self.min_nodes or 1) > self.nodes:
+            raise ValueError(f"min_nodes {self.min_nodes} must be at most nodes, {self.nodes}")
         return self
 
     def resolved(self) -> ClusterConfig:
-        """These settings with what `node_type` stands for, where nothing else is given.
+        """Return these settings with the values of `node_type` where nothing else is given.
 
         Raises:
-            UserError: there is no such node type.
+            UserError: the node type is unknown.
         """
         if not self.node_type:
             return self
         node = node_type(self.node_type)
         requests, limits = self.resources.get("requests", {}), self.resources.get("limits", {})
-        wanted = node.resources()
-        # Of GPUs the two must be the same, and only one may be given.
-        resources = {"requests": wanted | limits | requests, "limits": wanted | requests | limits}
+        defaults = node.resources()
+        # Requests and limits of GPUs must be equal, and the user may give only one of them.
+        resources = {"requests": defaults | limits | requests, "limits": defaults | requests | limits}
         return replace(
             self,
             node_type="",
@@ -105,24 +115,13 @@ class ClusterConfig:
 
     @property
     def workers(self) -> int:
-        """Workers on each host."""
+        """Workers per host."""
         return self.processes or int(self._limit("nvidia.com/gpu")) or 1
 
     @property
     def cores(self) -> int:
-        """Cores of each host, as far as they are limited; else 0."""
+        """Cores per host, if limited; else 0."""
         return int(self._limit("cpu"))
 
     def _limit(self, resource: str) -> float:
-        return _quantity(self.resources.get("limits", {}).get(resource, "0"))
-
-
-def _quantity(amount: str) -> float:
-    """A quantity of Kubernetes as a number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    from kubernetes.utils.quantity import parse_quantity
-
-    return float(parse_quantity(amount))
+        return parse_quantity(self.resources.get("limits", {}).get(resource, "0"))

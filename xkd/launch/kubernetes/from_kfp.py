@@ -1,16 +1,22 @@
-"""A pipeline's task as a place to train: what it is given in Kubernetes goes on to the job that it starts."""
+"""Pretraining as a task of a pipeline: the task's Kubernetes settings become those of the job it starts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-from xkd.config.overrides import build, resolve
+from xkd.config import PretrainConfig
+from xkd.config.overrides import overlay, resolve
+from xkd.errors import CollapsedError
 from xkd.launch.kubernetes.config import ClusterConfig
+from xkd.launch.launcher import describe, launch
+from xkd.rundir import Verdict
 
 
 class Task(Protocol):
-    """What a task is given, under the names of `ClusterConfig`; ``kfp.dsl.TaskConfig`` is one."""
+    """A task's Kubernetes settings, named as in `ClusterConfig`; ``kfp.dsl.TaskConfig`` is one."""
 
     affinity: Mapping[str, Any] | None
     tolerations: Sequence[Mapping[str, Any]] | None
@@ -21,27 +27,43 @@ class Task(Protocol):
     resources: Mapping[str, Any] | None
 
 
-def from_task(
-    nodes: int, image: str, overrides: Sequence[str], task: Task | None = None
+def cluster_of_task(
+    nodes: int, settings: Sequence[str], image: str = "", node_type: str = "", task: Task | None = None
 ) -> ClusterConfig | None:
-    """Where a task has its job run: defaults < what the task is given < overrides.
+    """Return where a task runs its job: defaults < arguments and the task's own settings < `settings`.
 
     Args:
         nodes: hosts; 0: there is no job.
+        settings: settings of `ClusterConfig`, each ``name=value``.
         image: image of the job's pods.
-        overrides: settings of `ClusterConfig`, each ``name=value``.
-        task: what the task is given, where anything is.
+        node_type: a GPU node by name; empty: none.
+        task: the task's own settings, if any.
 
     Raises:
-        UserError: an override is unknown or of the wrong type.
+        UserError: a setting is unknown or of the wrong type.
     """
     if not nodes:
         return None
-    given = {name: value for name in Task.__annotations__ if (value := getattr(task, name, None))}
-    # A quantity of Kubernetes may come as a number, and KFP's numbers are all floats.
-    given["resources"] = {
+    values = {name: value for name in Task.__annotations__ if (value := getattr(task, name, None))}
+    # Quantities may come as numbers, and all of KFP's numbers are floats.
+    values["resources"] = {
         kind: {name: str(amount).removesuffix(".0") for name, amount in amounts.items()}
-        for kind, amounts in given.get("resources", {}).items()
+        for kind, amounts in values.get("resources", {}).items()
     }
-    config = build(ClusterConfig, {"nodes": nodes, "image": image, **given}, "the task's own settings")
-    return resolve(config, None, overrides)
+    values |= {"nodes": nodes, "image": image, "node_type": node_type}
+    return resolve(overlay(ClusterConfig(), values, "the task's own settings"), None, settings)
+
+
+def run_id() -> str:
+    """Return the id of the pipeline run that this task belongs to; "" if there is none."""
+    return os.environ.get("KFP_RUN_ID", "")
+
+
+def pretrain_task(
+    config: PretrainConfig, data: Path, out: Path, processes: int, cluster: ClusterConfig | None
+) -> tuple[str, str]:
+    """Pretrain (`launch`); return the verdict, also on a collapsed run, and its reason."""
+    try:
+        return describe(launch(config, data, out, processes, cluster, run_id()), out)
+    except CollapsedError as error:
+        return describe(Verdict(**error.verdict), out)

@@ -1,148 +1,195 @@
-"""A job as Volcano's Job: what TorchX makes of its `AppDef`, and all that TorchX leaves out."""
+"""The manifest of a Volcano Job: TorchX's, from an `AppDef`, and the fields that TorchX leaves out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kubernetes.client import ApiClient
-from torchx.schedulers.kubernetes_scheduler import KubernetesScheduler
-from torchx.specs import AppDef, AppDryRunInfo
+from torchx.schedulers.kubernetes_scheduler import LABEL_UNIQUE_NAME, app_to_resource
+from torchx.specs import AppDef, Role, macros
 
-from xkd.launch.kubernetes.config import USER, ClusterConfig
+from xkd.errors import NON_RETRYABLE_EXIT_CODES
+from xkd.launch.agent import agent_command
+from xkd.launch.kubernetes.config import USER, WORKSPACE, ClusterConfig
 
 RUN_LABEL = "pipeline/runid"
-"""Label of all that a pipeline's run started; KFP's own."""
-PLACE_LABEL = "xkd/writes-to"
-"""Label that says, by `Job.place`, where a job writes."""
+"""KFP's label of everything that belongs to a pipeline run."""
+OUT_LABEL = "xkd/writes-to"
+"""Label with the hash of the directory that a job writes."""
+RENDEZVOUS_PORT = 29400
+_ROLE = "train"
+"""A hyphen would break the environment variable that Volcano derives from the name."""
+_RESTARTS_IN_PLACE = 1
+"""Restarts of a host's workers by its agent, before Volcano restarts the whole job."""
+_POD_ENV = {
+    # The root file system is read-only; /tmp is a volume of the pod.
+    "HOME": "/tmp",  # noqa: S108
+    # The kubelet reports this file as the termination message.
+    "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
+    "NCCL_DEBUG": "WARN",
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 def job_name(run: str, *identity: object) -> str:
-    """A name for the job that is the same for the same work, so that whoever starts it again finds it.
+    """Return a name that is the same for the same work, so that another launcher finds the job.
 
     Args:
-        run: whose it is, for people: the run directory's name.
-        identity: all that makes it this work and no other.
+        run: the run directory's name, for people.
+        identity: everything that distinguishes the work from other work.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", run.lower())[:24].strip("-")
     return f"xkd-{readable}-{digest}" if readable else f"xkd-{digest}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """Work for a cluster, and where and how it is done there."""
+    """An agent with its workers on each of several hosts of a cluster."""
 
     name: str
-    app: AppDef
-    """One role, a replica for each host."""
+    work: Sequence[str]
+    """The module that each worker runs, and its arguments."""
+    out: Path
+    """The directory that the job writes, as its pods see it; no two jobs may write the same."""
     cluster: ClusterConfig
-    final: Collection[int] = ()
-    """Exit codes of a pod after which another try would end the same way."""
+    """Resolved settings."""
+    threads: int = 0
+    """Threads of each worker; 0: as many as torch takes."""
     run_id: str = ""
-    """The pipeline's run that it belongs to, if it does."""
-    ports: Mapping[str, int] = field(default_factory=dict)
-    """What the containers listen at, by name."""
-    writes: str = ""
-    """The directory that it writes, as its pods see it; no two jobs may have the same."""
-
-    progress: Callable[[], str] = str
-    """What to add to a line that says how the job is: how far the work is, where that is known."""
+    """The pipeline run that the job belongs to, if any."""
+    metrics_port: int = 0
+    """Port on which the first pod serves metrics; 0: none."""
 
     @property
-    def place(self) -> str:
-        """`writes` as the value of a label, which may have neither slashes nor many characters."""
-        return hashlib.sha256(self.writes.encode()).hexdigest()[:16]
+    def directory(self) -> str:
+        """`out` as a normalized absolute path in the pods."""
+        return os.path.normpath(Path(WORKSPACE) / self.out)
+
+    @property
+    def out_hash(self) -> str:
+        """`directory` as a value of `OUT_LABEL`; labels are short and have no slashes."""
+        return hashlib.sha256(self.directory.encode()).hexdigest()[:16]
 
     @property
     def first_pod(self) -> str:
-        """Name of the pod of the first host."""
-        return f"{self.name}-{self.app.roles[0].name}-0-0"
+        """Name of the first host's pod."""
+        return f"{self.name}-{_ROLE}-0-0"
 
-    def request(self) -> AppDryRunInfo[Any]:
-        """TorchX's request for it, completed; no cluster is asked. ``.request.resource`` is the manifest."""
-        options: dict[str, Any] = {
-            "queue": self.cluster.queue,
-            "service_account": self.cluster.service_account,
-            "priority_class": self.cluster.priority_class or None,
-            "validate_spec": False,
+    def manifest(self) -> dict[str, Any]:
+        """Return the Volcano Job as Kubernetes takes it."""
+        cluster = self.cluster
+        resource = app_to_resource(
+            self._app(), cluster.queue, cluster.service_account, cluster.priority_class or None
+        )
+        job: dict[str, Any] = ApiClient().sanitize_for_serialization(resource)
+        labels = {
+            "app.kubernetes.io/name": "xkd",
+            "app.kubernetes.io/part-of": "xkd",
+            OUT_LABEL: self.out_hash,
         }
-        info = KubernetesScheduler("xkd").submit_dryrun(self.app, options)
-        made = ApiClient().sanitize_for_serialization(info.request.resource)
-        # TorchX puts a random name into the pods as well.
-        job = json.loads(json.dumps(made).replace(made["metadata"]["name"], self.name))
-        labels = {"app.kubernetes.io/name": "xkd", "app.kubernetes.io/part-of": "xkd"}
-        if self.writes:
-            labels[PLACE_LABEL] = self.place
         if self.run_id:
             labels[RUN_LABEL] = self.run_id
-        job["metadata"]["labels"] = labels
-        if self.cluster.namespace:
-            job["metadata"]["namespace"] = self.cluster.namespace
+        # TorchX names the job at random, in its metadata and in a label of each pod.
+        job["metadata"] = {"name": self.name, "labels": labels}
+        if cluster.namespace:
+            job["metadata"]["namespace"] = cluster.namespace
         job["spec"] |= {
-            "maxRetry": self.cluster.restarts + 1,  # Volcano fails a job whose restarts reach this number
-            "minAvailable": self.cluster.min_nodes or self.cluster.nodes,
-            "ttlSecondsAfterFinished": self.cluster.ttl_seconds,
+            "maxRetry": cluster.restarts + 1,  # Volcano fails a job whose restarts reach this number
+            "minAvailable": cluster.min_nodes or cluster.nodes,
+            "ttlSecondsAfterFinished": cluster.ttl_seconds,
             "policies": [
-                *({"exitCode": code, "action": "TerminateJob"} for code in self.final),
+                *({"exitCode": code, "action": "TerminateJob"} for code in NON_RETRYABLE_EXIT_CODES),
                 {"events": ["PodFailed", "PodEvicted"], "action": "RestartJob"},
             ],
         }
-        # Hosts beyond the fewest may never come, so the job ends with its first, which waits for the others.
+        # Hosts beyond the minimum may never start: the job completes with its first, which waits for the
+        # rest.
         job["spec"]["tasks"][0]["policies"] = [{"event": "TaskCompleted", "action": "CompleteJob"}]
         for task in job["spec"]["tasks"]:
-            _complete_pod(task["template"], self.cluster, labels, self.ports)
-        info.request.resource = job
-        return info
+            pod = task["template"]
+            pod["metadata"]["labels"] |= {**labels, LABEL_UNIQUE_NAME: self.name}
+            # One pod that an autoscaler moves would restart the whole job.
+            pod["metadata"]["annotations"] |= {
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                "karpenter.sh/do-not-disrupt": "true",
+            }
+            self._complete_pod(pod["spec"])
+        return job
 
+    def _app(self) -> AppDef:
+        """Return the job for TorchX: one role with a replica per host."""
+        min_nodes, nodes = self.cluster.min_nodes or self.cluster.nodes, self.cluster.nodes
+        # The kubelet expands $(...). Volcano sets these variables in all pods, TorchX another one in the
+        # first. torch numbers hosts in the order of these addresses, so the first process is in the first
+        # pod.
+        options = {
+            "--nodes": f"{min_nodes}:{nodes}",
+            "--restarts": str(_RESTARTS_IN_PLACE),
+            "--grace": str(self.cluster.grace_seconds),
+            "--node": macros.replica_id,
+            "--address": f"$$(VC_{_ROLE.upper()}_{macros.replica_id}_HOSTS)",
+            "--rendezvous": f"$$({macros.rank0_env}):{RENDEZVOUS_PORT}",
+        }
+        words = [word for option in options.items() for word in option]
+        env = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        env |= _POD_ENV | ({"KFP_RUN_ID": self.run_id} if self.run_id else {})
+        role = Role(
+            name=_ROLE,
+            image=self.cluster.image,
+            entrypoint="python",
+            args=agent_command(self.name, self.cluster.workers, self.work, words),
+            env=env,
+            num_replicas=nodes,
+            min_replicas=min_nodes,
+        )
+        return AppDef(name="xkd", roles=[role])
 
-def _complete_pod(
-    pod: dict[str, Any], cluster: ClusterConfig, labels: Mapping[str, str], ports: Mapping[str, int]
-) -> None:
-    """Add to a pod what TorchX leaves out."""
-    pod["metadata"]["labels"] |= labels
-    # A whole job would begin again for one pod that an autoscaler moves.
-    pod["metadata"]["annotations"] |= {
-        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-        "karpenter.sh/do-not-disrupt": "true",
-    }
-    spec = pod["spec"]
-    (container,) = spec["containers"]
-    spec |= {
-        "nodeSelector": cluster.node_selector,
-        "tolerations": list(cluster.tolerations),
-        "terminationGracePeriodSeconds": cluster.grace_seconds,
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "volumes": [*spec["volumes"], {"name": "tmp", "emptyDir": {}}, *cluster.volumes],
-    }
-    if cluster.affinity:
-        spec["affinity"] = cluster.affinity
-    if cluster.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": secret} for secret in cluster.image_pull_secrets]
-    given = {variable["name"] for variable in cluster.env}
-    container |= {
-        "env": [*(ours for ours in container["env"] if ours["name"] not in given), *cluster.env],
-        "resources": cluster.resources,
-        "ports": [{"name": port, "containerPort": number} for port, number in ports.items()],
-        "volumeMounts": [
-            *container["volumeMounts"],
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            *cluster.volume_mounts,
-        ],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
+    def _complete_pod(self, spec: dict[str, Any]) -> None:
+        """Add the fields of a pod that TorchX leaves out."""
+        cluster = self.cluster
+        spec |= {
+            "nodeSelector": cluster.node_selector,
+            "tolerations": list(cluster.tolerations),
+            "terminationGracePeriodSeconds": cluster.grace_seconds,
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumes": [*spec["volumes"], {"name": "tmp", "emptyDir": {}}, *cluster.volumes],
+        }
+        if cluster.affinity:
+            spec["affinity"] = cluster.affinity
+        if cluster.image_pull_secrets:
+            spec["imagePullSecrets"] = [{"name": secret} for secret in cluster.image_pull_secrets]
+        ports = {"rendezvous": RENDEZVOUS_PORT}
+        if self.metrics_port:
+            ports["metrics"] = self.metrics_port
+        (container,) = spec["containers"]
+        overridden = {variable["name"] for variable in cluster.env}
+        container |= {
+            "env": [*(v for v in container["env"] if v["name"] not in overridden), *cluster.env],
+            "resources": cluster.resources,
+            "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
+            "volumeMounts": [
+                *container["volumeMounts"],
+                {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+                *cluster.volume_mounts,
+            ],
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+        }

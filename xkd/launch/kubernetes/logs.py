@@ -1,4 +1,4 @@
-"""The lines of a pod, shown here as they come, each once, through restarts and broken connections."""
+"""Show a pod's log lines once each, through restarts and broken connections."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 
 from xkd.launch.kubernetes.client import FAILURES, Api
 
-_ENDS_SOON = 5.0
-"""Seconds that the last lines may take after the job ended."""
+_FLUSH_SECONDS = 5.0
+"""Time that the last lines may take after the job ended."""
 
 
 @contextmanager
 def logs_shown(api: Api, pod: str) -> Iterator[None]:
-    """Show a pod's lines here as long as the context lasts, and what is left of them at its end."""
+    """Print a pod's lines while the context lasts, and the remaining ones at its end."""
     done = threading.Event()
     follower = threading.Thread(target=_follow, args=(api, pod, done), daemon=True)
     follower.start()
@@ -23,27 +23,27 @@ def logs_shown(api: Api, pod: str) -> Iterator[None]:
         yield
     finally:
         done.set()
-    follower.join(_ENDS_SOON)
+    follower.join(_FLUSH_SECONDS)
 
 
 def _follow(api: Api, pod: str, done: threading.Event) -> None:
-    """Print each line once; the newest line's time tells what a new connection repeats."""
-    newest, heard, last, pause = "", None, False, api.pace.first
+    """Print each line once: a new connection repeats lines, none of them newer than those printed."""
+    newest, received, last, pause = "", None, False, api.policy.first
     while not last:
         last, before = done.is_set(), newest
-        since = None if heard is None else int(time.monotonic() - heard) + 10
+        since = None if received is None else int(time.monotonic() - received) + 10
         with suppress(*FAILURES):
-            for line in api.log(pod, since):
-                when, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
-                if _sortable(when) > newest:
-                    newest, heard = _sortable(when), time.monotonic()
+            for line in api.log_lines(pod, since):
+                timestamp, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
+                if _sortable(timestamp) > newest:
+                    newest, received = _sortable(timestamp), time.monotonic()
                     print(text, flush=True)
-        # A pod that waits for its node or image has nothing to say, perhaps for long.
-        pause = api.pace.first if newest != before else min(2 * pause, api.pace.longest)
+        # A pod that waits for its node or image may have no lines for a long time.
+        pause = api.policy.next_pause(pause, changed=newest != before)
         done.wait(pause)
 
 
-def _sortable(when: str) -> str:
-    """RFC 3339 times as words that sort: some servers leave out the zeros at their end."""
-    seconds, _, fraction = when.rstrip("Z").partition(".")
+def _sortable(timestamp: str) -> str:
+    """Return an RFC 3339 time as text that sorts: some servers omit trailing zeros."""
+    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
     return f"{seconds}.{fraction:0<9}"

@@ -1,101 +1,100 @@
-"""What a job and its pods say of themselves, as the Kubernetes API tells it."""
+"""The state of a job and its pods, from what the Kubernetes API returns."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kubernetes import client
 
-from xkd.launch.termination import read_termination_message
+from xkd.errors import EXIT_FAILURE
+from xkd.launch.termination import Termination, read_termination_message
 
 WAITING = ("Pending", "Inqueue", "Restarting")
-"""Phases in which a job needs nodes; the deadline of the queue runs."""
+"""Phases in which a job needs nodes; the deadline of the queue applies."""
 SUCCEEDED = "Completed"
 FAILED = "Failed"
-"""The phase of a job all whose restarts are used up."""
+"""Phase of a job that has used all its restarts."""
 ENDED = (SUCCEEDED, FAILED, "Terminated", "Aborted")
-"""Phases that a job does not leave by itself. Unknown ones are taken for being on the way."""
+"""Final phases of a job. Unknown phases are taken as transient."""
 
 
 @dataclass(frozen=True)
-class End:
+class PodEnd:
     """How a pod ended."""
 
     pod: str
-    code: int
-    message: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else the pod left."""
+    termination: Termination
 
     def __str__(self) -> str:
-        return f"{self.pod}: {self.message}"
+        return f"{self.pod}: {self.termination.message}"
 
 
 def phase_of(job: Mapping[str, Any]) -> str:
-    """The phase of a job; a new one has none yet."""
+    """Return the phase of a job; a new one is pending."""
     return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
 
 
 def has_ended(job: Mapping[str, Any]) -> bool:
-    """Whether it leaves its phase no more."""
+    """Return whether a job is in a final phase."""
     return phase_of(job) in ENDED
 
 
-def is_leaving(job: Mapping[str, Any]) -> bool:
-    """Whether a job is being removed."""
+def is_being_deleted(job: Mapping[str, Any]) -> bool:
+    """Return whether somebody deleted a job that still exists."""
     return "deletionTimestamp" in job["metadata"]
 
 
-def _changes(job: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """When a job came into which phase, in seconds since the epoch."""
+def _transitions(job: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """Return when a job entered which phase, in seconds since the epoch."""
     status = job.get("status", {})
-    changes = [(job["metadata"].get("creationTimestamp"), "Pending")]
-    changes += [
-        (change.get("lastTransitionTime"), change["status"]) for change in status.get("conditions", [])
-    ]
+    transitions = [(job["metadata"].get("creationTimestamp"), "Pending")]
+    transitions += [(each.get("lastTransitionTime"), each["status"]) for each in status.get("conditions", [])]
     if not status.get("conditions"):
-        changes.append((status.get("state", {}).get("lastTransitionTime"), phase_of(job)))
-    return [(datetime.fromisoformat(when).timestamp(), phase) for when, phase in changes if when]
+        transitions.append((status.get("state", {}).get("lastTransitionTime"), phase_of(job)))
+    return [(datetime.fromisoformat(when).timestamp(), phase) for when, phase in transitions if when]
 
 
 def seconds_by_phase(job: Mapping[str, Any]) -> dict[str, float]:
-    """How long a job has been in each phase, however many launchers followed it."""
-    changes, spent = _changes(job), dict[str, float]()
-    ends = [when for when, _ in changes[1:]] + [time.time()]
-    for (begin, phase), end in zip(changes, ends, strict=True):
+    """Return how long a job has been in each phase, over all its launchers."""
+    transitions, spent = _transitions(job), dict[str, float]()
+    ends = [when for when, _ in transitions[1:]] + [time.time()]
+    for (begin, phase), end in zip(transitions, ends, strict=True):
         if phase not in ENDED:
             spent[phase] = spent.get(phase, 0.0) + max(0.0, end - begin)
     return spent
 
 
 def seconds_in_phase(job: Mapping[str, Any]) -> float:
-    """How long a job has been in its present phase."""
-    changes = _changes(job)
-    return time.time() - changes[-1][0] if changes else 0.0
+    """Return how long a job has been in its present phase."""
+    transitions = _transitions(job)
+    return time.time() - transitions[-1][0] if transitions else 0.0
 
 
-def end_of(pod: client.V1Pod) -> End | None:
-    """How a pod ended, if it did: in its own words, or else in Kubernetes'."""
+def end_of(pod: client.V1Pod) -> PodEnd | None:
+    """Return how a pod ended, by its termination message or else by its status; None if it has not."""
     name, status = pod.metadata.name, pod.status
+    prefix = f"{status.reason}: " if status.reason else ""
     for container in status.container_statuses or []:
         if terminated := container.state.terminated:
-            code, said = terminated.exit_code, read_termination_message(terminated.message)
-            reason = "out of memory" if terminated.reason == "OOMKilled" else f"exit code {code}"
-            message = said.get("message") or status.message or f"ended with {reason}"
-            if status.reason:
-                message = f"{status.reason}: {message}"
-            return End(name, code, message, said.get("extraInfo", {}))
-    if status.phase == "Failed":  # before its container began, or with its node
-        return End(name, 1, f"{status.reason or 'failed'}: {status.message or 'no more is known'}")
+            written = read_termination_message(terminated.message)
+            reason = (
+                "out of memory" if terminated.reason == "OOMKilled" else f"exit code {terminated.exit_code}"
+            )
+            message = (written and written.message) or status.message or f"ended with {reason}"
+            facts = written.facts if written else {}
+            return PodEnd(name, Termination(prefix + message, terminated.exit_code, facts))
+    if status.phase == "Failed":  # before its container started, or with its node
+        message = (prefix or "failed: ") + (status.message or "no details available")
+        return PodEnd(name, Termination(message, EXIT_FAILURE))
     return None
 
 
 def pending_reason(pod: client.V1Pod) -> tuple[str, str]:
-    """Why a pod does not begin, in a word and in more of them; empty where nothing is wrong with it."""
+    """Return why a pod does not start, as a reason and a message; empty if nothing is wrong with it."""
     for container in pod.status.container_statuses or []:
         waiting = container.state.waiting
         if waiting and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
@@ -104,3 +103,10 @@ def pending_reason(pod: client.V1Pod) -> tuple[str, str]:
         if condition.type == "PodScheduled" and condition.status == "False":
             return condition.reason or "not scheduled", condition.message or ""
     return "", ""
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration for people."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

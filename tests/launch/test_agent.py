@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from xkd.errors import RunInterruptedError
-from xkd.launch.agent import pass_on
+from xkd.launch.children import signal_children
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def start(what: str, folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "xkd.launch.agent", "--job", "job", "--processes", "1", *options]
     return subprocess.Popen(
-        [*command, "tests.train.worker", what, str(folder)],
+        [*command, "tests.launch.worker", what, str(folder)],
         cwd=ROOT,
         env=os.environ | {"TORCHELASTIC_ERROR_FILE": str(folder / "termination-log")},
         stdout=subprocess.DEVNULL,
@@ -59,7 +59,7 @@ def starts(folder: Path, rank: int = 0) -> int:
             {"verdict": {"verdict": "one_hot", "reason": "KD is 0", "step": 12}},
         ),
         ("crash", 1, 3, "worker 0 failed: RuntimeError: the bug is here", {}),
-        ("killed", 137, 3, "worker 0 was ended by SIGKILL", {}),
+        ("killed", 137, 3, "worker 0 was terminated by SIGKILL", {}),
     ],
 )
 def test_what_may_succeed_the_next_time_is_tried_again(
@@ -86,7 +86,7 @@ def test_who_is_asked_to_stop_is_not_started_again(tmp_path: Path) -> None:
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(timeout=30) == 128 + signal.SIGTERM
     assert starts(tmp_path) == 1
-    assert left(tmp_path)[:2] == ("worker 0 was ended by SIGTERM", -signal.SIGTERM)
+    assert left(tmp_path)[:2] == ("worker 0 was terminated by SIGTERM", -signal.SIGTERM)
 
 
 def test_who_will_not_save_is_killed_when_its_grace_is_over(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_who_will_not_save_is_killed_when_its_grace_is_over(tmp_path: Path) -> N
     await_file(tmp_path / "0.ready")
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(timeout=30) == 128 + signal.SIGKILL
-    assert left(tmp_path)[0] == "worker 0 was ended by SIGKILL"
+    assert left(tmp_path)[0] == "worker 0 was terminated by SIGKILL"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -117,7 +117,7 @@ def test_signals_are_passed_on_while_threads_end() -> None:
         threads = [threading.Thread(target=time.sleep, args=(0.001,)) for _ in range(50)]
         for thread in threads:
             thread.start()
-        assert pass_on(signal.SIGTERM, to="nobody") == 0
+        assert signal_children(signal.SIGTERM, command="nobody") == 0
         for thread in threads:
             thread.join()
 

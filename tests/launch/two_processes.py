@@ -1,6 +1,6 @@
 """A few float64 steps on random views, under torchrun or alone: writes what rank 0 saw.
 
-torchrun --nproc-per-node 2 -m tests.train.two_processes OUT PARTS gather|apart
+torchrun --nproc-per-node 2 -m tests.launch.two_processes OUT PARTS gather|apart
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The launcher starts real torchruns of tests/train/worker.py."""
+"""The launcher starts real torchruns of tests/launch/worker.py."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tests.tiny import tiny_config
 from xkd.config.overrides import to_yaml
 from xkd.config.presets import get_preset
 from xkd.errors import TrainingError, UserError
-from xkd.launch.launcher import appdef, follow, launch
+from xkd.launch.launcher import launch
+from xkd.launch.local import run_locally
 from xkd.rundir import read_rows
 
 LAUNCHER = (
-    "import sys; from xkd.launch.launcher import appdef, follow; "
-    "follow(appdef('tests.train.worker', sys.argv[1:3], int(sys.argv[3]), 1))"
+    "import sys; from xkd.launch.local import run_locally; "
+    "run_locally(['tests.launch.worker', *sys.argv[1:3]], int(sys.argv[3]), 1)"
 )
 
 
@@ -32,7 +33,7 @@ def _from_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(what: str, folder: Path, processes: int = 1) -> None:
-    follow(appdef("tests.train.worker", [what, str(folder)], processes, 1))
+    run_locally(["tests.launch.worker", what, str(folder)], processes, 1)
 
 
 def start(what: str, folder: Path, processes: int) -> subprocess.Popen[str]:
@@ -93,7 +94,7 @@ def test_a_crash_keeps_its_traceback_and_adds_one_line(
 
 
 def test_a_killed_worker_takes_the_others_with_it(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="worker 0 was ended by SIGKILL, often for want of memory"):
+    with pytest.raises(TrainingError, match="worker 0 was terminated by SIGKILL, likely out of memory"):
         run("killed", tmp_path, processes=2)
     assert running(tmp_path) == []
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
-from xkd.launch.agent import worker
 from xkd.launch.interrupts import StopSignal
+from xkd.launch.worker import run_worker
 from xkd.rundir import Verdict
 
 
@@ -47,4 +47,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    worker(main)
+    run_worker(main)
