@@ -191,7 +191,7 @@ def test_only_the_job_and_the_evaluations_request_gpus(
     # KFP's backend reads the parameter as a string; a number would be empty, and set no limit.
     for name in ("gpus", "evaluation_gpus"):
         assert compiled[0]["root"]["inputDefinitions"]["parameters"][name]["parameterType"] == "STRING"
-    assert defaults["gpus"] == str(node_types.node_type("v100_gke").gpus)
+    assert defaults["gpus"] == node_types.node_type("v100_gke")["resources"]["nvidia.com/gpu"]
     assert defaults["evaluation_gpus"] == "0"
 
 

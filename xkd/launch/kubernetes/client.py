@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,14 +78,12 @@ class Api:
         api, found = _connect()
         self.namespace, self.policy = namespace or found or "default", POLL_POLICY
         self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
-        self._location = {**_VOLCANO, "namespace": self.namespace}
+        self._location = {**_VOLCANO, "namespace": self.namespace, "_request_timeout": _TIMEOUT}
 
     def create(self, manifest: dict[str, Any]) -> bool:
         """Create a job; return False if one of that name exists."""
-        created = self._unless(
-            409, lambda: self._jobs.create_namespaced_custom_object(**self._location, body=manifest)
-        )
-        return created is not None
+        request = partial(self._jobs.create_namespaced_custom_object, **self._location, body=manifest)
+        return self._unless(409, request) is not None
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a job; None if there is none of that name."""
@@ -92,18 +91,14 @@ class Api:
 
     def jobs(self, label: str) -> list[dict[str, Any]]:
         """Return the jobs with a label."""
-        listed = self._retry(
-            lambda: self._jobs.list_namespaced_custom_object(**self._location, label_selector=label)
-        )
-        jobs: list[dict[str, Any]] = listed["items"]
-        return jobs
+        request = partial(self._jobs.list_namespaced_custom_object, **self._location, label_selector=label)
+        return list(self._retry(request)["items"])
 
     def delete(self, name: str) -> None:
         """Delete a job and its pods, which save first."""
-        options = {"propagation_policy": "Foreground", "_request_timeout": (5, _CANCEL_SECONDS / 2)}
-        self._unless(
-            404, lambda: self._jobs.delete_namespaced_custom_object(**self._location, name=name, **options)
-        )
+        options = {**self._location, "name": name, "_request_timeout": (5, _CANCEL_SECONDS / 2)}
+        request = self._jobs.delete_namespaced_custom_object
+        self._unless(404, lambda: request(**options, propagation_policy="Foreground"))
 
     def wait_deleted(self, name: str, timeout: float) -> bool:
         """Wait until a job no longer exists; return False after `timeout` seconds."""
@@ -125,17 +120,14 @@ class Api:
 
     def pods(self, name: str) -> list[client.V1Pod]:
         """Return the pods of a job."""
-        label = f"volcano.sh/job-name={name}"
-        listed = self._retry(lambda: self._core.list_namespaced_pod(self.namespace, label_selector=label))
-        pods: list[client.V1Pod] = listed.items
-        return pods
+        request = partial(self._core.list_namespaced_pod, **self._pods_of(name))
+        return list(self._retry(request).items)
 
     def watch_pods(self, name: str, version: str | None) -> Iterator[client.V1Pod]:
         """Yield a job's pods whenever they change, since a resource version, until the request times out."""
         events = watch.Watch().stream(
             self._core.list_namespaced_pod,
-            self.namespace,
-            label_selector=f"volcano.sh/job-name={name}",
+            **self._pods_of(name),
             resource_version=version,
             timeout_seconds=_WATCH_SECONDS,
         )
@@ -146,12 +138,22 @@ class Api:
         """Yield a pod's lines with their times, until its container or the connection ends."""
         since = {} if since_seconds is None else {"since_seconds": since_seconds}
         response = self._core.read_namespaced_pod_log(
-            pod, self.namespace, follow=True, timestamps=True, _preload_content=False, **since
+            pod,
+            self.namespace,
+            follow=True,
+            timestamps=True,
+            _preload_content=False,
+            _request_timeout=_TIMEOUT,
+            **since,
         )
         try:
             yield from response
         finally:
             response.release_conn()
+
+    def _pods_of(self, name: str) -> dict[str, Any]:
+        label = f"volcano.sh/job-name={name}"
+        return {"namespace": self.namespace, "label_selector": label, "_request_timeout": _TIMEOUT}
 
     def _unless(self, status: int, call: Callable[[], Result]) -> Result | None:
         """Return the result of `call`, retried; None where the server returns this HTTP status."""
@@ -191,15 +193,6 @@ class Api:
             ) from None
 
 
-class _Client(client.ApiClient):  # type: ignore[misc]
-    """An API client whose calls all have a timeout."""
-
-    def request(self, *arguments: Any, **options: Any) -> Any:
-        """Send a request."""
-        options["_request_timeout"] = options.get("_request_timeout") or _TIMEOUT
-        return super().request(*arguments, **options)
-
-
 def _connect() -> tuple[client.ApiClient, str]:
     """Return a client of the cluster, and the namespace of the pod or the kubeconfig, if it names one."""
     configuration, namespace = client.Configuration(), ""
@@ -218,7 +211,7 @@ def _connect() -> tuple[client.ApiClient, str]:
             ) from None
         namespace = context["context"].get("namespace", "")
     configuration.retries = False  # `Api` retries, and logs it
-    return _Client(configuration), namespace
+    return client.ApiClient(configuration), namespace
 
 
 def _is_rejection(error: BaseException) -> bool:
@@ -229,14 +222,12 @@ def _is_rejection(error: BaseException) -> bool:
 def _explain_rejection(error: Exception, namespace: str) -> str:
     """Return a rejected request as a line that says what to do."""
     reason = _reason(error)
-    match getattr(error, "status", None):
-        case 401:
-            return f"the cluster does not accept your credentials: {reason}; log in to it again"
-        case 403:
-            return f"the cluster does not allow this: {reason}; apply k8s/base to namespace {namespace}"
-        case 404:
-            return f"the cluster has no Volcano jobs ({reason}); install Volcano"
-    return f"the cluster rejects the job: {reason}"
+    lines = {
+        401: f"the cluster does not accept your credentials: {reason}; log in to it again",
+        403: f"the cluster does not allow this: {reason}; apply k8s/base to namespace {namespace}",
+        404: f"the cluster has no Volcano jobs ({reason}); install Volcano",
+    }
+    return lines.get(getattr(error, "status", 0), f"the cluster rejects the job: {reason}")
 
 
 def _reason(error: BaseException) -> str:

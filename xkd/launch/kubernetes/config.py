@@ -21,22 +21,14 @@ MOUNT = f"{WORKSPACE}/runs"
 """Where they mount it."""
 
 
-def parse_quantity(amount: str) -> float:
-    """Return a Kubernetes quantity as a number.
-
-    Raises:
-        ValueError: it is invalid.
-    """
-    from kubernetes.utils.quantity import parse_quantity as parse
+def _check_quantity(amount: str) -> str:
+    """Check a quantity of Kubernetes."""
+    from kubernetes.utils.quantity import parse_quantity
 
     try:
-        return float(parse(amount))
+        parse_quantity(amount)
     except ValueError:
         raise ValueError(f"{amount!r} is not a quantity such as 4, 500m or 16Gi") from None
-
-
-def _check_quantity(amount: str) -> str:
-    parse_quantity(amount)
     return amount
 
 
@@ -102,14 +94,15 @@ class ClusterConfig:
             return self
         node = node_type(self.node_type)
         requests, limits = self.resources.get("requests", {}), self.resources.get("limits", {})
-        defaults = node.resources()
         # Requests and limits of GPUs must be equal, and the user may give only one of them.
-        resources = {"requests": defaults | limits | requests, "limits": defaults | requests | limits}
         return replace(
             self,
             node_type="",
-            resources=resources,
-            node_selector=self.node_selector or node.selector,
+            resources={
+                "requests": node["resources"] | limits | requests,
+                "limits": node["resources"] | requests | limits,
+            },
+            node_selector=self.node_selector or node["node_selector"],
             tolerations=self.tolerations or TOLERATIONS,
         )
 
@@ -124,4 +117,6 @@ class ClusterConfig:
         return int(self._limit("cpu"))
 
     def _limit(self, resource: str) -> float:
-        return parse_quantity(self.resources.get("limits", {}).get(resource, "0"))
+        from kubernetes.utils.quantity import parse_quantity
+
+        return float(parse_quantity(self.resources.get("limits", {}).get(resource, "0")))

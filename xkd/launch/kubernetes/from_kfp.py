@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from xkd.config import PretrainConfig
 from xkd.config.overrides import overlay, resolve
@@ -14,21 +13,12 @@ from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.launcher import describe, launch
 from xkd.rundir import Verdict
 
-
-class Task(Protocol):
-    """A task's Kubernetes settings, named as in `ClusterConfig`; ``kfp.dsl.TaskConfig`` is one."""
-
-    affinity: Mapping[str, Any] | None
-    tolerations: Sequence[Mapping[str, Any]] | None
-    node_selector: Mapping[str, str] | None
-    env: Sequence[Mapping[str, Any]] | None
-    volumes: Sequence[Mapping[str, Any]] | None
-    volume_mounts: Sequence[Mapping[str, Any]] | None
-    resources: Mapping[str, Any] | None
+_TASK_FIELDS = ("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources")
+"""A task's Kubernetes settings, named as in `ClusterConfig`."""
 
 
 def cluster_of_task(
-    nodes: int, settings: Sequence[str], image: str = "", node_type: str = "", task: Task | None = None
+    nodes: int, settings: Sequence[str], image: str = "", node_type: str = "", task: object = None
 ) -> ClusterConfig | None:
     """Return where a task runs its job: defaults < arguments and the task's own settings < `settings`.
 
@@ -37,14 +27,14 @@ def cluster_of_task(
         settings: settings of `ClusterConfig`, each ``name=value``.
         image: image of the job's pods.
         node_type: a GPU node by name; empty: none.
-        task: the task's own settings, if any.
+        task: the task's own settings, a ``kfp.dsl.TaskConfig``, if any.
 
     Raises:
         UserError: a setting is unknown or of the wrong type.
     """
     if not nodes:
         return None
-    values = {name: value for name in Task.__annotations__ if (value := getattr(task, name, None))}
+    values = {name: value for name in _TASK_FIELDS if (value := getattr(task, name, None))}
     # Quantities may come as numbers, and all of KFP's numbers are floats.
     values["resources"] = {
         kind: {name: str(amount).removesuffix(".0") for name, amount in amounts.items()}

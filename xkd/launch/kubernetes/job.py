@@ -15,9 +15,10 @@ from kubernetes.client import ApiClient
 from torchx.schedulers.kubernetes_scheduler import LABEL_UNIQUE_NAME, app_to_resource
 from torchx.specs import AppDef, Role, macros
 
+from xkd.config.overrides import load_yaml
 from xkd.errors import NON_RETRYABLE_EXIT_CODES
 from xkd.launch.agent import agent_command
-from xkd.launch.kubernetes.config import USER, WORKSPACE, ClusterConfig
+from xkd.launch.kubernetes.config import WORKSPACE, ClusterConfig
 
 RUN_LABEL = "pipeline/runid"
 """KFP's label of everything that belongs to a pipeline run."""
@@ -28,14 +29,7 @@ _ROLE = "train"
 """A hyphen would break the environment variable that Volcano derives from the name."""
 _RESTARTS_IN_PLACE = 1
 """Restarts of a host's workers by its agent, before Volcano restarts the whole job."""
-_POD_ENV = {
-    # The root file system is read-only; /tmp is a volume of the pod.
-    "HOME": "/tmp",  # noqa: S108
-    # The kubelet reports this file as the termination message.
-    "TORCHELASTIC_ERROR_FILE": "/dev/termination-log",
-    "NCCL_DEBUG": "WARN",
-    "PYTHONUNBUFFERED": "1",
-}
+_POD = load_yaml(Path(__file__).with_name("pod.yaml"))
 
 
 def job_name(run: str, *identity: object) -> str:
@@ -116,13 +110,10 @@ class Job:
         for task in job["spec"]["tasks"]:
             pod = task["template"]
             pod["metadata"]["labels"] |= {**labels, LABEL_UNIQUE_NAME: self.name}
-            # One pod that an autoscaler moves would restart the whole job.
-            pod["metadata"]["annotations"] |= {
-                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-                "karpenter.sh/do-not-disrupt": "true",
-            }
+            pod["metadata"]["annotations"] |= _POD["annotations"]
             self._complete_pod(pod["spec"])
-        return job
+        copied: dict[str, Any] = json.loads(json.dumps(job))  # YAML writes shared parts as aliases
+        return copied
 
     def _app(self) -> AppDef:
         """Return the job for TorchX: one role with a replica per host."""
@@ -140,7 +131,7 @@ class Job:
         }
         words = [word for option in options.items() for word in option]
         env = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
-        env |= _POD_ENV | ({"KFP_RUN_ID": self.run_id} if self.run_id else {})
+        env |= _POD["env"] | ({"KFP_RUN_ID": self.run_id} if self.run_id else {})
         role = Role(
             name=_ROLE,
             image=self.cluster.image,
@@ -155,19 +146,11 @@ class Job:
     def _complete_pod(self, spec: dict[str, Any]) -> None:
         """Add the fields of a pod that TorchX leaves out."""
         cluster = self.cluster
-        spec |= {
+        spec |= _POD["spec"] | {
             "nodeSelector": cluster.node_selector,
             "tolerations": list(cluster.tolerations),
             "terminationGracePeriodSeconds": cluster.grace_seconds,
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "volumes": [*spec["volumes"], {"name": "tmp", "emptyDir": {}}, *cluster.volumes],
+            "volumes": [*spec["volumes"], *_POD["volumes"], *cluster.volumes],
         }
         if cluster.affinity:
             spec["affinity"] = cluster.affinity
@@ -178,18 +161,9 @@ class Job:
             ports["metrics"] = self.metrics_port
         (container,) = spec["containers"]
         overridden = {variable["name"] for variable in cluster.env}
-        container |= {
+        container |= _POD["container"] | {
             "env": [*(v for v in container["env"] if v["name"] not in overridden), *cluster.env],
             "resources": cluster.resources,
             "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
-            "volumeMounts": [
-                *container["volumeMounts"],
-                {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-                *cluster.volume_mounts,
-            ],
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
+            "volumeMounts": [*container["volumeMounts"], *_POD["volumeMounts"], *cluster.volume_mounts],
         }

@@ -1,54 +1,22 @@
-"""GPU nodes by name (``node_types.yaml``): the resources of a training pod, and the nodes it may run on."""
+"""GPU nodes by name, from ``node_types.yaml``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
-
-from xkd.config.overrides import STRICT, load_yaml
+from xkd.config.overrides import load_yaml
 from xkd.errors import UserError, nearest
 
-_SHARE = 0.85
-"""Share of a node's cores and memory that a pod requests; clouds reserve more on larger machines, up to about
-a tenth, and the cluster's daemons need some."""
+NODE_TYPES: dict[str, dict[str, Any]] = load_yaml(Path(__file__).with_name("node_types.yaml"))
 TOLERATIONS: tuple[dict[str, Any], ...] = (
     {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
 )
 """GPU nodes are commonly tainted, to keep away pods that need no GPU."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class NodeType:
-    """A kind of GPU node. A pod takes a whole one, so that few of a job's connections cross the network."""
-
-    cores: int
-    memory: int
-    """GiB."""
-    gpus: int
-    gpu: str
-    """Description of one GPU."""
-    selector: dict[str, str]
-    """Labels of such nodes."""
-
-    def resources(self) -> dict[str, str]:
-        """Return the requests, and equal limits, of a pod that takes the node; the last to be evicted."""
-        return {
-            "cpu": str(int(self.cores * _SHARE)),
-            "memory": f"{int(self.memory * _SHARE)}Gi",
-            "nvidia.com/gpu": str(self.gpus),
-        }
-
-
-NODE_TYPES = TypeAdapter(dict[str, NodeType]).validate_python(
-    load_yaml(Path(__file__).with_name("node_types.yaml"))
-)
-
-
-def node_type(name: str) -> NodeType:
-    """Return a node type by its name.
+def node_type(name: str) -> dict[str, Any]:
+    """Return the ``resources`` and the ``node_selector`` of a node type.
 
     Raises:
         UserError: the name is unknown.
