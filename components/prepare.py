@@ -26,7 +26,7 @@ def prepare(
     from xkd.config.overrides import resolve
     from xkd.data.shards.prepare import PrepareConfig
     from xkd.data.shards.prepare import prepare as run
-    from xkd.data.sources.layouts import LAYOUTS
+    from xkd.data.sources.source import LAYOUTS
 
     layout = name.removesuffix("-mini")
     defaults = PrepareConfig(dataset=layout if layout in LAYOUTS else "")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.samples import KINETICS, write_table
-from xkd.data.sources.layouts import KINETICS_SOUND, LAYOUTS, open_source
+from xkd.data.sources.kinetics import KINETICS_SOUND
+from xkd.data.sources.source import LAYOUTS, open_source
 from xkd.data.synthetic.miniatures import REPLICAS
 from xkd.errors import UserError
 
@@ -39,7 +40,7 @@ def test_counts(replica: Callable[[str], Path], name: str) -> None:
     source = open_source(replica(f"{name}-mini"))
     classes, folds = COUNTS[name]
     assert source.name == name
-    assert not source.absent
+    assert not source.missing
     assert len({label for clip in source.clips for label in clip.labels}) == classes
     assert [Counter(clip.splits[fold] for clip in source.clips) for fold in range(len(folds))] == folds
     assert {len(clip.splits) for clip in source.clips} == {len(folds)}
@@ -75,7 +76,7 @@ def test_kinetics_sound_is_a_part_of_kinetics(tmp_path: Path) -> None:
     assert {clip.labels[0] for clip in source.clips} == set(KINETICS_SOUND)
     write_table(tmp_path / "train.csv", [KINETICS, *rows[1:]])
     write_table(tmp_path / "val.csv", [KINETICS, ("singing", "v", 0, 10, "val", 0)])
-    with pytest.raises(UserError, match=r"no clip of 1 of Kinetics-Sound's 32 classes \(blowing nose, …\)"):
+    with pytest.raises(UserError, match=r"no clip of 1 of the 32 Kinetics-Sound classes \(blowing nose, …\)"):
         open_source(tmp_path, "kinetics_sound")
 
 
@@ -152,7 +153,7 @@ def test_media_may_stay_in_tars(copy: Callable[[str], Path], name: str) -> None:
     tar_path = after.clips[0].file and after.clips[0].file.path
     assert tar_path
     tar_path.write_bytes(tar_path.read_bytes()[:-20000])
-    with pytest.raises(UserError, match=r"is no whole plain tar .*; fetch it again"):
+    with pytest.raises(UserError, match=r"is truncated or not an uncompressed tar .*; fetch it again"):
         open_source(root)
 
 
@@ -189,7 +190,7 @@ def test_embedded_root_reads_its_layouts(copy: Callable[[str], Path]) -> None:
     source = open_source(root.parent)
     assert (source.name, source.revision, len(source.clips)) == ("embedded", "r7", 45)
     assert open_source(root.parent, "kinetics400").name == "kinetics400"
-    with pytest.raises(UserError, match=r"names no layout esc50; it has kinetics400"):
+    with pytest.raises(UserError, match=r"has no layout esc50; it has kinetics400"):
         open_source(root.parent, "esc50")
 
 
@@ -217,7 +218,7 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
     assert source.revision == "abc.dir"
     assert source.origin == {"repo": "R", "rev": "c0ffee", "hash": "abc.dir"}
     files[-1].write_bytes(b"other")
-    with pytest.raises(UserError, match=r"was changed after it was fetched .* xkd fetch again repairs it"):
+    with pytest.raises(UserError, match=r"was changed after .* rerun the same xkd fetch to repair it"):
         open_source(root)
     (root / "fetched.json.partial").write_text("{}")
     with pytest.raises(UserError, match="was not fetched to its end; give the same xkd fetch again"):
@@ -235,7 +236,7 @@ def test_wrong_root(replica: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"is not the root of a dataset; did you mean {root}\?"):
         open_source(root / "UCF-101")
     (tmp_path / "manifest.csv").touch()
-    with pytest.raises(UserError, match="is prepared already; give it to xkd pretrain"):
+    with pytest.raises(UserError, match="is already prepared; pass it to xkd pretrain"):
         open_source(tmp_path)
 
 
@@ -263,14 +264,14 @@ def test_absent_files(copy: Callable[[str], Path]) -> None:
         path.unlink()
     (root / "UCF-101" / "YoYo" / "v_YoYo_g04_c01.avi").unlink()
     (root / "UCF-101" / "YoYo" / "v_YoYo_g05_c01.avi").unlink()
-    told = r"4 of 45 listed files are absent \(by class: YoYo 2, ApplyEyeMakeup 1, BoxingSpeedBag 1\)"
+    told = r"4 of 45 listed files are missing \(by class: YoYo 2, ApplyEyeMakeup 1, BoxingSpeedBag 1\)"
     with pytest.raises(UserError, match=rf"{told}, first .*g01_c01\.avi; .* --allow-missing"):
         open_source(root)
     source = open_source(root, allow_missing=True)
-    assert (len(source.clips), len(source.absent)) == (41, 4)
+    assert (len(source.clips), len(source.missing)) == (41, 4)
     assert source.revision != open_source(copy("hmdb51")).revision
     shutil.rmtree(root / "UCF-101")
-    with pytest.raises(UserError, match=r"45 of 45 listed files are absent") as caught:
+    with pytest.raises(UserError, match=r"45 of 45 listed files are missing") as caught:
         open_source(root, allow_missing=True)
     assert "--allow-missing" not in str(caught.value)
 
@@ -278,7 +279,7 @@ def test_absent_files(copy: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "table", "line", "message"),
     [
-        ("kinetics400", "train.csv", "bowling,b,zero,10,train,0", "time_start 'zero' is not a whole number"),
+        ("kinetics400", "train.csv", "bowling,b,zero,10,train,0", "time_start 'zero' is not an integer"),
         ("kinetics400", "train.csv", "bowling,b", "fewer than 6 fields"),
         ("kinetics400", "val.csv", "boling,b,0,10,val,0", r"unknown class boling \(did you mean bowling\?\)"),
         ("ucf101", "ucfTrainTestlist/trainlist02.txt", "YoYoo/v_g01_c01.avi 5", "unknown class YoYoo"),
@@ -288,17 +289,22 @@ def test_absent_files(copy: Callable[[str], Path]) -> None:
             "YoYo/v_YoYo_g02_c01.avi",
             "is test and train in split 1",
         ),
-        ("hmdb51", "testTrainMulti_7030_splits/sit_test_split1.txt", "a.avi 3", "'3' is none of 1"),
-        ("esc50", "meta/esc50.csv", "6-1-A-0.wav,6,0,dog,True,1,A", "fold 6 is none of 1 to 5"),
-        ("esc50", "meta/esc50.csv", "5-1-A-0.wav,5,0,cat,True,1,A", "unknown class cat; target 0 was dog"),
+        (
+            "hmdb51",
+            "testTrainMulti_7030_splits/sit_test_split1.txt",
+            "a.avi 3",
+            r"or 0 \(unused\), found '3'",
+        ),
+        ("esc50", "meta/esc50.csv", "6-1-A-0.wav,6,0,dog,True,1,A", "expected fold 1 to 5, found 6"),
+        ("esc50", "meta/esc50.csv", "5-1-A-0.wav,5,0,cat,True,1,A", "unknown class cat; target 0 is dog"),
         ("fsd50k", "FSD50K.ground_truth/eval.csv", '99,"Banjo,Music","/m/2"', "unknown class Banjo"),
         (
             "fsd50k",
             "FSD50K.ground_truth/dev.csv",
             "98,Music,/m/2,valid",
-            "'valid' is neither train",
+            "expected split train or val, found 'valid'",
         ),
-        ("kinetics400", "train.csv", 'bowling,"b,0,10,train,0', "is no CSV: unexpected end of data"),
+        ("kinetics400", "train.csv", 'bowling,"b,0,10,train,0', "invalid CSV: unexpected end of data"),
     ],
 )
 def test_damaged_line_is_named(
@@ -324,11 +330,11 @@ def test_audioset_lists_are_held_against_their_heads(
     with pytest.raises(UserError, match=rf"{table} line 11: start_seconds 'then' is not a number"):
         open_source(root)
     table.write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match=f"{table} lists 7 segments, not 8 as its head says"):
+    with pytest.raises(UserError, match=f"{table} lists 7 segments, but its header says 8"):
         open_source(root)
     table.unlink()
     assert len(open_source(root).clips) == 22
-    assert f"{root} has no balanced_train_segments.csv; going on without" in capsys.readouterr().err
+    assert f"{root} has no balanced_train_segments.csv; continuing without it" in capsys.readouterr().err
 
 
 def test_lists_that_lack_something(copy: Callable[[str], Path]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xkd.data.sources.layouts import open_source
+from xkd.data.sources.source import open_source
 from xkd.data.synthetic.audio import RATE
 from xkd.data.synthetic.check import LEAST, MOST, CheckReport, Split, check, networks, read, shortcuts
 from xkd.data.synthetic.dataset import Plan, generate

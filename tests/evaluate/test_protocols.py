@@ -16,7 +16,7 @@ from xkd.cli import app
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
-from xkd.data.sources.layouts import LAYOUTS
+from xkd.data.sources.source import LAYOUTS
 from xkd.errors import UserError
 from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.metrics import average_precisions, mean_over_classes

@@ -22,8 +22,8 @@ from pydantic.dataclasses import dataclass as settings
 from xkd.config.overrides import STRICT
 from xkd.data.shards.manifest import DATASET, Clip, PreparedDataset, write_rows
 from xkd.data.shards.media import MediaError, encode_wav, read_audio, transcode_video
-from xkd.data.sources.layouts import open_source
-from xkd.data.sources.source import Kind, Source, SourceClip, tell_absent
+from xkd.data.sources.layout import Kind, SourceClip
+from xkd.data.sources.source import Source, describe_missing, open_source
 from xkd.errors import UserError
 from xkd.io import try_lock, write_text
 from xkd.parallel.processes import Failure, run_each
@@ -52,7 +52,7 @@ class PrepareConfig:
     max_skipped: float = Field(default=0.05, ge=0, le=1)
     """Share of clips that may fail before the run stops."""
     dataset: str = ""
-    """Layout of the source (`xkd.data.sources.layouts.LAYOUTS`); empty: the one it is recognized by."""
+    """Layout of the source (`xkd.data.sources.source.LAYOUTS`); empty: the one it is recognized by."""
     allow_missing: bool = False
     """Whether files that the annotations list may be absent."""
 
@@ -114,9 +114,9 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} lies in the dataset {source}; give a directory elsewhere to prepare into")
     dataset = open_source(source, config.dataset, allow_missing=config.allow_missing)
-    if dataset.absent:
-        listed = len(dataset.clips) + len(dataset.absent)
-        print(f"prepare: {tell_absent(dataset.absent, listed)}; going on without them", file=sys.stderr)
+    if dataset.missing:
+        listed = len(dataset.clips) + len(dataset.missing)
+        print(f"prepare: {describe_missing(dataset.missing, listed)}; going on without them", file=sys.stderr)
     state = {"name": dataset.name, "revision": dataset.revision, "settings": config.settings}
     if (out / DATASET).is_file():
         manifest, processed = PreparedDataset.open(out), 0
@@ -216,7 +216,7 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig) -> PreparedDatase
     reports = [json.loads(path.read_text()) for path in sorted((out / _UNFINISHED).glob("0*.json"))]
     clips = tuple(Clip.from_row(row) for report in reports for row in report["clips"])
     skipped = [row for report in reports for row in report["skipped"]]
-    absent = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.absent]
+    absent = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
     _write_skipped(out, [*skipped, *absent])
     if not clips:
         raise UserError(

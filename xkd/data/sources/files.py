@@ -1,4 +1,4 @@
-"""The files below a dataset's root: media, also inside plain tars, and the lines of annotations."""
+"""The files of a dataset as downloaded: media, also in uncompressed tars, and annotation files."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import io
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from xkd.errors import UserError
+from xkd.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A media file, by itself or as a member of a plain tar."""
+    """A media file, or a member of an uncompressed tar."""
 
     path: Path
     """The file, or the tar."""
     size: int
     offset: int | None = None
-    """Where it begins in the tar."""
+    """First byte in the tar."""
 
     def content(self) -> Path | io.BytesIO:
-        """What PyAV opens: the path of a file, the bytes of a tar's member."""
+        """Return what PyAV opens: the path of a file, the bytes of a tar's member."""
         if self.offset is None:
             return self.path
         with self.path.open("rb") as tar:
@@ -35,46 +35,95 @@ class SourceFile:
             return io.BytesIO(tar.read(self.size))
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of an annotation file."""
+
+    path: Path
+    number: int
+    text: str
+
+    def error(self, problem: str) -> UserError:
+        """Return an error that names the file and the line."""
+        return UserError(f"{self.path} line {self.number}: {problem}")
+
+    def fields(self) -> list[str]:
+        """Split the line as CSV, by itself: an unclosed quote must not swallow the lines after it."""
+        try:
+            return next(csv.reader([self.text], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise self.error(f"invalid CSV: {error}") from None
+
+    def check_class(self, label: str, known: Collection[str], table: str) -> None:
+        """Check that a label is one of the classes that `table` lists."""
+        if label not in known:
+            raise self.error(f"unknown class {label}{nearest(label, known)}; {table} does not list it")
+
+
+@dataclass(frozen=True)
+class Row(Line):
+    """A row of an annotation table."""
+
+    values: Mapping[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.values[column]
+
+    def to_int(self, column: str) -> int:
+        """Return a column as an integer."""
+        try:
+            return int(self[column])
+        except ValueError:
+            raise self.error(f"{column} {self[column]!r} is not an integer") from None
+
+    def to_float(self, column: str) -> float:
+        """Return a column as a float."""
+        try:
+            return float(self[column])
+        except ValueError:
+            raise self.error(f"{column} {self[column]!r} is not a number") from None
+
+
 class Files:
-    """The files below a root, with those inside the plain tars that lie there."""
+    """The files below a root, with the members of the uncompressed tars there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @cached_property
     def media(self) -> Mapping[str, SourceFile]:
-        """Every file by its place from the root on; a tar's members are where it would unpack them.
+        """Every file by its path from the root; a tar's members have the paths that unpacking gives them.
 
         Raises:
-            UserError: a tar is damaged.
+            UserError: a tar is damaged, or a folder unreadable.
         """
         found: dict[str, SourceFile] = {}
-        for folder, below, names in os.walk(self.root, onerror=_unreadable, followlinks=True):
-            below[:] = sorted(name for name in below if not _leads_back(Path(folder, name)))
+        for folder, subfolders, names in os.walk(self.root, onerror=_raise_unreadable, followlinks=True):
+            subfolders[:] = sorted(name for name in subfolders if not _is_cycle(Path(folder, name)))
             for name in sorted(names):
                 path = Path(folder, name)
                 if name.endswith(".tar"):
-                    found |= _members(path, self.root)
+                    found |= _tar_members(path, self.root)
                 elif path.is_file():
                     found[path.relative_to(self.root).as_posix()] = SourceFile(path, path.stat().st_size)
         return found
 
     @cached_property
     def folders(self) -> Mapping[str, Mapping[str, SourceFile]]:
-        """The files of each folder, by their names."""
+        """The files of each folder, by name."""
         folders: dict[str, dict[str, SourceFile]] = {}
         for place, file in self.media.items():
             folder, _, name = place.rpartition("/")
             folders.setdefault(folder, {})[name] = file
         return folders
 
-    def lines(self, place: str) -> Iterator[tuple[int, str]]:
-        """The numbered lines of an annotation file that are not empty.
+    def lines(self, table: str) -> Iterator[Line]:
+        """Read the lines of an annotation file that are not empty.
 
         Raises:
-            UserError: it is missing or is no UTF-8 text.
+            UserError: it is missing or not UTF-8 text.
         """
-        path = self.root / place
+        path = self.root / table
         if not path.is_file():
             raise UserError(f"annotation file {path} is missing")
         try:
@@ -82,68 +131,62 @@ class Files:
         except UnicodeDecodeError:
             raise UserError(f"annotation file {path} is not UTF-8 text") from None
         except OSError as error:
-            _unreadable(error)
-        return ((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
+            _raise_unreadable(error)
+        return (Line(path, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
     def rows(
-        self, place: str, columns: Sequence[str], *, header: bool = True, comment: str = ""
-    ) -> Iterator[tuple[int, dict[str, str]]]:
-        """The numbered rows of an annotation table in CSV; lines that begin with `comment` are none.
+        self, table: str, columns: Sequence[str], *, header: bool = True, comment: str = ""
+    ) -> Iterator[Row]:
+        """Read the rows of an annotation table in CSV.
 
         Args:
-            place: the table, from the root on.
-            columns: those it must have; without a header they are given by position.
+            table: path from the root.
+            columns: the required columns; without a header they are given by position.
+            header: whether the first line names the columns.
+            comment: prefix of lines to leave out.
 
         Raises:
-            UserError: it is missing, or a column or a field is.
+            UserError: the table, a column or a field is missing.
         """
-        path = self.root / place
-        lines = ((n, line) for n, line in self.lines(place) if not comment or not line.startswith(comment))
-        names = self._fields(path, *next(lines, (1, ""))) if header else columns
-        missing = [column for column in columns if column not in names]
-        if missing:
+        lines = (line for line in self.lines(table) if not comment or not line.text.startswith(comment))
+        names = next(lines, Line(self.root / table, 1, "")).fields() if header else columns
+        if missing := [column for column in columns if column not in names]:
             raise UserError(
-                f"{path} has no column {missing[0]}; its first line must name {', '.join(columns)}"
+                f"{self.root / table} has no column {missing[0]}; its first line must name "
+                f"{', '.join(columns)}"
             )
-        for number, line in lines:
-            fields = self._fields(path, number, line)
+        for line in lines:
+            fields = line.fields()
             if len(fields) < len(columns):
-                raise UserError(f"{path} line {number}: fewer than {len(columns)} fields")
-            yield number, dict(zip(names, fields, strict=False))
-
-    def _fields(self, path: Path, number: int, line: str) -> list[str]:
-        """One line of CSV: a quote that is not closed must not swallow the lines behind it."""
-        try:
-            return next(csv.reader([line], skipinitialspace=True, strict=True), [])
-        except csv.Error as error:
-            raise UserError(f"{path} line {number} is no CSV: {error}") from None
+                raise line.error(f"fewer than {len(columns)} fields")
+            yield Row(line.path, line.number, line.text, dict(zip(names, fields, strict=False)))
 
 
-def _unreadable(error: OSError) -> NoReturn:
+def _raise_unreadable(error: OSError) -> NoReturn:
     raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _leads_back(folder: Path) -> bool:
-    """Whether it is a link to a folder that it lies in, which a walk would never leave."""
+def _is_cycle(folder: Path) -> bool:
+    """Return whether a folder is a link to one of its own parents, which a walk would never leave."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _members(tar: Path, root: Path) -> dict[str, SourceFile]:
-    """The files in a plain tar, links to its own members among them, by their places from the root on."""
+def _tar_members(tar: Path, root: Path) -> dict[str, SourceFile]:
+    """Return the files in an uncompressed tar, and links to them, by their paths from the root."""
     found: dict[str, SourceFile] = {}
+    folder = tar.parent.relative_to(root).as_posix()
     try:
         with tarfile.open(tar, "r:") as opened:
-            folder = tar.parent.relative_to(root)
             for member in opened:
-                place = posixpath.normpath(f"{folder.as_posix()}/{member.name}")
+                place = posixpath.normpath(f"{folder}/{member.name}")
                 if member.isfile():
                     found[place] = SourceFile(tar, member.size, member.offset_data)
                 elif member.islnk() or member.issym():
-                    at = folder.as_posix() if member.islnk() else posixpath.dirname(place)
-                    if target := found.get(posixpath.normpath(f"{at}/{member.linkname}")):
+                    base = folder if member.islnk() else posixpath.dirname(place)
+                    if target := found.get(posixpath.normpath(f"{base}/{member.linkname}")):
                         found[place] = target
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{tar} is no whole plain tar ({error}); fetch it again") from None
+        raise UserError(f"{tar} is truncated or not an uncompressed tar ({error}); fetch it again") from None
     except OSError as error:
-        _unreadable(error)
+        _raise_unreadable(error)
     return found

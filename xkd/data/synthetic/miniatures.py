@@ -15,7 +15,8 @@ from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 
-from xkd.data.sources.layouts import KINETICS_SOUND, open_source
+from xkd.data.sources.kinetics import KINETICS_SOUND
+from xkd.data.sources.source import open_source
 from xkd.data.synthetic.audio import RATE
 from xkd.data.synthetic.dataset import Plan
 from xkd.data.synthetic.files import write_table, write_video, write_wav
