@@ -151,15 +151,15 @@ def test_the_collapse_reaches_a_person_although_the_run_ended_by_it(watched: dic
     (alert,) = watched["received"]
     assert alert["status"] == "firing"
     assert alert["labels"] | {"instance": ""} == {
-        "alertname": "XKDCollapsedOneHot",
+        "alertname": "XKDCollapsedConstant",
         "instance": "",
         "job": "xkd-local",
         "namespace": "local",
         "run": "collapsing",
         "severity": "critical",
-        "verdict": "one_hot",
+        "verdict": "constant",
     }
-    assert alert["annotations"]["runbook_url"] == "docs/runbook.md#xkdcollapsedonehot"
+    assert alert["annotations"]["runbook_url"] == "docs/runbook.md#xkdcollapsedconstant"
     assert "collapsing" in alert["annotations"]["summary"]
 
 
@@ -170,7 +170,7 @@ def test_the_healthy_run_raises_nothing(watched: dict[str, Any]) -> None:
     assert verdict["metric"]["verdict"] == "healthy"
     raised = server.query("ALERTS")
     assert {(a["metric"]["alertname"], a["metric"].get("run")) for a in raised} <= {
-        ("XKDCollapsedOneHot", "collapsing")
+        ("XKDCollapsedConstant", "collapsing")
     }
 
 
