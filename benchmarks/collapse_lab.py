@@ -29,7 +29,7 @@ from xkd.model.terms import DIRECTIONS
 from xkd.monitor.collapse import WINDOW, CollapseThresholds, judge
 from xkd.progress import progress
 from xkd.report.figures import save
-from xkd.report.plots.training import COLORS, DASHED, FAINT, loss_curves
+from xkd.report.plots.training import COLORS, DASHED, GRAY, loss_curves
 from xkd.rundir import Row, Verdict, read_rows
 
 FAILING = (
@@ -126,7 +126,7 @@ def failing_curves(outcomes: Sequence[Outcome]) -> Figure:
                         steps, values, color=color, linewidth=0.9, label=d.replace("_", " ")
                     )
                 if one.called:
-                    axes[row, column].axvline(one.called.step, color=FAINT, linewidth=1, linestyle=DASHED)
+                    axes[row, column].axvline(one.called.step, color=GRAY, linewidth=1, linestyle=DASHED)
     for row, term in enumerate(("KD", "KLD", "information")):
         axes[row, 0].set_ylabel(f"{term}, nats")
         axes[row, 0].set_yscale("log")

@@ -11,7 +11,7 @@ from tests.report.synthetic import TASKS, write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.errors import UserError
 from xkd.evaluate.metrics import confusion, recalls, top_k
-from xkd.evaluate.score import Score, read_scores
+from xkd.evaluate.score import Score, TaskKey, parse_task_name, read_scores, task_name
 
 
 def test_top1_and_per_class_equal_sklearn() -> None:
@@ -70,3 +70,14 @@ def test_an_ill_typed_field_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"score": "good"}))
     with pytest.raises(UserError, match="score: "):
         Score.read(path)
+
+
+@pytest.mark.parametrize("fold", [1, 12])
+@pytest.mark.parametrize("dataset", ["ucf101", "my-data", "audio-video"])
+def test_a_task_name_is_parsed_into_its_fields(dataset: str, fold: int) -> None:
+    key = TaskKey(dataset, "video", "svm", "raw", fold)
+    assert parse_task_name(task_name(*key)) == key
+
+
+def test_other_names_are_no_task() -> None:
+    assert parse_task_name("notes") is parse_task_name("ucf101-video-knn-raw") is None

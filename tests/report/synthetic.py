@@ -1,4 +1,4 @@
-"""Writes a run directory and score files as pretrain and evaluate leave them, without training anything."""
+"""Run directories and score files as written by pretrain and evaluate, without any training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ONE_HOT = Verdict("one_hot", "KD video_to_audio fell to 0.001: the teachers' out
 def write_run(
     run: Path, config: PretrainConfig, verdict: Verdict = HEALTHY, rows: int = 100, seed: int = 0
 ) -> Path:
-    """A finished run with plausible curves and pictures and freshly initialized encoders."""
+    """Write a finished run with plausible metrics and samples and newly initialized encoders."""
     config = replace(config, run=replace(config.run, seed=seed))
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(to_yaml(config))
@@ -64,7 +64,7 @@ def write_run(
 
 
 def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **changed: Any) -> Path:
-    """A score for each task: the teacher above the student above random above raw."""
+    """Write a score per task: teacher > student > random > raw."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         base = {"teacher": 0.52, "student": 0.47, "random": 0.21, "raw": 0.12}[task.encoder]
@@ -110,19 +110,19 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
 
 
 def _confusion(classes: list[str], value: float, rng: np.random.Generator) -> dict[str, dict[str, int]]:
-    """Twenty clips a class; those that are not recognized are mostly taken for the next class."""
+    """Return the confusions of twenty clips per class; errors are mostly the next class."""
     found: dict[str, dict[str, int]] = {}
     for index, name in enumerate(classes):
         shifts = rng.choice([0, 1, 2, 5], 20, p=[value, *((1 - value) * np.array([0.6, 0.3, 0.1]))])
         row = found.setdefault(name, {})
         for shift in shifts:
-            taken = classes[(index + int(shift)) % len(classes)]
-            row[taken] = row.get(taken, 0) + 1
+            predicted = classes[(index + int(shift)) % len(classes)]
+            row[predicted] = row.get(predicted, 0) + 1
     return found
 
 
 def _tuning(value: float, rng: np.random.Generator) -> list[dict[str, float]]:
-    """Thirty epochs of a fine-tuning that ends at a score."""
+    """Return the learning curve of a fine-tuning of thirty epochs that ends at a score."""
     return [
         {
             "epoch": float(epoch),
@@ -158,7 +158,7 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
 
 
 def _pictures(config: PretrainConfig, clips: int = 3) -> dict[str, dict[str, torch.Tensor]]:
-    """A disk that circles over a gradient, and chirps; shifted where they are hidden."""
+    """Return a disk that circles over a gradient, and chirps; hidden patches are shifted."""
     _, h, w = config.video.global_view
     time, y, x = torch.meshgrid(
         torch.linspace(0, 1, FRAMES), torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij"

@@ -13,10 +13,10 @@ import pytest
 from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.evaluate.specs import find_eval_spec
 from xkd.evaluate.task import Task
-from xkd.report.collect import collect
-from xkd.report.tables import NOTHING, Column, cell_of
+from xkd.report.aggregate import Group, aggregate
+from xkd.report.load import read_run
+from xkd.report.tables import EMPTY
 from xkd.report.tabulate import tabulate
 from xkd.rundir import Verdict
 
@@ -35,7 +35,7 @@ def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """The text, the tags' nesting and the addresses of a page."""
+    """The text, tags and addresses of a page, whose tags must be nested properly."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Page(HTMLParser):
             self.text += data + "\n"
 
 
-def test_the_table_holds_the_scores_and_gains(report: Path) -> None:
+def test_the_table_shows_scores_and_gains(report: Path) -> None:
     table = (report.parent / "tables.md").read_text()
     assert "| Teacher | 52.0 (+31.0) | 60.0 (+31.0) | 65.0 (+31.0) |" in table
     assert "| Random initialization | 21.0 | 29.0 | 34.0 |" in table
@@ -67,22 +67,22 @@ def test_the_table_holds_the_scores_and_gains(report: Path) -> None:
     assert "Settings that differ from the preset: none" in table
 
 
-def test_the_page_needs_no_network_and_is_well_formed(report: Path) -> None:
+def test_the_page_is_well_formed_and_needs_no_network(report: Path) -> None:
     page = Page(report)
     assert all(address.startswith("data:image/") for address in page.addresses)
     assert len(page.addresses) == 13  # scores, three confusions, three curves, six pictures
     assert "script" not in page.tags
     assert not NETWORK.search(report.read_text())
-    for said in (
+    for text in (
         "Healthy",
         "Teacher",
         "Random initialization",
         "52.0",
         "+31.0",
-        "What was evaluated",
+        "Provenance",
         "bounce",
     ):
-        assert said in page.text
+        assert text in page.text
 
 
 def test_the_figures_need_no_network(report: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_figures_need_no_network(report: Path) -> None:
     assert f"ln K = {largest:.2f}" in (report.parent / "figures" / "distillation.svg").read_text()
 
 
-def test_files_for_dvc(report: Path, run: Path) -> None:
+def test_the_files_for_dvc_hold_scores_and_curves(report: Path, run: Path) -> None:
     metrics = json.loads((report.parent / "scores.json").read_text())
     assert metrics["verdict"] == "healthy"
     assert metrics["embedded"]["teacher"] == {"video": 0.52, "audio": 0.6, "audiovisual": 0.65}
@@ -126,19 +126,19 @@ def test_files_for_dvc(report: Path, run: Path) -> None:
     assert float(curves[-1]["kld_video_to_audio"]) == history[-1]["kld_video_to_audio"]
 
 
-def test_the_same_findings_give_the_same_bytes(report: Path, run: Path, tmp_path: Path) -> None:
+def test_equal_input_gives_an_identical_page(report: Path, run: Path, tmp_path: Path) -> None:
     again = tabulate(run, report.parent.parent / "scores", tmp_path)
     assert again.read_bytes() == report.read_bytes()
 
 
-def test_holes_are_shown_with_their_reason(run: Path, tmp_path: Path) -> None:
+def test_missing_scores_are_shown_with_their_reason(run: Path, tmp_path: Path) -> None:
     some = tuple(t for t in TASKS if t.encoder != "raw" and t.name != "-audio-svm-student")
     scores = write_scores(tmp_path / "scores", run, some)
     (scores / "embedded-audio-svm-student.failed").write_text("no clip of split train has <audio>")
     report = tabulate(run, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| Student | 47.0 (+26.0) | missing | 60.0 (+26.0) |" in table
-    assert f"| Raw input |{f' {NOTHING} |' * 3}" in table
+    assert f"| Raw input |{f' {EMPTY} |' * 3}" in table
     assert re.findall("^- .*: no .*", table, re.M) == ["- Student, audio: no clip of split train has <audio>"]
     left = (
         "Not evaluated: video, fine-tuned (top-1); audio, fine-tuned (top-1); video (raw input); "
@@ -163,15 +163,15 @@ def test_a_collapsed_run_gets_a_report_without_tables(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", config, ONE_HOT)
     report = tabulate(run, tmp_path / "no scores", tmp_path / "report")
     page = Page(report)
-    for said in ("Collapsed: one-hot", ONE_HOT.reason, "fan-out was skipped", "loss.centering"):
-        assert said in page.text
+    for text in ("Collapsed: one-hot", ONE_HOT.reason, "evaluation was skipped", "loss.centering"):
+        assert text in page.text
     assert 'class="scores"' not in report.read_text()
     assert len(page.addresses) == 9
     assert "evaluation was skipped" in (report.parent / "tables.md").read_text()
     assert json.loads((report.parent / "scores.json").read_text())["verdict"] == "one_hot"
 
 
-def test_a_run_that_broke_early_gets_a_report(tmp_path: Path) -> None:
+def test_a_run_with_non_finite_losses_gets_a_report(tmp_path: Path) -> None:
     verdict = Verdict("non_finite", "loss not finite at step 10", 10)
     run = write_run(tmp_path / "run", get_preset("toy"), verdict, rows=1)
     row = json.loads((run / "metrics.jsonl").read_text())
@@ -181,7 +181,7 @@ def test_a_run_that_broke_early_gets_a_report(tmp_path: Path) -> None:
     report = tabulate(run, tmp_path / "scores", tmp_path / "report")
     page = Page(report)
     assert "Loss not finite at step 10" in page.text
-    assert page.text.count("the run kept no pictures") == 6
+    assert page.text.count("the run saved no sample clips") == 6
     metrics = json.loads((report.parent / "scores.json").read_text())
     assert "loss" not in metrics["pretrain"]
     assert "nan" not in (report.parent / "curves.csv").read_text()
@@ -190,20 +190,22 @@ def test_a_run_that_broke_early_gets_a_report(tmp_path: Path) -> None:
 def test_a_run_that_logged_nothing_gets_a_report(tmp_path: Path) -> None:
     verdict = Verdict("non_finite", "the run logged nothing, so nothing can be said of it", 0)
     run = write_run(tmp_path / "run", get_preset("toy"), verdict, rows=0)
-    assert "the run logged nothing" in tabulate(run, tmp_path / "scores", tmp_path / "report").read_text()
+    assert "no metrics were logged" in tabulate(run, tmp_path / "scores", tmp_path / "report").read_text()
 
 
-def test_several_folds_become_mean_and_deviation(run: Path, tmp_path: Path) -> None:
-    scores = write_scores(tmp_path / "scores", run)
-    findings = collect(run, scores)
-    score = findings.scores[0]
-    column = Column(find_eval_spec(score.dataset, score.modality, score.protocol))
-    cell = cell_of(column, [replace(score, score=0.4), replace(score, score=0.6, fold=2)])
-    assert cell.mean == pytest.approx(0.5)
-    assert cell.spread == pytest.approx(0.1 * 2**0.5)
-    single = cell_of(column, [replace(score, score=0.5)])
-    assert single.spread == pytest.approx((0.25 / score.test_clips) ** 0.5)
-    assert cell_of(column, [replace(score, score=0.5, metric="map")]).spread == 0
+def test_folds_are_averaged_and_a_single_accuracy_has_its_standard_error(run: Path, tmp_path: Path) -> None:
+    for fold, value in ((1, 0.4), (2, 0.6), (3, 0.5)):
+        task = replace(TASKS[0], dataset="hmdb51", fold=fold)
+        write_scores(tmp_path, run, (task,), score=value)
+    write_scores(tmp_path, run, (Task(dataset="fsd50k", modality="audio", protocol="fc"),), metric="map")
+    records = aggregate([Group("run", (read_run(run, tmp_path),))], ["hmdb51", "fsd50k"])
+    first, overall, single = (record for record in records if record.mean is not None)
+    assert (first.column.split, first.std, first.n) == ("1", None, 1)
+    assert first.mean == pytest.approx(40)
+    assert first.error == pytest.approx(100 * (0.24 / first.scores[0].test_clips) ** 0.5)
+    assert (overall.column.split, overall.n) == ("all", 3)
+    assert (overall.mean, overall.std, overall.error) == pytest.approx((50, 10, 10))
+    assert (single.column.metric, single.error) == ("mAP", 0)
 
 
 def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_pat
     assert metrics["fsd50k"]["chance"] == {"audio_fc": 0.02}
 
 
-def test_the_papers_number_stands_beside_ours(tmp_path: Path) -> None:
+def test_the_papers_number_is_compared_with_ours_of_the_same_splits(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", get_preset("toy"), rows=3)
     settings = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(settings.replace("preset: toy", "preset: paper"))
@@ -263,21 +265,25 @@ TUNED = tuple(
 )
 
 
-def test_fine_tuning_has_its_columns_and_curves(run: Path, tmp_path: Path) -> None:
+def test_fine_tuning_has_columns_and_learning_curves(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", run, TASKS + TUNED)
     report = tabulate(run, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| Video, fine-tuned (top-1) | Video, fine-tuned (top-5) |" in table
     assert "| Teacher | 52.0 (+31.0) | 60.0 (+31.0) | 65.0 (+31.0) | 52.0 (+31.0) | 82.0 (+31.0) |" in table
-    assert f"| 12.0 (-9.0) | 20.0 (-9.0) | 25.0 (-9.0) |{f' {NOTHING} |' * 4}\n" in table
+    assert f"| 12.0 (-9.0) | 20.0 (-9.0) | 25.0 (-9.0) |{f' {EMPTY} |' * 4}\n" in table
     assert "| Chance | 10.0 | 10.0 | 10.0 | 10.0 | 50.0 | 10.0 | 50.0 |" in table
     assert "Not evaluated" not in table
     teacher = json.loads((report.parent / "scores.json").read_text())["embedded"]["teacher"]
     assert teacher["video_finetune"] == 0.52
     assert teacher["audio_finetune_top5"] == 0.9
     drawn = (report.parent / "figures" / "finetuning_embedded.svg").read_text()
-    for said in ("Video, fine-tuned: loss", "Audio, fine-tuned: validation clips", "Random initialization"):
-        assert said in drawn
+    for text in (
+        "Video, fine-tuned: training loss",
+        "Audio, fine-tuned: validation score",
+        "Random initialization",
+    ):
+        assert text in drawn
     page = Page(report)
     assert "Fine-tuning on embedded" in page.text
     row = page.text[page.text.index("embedded-video-finetune-teacher\n") :].splitlines()
@@ -294,16 +300,16 @@ def test_confusions_are_summed_over_folds(run: Path, tmp_path: Path) -> None:
     drawn = (report.parent / "figures" / "confusion_hmdb51_video.svg").read_text()
     assert sorted(re.findall(r">(\d+)</text>", drawn)) == ["21", "27", "3", "9"]
     text = Page(report).text
-    assert text.index("bounce taken for slide: 21") < text.index("slide taken for jump: 3")
+    assert text.index("bounce predicted as slide: 21") < text.index("slide predicted as jump: 3")
 
 
-def test_many_classes_have_a_list_and_no_matrix(run: Path, tmp_path: Path) -> None:
+def test_many_classes_have_a_list_instead_of_a_matrix(run: Path, tmp_path: Path) -> None:
     classes = [f"class {index}" for index in range(101)]
     tasks = tuple(replace(task, dataset="ucf101") for task in TASKS if task.modality == "video")
     confusion = {"class 3": {"class 4": 5, "class 3": 2}}
     write_scores(tmp_path / "scores", run, tasks, classes=classes, confusion=confusion)
     report = tabulate(run, tmp_path / "scores", tmp_path / "report")
-    assert "class 3 taken for class 4: 5" in Page(report).text
+    assert "class 3 predicted as class 4: 5" in Page(report).text
     assert not list((report.parent / "figures").glob("confusion*"))
 
 
@@ -317,7 +323,7 @@ def test_per_class_scores_are_means_over_folds(run: Path, tmp_path: Path) -> Non
     assert "slide\n70\n" in text
 
 
-def test_a_task_that_failed_shows_though_its_dataset_has_no_score(run: Path, tmp_path: Path) -> None:
+def test_a_failed_task_is_shown_even_if_its_dataset_has_no_score(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", run)
     (scores / "fsd50k-audio-fc-teacher.failed").write_text("the node was lost")
     report = tabulate(run, scores, tmp_path / "report")
@@ -325,7 +331,7 @@ def test_a_task_that_failed_shows_though_its_dataset_has_no_score(run: Path, tmp
     assert "No figure: nothing was evaluated" in Page(report).text
 
 
-def test_latex_is_balanced_and_its_rows_are_as_wide_as_it_says(run: Path, tmp_path: Path) -> None:
+def test_latex_is_balanced_and_its_rows_have_the_declared_columns(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", run, TASKS + TUNED)
     for fold in (1, 2):
         write_scores(scores, run, (replace(TASKS[0], dataset="hmdb51", fold=fold),), score=fold / 4)
@@ -352,20 +358,20 @@ def test_latex_is_balanced_and_its_rows_are_as_wide_as_it_says(run: Path, tmp_pa
     assert "% Weights, video: " in source
 
 
-def test_mistakes_are_clear_lines(run: Path, tmp_path: Path) -> None:
+def test_user_errors_are_reported_in_one_line(run: Path, tmp_path: Path) -> None:
     unfinished = write_run(tmp_path / "unfinished", get_preset("toy"), rows=1)
     (unfinished / "verdict.json").unlink()
     foreign = write_scores(tmp_path / "foreign", run, TASKS[:1], encoder_hash="0123")
     mixed = write_scores(tmp_path / "mixed", run, TASKS[:1])
     write_scores(mixed, run, TASKS[1:2], data_revision="another")
-    for arguments, said in (
+    for arguments, message in (
         ((tmp_path / "none", mixed), "no run in .*none"),
         ((unfinished, mixed), "no verdict.json in .*unfinished"),
-        ((run, tmp_path / "none"), "no folder of scores at .*none"),
+        ((run, tmp_path / "none"), "no directory of scores at .*none"),
         ((run, foreign), "teacher.json is a score of another run"),
         ((run, mixed), "another revision of embedded"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             tabulate(*arguments, tmp_path / "report")
         assert "\n" not in str(caught.value)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic.dataclasses import dataclass
 
@@ -94,6 +95,38 @@ class Score:
 def task_name(dataset: str, modality: str, protocol: str, encoder: str, fold: int) -> str:
     """Return the name of a task and its score; only later folds are part of it."""
     return f"{dataset}-{modality}-{protocol}-{encoder}" + (f"-fold{fold}" if fold > 1 else "")
+
+
+class TaskKey(NamedTuple):
+    """The fields that distinguish a task from the others of its run."""
+
+    dataset: str
+    modality: str
+    protocol: str
+    encoder: str
+    fold: int
+
+
+_TASK_NAME = re.compile(
+    "(.+)-({})-({})-({})(?:-fold([0-9]+))?".format(
+        *("|".join(get_args(names)) for names in (EvaluatedModality, ProtocolName, EvaluatedEncoder))
+    )
+)
+
+
+def parse_task_name(name: str) -> TaskKey | None:
+    """Return the fields of a `task_name`; None if the name is of another form."""
+    match = _TASK_NAME.fullmatch(name)
+    if match is None:
+        return None
+    dataset, modality, protocol, encoder, fold = match.groups()
+    return TaskKey(dataset, modality, protocol, encoder, int(fold or 1))
+
+
+def read_failures(folder: Path) -> dict[TaskKey, str]:
+    """Return why tasks failed, from the ``{task_name}.failed`` files that `evaluate` writes."""
+    keys = {path: parse_task_name(path.stem) for path in sorted(folder.glob("*.failed"))}
+    return {key: path.read_text().strip() for path, key in keys.items() if key}
 
 
 def read_scores(folder: Path) -> list[Score]:

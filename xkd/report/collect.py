@@ -1,4 +1,4 @@
-"""Everything a report says, gathered from a run directory and a folder of scores, before any formatting."""
+"""The content of a report, computed from a run, its scores and the runs it is compared with."""
 
 from __future__ import annotations
 
@@ -8,77 +8,81 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from xkd.config import MODALITIES
-from xkd.report.comparison import Comparison, compare
-from xkd.report.load import Change, Evaluated, changes, check_revisions, read_run
-from xkd.report.tables import Table, make_table
-from xkd.rundir import Row, read_rows
+from xkd.report.aggregate import Group, aggregate, group_runs
+from xkd.report.load import EvaluatedRun, Samples, check_distinct, check_revisions, load_samples, read_run
+from xkd.report.tables import Comparison, DatasetTable, Line
+from xkd.rundir import ROLES, Row
 
 
 @dataclass(frozen=True)
-class ReportData(Evaluated):
-    """All that a report is made of."""
+class ReportData:
+    """Everything a report shows."""
 
+    run: EvaluatedRun
     history: list[Row]
-    tables: list[Table]
-    changes: list[Change] | None
-    """None where this version does not know the run's preset."""
+    samples: dict[str, Samples]
+    """Sample clips with their reconstructions and attention, by modality."""
+    tables: list[DatasetTable]
     comparison: Comparison
-    """The run, and others beside it."""
+    """The run, and those it is compared with."""
 
 
-def collect(run: Path, scores: Path, beside: Sequence[Path] = ()) -> ReportData:
-    """Read a finished run and the scores of its evaluations, as many as there are.
+def collect(run: Path, scores: Path, compare: Sequence[Path] = ()) -> ReportData:
+    """Read a finished run with its scores and compute its tables.
 
     Args:
         run: run directory.
-        scores: folder of its scores.
-        beside: other run directories, each with its scores in ``scores/``, to be compared with it.
+        scores: directory of its scores; may be incomplete.
+        compare: other run directories, each with its scores in ``scores/``.
 
     Raises:
-        UserError: a run is not finished; the folder of scores is missing though the run is healthy; a
+        UserError: a run has not ended; the directory of scores is missing though the run is healthy; a
             score belongs to another run; scores are of several revisions of a dataset; a run is given twice.
     """
-    mine = read_run(run, scores)
-    runs = [mine, *(read_run(other, other / "scores") for other in beside)]
+    main = read_run(run, scores)
+    runs = [main, *(read_run(other, other / "scores") for other in compare)]
     check_revisions(runs)
-    asked = {score.dataset for score in mine.scores}
-    asked |= {path.name.partition("-")[0] for path in scores.glob("*.failed")}
-    datasets = sorted(asked) or [str(mine.facts.get("dataset", "unknown"))]
+    check_distinct(runs)
+    groups = group_runs(runs)
+    evaluated = {score.dataset for score in main.scores} | {key.dataset for key in main.failures}
+    datasets = sorted(evaluated) or [str(main.info.get("dataset", "unknown"))]
+    own = aggregate([Group(main.dir.name, (main,))], datasets)
+    compared = aggregate(groups, sorted({score.dataset for run in runs for score in run.scores}))
     return ReportData(
-        **vars(mine),
-        history=read_rows(run / "metrics.jsonl"),
-        tables=[make_table(dataset, mine.scores, scores, mine.config.preset) for dataset in datasets],
-        changes=changes(mine.config),
-        comparison=compare(runs),
+        main,
+        main.dir.metrics(),
+        load_samples(main.dir.samples_file),
+        [DatasetTable(dataset, own) for dataset in datasets],
+        Comparison(groups, compared),
     )
 
 
-def provenance(findings: ReportData) -> list[tuple[str, str]]:
-    """What was evaluated, as names and values for people."""
-    known = {name: str(value) for name, value in findings.facts.items()}.get
-    origin = findings.facts.get("data_origin")
+def provenance(data: ReportData) -> list[tuple[str, str]]:
+    """Return the origin of the run and of its scores, as names and values for display."""
+    run, scores = data.run, data.run.scores
+    known = {name: str(value) for name, value in run.info.items()}.get
+    origin = run.info.get("data_origin")
     rows: dict[str, str | None] = {
-        "Preset": findings.config.preset,
-        "Pretrained on": f"{known('dataset')}, revision {known('data_revision', '')[:12]}",
+        "Preset": run.config.preset,
+        "Pretrained on": "{}, revision {}".format(*run.pretrained_on),
         "Fetched from": "{repo} at {rev}".format(**origin) if origin else None,
-        "Steps": f"{findings.verdict.step} of {known('steps')}",
-        "Finished": trained_at(findings.history),
-        "Training time": _duration(findings.facts.get("seconds")),
+        "Steps": f"{run.verdict.step} of {known('steps')}",
+        "Finished": _last_logged(data.history),
+        "Training time": _duration(run.info.get("seconds")),
         "Device": f"{known('device')}, torch {known('torch')}",
         "Processes": known("processes"),
-        "Seed": str(findings.config.run.seed),
+        "Seed": str(run.config.run.seed),
         "Commit, pretraining": known("commit"),
     }
-    scores = findings.scores
     if scores:
         rows |= {
-            "Commit, evaluation": _each(score.commit for score in scores),
+            "Commit, evaluation": _distinct(score.commit for score in scores),
             "Evaluated": f"{max(score.date for score in scores)[:16].replace('T', ' ')} UTC",
-            "Evaluated on": _each(
-                f"{score.dataset}, revision {score.data_revision[:12]}" for score in scores
+            "Evaluated on": _distinct(f"{s.dataset}, revision {s.data_revision[:12]}" for s in scores),
+            "Clips, train and test": _distinct(f"{s.train_clips} and {s.test_clips}" for s in scores),
+            "Windows per clip, train and test": _distinct(
+                f"{s.windows['train']} and {s.windows['test']}" for s in scores
             ),
-            "Clips, train and test": _each(f"{score.train_clips} and {score.test_clips}" for score in scores),
-            "Windows a clip": _each(f"{s.windows['train']} and {s.windows['test']}" for s in scores),
         }
     for modality in MODALITIES:
         hashes = {s.encoder: s.encoder_hash for s in scores if s.modality == modality and s.encoder != "raw"}
@@ -86,20 +90,42 @@ def provenance(findings: ReportData) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows.items() if value]
 
 
-def _each(values: Iterable[str]) -> str:
-    """The different values, once each."""
+def describe_changes(run: EvaluatedRun) -> str:
+    """Return the settings that differ from the preset, in one line."""
+    if run.changes is None:
+        return f"unknown, since this version has no preset {run.config.preset}"
+    return ", ".join(f"{c.name} {c.run} (preset {c.preset})" for c in run.changes) or "none"
+
+
+RUN_FIELDS = ("Run", "Row", "Seed", "Verdict", "Pretrained on", "Commit", "Weights", "Evaluated")
+
+
+def run_lines(comparison: Comparison) -> list[Line]:
+    """Return the `RUN_FIELDS` of each compared run."""
+    lines = []
+    for group in comparison.groups:
+        for run in group.runs:
+            published = [s for s in run.scores if s.encoder in ROLES and s.modality in MODALITIES]
+            weights = (f"{s.encoder} {s.modality} {s.encoder_hash}" for s in published)
+            cells = [
+                group.title,
+                str(run.config.run.seed),
+                run.verdict.verdict,
+                " ".join(run.pretrained_on),
+                str(run.info.get("commit"))[:7],
+                ", ".join(dict.fromkeys(weights)),
+                max((score.date[:10] for score in run.scores), default="no"),
+            ]
+            lines.append(Line(str(run.dir.path), cells))
+    return lines
+
+
+def _distinct(values: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(values))
 
 
-def changed_settings(findings: ReportData) -> str:
-    """The settings that differ from the preset, in one line."""
-    if findings.changes is None:
-        return "unknown: this version has no such preset"
-    return ", ".join(f"{c.name} {c.run} (preset {c.preset})" for c in findings.changes) or "none"
-
-
-def trained_at(history: Sequence[Row]) -> str:
-    """When the run logged its last row, in UTC."""
+def _last_logged(history: Sequence[Row]) -> str:
+    """Return the time of the last row, in UTC."""
     if not history:
         return "unknown"
     return datetime.fromtimestamp(history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,103 +1,145 @@
-"""A finished run and the scores of its evaluations, as they lie on the disk."""
+"""Reading a run and its scores, before anything is computed or formatted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from xkd.config import PretrainConfig
 from xkd.config.overrides import difference, to_dict
 from xkd.config.presets import PRESETS, get_preset
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.score import INPUTS, Score, read_scores
+from xkd.evaluate.score import INPUTS, Score, TaskKey, read_failures, read_scores
 from xkd.rundir import ROLES, RunDir, Verdict
 
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A run and its scores, as many as there are."""
-
-    run: Path
-    config: PretrainConfig
-    facts: dict[str, Any]
-    """run.json"""
-    verdict: Verdict
-    scores: list[Score]
-    folder: Path
-    """Of the scores, and of the reasons of failed tasks."""
-
-    @property
-    def skipped_evaluation(self) -> bool:
-        """Whether there are no scores because the run collapsed."""
-        return not self.scores and not self.verdict.healthy
+Samples = dict[str, Tensor]
+"""One modality's part of what `xkd.train.visualize.save_pictures` writes."""
 
 
 class Change(NamedTuple):
-    """A setting in which a run differs from its preset."""
+    """A setting that differs between a run and its preset."""
 
     name: str
     preset: Any
     run: Any
 
 
-def read_run(run: Path, scores: Path) -> Evaluated:
+@dataclass(frozen=True, eq=False)
+class EvaluatedRun:
+    """A finished run with the scores that are available."""
+
+    dir: RunDir
+    config: PretrainConfig
+    info: dict[str, Any]
+    """Content of ``run.json``."""
+    verdict: Verdict
+    scores: list[Score]
+    failures: dict[TaskKey, str]
+    """Why tasks have no score."""
+    scores_dir: Path
+
+    @property
+    def skipped_evaluation(self) -> bool:
+        """Whether there are no scores because the run collapsed."""
+        return not self.scores and not self.verdict.healthy
+
+    @property
+    def pretrained_on(self) -> tuple[str, str]:
+        """Name and abbreviated revision of the training data."""
+        return str(self.info.get("dataset")), str(self.info.get("data_revision"))[:12]
+
+    @property
+    def verdict_title(self) -> str:
+        """The verdict, hyphenated for display."""
+        return self.verdict.verdict.replace("_", "-")
+
+    @property
+    def changes(self) -> list[Change] | None:
+        """Settings that differ from the preset, without ``run.*``; None if the preset is unknown.
+
+        Settings under ``run`` do not change results, except for the seed, which a report shows separately.
+        """
+        if self.config.preset not in PRESETS:
+            return None
+        preset = get_preset(self.config.preset)
+        return [
+            Change(name, _setting(preset, name), _setting(self.config, name))
+            for name in difference(preset, self.config)
+            if not name.startswith("run.")
+        ]
+
+
+def read_run(path: Path, scores_dir: Path) -> EvaluatedRun:
     """Read a finished run and its scores.
 
     Raises:
-        UserError: the run is not finished; the folder of scores is missing though the run is healthy; a
+        UserError: the run has not ended; the directory of scores is missing though the run is healthy; a
             score belongs to another run.
     """
-    config = RunDir(run).config()
-    verdict = RunDir(run).verdict()
-    if not scores.is_dir() and verdict.healthy:
-        raise UserError(f"no folder of scores at {scores}; xkd evaluate writes one")
-    found = read_scores(scores)
-    published = cache(partial(published_hash, run))
-    for score in found:
+    run = RunDir(path)
+    config, verdict = run.config(), run.verdict()
+    if not scores_dir.is_dir() and verdict.healthy:
+        raise UserError(f"no directory of scores at {scores_dir}; run xkd evaluate first")
+    scores = read_scores(scores_dir)
+    published = cache(partial(published_hash, path))
+    for score in scores:
         if score.encoder in ROLES:
-            ours = "+".join(published(score.encoder, m) for m in INPUTS[score.modality])
-            if score.encoder_hash != ours:
+            expected = "+".join(published(score.encoder, m) for m in INPUTS[score.modality])
+            if score.encoder_hash != expected:
                 raise UserError(
-                    f"{scores / score.name}.json is a score of another run (its encoder is "
-                    f"{score.encoder_hash}, the one in {run} {ours}); remove it"
+                    f"{scores_dir / score.name}.json is a score of another run (its encoder is "
+                    f"{score.encoder_hash}, the one in {path} is {expected}); remove it"
                 )
-    return Evaluated(run, config, RunDir(run).info(), verdict, found, scores)
+    return EvaluatedRun(run, config, run.info(), verdict, scores, read_failures(scores_dir), scores_dir)
 
 
-def check_revisions(runs: Iterable[Evaluated]) -> None:
-    """A table must not mix revisions of a dataset.
+def load_samples(path: Path) -> dict[str, Samples]:
+    """Load a run's sample clips by modality; empty if there are none, or in an older format."""
+    if not path.is_file():
+        return {}
+    samples: dict[str, Samples] = torch.load(path, weights_only=True)
+    return {modality: tensors for modality, tensors in samples.items() if "hidden" in tensors}
+
+
+def check_revisions(runs: Iterable[EvaluatedRun]) -> None:
+    """Check that all scores on a dataset are of one revision of it.
 
     Raises:
-        UserError: it would; the line names the first score of another revision.
+        UserError: the first score of another revision.
     """
     revisions: dict[str, str] = {}
     for run in runs:
         for score in run.scores:
             if score.data_revision != revisions.setdefault(score.dataset, score.data_revision):
                 raise UserError(
-                    f"{run.folder / score.name}.json was measured on another revision of {score.dataset} "
+                    f"{run.scores_dir / score.name}.json was measured on another revision of {score.dataset} "
                     f"than the others ({score.data_revision[:12]}, not {revisions[score.dataset][:12]}); "
                     "remove it or evaluate again"
                 )
 
 
-def changes(config: PretrainConfig) -> list[Change] | None:
-    """The settings in which a configuration differs from its preset; None if there is no such preset.
+def check_distinct(runs: Sequence[EvaluatedRun]) -> None:
+    """Check that no run is given twice: its mean over seeds would have no deviation.
 
-    Settings under ``run``, which change no result, are left out; so is the seed, which a report names anyway.
+    Raises:
+        UserError: two runs have a published encoder in common.
     """
-    if config.preset not in PRESETS:
-        return None
-    preset = get_preset(config.preset)
-    return [
-        Change(name, _setting(preset, name), _setting(config, name))
-        for name in difference(preset, config)
-        if not name.startswith("run.")
-    ]
+    owners: dict[tuple[str, str], EvaluatedRun] = {}
+    for run in runs:
+        for score in run.scores:
+            if score.encoder in ROLES:
+                owner = owners.setdefault((score.name, score.encoder_hash), run)
+                if owner is not run:
+                    raise UserError(
+                        f"{owner.dir.path} and {run.dir.path} contain the same weights; give one of them"
+                    )
 
 
 def _setting(config: PretrainConfig, name: str) -> Any:

@@ -1,70 +1,52 @@
-"""How encoders score, as drawings in the report's style."""
+"""Plots of scores, in the report's style."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from xkd.evaluate.score import EvaluatedEncoder, Score
-from xkd.report.comparison import Block, Comparison
-from xkd.report.plots.training import DASHED, FAINT, INK, WIDTH, name_level, panels
-from xkd.report.tables import ENCODERS, Cell, Column, Table
+from xkd.report.aggregate import ENCODERS, Column, Record
+from xkd.report.plots.training import COLORS, DASHED, GRAY, INK, WIDTH, label_line, panels
+from xkd.report.tables import Block, Comparison, DatasetTable
 
 ENCODER_COLORS = {"teacher": "#1f4e79", "student": "#5b93c7", "random": "#a9adb3", "raw": "#d9dbde"}
-PAPER_COLOR = "#c8611a"
-NARROW = 20
-"""Classes of a confusion matrix that half the report's width holds, with its numbers."""
-CURVES = {"loss": "loss", "validation": "validation clips"}
-"""What a fine-tuning's learning curve has, with the words for people."""
-MOST = 60
-"""Classes that a confusion matrix can name; of more only the commonest confusions are told."""
+PAPER_COLOR = COLORS["audio"]
+MAX_NARROW_CLASSES = 20
+"""Classes of a confusion matrix that fits, with its counts, in half the report's width."""
+MAX_CLASSES = 60
+"""Classes of a confusion matrix that fits in the report's width; with more, only a list is shown."""
+CURVES = {"loss": "training loss", "validation": "validation score"}
+"""Fields of a fine-tuning's learning curve that are plotted, and their titles."""
+_ERROR_BARS: dict[str, Any] = {"ecolor": INK, "error_kw": {"elinewidth": 0.9, "capsize": 2}}
 
 
-def score_bars(table: Table) -> Figure:
-    """Grouped bars: a group per column of the table, a bar per row; a question mark where a task failed."""
+def score_bars(table: DatasetTable) -> Figure:
+    """Plot a group of bars per column of the table, a bar per row; "?" marks a failed task."""
     figure, (panel,) = panels(1, 1, height=3.1)
     width = 0.8 / len(ENCODERS)
     for index, (encoder, title) in enumerate(ENCODERS.items()):
+        panel.bar(0, 0, color=ENCODER_COLORS[encoder], label=title)
         for group, column in enumerate(table.tasks):
             x = group + (index - (len(ENCODERS) - 1) / 2) * width
-            cell = table.cell(encoder, column)
-            if isinstance(cell, Cell):
-                panel.bar(
-                    x,
-                    cell.mean,
-                    width * 0.92,
-                    color=ENCODER_COLORS[encoder],
-                    yerr=cell.spread,
-                    ecolor=INK,
-                    error_kw={"elinewidth": 0.9, "capsize": 2},
-                )
-                above = cell.mean + cell.spread
-                panel.annotate(
-                    f"{100 * cell.mean:.1f}",
-                    (x, above),
-                    (0, 2),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-            elif cell.failed:
-                panel.annotate("?", (x, 0), (0, 3), textcoords="offset points", ha="center", color=FAINT)
-        panel.bar(0, 0, color=ENCODER_COLORS[encoder], label=title)
+            _score_bar(panel, x, width * 0.92, table[encoder, column])
     for group, column in enumerate(table.tasks):
         if column in table.chances:
-            level, reach = table.chances[column], (group - 0.48, group + 0.48)
-            panel.hlines(level, *reach, color=FAINT, linewidth=1, linestyle=DASHED, zorder=3)
-    for level in {round(table.chances[c], 6) for c in table.tasks if c in table.chances}:
-        name_level(panel, level, "chance")
+            extent = (group - 0.48, group + 0.48)
+            panel.hlines(table.chances[column], *extent, color=GRAY, linewidth=1, linestyle=DASHED, zorder=3)
+    for level in {round(table.chances[column], 4) for column in table.tasks if column in table.chances}:
+        label_line(panel, level, "chance")
     panel.set_xticks(range(len(table.tasks)), [column.title for column in table.tasks])
     panel.tick_params(axis="x", length=0)
     panel.grid(visible=False, axis="x")
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panel.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     panel.margins(y=0.12)
     panel.set_xlim(-0.5, len(table.tasks) - 0.5)
     panel.legend(
@@ -73,32 +55,41 @@ def score_bars(table: Table) -> Figure:
     return figure
 
 
+def _score_bar(panel: Axes, x: float, width: float, record: Record) -> None:
+    style: dict[str, Any] = {"textcoords": "offset points", "ha": "center"}
+    if record.mean is not None:
+        color = ENCODER_COLORS[record.encoder]
+        panel.bar(x, record.mean, width, color=color, yerr=record.error, **_ERROR_BARS)
+        panel.annotate(f"{record.mean:.1f}", (x, record.mean + record.error), (0, 2), fontsize=8, **style)
+    elif record.failed:
+        panel.annotate("?", (x, 0), (0, 3), color=GRAY, **style)
+
+
 def confusions(scores: Sequence[Score]) -> Counter[tuple[str, str]]:
-    """Test clips by their class and by the one they were taken for, over all folds."""
-    found: Counter[tuple[str, str]] = Counter()
+    """Count test clips by true and predicted class, over all folds."""
+    counts: Counter[tuple[str, str]] = Counter()
     for score in scores:
         for label, row in score.confusion.items():
-            found.update({(label, taken): count for taken, count in row.items()})
-    return found
+            counts.update({(label, predicted): count for predicted, count in row.items()})
+    return counts
 
 
 def confusion_matrix(scores: Sequence[Score]) -> Figure:
-    """Share of each class's test clips (rows) by the class they were taken for (columns); at most `MOST`."""
+    """Plot the share of each class's test clips (rows) by predicted class (columns), up to `MAX_CLASSES`."""
     classes, counts = scores[0].classes, confusions(scores)
-    matrix = np.array([[counts[label, taken] for taken in classes] for label in classes], float)
+    matrix = np.array([[counts[label, predicted] for predicted in classes] for label in classes], float)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    narrow = len(classes) <= NARROW
-    size = WIDTH / 2 if narrow else WIDTH
+    narrow = len(classes) <= MAX_NARROW_CLASSES
+    size, font = (WIDTH / 2, 7.5) if narrow else (WIDTH, 6.5)
     figure = Figure(figsize=(size, size), layout="constrained")
     panel = figure.add_subplot()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    font = 7.5 if narrow else 6.5
     panel.set_xticks(range(len(classes)), classes, rotation=90, fontsize=font)
     panel.set_yticks(range(len(classes)), classes, fontsize=font)
     panel.tick_params(length=0)
     panel.grid(visible=False)
-    panel.set_xlabel("taken for")
-    panel.set_ylabel("class")
+    panel.set_xlabel("predicted class")
+    panel.set_ylabel("true class")
     for row, column in zip(*np.nonzero(matrix), strict=True):
         if narrow:
             color = "white" if shares[row, column] > 0.5 else INK
@@ -107,19 +98,19 @@ def confusion_matrix(scores: Sequence[Score]) -> Figure:
     return figure
 
 
-def tuning_curves(table: Table) -> Figure:
-    """Per fine-tuning the loss and, if it chose the epoch, the validation; a line an encoder and fold."""
+def finetuning_curves(table: DatasetTable) -> Figure:
+    """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
     drawn = [(column, field) for column in table.tasks for field in CURVES if _curves(table, column, field)]
-    wide = min(2, len(drawn))
-    high = math.ceil(len(drawn) / wide)
-    figure, axes = panels(high, wide, 2.6 * high)
+    columns = min(2, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    figure, axes = panels(rows, columns, 2.6 * rows)
     for panel in axes[len(drawn) :]:
         panel.set_visible(False)
     for panel, (column, field) in zip(axes, drawn, strict=False):
         for encoder, curves in _curves(table, column, field).items():
-            for index, (epochs, values) in enumerate(curves):
+            for index, curve in enumerate(curves):
                 label = None if index else ENCODERS[encoder]
-                panel.plot(epochs, values, color=ENCODER_COLORS[encoder], label=label)
+                panel.plot(*curve, color=ENCODER_COLORS[encoder], label=label)
         panel.set_title(f"{column.title.partition(' (')[0]}: {CURVES[field]}")
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -129,54 +120,45 @@ def tuning_curves(table: Table) -> Figure:
     return figure
 
 
-def has_tuning_curves(table: Table) -> bool:
-    """Whether there is something for `tuning_curves`."""
+def has_finetuning_curves(table: DatasetTable) -> bool:
+    """Whether `finetuning_curves` has anything to plot."""
     return any(_curves(table, column, "loss") for column in table.tasks)
 
 
 def _curves(
-    table: Table, column: Column, field: str
+    table: DatasetTable, column: Column, field: str
 ) -> dict[EvaluatedEncoder, list[tuple[list[float], list[float]]]]:
-    """By encoder, for each fold the epochs and the values of a field of its learning curve."""
+    """Return the epochs and values of a field of the learning curves, per encoder and fold."""
     found: dict[EvaluatedEncoder, list[tuple[list[float], list[float]]]] = {}
-    for encoder in ENCODERS:
-        cell = table.cell(encoder, column)
-        for score in cell.scores if isinstance(cell, Cell) else ():
+    for record in table.column(column):
+        for score in record.scores:
             rows = [row for row in score.curve if field in row]
             if rows:
                 curve = [row["epoch"] for row in rows], [row[field] for row in rows]
-                found.setdefault(encoder, []).append(curve)
+                found.setdefault(record.encoder, []).append(curve)
     return found
 
 
 def comparison_bars(comparison: Comparison, block: Block) -> Figure:
-    """A panel per column, a bar per row; a mark where the paper's number is."""
-    rows = comparison.rows(block.places)
-    figure, axes = panels(1, len(block.places), 0.9 + 0.27 * len(rows))
-    for panel, place in zip(axes, block.places, strict=True):
+    """Plot a panel per column with a bar per row, and a diamond at the paper's number."""
+    rows = comparison.rows(block.columns)
+    figure, axes = panels(1, len(block.columns), 0.9 + 0.27 * len(rows))
+    for panel, column, title in zip(axes, block.columns, block.head, strict=True):
         for y, (group, encoder) in enumerate(rows):
-            mean = comparison.cells.get((group, encoder, place))
-            if mean is None:
+            record = comparison[group, encoder, column]
+            if not record.complete or record.mean is None:
                 continue
-            panel.barh(
-                y,
-                mean.mean,
-                height=0.74,
-                color=ENCODER_COLORS[encoder],
-                xerr=mean.spread,
-                ecolor=INK,
-                error_kw={"elinewidth": 0.9, "capsize": 2},
-            )
-            panel.text(1, y, f"{mean.mean:.1f}", va="center", color="white", fontsize=8)
-            paper = comparison.paper(group, encoder, place)
-            if paper:
-                panel.plot(paper.percent, y, "D", color=PAPER_COLOR, markersize=5)
+            color = ENCODER_COLORS[encoder]
+            panel.barh(y, record.mean, height=0.74, color=color, xerr=record.std, **_ERROR_BARS)
+            panel.text(1, y, f"{record.mean:.1f}", va="center", color="white", fontsize=8)
+            if record.paper:
+                panel.plot(record.paper.percent, y, "D", color=PAPER_COLOR, markersize=5)
         panel.set_yticks(range(len(rows)), [""] * len(rows))
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.tick_params(axis="y", length=0)
         panel.grid(visible=False, axis="y")
         panel.xaxis.set_major_locator(MaxNLocator(3))
-        panel.xaxis.set_major_formatter(PercentFormatter(100, decimals=0))
-        panel.set_title(place.title.replace(", ", ",\n"), fontsize=8.5)
+        panel.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+        panel.set_title(title.replace(", ", ",\n"), fontsize=8.5)
     axes[0].set_yticklabels([f"{group.title}, {encoder}" for group, encoder in rows])
     return figure

@@ -1,4 +1,4 @@
-"""What is drawn of a few clips."""
+"""Images of sample clips."""
 
 from __future__ import annotations
 
@@ -13,30 +13,24 @@ from matplotlib.figure import Figure
 from tests.report.synthetic import write_run
 from xkd.config import MODALITIES
 from xkd.config.presets import get_preset
-from xkd.report.plots.reconstructions import (
-    HIDDEN,
-    Picture,
-    attention_maps,
-    by_mask_ratio,
-    load_pictures,
-    reconstructions,
-)
+from xkd.report.load import Samples, load_samples
+from xkd.report.plots.reconstructions import HIDDEN, attention_maps, by_mask_ratio, reconstructions
 from xkd.report.tabulate import tabulate
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Picture]:
+def all_samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Samples]:
     run = write_run(tmp_path_factory.mktemp("runs") / "toy", get_preset("toy"), rows=1)
-    return load_pictures(run / "reconstruction.pt")
+    return load_samples(run / "reconstruction.pt")
 
 
 @pytest.fixture(params=MODALITIES)
-def picture(pictures: dict[str, Picture], request: pytest.FixtureRequest) -> Picture:
-    return pictures[request.param]
+def samples(all_samples: dict[str, Samples], request: pytest.FixtureRequest) -> Samples:
+    return all_samples[request.param]
 
 
 def rows(figure: Figure) -> dict[str, list[Any]]:
-    """The images of all rows of a name, from the top."""
+    """Return the images by row label, from the top."""
     found: dict[str, list[Any]] = {}
     images = [panel.images[0].get_array() for panel in figure.axes if panel.images]
     across = len(images) // len(figure.texts)
@@ -45,9 +39,9 @@ def rows(figure: Figure) -> dict[str, list[Any]]:
     return found
 
 
-def test_every_mask_ratio_has_its_rows(picture: Picture) -> None:
-    found = rows(by_mask_ratio(picture))
-    ratios = (60, 70, 80, 90) if picture["original"].dim() == 5 else (50, 60, 70, 80)
+def test_every_mask_ratio_has_two_rows(samples: Samples) -> None:
+    found = rows(by_mask_ratio(samples))
+    ratios = (60, 70, 80, 90) if samples["original"].dim() == 5 else (50, 60, 70, 80)
     assert {*found} == {"original", *(f"{ratio}% masked" for ratio in ratios), "reconstructed"}
     assert len(found["original"]) == 3
     assert len(found["reconstructed"]) == 12
@@ -56,8 +50,8 @@ def test_every_mask_ratio_has_its_rows(picture: Picture) -> None:
         assert hidden == pytest.approx(ratio / 100, abs=0.1)
 
 
-def test_what_is_visible_is_drawn_as_in_the_original(picture: Picture) -> None:
-    found = rows(reconstructions(picture))
+def test_visible_patches_equal_the_original(samples: Samples) -> None:
+    found = rows(reconstructions(samples))
     versions = [found[name] for name in ("original", "masked", "reconstructed")]
     for original, masked, made in zip(*versions, strict=True):
         visible = ~(masked == HIDDEN).all(axis=-1)
@@ -67,37 +61,37 @@ def test_what_is_visible_is_drawn_as_in_the_original(picture: Picture) -> None:
         assert not np.array_equal(made, original)
 
 
-def test_attention_and_weights_are_drawn_over_their_means(picture: Picture) -> None:
-    found = rows(attention_maps(picture | {"relevance": 3 * picture["attention"]}))
+def test_attention_and_weights_are_divided_by_their_means(samples: Samples) -> None:
+    found = rows(attention_maps(samples | {"relevance": 3 * samples["attention"]}))
     for before, after in zip(found["before"], found["after"], strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
     for change in found["after \N{MINUS SIGN} before"]:
         np.testing.assert_allclose(np.ptp(change, axis=-1), 0, atol=1e-3)  # plain gray
 
 
-def test_the_patch_with_the_attention_is_the_colored_one(picture: Picture) -> None:
-    attention = 0 * picture["attention"] + 0.001
+def test_only_the_attended_patch_is_colored(samples: Samples) -> None:
+    attention = 0 * samples["attention"] + 0.001
     video = attention.dim() == 4
     attention[0][(1, 0, 0) if video else (0, 0)] = 1.0
-    image = rows(attention_maps(picture | {"attention": attention}))["before"][0]
+    image = rows(attention_maps(samples | {"attention": attention}))["before"][0]
     shown = np.ptp(image, axis=-1) > 0.2
     corner = shown[:8, :8] if video else shown[-16:, :32]  # of the first frame; of the low frequencies
     assert corner.all()
     assert shown.sum() == corner.sum()
 
 
-def test_a_diverged_model_is_drawn(picture: Picture) -> None:
+def test_samples_of_a_diverged_model_are_drawn(samples: Samples) -> None:
     broken = {
-        name: picture[name] * float("nan")
+        name: samples[name] * float("nan")
         for name in ("reconstructed", "attention", "relevance")
-        if picture[name].is_floating_point()
+        if samples[name].is_floating_point()
     }
     for draw in (reconstructions, by_mask_ratio, attention_maps):
-        for images in rows(draw(picture | broken)).values():
+        for images in rows(draw(samples | broken)).values():
             assert all(np.isfinite(image).all() for image in images)
 
 
-def test_the_page_says_why_there_is_no_attention(tmp_path: Path) -> None:
+def test_the_page_explains_missing_attention(tmp_path: Path) -> None:
     config = get_preset("toy")
     run = write_run(
         tmp_path / "run", replace(config, refine=replace(config.refine, relevance="none")), rows=1

@@ -1,4 +1,4 @@
-"""Several runs in one table: seeds become one row, the paper's number stands beside the same kind of ours."""
+"""Comparison of runs: seeds become one row, followed by the paper's number of the same kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLISHED = tuple(
 
 
 def small_run(folder: Path, preset: str, seed: int = 0, change: PretrainConfig | None = None) -> Path:
-    """A run that says it is of a preset, with encoders that are small."""
+    """Write a run that claims a preset but has small encoders."""
     run = write_run(folder, get_preset("toy"), rows=3, seed=seed)
     config = change or get_preset(preset)
     config = replace(config, preset=preset, run=replace(config.run, seed=seed))
@@ -33,14 +33,14 @@ def small_run(folder: Path, preset: str, seed: int = 0, change: PretrainConfig |
     return run
 
 
-def test_seeds_are_one_row_and_the_paper_stands_below(tmp_path: Path) -> None:
+def test_seeds_become_one_row_followed_by_the_papers_number(tmp_path: Path) -> None:
     runs = [small_run(tmp_path / f"paper_{seed}", "paper", seed) for seed in (0, 1)]
     runs.append(small_run(tmp_path / "mas", "xkd_mas", 2))
     for run, score in zip(runs, (0.80, 0.84, 0.70), strict=True):
         write_scores(run / "scores", run, PUBLISHED, score=score)
-    report = tabulate(runs[0], runs[0] / "scores", tmp_path / "report", beside=runs[1:])
+    report = tabulate(runs[0], runs[0] / "scores", tmp_path / "report", compare=runs[1:])
     table = (report.parent / "tables.md").read_text()
-    split = table.partition("## Runs side by side: Linear evaluation, split 1")[2]
+    split = table.partition("## Comparison of runs: Linear evaluation, split 1")[2]
     assert split.startswith(
         "\n\n| | ucf101: video |\n|---|---:|\n"
         "| paper, teacher | 82.0 ± 2.8 (n=2 seeds) |\n"
@@ -52,11 +52,11 @@ def test_seeds_are_one_row_and_the_paper_stands_below(tmp_path: Path) -> None:
         "| xkd_mas, student | 70.0 |\n"
         "| the paper's student (Table S15) | 81.5 (ours -11.5) |\n"
     )
-    whole = table.partition("## Runs side by side: Linear evaluation, all splits")[2]
+    whole = table.partition("## Comparison of runs: Linear evaluation, all splits")[2]
     assert "| the paper's teacher (Table S16) | 83.8 (ours -1.8) |" in whole
     assert "| xkd_mas, teacher | 70.0 ± 0.0 (n=3 folds) |" in whole
-    for said in ("84.7 (ours -2.7)", "82.0 ± 2.8 (n=2 seeds)", "The runs", str(runs[2])):
-        assert said in report.read_text()
+    for text in ("84.7 (ours -2.7)", "82.0 ± 2.8 (n=2 seeds)", "<h2>Runs</h2>", str(runs[2])):
+        assert text in report.read_text()
     assert r"paper, teacher & 82.0 $\pm$ 2.8 (n=2 seeds) \\" in (report.parent / "tables.tex").read_text()
     assert "xkd_mas, student" in (report.parent / "figures" / "comparison_1.svg").read_text()
     with (report.parent / "tables.csv").open() as file:
@@ -82,10 +82,10 @@ def test_seeds_are_one_row_and_the_paper_stands_below(tmp_path: Path) -> None:
 def test_a_single_run_is_not_compared(tmp_path: Path) -> None:
     run = small_run(tmp_path / "paper", "paper")
     report = tabulate(run, write_scores(run / "scores", run, PUBLISHED), tmp_path / "report")
-    assert "side by side" not in (report.parent / "tables.md").read_text() + report.read_text()
+    assert "Comparison" not in (report.parent / "tables.md").read_text() + report.read_text()
 
 
-def test_settings_and_data_that_differ_make_rows_of_their_own(tmp_path: Path) -> None:
+def test_runs_with_other_settings_or_data_become_separate_rows(tmp_path: Path) -> None:
     paper = get_preset("paper")
     faster = replace(paper, optim=replace(paper.optim, lr=2e-4))
     runs = [
@@ -105,38 +105,38 @@ def test_settings_and_data_that_differ_make_rows_of_their_own(tmp_path: Path) ->
     ]
 
 
-def test_an_autoencoder_alone_is_compared_by_its_student(tmp_path: Path) -> None:
+def test_an_autoencoder_is_compared_by_its_student(tmp_path: Path) -> None:
     runs = [small_run(tmp_path / "paper", "paper"), small_run(tmp_path / "mae", "videomae_32", 1)]
     write_scores(runs[0] / "scores", runs[0], PUBLISHED, score=0.8)
     write_scores(runs[1] / "scores", runs[1], PUBLISHED[3:], score=0.75)
-    report = tabulate(runs[0], runs[0] / "scores", tmp_path / "report", beside=runs[1:])
+    report = tabulate(runs[0], runs[0] / "scores", tmp_path / "report", compare=runs[1:])
     table = (report.parent / "tables.md").read_text()
     assert "| videomae_32, student | 75.0 ± 0.0 (n=3 folds) |" in table
     assert "| the paper's student (Table S16) | 78.9 (ours -3.9) |" in table
     assert "videomae_32, teacher" not in table
 
 
-def test_a_collapsed_run_is_named_below_the_table(tmp_path: Path) -> None:
+def test_a_collapsed_run_is_listed_below_the_table(tmp_path: Path) -> None:
     run = small_run(tmp_path / "paper", "paper")
     write_scores(run / "scores", run, PUBLISHED)
     write_run(tmp_path / "collapsed", get_preset("toy"), ONE_HOT, rows=3, seed=1)
     for main, other in ((run, tmp_path / "collapsed"), (tmp_path / "collapsed", run)):
-        report = tabulate(main, main / "scores", tmp_path / main.name / "report", beside=[other])
-        said = "Run collapsed was judged one-hot and not evaluated."
+        report = tabulate(main, main / "scores", tmp_path / main.name / "report", compare=[other])
+        said = "Run collapsed has the verdict one-hot and was not evaluated."
         assert said in (report.parent / "tables.md").read_text()
         assert said in report.read_text()
         assert "| paper, teacher | 52.0 |" in (report.parent / "tables.md").read_text()
 
 
-def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_rejected(tmp_path: Path) -> None:
     runs = [small_run(tmp_path / "paper", "paper"), small_run(tmp_path / "other", "paper", 1)]
     write_scores(runs[0] / "scores", runs[0], PUBLISHED)
     write_scores(runs[1] / "scores", runs[1], PUBLISHED, data_revision="another")
-    for other, said in (
+    for other, message in (
         (runs[1], "other/scores/ucf101-video-svm-.*another revision of ucf101 .*(another, not 5f0c2a9be1d4)"),
-        (runs[0], "paper and .*paper hold the same weights"),
+        (runs[0], "paper and .*paper contain the same weights"),
         (tmp_path / "none", "no run in .*none"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
-            tabulate(runs[0], runs[0] / "scores", tmp_path / "report", beside=[other])
+        with pytest.raises(UserError, match=message) as caught:
+            tabulate(runs[0], runs[0] / "scores", tmp_path / "report", compare=[other])
         assert "\n" not in str(caught.value)
