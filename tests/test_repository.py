@@ -1,4 +1,4 @@
-"""What the files at the root of the repository promise."""
+"""The files at the root of the repository."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from xkd.config.overrides import load_yaml, resolve, to_dict
-from xkd.config.presets import get_preset
+from xkd.config.overrides import load_yaml, resolve
+from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
 from xkd.evaluate import plan
 
@@ -27,9 +27,8 @@ def stages() -> dict[str, Any]:
     return found
 
 
-def test_params_hold_the_toy_preset() -> None:
-    # After a change of the preset: xkd config --preset toy, and its output under pretrain:
-    assert load_yaml(PARAMS, "pretrain") == to_dict(get_preset("toy"))
+def test_dvc_pretrains_the_toy_preset() -> None:
+    assert resolve_pretrain(None, f"{PARAMS}:pretrain") == get_preset("toy")
 
 
 def test_dvc_prepares_as_the_demo_does() -> None:
@@ -43,21 +42,21 @@ def test_dvc_prepares_as_the_demo_does() -> None:
     assert by_dvc == by_demo != PrepareConfig(workers=1)
 
 
-def test_dvc_evaluates_all_that_the_embedded_dataset_has(
+def test_dvc_evaluates_every_task_of_the_embedded_dataset(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # After a change: xkd tasks data/embedded-prepared, and its output in the place of the section.
+    # To update the section, replace it by the output of xkd tasks data/embedded-prepared.
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "embedded-prepared").symlink_to(prepared)
     monkeypatch.chdir(tmp_path)
     assert load_yaml(PARAMS, "tasks") == plan.stages([Path("data", "embedded-prepared")])
 
 
-def test_dvc_depends_on_files_that_exist() -> None:
-    listed = chain.from_iterable(stage.get("do", stage)["deps"] for stage in stages().values())
-    sources = [path for path in listed if path.startswith("xkd/")]
-    assert sources
-    assert [path for path in sources if not (ROOT / path).exists()] == []
+def test_dvc_stages_depend_on_folders_of_the_code_that_exist() -> None:
+    for name, stage in stages().items():
+        sources = [path for path in stage.get("do", stage)["deps"] if path.startswith("xkd/")]
+        assert sources, name
+        assert [path for path in sources if not (ROOT / path).is_dir()] == []
 
 
 TARGETS = ["help", "setup", "check", "test", "demo", "collapse-lab", "monitor", "clean"]
@@ -69,8 +68,8 @@ def test_make_has_the_target(target: str) -> None:
 
 
 def test_make_help_is_the_default_and_lists_the_targets() -> None:
-    said = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert re.findall(r"make ([\w-]+)", said) == TARGETS
+    output = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"make ([\w-]+)", output) == TARGETS
 
 
 def test_the_lock_pins_exactly_and_names_no_index() -> None:
@@ -79,10 +78,10 @@ def test_the_lock_pins_exactly_and_names_no_index() -> None:
     assert "://" not in LOCK
 
 
-def test_the_lock_holds_every_dependency() -> None:
+def test_the_lock_pins_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    del extras["bench"]  # what our own is measured against; nothing of ours needs it
+    del extras["bench"]  # only benchmarks need it
     wanted = chain(project["dependencies"], *extras.values())
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted}
     locked = {line.partition("==")[0] for line in LOCK.splitlines()}
@@ -94,10 +93,10 @@ def test_the_library_needs_no_pipeline_package() -> None:
     assert not [name for name in project["dependencies"] if name.startswith(("kfp", "dvc"))]
 
 
-def test_a_wheel_carries_what_is_not_python() -> None:
+def test_the_wheel_includes_every_file_that_is_not_python() -> None:
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     listed = {
         ROOT / package.replace(".", "/") / name for package, names in packaged.items() for name in names
     }
-    lying = {path for path in (ROOT / "xkd").rglob("*.*") if path.suffix not in (".py", ".pyc")}
-    assert lying == listed
+    found = {path for path in (ROOT / "xkd").rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert found == listed

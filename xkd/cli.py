@@ -1,24 +1,34 @@
-"""The command line: a verb, its function, nothing in between."""
+"""The ``xkd`` command: each subcommand calls one function of the library."""
 
 from __future__ import annotations
 
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from xkd.errors import XkdError
 
+if TYPE_CHECKING:
+    from xkd.config import PretrainConfig
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
-Config = Annotated[
-    str | None, typer.Option(help="YAML settings, FILE or FILE:SECTION, laid over the defaults.")
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Named configuration (see xkd presets); default: the file's preset, or paper."),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, dotted.name=value; repeatable.")]
+Config = Annotated[
+    str | None, typer.Option(metavar="FILE[:SECTION]", help="Settings in a YAML file or a section of it.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as optim.lr=1e-4; repeatable."),
+]
 Out = Annotated[Path, typer.Option(help="Directory to write.")]
 Data = Annotated[Path, typer.Option(help="Prepared dataset (from xkd prepare).")]
 Run = Annotated[Path, typer.Option(help="Run directory (from xkd pretrain).")]
@@ -29,21 +39,20 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="A directory of the data registry; without one 'embedded' or a miniature: ucf101-mini, …"
+            help="Directory in the data registry; without --repo: embedded, or a miniature (ucf101-mini)."
         ),
     ],
     out: Out,
     repo: Annotated[str, typer.Option(help="Data registry: path or URL of a git repository with DVC.")] = "",
-    rev: Annotated[
-        str, typer.Option(help="Branch, tag or commit of the registry; empty: its default branch.")
-    ] = "",
-    clips: Annotated[int, typer.Option(help="Clips to generate, if embedded.")] = 800,
-    seed: Annotated[int, typer.Option(help="Seed of the generator, if embedded.")] = 0,
+    rev: Annotated[str, typer.Option(help="Branch, tag or commit of the registry; empty: its default.")] = "",
+    clips: Annotated[int, typer.Option(help="Number of clips of the embedded dataset.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the embedded dataset.")] = 0,
     check: Annotated[
-        bool, typer.Option("--check", help="Also test that shortcuts fail and learning works.")
+        bool,
+        typer.Option("--check", help="Also check that the embedded dataset is learnable, without shortcuts."),
     ] = False,
 ) -> None:
-    """Get a dataset in its official layout."""
+    """Fetch or generate a dataset in its official layout."""
     from xkd.data.fetch.fetch import fetch as run
 
     run(name, out, repo=repo, rev=rev, clips=clips, seed=seed, check=check)
@@ -51,90 +60,79 @@ def fetch(
 
 @app.command()
 def prepare(
-    source: Annotated[
-        Path, typer.Argument(help="Dataset in its official layout (from xkd fetch, or yours).")
-    ],
+    source: Annotated[Path, typer.Argument(help="Dataset in its official layout (e.g. from xkd fetch).")],
     out: Out,
     dataset: Annotated[
-        str, typer.Option(help="Its name, where the layout does not tell: kinetics_sound in Kinetics400.")
-    ] = "",
+        str | None,
+        typer.Option(help="Layout of the source where it is ambiguous: kinetics_sound in Kinetics400."),
+    ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go on without listed files that are absent.")
-    ] = False,
+        bool | None, typer.Option("--allow-missing", help="Skip listed files that are missing.")
+    ] = None,
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Decode every clip once and write shards with a manifest."""
+    """Decode every clip once; write shards and a manifest."""
     from xkd.config.overrides import resolve
     from xkd.data.shards.prepare import PrepareConfig
     from xkd.data.shards.prepare import prepare as run
 
-    overrides = [
-        *([f"dataset={dataset}"] if dataset else []),
-        *(["allow_missing=true"] if allow_missing else []),
-    ]
-    run(source, out, resolve(PrepareConfig(), config, [*overrides, *(set_ or ())]))
+    options = {"dataset": dataset, "allow_missing": allow_missing}
+    run(source, out, resolve(PrepareConfig(), config, set_ or (), **options))
 
 
 @app.command()
 def pretrain(
     data: Data,
     out: Out,
-    preset: Annotated[str, typer.Option(help="Named configuration; see xkd presets.")] = "paper",
+    preset: Preset = None,
     config: Config = None,
     set_: Set = None,
-    processes: Annotated[int, typer.Option(help="Training processes on this machine.")] = 1,
+    processes: Annotated[int, typer.Option(help="Number of training processes on this machine.")] = 1,
 ) -> None:
-    """Pretrain XKD; go on where an earlier run into the same directory stopped."""
-    from xkd.config.overrides import resolve
-    from xkd.config.presets import get_preset
-    from xkd.launch.launcher import describe, launch
-
-    verdict = launch(resolve(get_preset(preset), config, set_ or ()), data, out, processes)
-    print("verdict: {}: {}".format(*describe(verdict, out)))
+    """Pretrain on this machine; rerun the command to resume."""
+    _launch(_pretrain_config(preset, config, set_), data, out, processes=processes)
 
 
 @app.command()
 def launch(
-    data: Annotated[Path, typer.Option(help="Prepared dataset, as the cluster's pods see it.")],
-    out: Annotated[Path, typer.Option(help="Run directory, as the pods see it.")],
-    preset: Annotated[str, typer.Option(help="Named configuration; see xkd presets.")] = "paper",
+    data: Annotated[Path, typer.Option(help="Prepared dataset, as a path in the cluster's pods.")],
+    out: Annotated[Path, typer.Option(help="Run directory, as a path in the pods.")],
+    preset: Preset = None,
     config: Config = None,
     set_: Set = None,
     cluster: Annotated[
-        str | None, typer.Option(help="YAML settings of the cluster, FILE or FILE:SECTION.")
+        str | None, typer.Option(metavar="FILE[:SECTION]", help="Settings of the cluster in a YAML file.")
     ] = None,
-    on: Annotated[
-        list[str] | None, typer.Option("--on", help="One setting of the cluster, name=value; repeatable.")
+    cluster_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A setting of the cluster, such as nodes=2; repeatable."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the Volcano Job and start nothing.")
+        bool, typer.Option("--dry-run", help="Print the Volcano job instead of starting it.")
     ] = False,
 ) -> None:
-    """Pretrain on a Kubernetes cluster: start or find the job, follow it to its end."""
+    """Pretrain on a Kubernetes cluster; rerun to reattach to the job."""
     import yaml
 
     from xkd.config.overrides import resolve
-    from xkd.config.presets import get_preset
     from xkd.launch.kubernetes.config import ClusterConfig
-    from xkd.launch.launcher import describe, training_job
-    from xkd.launch.launcher import launch as run
+    from xkd.launch.launcher import training_job
 
-    settings = resolve(get_preset(preset), config, set_ or ())
-    place = resolve(ClusterConfig(), cluster, on or ())
+    settings = _pretrain_config(preset, config, set_)
+    where = resolve(ClusterConfig(), cluster, cluster_set or ())
     if dry_run:
-        print(yaml.safe_dump(training_job(settings, data, out, place).manifest(), sort_keys=False), end="")
-        return
-    verdict = run(settings, data, out, cluster=place)
-    print("verdict: {}: {}".format(*describe(verdict, out)))
+        print(yaml.safe_dump(training_job(settings, data, out, where).manifest(), sort_keys=False), end="")
+    else:
+        _launch(settings, data, out, cluster=where)
 
 
 @app.command()
 def watch(
     run: Annotated[Path, typer.Argument(help="Run directory (from xkd pretrain).")],
-    once: Annotated[bool, typer.Option(help="Print the present state and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
 ) -> None:
-    """Show how a run fares: losses, verdict, pace; live until it ends."""
+    """Show a run's losses, verdict and throughput while it trains."""
     from xkd.monitor.tui import watch as show
     from xkd.rundir import RunDir
 
@@ -149,26 +147,26 @@ def evaluate(
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
     protocol: Annotated[
         str,
-        typer.Option(help="svm, fc, fusion or finetune; which the dataset has is said above."),
+        typer.Option(help="svm, fc, fusion or finetune; see the table above."),
     ],
     encoder: Annotated[
-        str, typer.Option(help="teacher or student of the run; random: never pretrained; raw: no encoder.")
+        str, typer.Option(help="teacher or student of the run; random: not pretrained; raw: no encoder.")
     ],
-    fold: Annotated[int, typer.Option(help="Which of the dataset's splits: UCF101 has 3, ESC-50 5.")] = 1,
+    fold: Annotated[int, typer.Option(help="Fold of the dataset: UCF101 has 3, ESC-50 has 5.")] = 1,
     processes: Annotated[
-        int, typer.Option(help="Processes on this machine; 0: one for each GPU, one without any.")
+        int, typer.Option(help="Processes on this machine; 0: one per GPU, or one without GPUs.")
     ] = 0,
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Score one encoder on one task; go on where an earlier attempt stopped.
+    """Score one encoder on one task; rerun the command to resume.
 
     \b
     Protocols (supplement A.5, A.6):
       svm       a linear SVM on frozen features of one modality
-      fc        a fully connected layer on them
-      fusion    a linear SVM on those of video and audio together
-      finetune  the encoder and a layer on top, trained
+      fc        a fully connected layer on frozen features
+      fusion    a linear SVM on frozen features of video and audio together
+      finetune  the encoder and a classification layer, trained together
 
     \b
     By dataset:
@@ -181,27 +179,26 @@ def evaluate(
 
     `--set finetune.epochs=20` changes a setting of fine-tuning (Tables S6, S7), `--set seed=1` the seed.
     `xkd tasks` lists all tasks of prepared datasets.
-    """  # noqa: D301 -- click takes the backspace for "leave the lines as they are"
+    """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"
     from xkd.config.overrides import resolve
     from xkd.evaluate.evaluate import evaluate as score
     from xkd.evaluate.task import Task
 
-    chosen = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
-    overrides = [*(f"{name}={value}" for name, value in chosen.items()), *(set_ or ())]
-    score(run, data, resolve(Task(), config, overrides), out, processes)
+    options = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
+    score(run, data, resolve(Task(), config, set_ or (), **options), out, processes)
 
 
 @app.command()
 def tasks(
     data: Annotated[list[Path], typer.Argument(help="Prepared datasets (from xkd prepare).")],
     encoder: Annotated[
-        list[str] | None, typer.Option(help="teacher, student, random or raw; repeatable; none given: all.")
+        list[str] | None, typer.Option(help="teacher, student, random or raw; repeatable; default: all.")
     ] = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; none given: all.")
+        list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; default: all.")
     ] = None,
 ) -> None:
-    """Print every evaluation that datasets have, as the section tasks of params.yaml."""
+    """Print every evaluation of datasets as a section of params.yaml."""
     import yaml
 
     from xkd.evaluate.plan import stages
@@ -216,67 +213,76 @@ def tabulate(
     scores: Annotated[Path, typer.Option(help="Directory of scores (from xkd evaluate).")],
     out: Out,
     pushgateway: Annotated[
-        str, typer.Option(envvar="XKD_PUSHGATEWAY", help="URL that gets the scores for a minute.")
+        str, typer.Option(envvar="XKD_PUSHGATEWAY", help="URL of a Prometheus Pushgateway for the scores.")
     ] = "",
-    beside: Annotated[
+    compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Another run, with its scores in RUN/scores, to compare with; repeatable."),
+        typer.Option(help="Another run to compare with; its scores are in RUN/scores; repeatable."),
     ] = None,
 ) -> None:
-    """Turn a run and its scores into tables, curves and a report; several runs into one table."""
+    """Write tables, figures and a report of one run or several."""
     from xkd.report.tabulate import tabulate as write
 
-    report = write(run, scores, out, pushgateway, beside or ())
+    report = write(run, scores, out, pushgateway, compare or ())
     print((out / "tables.md").read_text())
     print(f"report: {report}")
 
 
 @app.command(name="import")
 def import_weights(
-    source: Annotated[Literal["authors"], typer.Argument(help="Whose weights: 'authors' released theirs.")],
-    files: Annotated[list[Path], typer.Argument(help="Their *_teacher.pth.tar or *_student.pth.tar.")],
-    modality: Annotated[Literal["video", "audio"], typer.Option(help="What the encoders are for.")],
+    files: Annotated[list[Path], typer.Argument(help="The authors' *_teacher.pth.tar or *_student.pth.tar.")],
+    modality: Annotated[Literal["video", "audio"], typer.Option(help="Modality of the encoders.")],
     out: Out,
-    preset: Annotated[str, typer.Option(help="What they were trained with.")] = "released",
+    preset: Annotated[str, typer.Option(help="Configuration they were trained with.")] = "released",
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Turn released encoders into a run that `evaluate` and `xkd.load` read."""
-    del source  # there is one
-    from xkd.config.overrides import resolve
-    from xkd.config.presets import get_preset
+    """Import the authors' released encoders as a run directory."""
     from xkd.train.import_released import import_released
 
-    for written in import_released(files, modality, resolve(get_preset(preset), config, set_ or ()), out):
-        print(written)
+    for path in import_released(files, modality, _pretrain_config(preset, config, set_), out):
+        print(path)
 
 
 @app.command()
 def presets() -> None:
-    """List the named configurations, with what the paper measured of them."""
+    """List the named configurations with the paper's results."""
     from xkd.config.presets import PRESETS
 
     print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  what it is, or changes")
     for preset in PRESETS.values():
-        figures = "".join(f"{figure or '':>8}" for figure in preset.paper)
-        print(f"{preset.name:28}{preset.source:18}{figures}  {preset.summary}")
+        results = "".join(f"{percent or '':>8}" for percent in preset.paper)
+        print(f"{preset.name:28}{preset.source:18}{results}  {preset.summary}")
 
 
 @app.command(name="config")
-def show_config(
-    preset: Annotated[str, typer.Option(help="Named configuration; see xkd presets.")] = "paper",
-    config: Config = None,
-    set_: Set = None,
-) -> None:
-    """Print the resolved configuration of a pretraining run as YAML."""
-    from xkd.config.overrides import resolve, to_yaml
-    from xkd.config.presets import get_preset
+def show_config(preset: Preset = None, config: Config = None, set_: Set = None) -> None:
+    """Print the resolved configuration of a pretraining run."""
+    from xkd.config.overrides import to_yaml
 
-    print(to_yaml(resolve(get_preset(preset), config, set_ or ())), end="")
+    print(to_yaml(_pretrain_config(preset, config, set_)), end="")
+
+
+def _pretrain_config(preset: str | None, file: str | None, overrides: list[str] | None) -> PretrainConfig:
+    from xkd.config.presets import resolve_pretrain
+
+    return resolve_pretrain(preset, file, overrides or ())
+
+
+def _launch(config: PretrainConfig, data: Path, out: Path, **where: Any) -> None:
+    """Train and print the verdict.
+
+    Raises:
+        CollapsedError: the run ended early because of its verdict.
+    """
+    from xkd.launch.launcher import describe
+    from xkd.launch.launcher import launch as run
+
+    print("verdict: {}: {}".format(*describe(run(config, data, out, **where), out)))
 
 
 def main() -> None:
-    """The ``xkd`` command: a user's mistake is one line and exit code 2."""
+    """Run the command line; an error is one line on stderr, and its exit code."""
     try:
         app()
     except XkdError as error:

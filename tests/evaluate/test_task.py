@@ -181,8 +181,11 @@ def test_settings_of_fine_tuning_are_laid_over_others(prepared: Path, run: Path,
     for wrong, said in [
         ("finetune.epoch=3", r"finetune on embedded: no setting epoch.*epochs"),
         ("finetune.audio.mask=3", r"finetune on embedded: no setting audio\.mask"),
-        ("finetune.audio.warp=-4", "finetune on embedded: audio: warp, masks, .* must not be negative"),
-        ("finetune.patience=-1", "must not be negative"),
+        (
+            "finetune.audio.warp=-4",
+            r"finetune on embedded: audio\.warp: .* greater than or equal to 0, got -4",
+        ),
+        ("finetune.patience=-1", r"patience: Input should be greater than or equal to 0, got -1"),
         ("finetune.lr=quick", "finetune on embedded: lr"),
         ("finetune.batch_size=512", r"batch_size 512 is more than the 30 training clips"),
     ]:

@@ -226,7 +226,7 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
         ("nodes=3", "batch_size 256 must be a multiple of the 24 processes"),
         (
             "tolerations=[{key: spot",
-            "tolerations=[{key: spot: what tolerations is set to is not valid YAML",
+            "tolerations=[{key: spot: the value is not valid YAML",
         ),
         (
             "resources={limits: {cpu: lots}}",
@@ -246,10 +246,8 @@ def test_a_dry_run_prints_the_manifest(capsys: pytest.CaptureFixture[str]) -> No
     from xkd.cli import app
 
     words = ["launch", "--preset", "paper", "--data", str(DATA), "--out", str(OUT), "--dry-run"]
-    app(
-        [*words, "--on", "nodes=2", "--on", "node_type=v100_gke", "--on", "namespace=kubeflow"],
-        standalone_mode=False,
-    )
+    settings = ("nodes=2", "node_type=v100_gke", "namespace=kubeflow")
+    app([*words, *(f"--cluster-set={setting}" for setting in settings)], standalone_mode=False)
     assert yaml.safe_load(capsys.readouterr().out) == rendered()
 
 

@@ -111,7 +111,7 @@ def test_a_signal_stops_every_process(tmp_path: Path, number: signal.Signals, co
 def test_a_stopped_run_saves_first(prepared: Path, tmp_path: Path) -> None:
     """From the command line down to the loader's workers, which the trainer needs to finish its step."""
     config, out = tiny_config(), tmp_path / "run"
-    config = replace(config, run=replace(config.run, workers=1, checkpoint_every=1000))
+    config = replace(config, preset="toy", run=replace(config.run, workers=1, checkpoint_every=1000))
     (tmp_path / "tiny.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", "--processes", "2"]
     paths = ["--config", tmp_path / "tiny.yaml", "--data", prepared, "--out", out]

@@ -39,7 +39,7 @@ def test_a_collapsed_run_trains_to_its_end_by_default(prepared: Path, tmp_path: 
 
 def test_stop_ends_the_run_and_rerunning_reports_the_same(prepared: Path, tmp_path: Path) -> None:
     out, settings = tmp_path / "run", tmp_path / "config.yaml"
-    settings.write_text(to_yaml(collapsing(on_collapse="stop")))
+    settings.write_text(to_yaml(replace(collapsing(on_collapse="stop"), preset="toy")))
     xkd = str(Path(sys.executable).with_name("xkd"))
     for _ in range(2):
         command = [xkd, "pretrain", "--data", str(prepared), "--out", str(out), "--config", str(settings)]

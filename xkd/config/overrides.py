@@ -1,7 +1,7 @@
-"""Settings of any kind, read and written: preset < file < ``--set``.
+"""Read, merge, validate and write settings of any kind: preset < file < option < ``--set``.
 
-A settings dataclass (`xkd.config`, or a verb's own) says what may be set; here values are laid over
-each other, validated, and every mistake becomes one line that names the field.
+A settings dataclass (`xkd.config`, or a command's own) is the schema. Values are merged as plain data and
+validated once, and every mistake becomes one line that names the field.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from xkd.errors import UserError, nearest
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-"""What every settings dataclass is declared with: unknown names are errors."""
+"""The configuration of every settings dataclass: unknown names are errors."""
 
 Settings = TypeVar("Settings")
-"""Any of this package's settings dataclasses."""
+"""Any settings dataclass."""
 
 
 def to_dict(settings: object) -> dict[str, Any]:
-    """Plain lists, dicts and numbers, as YAML and JSON hold them."""
+    """Return the settings as plain lists, dicts and numbers."""
     dumped: dict[str, Any] = TypeAdapter(type(settings)).dump_python(settings, mode="json")
     return dumped
 
 
 def to_yaml(settings: object) -> str:
-    """The settings as YAML, in the order of their definition."""
+    """Return the settings as YAML, in the order of their definition."""
     return str(yaml.safe_dump(to_dict(settings), sort_keys=False))
 
 
@@ -48,62 +48,86 @@ def build(kind: type[Settings], values: Mapping[str, Any], source: str) -> Setti
 
 
 def load_yaml(path: str | Path, section: str | None = None) -> dict[str, Any]:
-    """Read a mapping from a YAML file, or the mapping under one of its top-level keys."""
+    """Read a mapping from a YAML file, or the mapping under one of its top-level keys.
+
+    Raises:
+        UserError: the file is missing or invalid, or has no such section.
+    """
     try:
-        values = _FloatLoader(Path(path).read_text()).get_single_data()
+        values = _parse(Path(path).read_text())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read configuration {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if section is not None:
         if not isinstance(values, dict) or section not in values:
-            raise UserError(f"{path} has no section {section!r}")
+            raise UserError(f"{path} has no section {section!r}{nearest(section, values or ())}")
         values = values[section]
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a mapping of settings")
     return values
 
 
-def resolve(base: Settings, file: str | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Defaults or preset < file < ``--set``: the settings a verb uses.
+def load_file(file: str) -> dict[str, Any]:
+    """Read the settings of ``FILE.yaml`` or ``FILE.yaml:SECTION``; errors as of `load_yaml`."""
+    path, _, section = file.partition(":")
+    return load_yaml(path, section or None)
+
+
+def resolve(
+    base: Settings, file: str | None = None, overrides: Sequence[str] = (), **options: Any
+) -> Settings:
+    """Return the settings of a command: base < file < options < overrides.
 
     Args:
-        base: the preset.
-        file: ``FILE.yaml`` or ``FILE.yaml:SECTION``; may hold any subset of the settings.
-        overrides: ``dotted.name=value``, the value read as YAML (so ``1e-3`` is a float).
+        base: the defaults or a preset.
+        file: ``FILE.yaml`` or ``FILE.yaml:SECTION``; it may hold any subset of the settings.
+        overrides: each ``dotted.name=value``, the value read as YAML (so ``1e-3`` is a float).
+        options: typed values of single settings; None: not given.
+
+    Raises:
+        UserError: one line naming the field that is unknown, ill-typed or out of range.
     """
+    layers = [(file, load_file(file))] if file else []
+    layers.append(("options", {name: value for name, value in options.items() if value is not None}))
+    layers += [(override, parse_override(override)) for override in overrides]
     values = to_dict(base)
-    if file is not None:
-        path, _, section = file.partition(":")
-        _merge(values, load_yaml(path, section or None), path, type(base))
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"{override}: write a setting as name=value, for example optim.lr=1e-4")
-        try:
-            nested: Any = _FloatLoader(text).get_single_data()
-        except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"{override}: what {name.strip()} is set to is not valid YAML: {said}") from None
-        for key in reversed(name.strip().split(".")):
-            nested = {key: nested}
-        _merge(values, nested, override, type(base))
+    for source, layer in layers:
+        _merge(values, layer, source, type(base))
     return build(type(base), values, "configuration")
 
 
 def overlay(base: Settings, values: Mapping[str, Any], source: str) -> Settings:
-    """Settings with some of them changed, given as nested plain values.
+    """Return settings with some of them changed, given as nested plain values.
 
     Raises:
         UserError: one line naming `source` and the field.
     """
-    laid = to_dict(base)
-    _merge(laid, values, source, type(base))
-    return build(type(base), laid, source)
+    merged = to_dict(base)
+    _merge(merged, values, source, type(base))
+    return build(type(base), merged, source)
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """Read ``dotted.name=value`` as nested values.
+
+    Raises:
+        UserError: there is no ``=``, or the value is not valid YAML.
+    """
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{override}: write a setting as name=value, for example optim.lr=1e-4")
+    try:
+        nested: Any = _parse(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    for key in reversed(name.strip().split(".")):
+        nested = {key: nested}
+    return dict(nested)
 
 
 def difference(ours: object, theirs: object) -> list[str]:
-    """The dotted names of all settings in which two configurations differ."""
+    """Return the dotted names of all settings in which two configurations differ."""
 
     def walk(a: Any, b: Any, prefix: str) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
@@ -116,33 +140,28 @@ def difference(ours: object, theirs: object) -> list[str]:
 def _merge(
     into: dict[str, Any], values: Mapping[str, Any], source: str, kind: type[Any], prefix: str = ""
 ) -> None:
-    """Lay `values` over `into`, a `kind`; a name that it lacks is a typo, reported with its neighbours."""
+    """Merge `values` into those of a `kind`; an unknown name is reported with the nearest ones."""
     hints = get_type_hints(kind)
-    sections: dict[str, Any] = {key: hint for key, hint in hints.items() if dataclasses.is_dataclass(hint)}
     for key, value in values.items():
         if key not in into:
-            raise UserError(f"{source}: no setting {prefix}{key}{nearest(key, into)}")
-        if key in sections:
+            raise UserError(f"{source}: no setting {prefix}{key}{nearest(str(key), into)}")
+        if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
-            _merge(into[key], value, source, sections[key], f"{prefix}{key}.")
-        elif isinstance(value, Mapping) and isinstance(into[key], dict):
-            into[key] = _joined(into[key], value)
+            _merge(into[key], value, source, hints[key], f"{prefix}{key}.")
         else:
-            into[key] = value
+            into[key] = _joined(into[key], value)
 
 
-def _joined(ours: dict[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Free-form values over others: what is nested is joined, not replaced."""
-    return ours | {
-        key: _joined(ours[key], value)
-        if isinstance(value, Mapping) and isinstance(ours.get(key), dict)
-        else value
-        for key, value in theirs.items()
-    }
+def _joined(ours: Any, theirs: Any) -> Any:
+    """Join free-form mappings key by key; replace anything else."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        return {**ours, **{key: _joined(ours.get(key), value) for key, value in theirs.items()}}
+    return theirs
 
 
 def _first_problem(error: ValidationError, kind: type[Any]) -> str:
+    """Describe the first problem that pydantic found in one line."""
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -152,12 +171,16 @@ def _first_problem(error: ValidationError, kind: type[Any]) -> str:
     return f"{name}: {message}{shown}" if name else message
 
 
-class _FloatLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """SafeLoader that also reads 1e-3 as a float, as people write it (YAML 1.1 wants 1.0e-3)."""
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """SafeLoader that also reads 1e-3 as a float; YAML 1.1 requires 1.0e-3."""
 
 
-_FloatLoader.add_implicit_resolver(
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*)?\.?\d[\d_]*[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def _parse(text: str) -> Any:
+    return _Loader(text).get_single_data()

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints of its encoders (Tables S8 to S16), by preset and evaluation."""
+"""The paper's results of its encoders (Tables S8 to S16), by preset and evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIRST_SPLIT = "1"
 
 @dataclass(frozen=True)
 class PaperResult:
-    """A number of the paper's and what it was measured of; the words are those of a score."""
+    """One result of the paper; the fields are named as those of a score."""
 
     preset: str
     encoder: str
@@ -25,12 +25,12 @@ class PaperResult:
     percent: float
     """Top-1."""
     source: str
-    """Where it is printed."""
+    """Table or figure of the paper."""
 
 
 @cache
 def paper_results() -> tuple[PaperResult, ...]:
-    """Every number of ``paper_results.csv``, in the file's order."""
+    """Return every row of ``paper_results.csv``, in the file's order."""
     with Path(__file__).with_name("paper_results.csv").open(newline="") as file:
         return tuple(
             PaperResult(**{**row, "percent": float(row["percent"])})  # type: ignore[arg-type]

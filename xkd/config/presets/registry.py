@@ -1,71 +1,99 @@
-"""The register of presets: names, places in the paper, and the paper's figures."""
+"""The tables of presets, and the configurations built from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from inspect import getdoc
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from xkd.config import PretrainConfig
+from xkd.config.overrides import Settings, load_file, load_yaml, overlay, resolve
 from xkd.config.presets.paper_results import paper_results
+from xkd.config.pretrain import PretrainConfig
 from xkd.errors import UserError, nearest
 
-Build = Callable[[], PretrainConfig]
 
-
-class Figures(NamedTuple):
-    """Top-1 of a linear SVM in percent; None where the paper prints none."""
+class Top1(NamedTuple):
+    """Top-1 of a linear SVM in percent; None where the paper has no result."""
 
     hmdb51: float | None
     ucf101: float | None
     esc50: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named configuration and what the paper says of it."""
+    """A named configuration: settings laid over a base."""
 
     name: str
-    source: str
-    """Table, figure or section of the paper; empty for what is not in it."""
-    build: Build
+    summary: str
+    """What it is or changes, in one line."""
+    source: str = ""
+    """Table, figure or section of the paper; empty for a preset that is not in it."""
+    base: str = ""
+    """Another preset of the same table; empty: the defaults."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that differ from the base, as a configuration file has them."""
 
     @property
-    def summary(self) -> str:
-        """What it is, or what it changes, in a line."""
-        return (getdoc(self.build) or "").splitlines()[0]
-
-    @property
-    def paper(self) -> Figures:
-        """What the paper prints of it first: the teacher on split 1, or VideoMAE on all splits."""
+    def paper(self) -> Top1:
+        """The first result of the paper per dataset: the teacher on split 1, or VideoMAE on all splits."""
         first: dict[str, float] = {}
-        for number in paper_results():
-            if number.preset == self.name:
-                first.setdefault(number.dataset, number.percent)
-        return Figures(*(first.get(name) for name in Figures._fields))
+        for result in paper_results():
+            if result.preset == self.name:
+                first.setdefault(result.dataset, result.percent)
+        return Top1(*(first.get(name) for name in Top1._fields))
 
 
-PRESETS: dict[str, Preset] = {}
+def read_table(*names: str) -> dict[str, Preset]:
+    """Read the presets of this package's YAML files, in their order."""
+    folder = Path(__file__).parent
+    entries = [entry for name in names for entry in load_yaml(folder / name).items()]
+    return {name: Preset(name=name, **values) for name, values in entries}
 
 
-def preset(source: str = "") -> Callable[[Build], Build]:
-    """Register a configuration under its function's name, with its place in the paper."""
+def build_preset(table: Mapping[str, Preset], name: str, defaults: Settings) -> Settings:
+    """Return the settings of a preset, validated.
 
-    def register(build: Build) -> Build:
-        name = build.__name__
-        PRESETS[name] = Preset(name, source, build)
-        return build
+    Raises:
+        UserError: the table has an unknown or invalid setting; the line names the preset and the field.
+    """
+    preset = table[name]
+    base = build_preset(table, preset.base, defaults) if preset.base else defaults
+    return overlay(base, preset.settings, f"preset {name}")
 
-    return register
+
+PRESETS = read_table("published.yaml", "ablations.yaml", "small.yaml")
+"""The presets of pretraining by name."""
 
 
 def get_preset(name: str) -> PretrainConfig:
-    """The configuration of a preset.
+    """Return the configuration of a pretraining preset.
 
     Raises:
         UserError: the name is unknown; the nearest names are suggested.
     """
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}{nearest(name, PRESETS)}; see xkd presets")
-    return replace(PRESETS[name].build(), preset=name)
+    return replace(build_preset(PRESETS, name, PretrainConfig()), preset=name)
+
+
+def resolve_pretrain(
+    preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()
+) -> PretrainConfig:
+    """Return the settings of a pretraining: preset < file < overrides.
+
+    Args:
+        preset: its name; None: the one that the file names as ``preset``, else ``paper``.
+        file: as of `resolve`.
+        overrides: as of `resolve`.
+
+    Raises:
+        UserError: the preset, a setting or a value is unknown or invalid.
+    """
+    if preset is None:
+        preset = str(load_file(file).get("preset", "paper") if file else "paper")
+    config = resolve(get_preset(preset), file, overrides, preset=preset)
+    if config.preset != preset:
+        raise UserError(f"preset={config.preset}: settings cannot change the preset; use --preset")
+    return config
