@@ -32,8 +32,8 @@ from xkd.model.networks import CHANNELS
 from xkd.model.onednn_linear import onednn_product
 from xkd.model.xkd import XKD
 from xkd.train.optimizer import clip_gradients
-from xkd.train.pretrain import mask_noise, schedule
-from xkd.train.step import Part, Stepper, autocast
+from xkd.train.schedules import schedule
+from xkd.train.step import Part, Stepper, autocast, mask_noise
 
 SIZES = (1536, 2048, 3072)
 """Sides of the products that a peak is taken from."""
@@ -204,10 +204,9 @@ def main() -> None:
     part = random_part(config, context)
     now = schedule(config, 1000, 2000, 10)
     temperature: dict[Modality, float] = {m: now[f"teacher_temperature_{m}"] for m in MODALITIES}
-    numbers = iter(range(1, 10**6))
 
     for _ in range(WARM_UP):
-        stepper.step(next(numbers), [part], now)
+        stepper.step([part], now)
     among = products(context.device, stepper.dtype)
 
     def measure_peaks() -> dict[str, float]:
@@ -215,11 +214,11 @@ def main() -> None:
 
     peaks, steps = [measure_peaks()], []
     for _ in range(given.repeats):
-        steps.append(timer.seconds(lambda: stepper.step(next(numbers), [part], now)))
+        steps.append(timer.seconds(lambda: stepper.step([part], now)))
         peaks.append(measure_peaks())
     held = memory(context.device)
     with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
-        stepper.step(next(numbers), [part], now)
+        stepper.step([part], now)
     flops = counter.get_total_flops()
     shares = {
         name: [
@@ -248,7 +247,7 @@ def main() -> None:
         lambda: clip_gradients(model.student.parameters(), config.optim.clip_norm), given.repeats
     )
     rows["AdamW"] = timer.median(stepper.optimizer.step, given.repeats)
-    rows["teachers' momentum"] = timer.median(lambda: model.move_teachers(0.999), given.repeats)
+    rows["teachers' momentum"] = timer.median(lambda: model.update_teachers(0.999), given.repeats)
 
     name = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "CPU"
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {stepper.dtype}")

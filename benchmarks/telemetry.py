@@ -25,8 +25,9 @@ from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.monitor.signals import information
 from xkd.rundir import RunDir
-from xkd.train.pretrain import schedule
+from xkd.train.schedules import schedule
 from xkd.train.step import Stepper
+from xkd.train.watch import StepWatch
 
 SCRAPE_SECONDS = 15.0
 """Between two scrapes."""
@@ -47,14 +48,15 @@ def main() -> None:
     timer = Timer(context.device)
     torch.manual_seed(0)
     stepper = Stepper(XKD(config).to(context.device), config, context)
+    watch = StepWatch(stepper, 2000, 10, config.optim.batch_size)
     part, now = random_part(config, context), schedule(config, 1000, 2000, 10)
     numbers = iter(range(1, 10**6))
-    terms = stepper.step(next(numbers), [part], now)
-    step = timer.median(lambda: stepper.step(next(numbers), [part], now), given.repeats)
-    signals = timer.median(stepper.signals, given.repeats)
-    values = torch.stack([*terms.values(), *stepper.signals().values()])
+    terms = stepper.step([part], now)
+    step = timer.median(lambda: stepper.step([part], now), given.repeats)
+    signals = timer.median(watch.signals, given.repeats)
+    values = torch.stack([*terms.values(), *watch.signals().values()])
     fetching = timer.median(values.tolist, given.repeats)
-    names = [*terms, *stepper.signals()]
+    names = [*terms, *watch.signals()]
     row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
     row |= information(row)
     limits = replace(CollapseThresholds.from_config(config, 10), grace_steps=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from xkd.config import (
     ModalityConfig,
@@ -47,7 +48,7 @@ def collapsing_config() -> PretrainConfig:
     the collapse is reported after the ten rows that follow it, at `COLLAPSE_STEP`.
     """
     config = tiny_config()
-    flat = {"student_temperature": 1000.0, "teacher_temperature": 1000.0}
+    flat: dict[str, Any] = {"student_temperature": 1000.0, "teacher_temperature": 1000.0}
     return replace(
         config,
         video=replace(config.video, **flat),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xkd.config import Modality, PretrainConfig, load_config
+from xkd.config.overrides import difference, to_yaml
 from xkd.errors import CollapsedError, UserError
-from xkd.io import read_json
+from xkd.io import is_empty, read_json, write_text
 
 Role = Literal["teacher", "student"]
 ROLES: tuple[Role, ...] = ("teacher", "student")
@@ -72,6 +73,27 @@ class RunDir:
     def ended(self) -> bool:
         """Whether the run has a verdict; nothing is left to train."""
         return self.verdict_file.exists()
+
+    def claim(self, config: PretrainConfig) -> None:
+        """Make this the directory of a run, or check that it already is.
+
+        Raises:
+            UserError: it holds other files, or a run with other settings (``run.*`` except the seed may
+                differ).
+        """
+        if self.config_file.exists():
+            changed = [
+                name
+                for name in difference(self.config(), config)
+                if not name.startswith("run.") or name == "run.seed"
+            ]
+            if changed:
+                raise UserError(
+                    f"{self.path} holds a run with another {', '.join(changed)}; use another --out"
+                )
+        elif not is_empty(self.path):
+            raise UserError(f"{self.path} is not empty and holds no run; use another --out")
+        write_text(self.config_file, to_yaml(config))
 
     def config(self) -> PretrainConfig:
         """Return the resolved configuration.

@@ -17,8 +17,8 @@ from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.model.networks import CHANNELS
 from xkd.model.xkd import XKD
-from xkd.train.pretrain import mask_noise, schedule
-from xkd.train.step import Stepper
+from xkd.train.schedules import schedule
+from xkd.train.step import Stepper, mask_noise
 
 STEPS = 4
 
@@ -54,7 +54,7 @@ def train(config: PretrainConfig, context: DistributedContext) -> dict[str, Any]
         for part, noise in enumerate(mask_noise(config, step, context), context.rank * count):
             views = {m: [view.chunk(context.size * count)[part] for view in whole[m]] for m in MODALITIES}
             parts.append((views, noise))
-        terms = stepper.step(step + 1, parts, schedule(config, step, 8, 2))
+        terms = stepper.step(parts, schedule(config, step, 8, 2))
         losses.append(context.all_reduce_mean(terms["loss"]))
     return {"losses": torch.stack(losses), "model": stepper.model.state_dict()}
 

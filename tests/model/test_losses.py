@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xkd.config import ProjectorConfig
-from xkd.model.losses import distill, mmd, moved_center
+from xkd.model.losses import distill, mmd, update_center
 from xkd.model.mae import random_mask, reconstruction_loss
 from xkd.model.projector import Projector
 from xkd.model.refinement import cross_modal_attention, refine
@@ -104,7 +104,7 @@ def test_distillation_teaches_the_student_only() -> None:
 
 
 def test_center_is_a_moving_average() -> None:
-    assert moved_center(torch.tensor([1.0]), torch.tensor([3.0]), 0.9).item() == pytest.approx(1.2)
+    assert update_center(torch.tensor([1.0]), torch.tensor([3.0]), 0.9).item() == pytest.approx(1.2)
 
 
 def test_reconstruction_equals_oracle() -> None:

@@ -54,7 +54,7 @@ def test_teachers_follow_by_their_momentum(config: PretrainConfig) -> None:
         for parameter in model.student.parameters():
             parameter.add_(1.0)
     before = [p.clone() for p in model.teacher.parameters()]
-    model.move_teachers(0.9)
+    model.update_teachers(0.9)
     for old, new in zip(before, model.teacher.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.1)
 
@@ -68,7 +68,7 @@ def test_shared_teacher_blocks_move_once_or_twice(
         for parameter in model.student.parameters():
             parameter.add_(1.0)
     before = {name: p.clone() for name, p in model.teacher.named_parameters(remove_duplicate=False)}
-    model.move_teachers(0.9)
+    model.update_teachers(0.9)
     for name, new in model.teacher.named_parameters(remove_duplicate=False):
         moved = 0.19 if twice and ".blocks." in name else 0.1
         torch.testing.assert_close(new, before[name] + moved, msg=name)
@@ -97,7 +97,7 @@ def test_alignments_compare_whom_the_equations_name(config: PretrainConfig) -> N
 def test_centering_can_be_turned_off(config: PretrainConfig) -> None:
     off = replace(config, loss=replace(config.loss, centering=False))
     model = XKD(off)
-    model.move_centers({m: t.mean_output for m, t in model(*random_batch(off)).taught.items()})
+    model.update_centers({m: t.mean_output for m, t in model(*random_batch(off)).teacher_outputs.items()})
     assert all(getattr(model, f"center_{m}").abs().sum() == 0 for m in MODALITIES)
 
 

@@ -17,8 +17,8 @@ from xkd.config.overrides import to_yaml
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.score import INPUTS, Score
 from xkd.evaluate.task import Task, parse_task
-from xkd.model.xkd import build_model
-from xkd.rundir import Verdict
+from xkd.model.xkd import XKD
+from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import save_encoders
 from xkd.train.visualize import FRAMES, RATIOS
 
@@ -58,7 +58,7 @@ def write_run(
     history = [_row(10 * (i + 1), 10 * rows, config, verdict) for i in range(rows)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     torch.manual_seed(seed)
-    save_encoders(build_model(config), run)
+    save_encoders(XKD(config), RunDir(run))
     torch.save(_pictures(config), run / "reconstruction.pt")
     return run
 

@@ -18,19 +18,19 @@ from xkd.config import MODALITIES, ModalityConfig, PretrainConfig, other
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
-from xkd.model.xkd import XKD, Autoencoders, build_model
-from xkd.train.visualize import CLIPS, FRAMES, RATIOS, save_pictures
+from xkd.model.xkd import XKD
+from xkd.train.visualize import CLIPS, FRAMES, RATIOS, save_samples
 
 Kept = dict[str, dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
-def keep(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Autoencoders], Kept]:
-    """What `save_pictures` writes of a model."""
+def keep(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[XKD], Kept]:
+    """What `save_samples` writes of a model."""
     path = tmp_path_factory.mktemp("pictures") / "reconstruction.pt"
 
-    def saved(model: Autoencoders) -> Kept:
-        save_pictures(model, PreparedDataset.open(prepared), path)
+    def saved(model: XKD) -> Kept:
+        save_samples(model, PreparedDataset.open(prepared), path)
         kept: Kept = torch.load(path, weights_only=True)
         return kept
 
@@ -50,7 +50,7 @@ def visible(config: ModalityConfig, ratio: float) -> int:
 
 @pytest.mark.parametrize("mask", ["random", "tube"])
 def test_masks_are_nested_and_hide_their_share(
-    keep: Callable[[Autoencoders], Kept], mask: Literal["random", "tube"]
+    keep: Callable[[XKD], Kept], mask: Literal["random", "tube"]
 ) -> None:
     config = finer(tiny_config(), mask)
     kept = keep(XKD(config))
@@ -68,7 +68,7 @@ def test_masks_are_nested_and_hide_their_share(
 
 
 def test_visible_patches_are_the_originals_and_hidden_ones_are_not(
-    keep: Callable[[Autoencoders], Kept],
+    keep: Callable[[XKD], Kept],
 ) -> None:
     kept = keep(XKD(finer(tiny_config())))
     for m in MODALITIES:
@@ -80,7 +80,7 @@ def test_visible_patches_are_the_originals_and_hidden_ones_are_not(
             assert float(same[where].float().mean()) < 0.2
 
 
-def test_hidden_patches_keep_their_mean_and_deviation(keep: Callable[[Autoencoders], Kept]) -> None:
+def test_hidden_patches_keep_their_mean_and_deviation(keep: Callable[[XKD], Kept]) -> None:
     """A prediction that is normalized as the targets are: what replaces a patch has its two moments."""
     model = XKD(tiny_config())
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_hidden_patches_keep_their_mean_and_deviation(keep: Callable[[Autoencode
             torch.testing.assert_close(*of, atol=2e-3, rtol=2e-3)
 
 
-def test_attention_and_relevance_are_what_the_equations_say(keep: Callable[[Autoencoders], Kept]) -> None:
+def test_attention_and_relevance_are_what_the_equations_say(keep: Callable[[XKD], Kept]) -> None:
     kept = keep(XKD(tiny_config()))
     for m in MODALITIES:
         own, across = kept[m]["attention"].flatten(1), kept[other(m)]["attention"].flatten(1)
@@ -113,7 +113,7 @@ def test_attention_and_relevance_are_what_the_equations_say(keep: Callable[[Auto
 
 @pytest.mark.parametrize("relevance", ["mean", "softmax"])
 def test_relevance_is_what_the_teachers_features_are_weighted_with(
-    prepared: Path, keep: Callable[[Autoencoders], Kept], relevance: Literal["mean", "softmax"]
+    prepared: Path, keep: Callable[[XKD], Kept], relevance: Literal["mean", "softmax"]
 ) -> None:
     config = tiny_config()
     config = replace(config, refine=replace(config.refine, relevance=relevance))
@@ -130,12 +130,12 @@ def test_relevance_is_what_the_teachers_features_are_weighted_with(
         torch.testing.assert_close(features[m], weighted * scale.unsqueeze(-1))
 
 
-def test_what_is_not_refined_has_no_relevance(keep: Callable[[Autoencoders], Kept]) -> None:
+def test_what_is_not_refined_has_no_relevance(keep: Callable[[XKD], Kept]) -> None:
     config = tiny_config()
     kept = keep(XKD(replace(config, refine=replace(config.refine, relevance="none"))))
     assert set(kept) == set(MODALITIES)
     nothing = replace(config.loss, align=0.0, distill=0.0)
-    alone = keep(build_model(replace(config, modalities=("video",), loss=nothing)))
+    alone = keep(XKD(replace(config, modalities=("video",), loss=nothing)))
     assert set(alone) == {"video"}
     for picture in (*kept.values(), *alone.values()):
         assert set(picture) == {"original", "ratios", "hidden", "reconstructed"}
@@ -144,7 +144,7 @@ def test_what_is_not_refined_has_no_relevance(keep: Callable[[Autoencoders], Kep
 def test_few_bytes_and_the_same_for_the_same_model(prepared: Path, tmp_path: Path) -> None:
     model = XKD(tiny_config())
     for name in ("a", "b"):
-        save_pictures(model, PreparedDataset.open(prepared), tmp_path / name)
+        save_samples(model, PreparedDataset.open(prepared), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     kept: Kept = torch.load(tmp_path / "a", weights_only=True)
     assert kept["video"]["original"].dtype == torch.uint8

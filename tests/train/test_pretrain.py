@@ -31,10 +31,10 @@ from xkd.model.terms import DIRECTIONS
 from xkd.model.xkd import XKD
 from xkd.monitor.metrics import METRICS, RUN_VERDICTS, TABLE
 from xkd.report.tabulate import tabulate
-from xkd.rundir import read_rows
+from xkd.rundir import RunDir, read_rows
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.pretrain import pretrain
-from xkd.train.run_state import Run, git_commit
+from xkd.train.run_state import RunState, git_commit
 from xkd.train.step import Stepper
 
 NOT_REPEATED = {
@@ -84,9 +84,9 @@ def test_a_step_of_a_pipeline_says_of_which_run(
     config = tiny_config()
     manifest = PreparedDataset.open(prepared)
     context = DistributedContext(0, 1, torch.device("cpu"))
-    assert Run(tmp_path / "alone", config, manifest, context).facts["kfp_run"] == ""
+    assert RunState(RunDir(tmp_path / "alone"), config, manifest, context).info["kfp_run"] == ""
     monkeypatch.setenv("KFP_RUN_ID", "6f3c")
-    assert Run(tmp_path / "step", config, manifest, context).facts["kfp_run"] == "6f3c"
+    assert RunState(RunDir(tmp_path / "step"), config, manifest, context).info["kfp_run"] == "6f3c"
 
 
 def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
@@ -267,11 +267,11 @@ def test_unreadable_checkpoints_are_set_aside_and_never_begun_over(tmp_path: Pat
     (tmp_path / "step_00000005.pt").write_bytes(b"torn")
     with (
         pytest.warns(UserWarning, match=r"step_00000005\.unreadable is unreadable"),
-        pytest.raises(UserError, match=r"no checkpoint in .* can be read"),
+        pytest.raises(UserError, match=r"no checkpoint in .* is readable"),
     ):
         checkpoints.resume(stepper)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000005.unreadable"]
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is readable"):
         checkpoints.resume(stepper)
 
 
@@ -293,7 +293,7 @@ def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
             f"metrics_port {port}: Address already in use": {"run": replace(config.run, metrics_port=port)},
         }
         if not torch.cuda.is_available():
-            mistakes["run.precision fp16 is for GPUs"] = {"run": replace(config.run, precision="fp16")}
+            mistakes["run.precision fp16 needs a GPU"] = {"run": replace(config.run, precision="fp16")}
         for number, (line, mistake) in enumerate(mistakes.items()):
             process = start(replace(config, **mistake), prepared, tmp_path / f"run{number}")
             _, said = process.communicate(timeout=60)
@@ -357,7 +357,7 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tm
 def test_encoders_are_checked_when_loaded(tmp_path: Path) -> None:
     config = tiny_config()
     model = XKD(config)
-    save_encoders(model, tmp_path)
+    save_encoders(model, RunDir(tmp_path))
     loaded = xkd.load(tmp_path / "encoders" / "student_audio.safetensors")
     for name, value in model.student["audio"].encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)

@@ -14,9 +14,10 @@ from xkd.config import PretrainConfig
 from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext
 from xkd.model.networks import CHANNELS
-from xkd.model.xkd import build_model
-from xkd.train.pretrain import mask_noise, schedule
-from xkd.train.step import Part, Stepper, precision
+from xkd.model.xkd import XKD
+from xkd.train.schedules import schedule
+from xkd.train.step import Part, Stepper, mask_noise, precision
+from xkd.train.watch import StepWatch
 
 CPU = DistributedContext(0, 1, torch.device("cpu"))
 
@@ -24,8 +25,8 @@ CPU = DistributedContext(0, 1, torch.device("cpu"))
 def one_step(config: PretrainConfig, device: str = "cpu") -> dict[str, Tensor]:
     context = replace(CPU, device=torch.device(device))
     torch.manual_seed(0)
-    stepper = Stepper(build_model(config).to(device), config, context)
-    return stepper.step(1, [part(config, context)], schedule(config, 10, 20, 1))
+    stepper = Stepper(XKD(config).to(device), config, context)
+    return stepper.step([part(config, context)], schedule(config, 10, 20, 1))
 
 
 def part(config: PretrainConfig, context: DistributedContext) -> Part:
@@ -56,7 +57,7 @@ def test_bfloat16_is_near_single_precision() -> None:
 
 def test_precision_follows_the_device() -> None:
     assert precision("auto", torch.device("cpu")) is torch.float32
-    with pytest.raises(UserError, match=r"run\.precision fp16 is for GPUs"):
+    with pytest.raises(UserError, match=r"run\.precision fp16 needs a GPU"):
         precision("fp16", torch.device("cpu"))
 
 
@@ -76,11 +77,12 @@ def test_a_gpu_agrees_with_the_cpu(kind: str) -> None:
 def test_an_overflow_is_skipped_and_counted() -> None:
     config = with_run(precision="fp16")
     context = replace(CPU, device=torch.device("cuda"))
-    stepper = Stepper(build_model(config).cuda(), config, context)
+    stepper = Stepper(XKD(config).cuda(), config, context)
+    watch = StepWatch(stepper, 20, 1, 4)
     stepper.scaler._init_scale = 2.0**40  # no gradient survives this in half precision
     before = {name: value.clone() for name, value in stepper.model.student.state_dict().items()}
-    stepper.step(1, [part(config, context)], schedule(config, 10, 20, 1))
-    assert stepper.facts(1)["skipped_steps"] == 1
-    assert not stepper.trouble()
+    watch.observe(1, stepper.step([part(config, context)], schedule(config, 10, 20, 1)))
+    assert watch.device_statistics(1)["skipped_steps"] == 1
+    assert not watch.first_nonfinite()
     for name, value in stepper.model.student.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -1,1 +1,1 @@
-"""The paper, readable beside it: encoders, autoencoders, refinement, losses, schedules."""
+"""The model of the paper: encoders, autoencoders, refinement, projectors and losses."""

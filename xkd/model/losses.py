@@ -1,4 +1,4 @@
-"""Domain alignment and cross-modal distillation (Equations 7-11, sections B.5, B.7)."""
+"""Domain alignment and cross-modal distillation (Equations 7 to 11, sections B.5, B.7)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ KERNEL_GAMMAS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
 
 def mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of two sets of rows under a sum of Gaussian kernels (Equation 8).
+    """Return the squared maximum mean discrepancy of two sets of rows under Gaussian kernels (Equation 8).
 
     ``mean K(x,x) + mean K(y,y) - 2 mean K(x,y)``, diagonals included, K the sum over `KERNEL_GAMMAS` of
-    ``exp(-gamma d)``. Rows are wide and alike, and gamma reaches 1000, so rounding in d would swamp the
-    gradient: the mean row, which d does not depend on, is subtracted first, distances are never taken in
-    less than float32, and a row's distance to itself is exactly 0.
+    ``exp(-gamma d)`` and d the squared distance.
 
     Args:
         x: (n, K).
         y: (m, K); n and m may differ.
     """
+    # Rows are wide and similar, and gamma reaches 1000, so rounding in d would dominate the gradient:
+    # subtract the mean row, on which d does not depend, use float32 or better, and make d(x, x) exactly 0.
     x, y = _at_least_float32(x), _at_least_float32(y)
     with torch.autocast(x.device.type, enabled=False):
-        middle = torch.cat([x, y]).mean(dim=0).detach()
-        x, y = x - middle, y - middle
-        return _mean_kernel_to_itself(x) + _mean_kernel_to_itself(y) - 2 * _kernel(x, y).mean()
+        mean = torch.cat([x, y]).mean(dim=0).detach()
+        x, y = x - mean, y - mean
+        return _mean_self_kernel(x) + _mean_self_kernel(y) - 2 * _kernel(x, y).mean()
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -35,14 +35,14 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([torch.exp(-gamma * distance) for gamma in KERNEL_GAMMAS]).sum(dim=0)
 
 
-def _mean_kernel_to_itself(x: Tensor) -> Tensor:
+def _mean_self_kernel(x: Tensor) -> Tensor:
     rows = len(x)
-    between = _kernel(x, x) * (1 - torch.eye(rows, dtype=x.dtype, device=x.device))
-    return (between.sum() + rows * len(KERNEL_GAMMAS)) / rows**2
+    off_diagonal = _kernel(x, x) * (1 - torch.eye(rows, dtype=x.dtype, device=x.device))
+    return (off_diagonal.sum() + rows * len(KERNEL_GAMMAS)) / rows**2
 
 
 class Distillation(NamedTuple):
-    """What one teacher teaches the student of the other modality, and how it went."""
+    """The distillation of one teacher into the student of the other modality."""
 
     kd: Tensor
     """Cross-entropy of the student under the teacher: the loss (Equation 11)."""
@@ -50,14 +50,14 @@ class Distillation(NamedTuple):
     """KL(teacher || student): tracked, not optimized; kd = entropy + kld."""
     entropy: Tensor
     """Mean entropy of the teacher's distributions; ln K when they are uniform."""
-    mean_target: Tensor
+    mean_distribution: Tensor
     """(K,) mean of the teacher's distributions."""
 
 
 def distill(
     student: Tensor, teacher: Tensor, center: Tensor, student_temperature: float, teacher_temperature: float
 ) -> Distillation:
-    """Distil one teacher into the other modality's student (Equations 9-11).
+    """Distill one teacher into the student of the other modality (Equations 9 to 11).
 
     Args:
         student: (V B, K) projector outputs of V views, view-major.
@@ -75,8 +75,8 @@ def distill(
     return Distillation(kd, kd.detach() - entropy, entropy, target.mean(dim=0))
 
 
-def moved_center(center: Tensor, teacher_mean: Tensor, momentum: float) -> Tensor:
-    """The center after a step: an average over steps of the teacher's mean output, (K,)."""
+def update_center(center: Tensor, teacher_mean: Tensor, momentum: float) -> Tensor:
+    """Return the center (K,) after a step: the moving average of the teacher's mean output (B.5)."""
     return center * momentum + teacher_mean * (1 - momentum)
 
 

@@ -13,7 +13,7 @@ from xkd.model.vit import build_blocks, gather_tokens, init_linear, run_blocks
 
 
 class Mask(NamedTuple):
-    """Which tokens of a global view the student sees."""
+    """The tokens of a global view that are visible to the student."""
 
     keep: Tensor
     """(B, K) indices of the visible tokens."""
@@ -28,9 +28,9 @@ def random_mask(noise: Tensor, ratio: float, repeat: int = 1) -> Mask:
 
     Args:
         noise: (B, N) uniform random numbers.
-        ratio: share of tokens to hide.
-        repeat: the view has so many times N tokens, and the mask of the first N holds for each N of them:
-            VideoMAE's tubes, when N are the places of a video and `repeat` its times.
+        ratio: fraction of tokens to hide.
+        repeat: number of times that the mask of N tokens is repeated: VideoMAE's tubes, with N positions of a
+            video and `repeat` time steps.
     """
     length = noise.shape[1]
     visible = round(length * (1 - ratio))
@@ -42,7 +42,7 @@ def random_mask(noise: Tensor, ratio: float, repeat: int = 1) -> Mask:
 
 
 class Decoder(nn.Module):
-    """Predicts every patch from the visible tokens; no final norm, learned positions."""
+    """Predicts every patch from the visible tokens; learned positions, no final norm."""
 
     def __init__(
         self, config: ModalityConfig, channels: int, encoder_dim: int, size: TransformerConfig
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, latent: Tensor, restore: Tensor) -> Tensor:
-        """(B, 1+K, D) visible tokens with cls first, (B, N) restore indices, to (B, N, P) patches."""
+        """Map (B, 1+K, D) visible tokens, cls first, and (B, N) restore indices to (B, N, P) patches."""
         tokens = self.project(latent)
         cls, visible = tokens[:, :1], tokens[:, 1:]
         batch, length = restore.shape
@@ -71,18 +71,18 @@ class Decoder(nn.Module):
 
 
 def normalize_patches(patches: Tensor) -> Tensor:
-    """Reconstruction targets: each patch vector with zero mean and unit (unbiased) variance."""
+    """Return the targets: each patch vector with zero mean and unit (unbiased) variance."""
     mean = patches.mean(dim=-1, keepdim=True)
     variance = patches.var(dim=-1, keepdim=True)
     return (patches - mean) / (variance + 1e-6).sqrt()
 
 
 def reconstruction_loss(predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
-    """L_ae: mean squared error on the normalised hidden patches of the whole batch.
+    """Return L_ae: the mean squared error on the normalized hidden patches of the batch (Equation 2).
 
     Args:
         predicted: (B, N, P).
-        patches: (B, N, P) from `patchify`, not yet normalised.
+        patches: (B, N, P) from `patchify`, not normalized.
         hidden: (B, N), 1 where the token was hidden.
     """
     error = (predicted - normalize_patches(patches)).square().mean(dim=-1)

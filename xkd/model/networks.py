@@ -1,7 +1,8 @@
-"""The networks of a run: students, teachers and decoders, by modality (Figure 2, Table S3)."""
+"""The networks of a run per modality: students, teachers and decoders (Figure 2, Table S3)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from torch import nn
@@ -15,12 +16,12 @@ CHANNELS: dict[Modality, int] = {"video": 3, "audio": 1}
 
 
 def build_encoder(config: PretrainConfig, modality: Modality) -> Encoder:
-    """A freshly initialised encoder of one modality."""
+    """Return an initialized encoder of one modality."""
     return Encoder(config.modality(modality), CHANNELS[modality], config.encoder)
 
 
 class Network(nn.Module):
-    """An encoder with its projector: one student or one teacher."""
+    """A student or teacher: an encoder and, where there is distillation, its projector."""
 
     def __init__(self, config: PretrainConfig, modality: Modality) -> None:
         super().__init__()
@@ -30,20 +31,29 @@ class Network(nn.Module):
 
 
 class Networks(nn.ModuleDict):
-    """The students or the teachers, by modality; sharing, all have the transformer blocks of the first."""
+    """The students or the teachers per modality.
 
-    def __init__(self, config: PretrainConfig, *, share: bool) -> None:
-        super().__init__({m: Network(config, m) for m in config.modalities})
+    Args:
+        config: the run's.
+        modalities: those that have a network.
+        share: whether all use the transformer blocks of the first.
+    """
+
+    def __init__(self, config: PretrainConfig, modalities: Sequence[Modality], *, share: bool) -> None:
+        super().__init__({m: Network(config, m) for m in modalities})
         if share:
-            for m in config.modalities[1:]:
-                self[m].encoder.blocks = self[config.modalities[0]].encoder.blocks
+            for m in modalities[1:]:
+                self[m].encoder.blocks = self[modalities[0]].encoder.blocks
 
     def __getitem__(self, modality: str) -> Network:
         return cast(Network, super().__getitem__(modality))
 
+    def __iter__(self) -> Iterator[Modality]:
+        return cast(Iterator[Modality], super().__iter__())
+
 
 class Decoders(nn.ModuleDict):
-    """The decoders, by modality."""
+    """The decoders per modality."""
 
     def __init__(self, config: PretrainConfig) -> None:
         dim = config.encoder.dim

@@ -1,4 +1,4 @@
-"""Linear layers whose products are fast on a CPU too."""
+"""Linear layers that use oneDNN on a CPU."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LEAST_WEIGHT = 2**18
-"""Weights of a layer from which oneDNN wins; below, the call costs more than it saves."""
+"""Smallest number of weights for which oneDNN is faster; below it the call costs more than it saves."""
 
 
 def onednn_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The product of a (R, in) with the transpose of b (out, in), and the bias added, by oneDNN.
-
-    Torch has no public name for it.
-    """
+    """Return a (R, in) times the transpose of b (out, in) plus the bias, computed by oneDNN."""
+    # torch has no public function for it.
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], ""))
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` for rows (R, in). On a CPU, float32 products with large weights are oneDNN's.
+    """`nn.Linear` for rows (R, in) that computes large float32 products on a CPU with oneDNN.
 
-    Torch takes MKL's there, which slows down where weights and activations come from memory and not from
-    the cache, as they do in every layer of a ViT-B (docs/benchmarks.md).
+    torch uses MKL, which is slower when weights and activations do not fit the cache, as in every layer of a
+    ViT-B (docs/benchmarks.md).
     """
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(R, in) to (R, out)."""
+        """Map (R, in) to (R, out)."""
         if not _suits_onednn(rows, self.weight):
             return super().forward(rows)
         return cast(Tensor, _OneDNN.apply(rows, self.weight, self.bias))  # type: ignore[no-untyped-call]
@@ -46,7 +44,7 @@ def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
 
 
 class _OneDNN(torch.autograd.Function):
-    """The layer with its gradients, all three by oneDNN."""
+    """The linear layer and its gradients, all computed by oneDNN."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

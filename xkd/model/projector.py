@@ -12,10 +12,10 @@ from xkd.config import ProjectorConfig
 
 
 class Projector(nn.Module):
-    """MLP to a normalised bottleneck, unit output directions and a last norm.
+    """MLP with a normalized bottleneck, unit output directions and a final norm.
 
-    The hidden layers share one LayerNorm, and the last LayerNorm over the K outputs has no affine
-    parameters; without it the distillation collapses to a constant (B.5).
+    The hidden layers share one LayerNorm. The final LayerNorm over the K outputs has no affine parameters;
+    without it the distillation collapses to a constant (B.5).
     """
 
     def __init__(self, dim: int, size: ProjectorConfig) -> None:
@@ -31,11 +31,9 @@ class Projector(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, D) pooled features to (B, K) outputs; normalized, each row has zero mean and unit variance.
-
-        Never in less than float32: the alignment's kernels amplify rounding in these rows, and the whole
-        projector is a thousandth of a step's cost.
-        """
+        """Map pooled features (B, D) to outputs (B, K), after the final norm of mean 0 and variance 1."""
+        # In float32 or better: the alignment's kernels amplify rounding in these rows, and the projector is
+        # a thousandth of a step's cost.
         with torch.autocast(pooled.device.type, enabled=False):
             return self._project(pooled if pooled.dtype == torch.float64 else pooled.float())
 

@@ -1,4 +1,4 @@
-"""Feature refinement of the teachers by cross-modal attention (Equations 3-6, section B.8)."""
+"""Feature refinement of the teachers by cross-modal attention (Equations 3 to 6, section B.8)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 def cross_modal_attention(
     own: Tensor, across: Tensor, relevance: Literal["mean", "softmax"] = "mean"
 ) -> Tensor:
-    """Relevance of each own token given the other modality (Equation 4; softmax: Equation S3).
+    """Return the relevance of each token given the other modality (Equation 4; softmax: Equation S3).
 
-    The outer product of both attentions, averaged over the other modality's tokens, is the own attention
-    times one number per head, so no map over both is ever formed. Equation 4 divides it by the own mean,
-    Equation S3 takes its softmax instead.
+    The outer product of both attentions, averaged over the other modality's tokens, equals `own` times one
+    number per head, so the N x M map is never formed. Equation 4 divides it by the mean of `own`, Equation S3
+    takes its softmax.
 
     Args:
         own: (B, heads, N) attention to this modality's patches.
-        across: (B, heads, M) the same of the other modality.
+        across: (B, heads, M) attention to the other modality's patches.
 
     Returns:
         (B, heads, N).

@@ -1,6 +1,6 @@
 """Vision transformers over video cuboids and spectrogram patches (section 3, Table S3).
 
-One `Encoder` serves both modalities: a view is cut into patches along however many axes it has.
+One `Encoder` serves both modalities: a view is cut into patches along all of its axes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def patchify(view: Tensor, patch: tuple[int, ...]) -> Tensor:
 
     Args:
         view: (B, C, *sizes), each size a multiple of the patch's.
-        patch: one length per axis of `sizes`.
+        patch: length of a patch along each of `sizes`.
 
     Returns:
         (B, N, P): tokens with the first axis slowest; a patch vector has the channel fastest.
@@ -64,11 +64,11 @@ class Attention(nn.Module):
         return self.proj(_join(mixed))  # type: ignore[no-any-return]
 
     def forward_with_row(self, rows: Tensor, shape: Shape, by: AttentionQuery) -> tuple[Tensor, Tensor]:
-        """Of one sequence (B, 1+N) also one attention row to the patches: (R, D), and (B, heads, N).
+        """Attend within one sequence (B, 1+N) and return also one attention row: (R, D) and (B, heads, N).
 
-        cls: the softmax of the cls query over all 1+N keys with the cls key dropped, not renormalised.
-        mean_query: the softmax of the patches' mean query over the patches' keys. Only these rows of the
-        attention are formed; mean_attention, the mean over all queries, needs the whole of it.
+        cls: the softmax of the cls query over all 1+N keys, without the cls key and not renormalized.
+        mean_query: the softmax of the patches' mean query over the patches' keys.
+        mean_attention: the mean over all queries; the only one that forms the whole attention matrix.
         """
         query, key, value = self._split(self.qkv(rows), shape)
         mixed = self.proj(self._attend(query, key, value))
@@ -76,18 +76,18 @@ class Attention(nn.Module):
         if by == "mean_query":
             row = query[:, :, 1:].mean(dim=2, keepdim=True) @ key[:, :, 1:].transpose(-2, -1)
             return mixed, row.softmax(dim=-1)[:, :, 0]
-        asking = query[:, :, :1] if by == "cls" else query
-        attention = (asking @ key.transpose(-2, -1)).softmax(dim=-1)
+        queries = query[:, :, :1] if by == "cls" else query
+        attention = (queries @ key.transpose(-2, -1)).softmax(dim=-1)
         return mixed, attention.mean(dim=2)[:, :, 1:]
 
     def _split(self, qkv: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-        """(B N, 3 D) to three times (B, heads, N, D / heads)."""
+        """Split (B N, 3 D) into query, key and value, each (B, heads, N, D / heads)."""
         query, key, value = qkv.reshape(*shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
     @staticmethod
     def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B N, D)."""
+        """Return (B N, D)."""
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
@@ -102,22 +102,22 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(Linear(dim, MLP_RATIO * dim), nn.GELU(), Linear(MLP_RATIO * dim, dim))
 
     def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
-        """(R, D) to (R, D)."""
+        """Map (R, D) to (R, D)."""
         rows = rows + self.attention(self.norm1(rows), shapes)
         return rows + self.mlp(self.norm2(rows))  # type: ignore[no-any-return]
 
     def forward_with_row(self, rows: Tensor, shape: Shape, by: AttentionQuery) -> tuple[Tensor, Tensor]:
-        """As `forward` of one sequence, with an attention row (B, heads, N)."""
+        """Like `forward` for one sequence, with an attention row (B, heads, N)."""
         mixed, row = self.attention.forward_with_row(self.norm1(rows), shape, by)
         rows = rows + mixed
         return rows + self.mlp(self.norm2(rows)), row
 
 
 def run_blocks(blocks: Iterable[nn.Module], *sequences: Tensor) -> list[Tensor]:
-    """Put token sequences (B, N, D), of any lengths, through the blocks together.
+    """Run token sequences (B, N, D) of any lengths through the blocks together.
 
-    Packed as rows of one matrix, R = the sum of B N, they need one large product where they would need a
-    smaller one each, and their weights' gradients need no adding up.
+    They are packed as the R = sum of B N rows of one matrix: one large product replaces several small ones,
+    and the gradients of the weights need not be added up.
     """
     shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in sequences]
     rows = _join([tokens.flatten(0, 1) for tokens in sequences])
@@ -132,7 +132,7 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def build_blocks(size: TransformerConfig) -> nn.ModuleList:
-    """A stack of blocks, initialised."""
+    """Return a stack of initialized blocks."""
     blocks = nn.ModuleList(Block(size.dim, size.heads) for _ in range(size.depth))
     blocks.apply(init_linear)
     return blocks
@@ -155,7 +155,7 @@ class Encoder(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, view: Tensor) -> Tensor:
-        """Encode a whole view of any size that the patch divides.
+        """Encode a whole view of any size that is a multiple of the patch.
 
         Args:
             view: video (B, 3, T, H, W) or spectrogram (B, 1, F, T).
@@ -166,11 +166,11 @@ class Encoder(nn.Module):
         return self.encode(self.embed_view(view))[0]
 
     def encode(self, *sequences: Tensor) -> list[Tensor]:
-        """Embedded tokens, each (B, 1+N, D), through the blocks together and through the final norm."""
+        """Run embedded tokens, each (B, 1+N, D), through the blocks together and the final norm."""
         return [self.norm(tokens) for tokens in run_blocks(self.blocks, *sequences)]
 
     def forward_with_attention(self, view: Tensor, by: AttentionQuery = "cls") -> tuple[Tensor, Tensor]:
-        """As `forward`, with the last block's attention to the patches, (B, heads, N) (Equation 3)."""
+        """Like `forward`, with the last block's attention to the patches (B, heads, N) (Equation 3)."""
         (tokens,) = run_blocks(self.blocks[:-1], self.embed_view(view))
         last: Block = self.blocks[-1]  # type: ignore[assignment]
         shape = (tokens.shape[0], tokens.shape[1])
@@ -195,11 +195,11 @@ class Encoder(nn.Module):
 
     @staticmethod
     def pool(tokens: Tensor) -> Tensor:
-        """The clip's feature: the mean of the patch tokens, cls left out. (B, 1+N, D) to (B, D)."""
+        """Return the clip's feature (B, D): the mean of the patch tokens of (B, 1+N, D), without cls."""
         return tokens[:, 1:].mean(dim=1)
 
     def embed_view(self, view: Tensor) -> Tensor:
-        """Embed a whole view: (B, 1+N, D) tokens for `encode`."""
+        """Embed a whole view as (B, 1+N, D) tokens for `encode`."""
         grid = tuple(size // length for size, length in zip(view.shape[2:], self.patch, strict=True))
         positions = interpolate_positions(self.positions[:, 1:], self.grid, grid)
         return self._with_cls(self.embed(patchify(view, self.patch)) + positions)
@@ -212,9 +212,9 @@ class Encoder(nn.Module):
 def interpolate_positions(table: Tensor, grid: tuple[int, ...], new_grid: tuple[int, ...]) -> Tensor:
     """Resample a position table (1, N, D) to another grid: trilinear for video, bicubic for audio.
 
-    The scale is (new + 0.1) / old along each axis that changes (video: along every axis), as in DINO's
-    code: PyTorch then samples at (i + 0.5) / scale - 0.5, not at out/in. Released weights were trained
-    with these sample points, so they are kept. Gradients reach the table.
+    The scale is (new + 0.1) / old along each axis that changes (video: along every axis), as in DINO's code:
+    PyTorch then samples at (i + 0.5) / scale - 0.5 instead of out/in, and the released weights were trained
+    with these sample points. The table receives gradients.
     """
     if grid == new_grid:
         return table
@@ -229,12 +229,12 @@ def interpolate_positions(table: Tensor, grid: tuple[int, ...], new_grid: tuple[
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens (B, N, D) by per-sample indices (B, K): (B, K, D)."""
+    """Select tokens (B, N, D) by per-sample indices (B, K): (B, K, D)."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def init_linear(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases, for `Module.apply`."""
+    """Set Xavier-uniform weights and zero biases, for `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

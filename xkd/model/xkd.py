@@ -1,8 +1,8 @@
-"""XKD: students, teachers, and the objective that ties them (section 3, Equation 12)."""
+"""The XKD model: students, teachers and the objective (section 3, Equation 12)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,76 +11,104 @@ import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, other
-from xkd.model.losses import distill, mmd, moved_center
+from xkd.model.losses import distill, mmd, update_center
 from xkd.model.mae import Mask, random_mask, reconstruction_loss
 from xkd.model.networks import Decoders, Networks
 from xkd.model.refinement import cross_modal_attention, refine
+from xkd.model.terms import ALIGN, CENTER_NORM, KD, KLD, RECONSTRUCT, SUMS, TEACHER_ENTROPY, direction
 from xkd.model.vit import patchify
 
 
-class Masked(NamedTuple):
-    """A masked global view as the student's autoencoder sees it."""
+class MaskedView(NamedTuple):
+    """A masked global view, encoded and decoded by a student's autoencoder."""
 
     patches: Tensor
-    """(B, N, P) the view's patches."""
+    """(B, N, P) patches of the view."""
     mask: Mask
     latent: Tensor
     """(B, 1+K, D) encoded visible tokens."""
     predicted: Tensor
-    """(B, N, P) normalised patches predicted by the decoder."""
+    """(B, N, P) normalized patches predicted by the decoder."""
     local: list[Tensor]
-    """(V B, 1+N, D) tokens of the local views, if there are any."""
+    """(V B, 1+N, D) encoded tokens of the local views, if there are any."""
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher made of one batch, for its center and for the collapse watch."""
+    """Statistics of a teacher's output for one batch, without gradients."""
 
     features: Tensor
-    """(B, D) refined and pooled, as the projector gets them."""
+    """(B, D) refined and pooled features, the projector's input."""
     mean_output: Tensor
-    """(K,) mean of the outputs, for `XKD.move_centers`."""
-    mean_target: Tensor
-    """(K,) mean of the distributions that were taught."""
+    """(K,) mean of the projector's outputs, for `XKD.update_centers`."""
+    mean_distribution: Tensor
+    """(K,) mean of the distributions that the student is trained to match."""
 
 
 class Objective(NamedTuple):
-    """What one batch gives."""
+    """The objective of one batch."""
 
     terms: dict[str, Tensor]
-    """Scalars: ``loss`` (Equation 12), and every term that goes into it or is tracked."""
-    taught: dict[Modality, TeacherOutput]
-    """By the teacher's modality; without gradients."""
+    """Scalars: ``loss`` (Equation 12) and every term in `xkd.model.terms` that it consists of or tracks."""
+    teacher_outputs: dict[Modality, TeacherOutput]
+    """Per teacher's modality."""
 
 
-class Autoencoders(nn.Module):
-    """The masked autoencoders: all of the VideoMAE baseline (Table S16), and the students of XKD."""
+class XKD(nn.Module):
+    """A masked autoencoder per modality and, with two modalities, the teachers that distill across them.
+
+    `forward` is the objective of a batch; after the optimizer's step `update_centers` and `update_teachers`
+    complete the training step. With one modality there are no teachers: a masked autoencoder alone, VideoMAE
+    for video (Table S16).
+    """
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.student = Networks(config, share=config.share != "none")
+        self.student = Networks(config, config.modalities, share=config.share != "none")
         self.decoder = Decoders(config)
+        # Only distillation needs teachers, and it needs both modalities.
+        with_teacher = MODALITIES if len(config.modalities) > 1 else ()
+        self.teacher = Networks(config, with_teacher, share=config.share == "both")
+        for m in self.teacher:
+            self.register_buffer(f"center_{m}", torch.zeros(config.projector.out_dim))
+            self.teacher[m].load_state_dict(self.student[m].state_dict())
+        self.teacher.requires_grad_(False)
 
     def forward(
         self,
-        views: dict[Modality, list[Tensor]],
-        noise: dict[Modality, Tensor],
-        temperature: dict[Modality, float],
+        views: Mapping[Modality, Sequence[Tensor]],
+        noise: Mapping[Modality, Tensor],
+        temperature: Mapping[Modality, float],
     ) -> Objective:
-        """The objective of one batch.
+        """Return the objective of one batch.
 
         Args:
-            views: per modality the global view, then the local views; video (B, 3, T, H, W) and
-                spectrograms (B, 1, F, T).
-            noise: per modality (B, N) uniform numbers that choose the hidden tokens.
-            temperature: the teachers', per modality.
+            views: the global view, then the local views per modality; video (B, 3, T, H, W) and spectrograms
+                (B, 1, F, T).
+            noise: (B, N) uniform random numbers per modality, which choose the hidden tokens.
+            temperature: tau_t of Equation 10 per teacher's modality.
         """
-        del temperature  # autoencoders alone have no teachers
-        terms = {
-            f"reconstruct_{m}": self._reconstruction(self.reconstruct(m, views[m][0], noise[m]))
-            for m in self.config.modalities
-        }
-        return Objective(self._total(terms), {})
+        terms: dict[str, Tensor] = {}
+        student: dict[Modality, Tensor] = {}
+        for m in self.config.modalities:
+            masked = self.reconstruct(m, views[m][0], noise[m], views[m][1:] if self.teacher else ())
+            terms[RECONSTRUCT[m]] = reconstruction_loss(masked.predicted, masked.patches, masked.mask.hidden)
+            if self.teacher:
+                student[m] = self._project_student(m, masked)
+        outputs: dict[Modality, TeacherOutput] = {}
+        if self.teacher:
+            index = self.config.views.teacher_index
+            features = self.teacher_features({m: views[m][index] for m in MODALITIES})
+            teacher = {m: self._project_teacher(m, features[m]) for m in MODALITIES}
+            terms |= self._alignment(student, teacher)
+            for m in MODALITIES:
+                d, target, center = direction(m), other(m), self.center(m)
+                student_temperature = self.config.modality(target).student_temperature
+                result = distill(student[target], teacher[m], center, student_temperature, temperature[m])
+                terms |= {KD[d]: result.kd, KLD[d]: result.kld, TEACHER_ENTROPY[d]: result.entropy}
+                terms[CENTER_NORM[d]] = center.norm()
+                outputs[m] = TeacherOutput(features[m], teacher[m].mean(dim=0), result.mean_distribution)
+        return Objective(self._with_sums(terms), outputs)
 
     def reconstruct(
         self,
@@ -89,10 +117,10 @@ class Autoencoders(nn.Module):
         noise: Tensor,
         local_views: Sequence[Tensor] = (),
         mask_ratio: float | None = None,
-    ) -> Masked:
-        """Mask a global view, encode what is left and predict the rest (Equations 1, 2).
+    ) -> MaskedView:
+        """Mask a global view, encode the visible tokens and predict the hidden ones (Equations 1, 2).
 
-        Local views are encoded in the same go. The mask ratio is the configuration's unless another is given.
+        Local views are encoded in the same pass. `mask_ratio` replaces the configured one.
         """
         config = self.config.modality(modality)
         ratio = config.mask_ratio if mask_ratio is None else mask_ratio
@@ -104,165 +132,94 @@ class Autoencoders(nn.Module):
         if local_views:
             tokens.append(encoder.embed_view(torch.cat(list(local_views))))
         latent, *local = encoder.encode(*tokens)
-        return Masked(patches, mask, latent, self.decoder[modality](latent, mask.restore), local)
-
-    def move_teachers(self, momentum: float) -> None:
-        """Autoencoders alone have no teachers."""
-
-    def move_centers(self, means: dict[Modality, Tensor]) -> None:
-        """Autoencoders alone have no centers."""
-
-    @staticmethod
-    def _reconstruction(masked: Masked) -> Tensor:
-        return reconstruction_loss(masked.predicted, masked.patches, masked.mask.hidden)
-
-    def _total(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the sums of Equations 2, 7 and 11, and the total of Equation 12, to their parts."""
-        weights = self.config.loss
-        parts = {
-            "reconstruct": [f"reconstruct_{m}" for m in MODALITIES],
-            "align": [name for name in terms if name.startswith("align_")],
-            "distill": [f"kd_{m}_to_{other(m)}" for m in MODALITIES],
-        }
-        for name, among in parts.items():
-            found = [terms[part] for part in among if part in terms]
-            if found:
-                terms[name] = torch.stack(found).sum()
-                if weights.reduction == "mean" and len(found) > 1:
-                    terms[name] = terms[name] / 2
-        loss = torch.stack([getattr(weights, name) * terms[name] for name in parts if name in terms]).sum()
-        if weights.reduction == "mean":
-            loss = loss / (weights.reconstruct + weights.align + weights.distill)
-        terms["loss"] = loss
-        return terms
-
-
-class XKD(Autoencoders):
-    """The whole method: the students' autoencoders, taught by the other modality's teacher.
-
-    `forward` is the objective of a batch; after a step of the optimizer, `move_centers` and
-    `move_teachers` complete it.
-    """
-
-    def __init__(self, config: PretrainConfig) -> None:
-        super().__init__(config)
-        self.teacher = Networks(config, share=config.share == "both")
-        for m in MODALITIES:
-            self.register_buffer(f"center_{m}", torch.zeros(config.projector.out_dim))
-        self.teacher.load_state_dict(self.student.state_dict())
-        self.teacher.requires_grad_(False)
-
-    def forward(
-        self,
-        views: dict[Modality, list[Tensor]],
-        noise: dict[Modality, Tensor],
-        temperature: dict[Modality, float],
-    ) -> Objective:
-        """The objective of one batch; see `Autoencoders.forward`."""
-        terms: dict[str, Tensor] = {}
-        student: dict[Modality, Tensor] = {}
-        for m in MODALITIES:
-            masked = self.reconstruct(m, views[m][0], noise[m], views[m][1:])
-            terms[f"reconstruct_{m}"] = self._reconstruction(masked)
-            student[m] = self._project_student(m, masked)
-        seen = self.config.views.teacher_index
-        features = self.teacher_features({m: views[m][seen] for m in MODALITIES})
-        teacher = self.project_teachers(features)
-
-        terms |= self._alignment(student, teacher)
-        taught: dict[Modality, TeacherOutput] = {}
-        for m in MODALITIES:
-            result = distill(
-                student[other(m)],
-                teacher[m],
-                self.center(m),
-                self.config.modality(other(m)).student_temperature,
-                temperature[m],
-            )
-            direction = f"{m}_to_{other(m)}"
-            terms[f"kd_{direction}"], terms[f"kld_{direction}"] = result.kd, result.kld
-            terms[f"teacher_entropy_{direction}"] = result.entropy
-            terms[f"center_norm_{direction}"] = self.center(m).norm()
-            taught[m] = TeacherOutput(features[m], teacher[m].mean(dim=0), result.mean_target)
-        return Objective(self._total(terms), taught)
+        return MaskedView(patches, mask, latent, self.decoder[modality](latent, mask.restore), local)
 
     @torch.no_grad()
-    def move_teachers(self, momentum: float) -> None:
+    def teacher_features(self, views: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Encode whole views, refine across modalities and pool: (B, D) per modality (Equations 3 to 6)."""
+        config = self.config.refine
+        tokens, attention = {}, {}
+        for m in MODALITIES:
+            tokens[m], attention[m] = self.teacher[m].encoder.forward_with_attention(views[m], config.query)
+        pooled: dict[Modality, Tensor] = {}
+        for m in MODALITIES:
+            features = tokens[m][:, 1:]
+            if config.relevance != "none":
+                relevance = cross_modal_attention(attention[m], attention[other(m)], config.relevance)
+                features = refine(features, relevance)
+            pooled[m] = features.mean(dim=1)
+        return pooled
+
+    @torch.no_grad()
+    def update_teachers(self, momentum: float) -> None:
         """Move the teachers towards the students (Equation 13).
 
-        Blocks that both teachers share move once; `optim.ema_shared_twice` moves them for each of the two.
+        Blocks that the teachers share move once; with `optim.ema_shared_twice` once per teacher.
         """
-        moved: set[int] = set()
-        for m in MODALITIES:
+        updated: set[int] = set()
+        for m in self.teacher:
             pairs = [
                 pair
                 for pair in zip(self.teacher[m].parameters(), self.student[m].parameters(), strict=True)
-                if id(pair[0]) not in moved or self.config.optim.ema_shared_twice
+                if id(pair[0]) not in updated or self.config.optim.ema_shared_twice
             ]
             teachers, students = map(list, zip(*pairs, strict=True))
             torch._foreach_lerp_(teachers, students, 1 - momentum)
-            moved.update(map(id, teachers))
+            updated.update(map(id, teachers))
 
     @torch.no_grad()
-    def move_centers(self, means: dict[Modality, Tensor]) -> None:
-        """Move the teachers' centers towards the mean outputs (K,) of the step's whole batch (B.5)."""
+    def update_centers(self, means: Mapping[Modality, Tensor]) -> None:
+        """Move the teachers' centers towards the mean outputs (K,) of the whole batch of a step (B.5)."""
         if self.config.loss.centering:
             for m, mean in means.items():
                 center = self.center(m)
-                center.copy_(moved_center(center, mean, self.config.loss.center_momentum))
+                center.copy_(update_center(center, mean, self.config.loss.center_momentum))
 
-    def _project_student(self, modality: Modality, masked: Masked) -> Tensor:
-        """((1 + local views) B, K): the masked global view's rows, then each local view's."""
+    def center(self, modality: Modality) -> Tensor:
+        """Return the running mean (K,) of a teacher's outputs."""
+        center: Tensor = getattr(self, f"center_{modality}")
+        return center
+
+    def _project_student(self, modality: Modality, masked: MaskedView) -> Tensor:
+        """Return ((1 + V) B, K) outputs: of the masked global view, then of each local view."""
         network = self.student[modality]
         pooled = [network.encoder.pool(tokens) for tokens in (masked.latent, *masked.local)]
         return network.projector(torch.cat(pooled))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def teacher_features(self, views: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """(B, D) per modality: encode the whole view, refine across modalities, pool."""
-        how = self.config.refine
-        tokens, attention = {}, {}
-        for m in MODALITIES:
-            tokens[m], attention[m] = self.teacher[m].encoder.forward_with_attention(views[m], how.query)
-        pooled: dict[Modality, Tensor] = {}
-        for m in MODALITIES:
-            features = tokens[m][:, 1:]
-            if how.relevance != "none":
-                across = cross_modal_attention(attention[m], attention[other(m)], how.relevance)
-                features = refine(features, across)
-            pooled[m] = features.mean(dim=1)
-        return pooled
-
-    @torch.no_grad()
-    def project_teachers(self, features: dict[Modality, Tensor]) -> dict[Modality, Tensor]:
-        """(B, K) per modality: the teachers' outputs for their features."""
-        return {m: self.teacher[m].projector(features[m]) for m in MODALITIES}
+    def _project_teacher(self, modality: Modality, features: Tensor) -> Tensor:
+        return self.teacher[modality].projector(features)  # type: ignore[no-any-return]
 
     def _alignment(
-        self, student: dict[Modality, Tensor], teacher: dict[Modality, Tensor]
+        self, student: Mapping[Modality, Tensor], teacher: Mapping[Modality, Tensor]
     ) -> dict[str, Tensor]:
-        """The domain alignments between the outputs of `loss.align_pairs` (Equations 7, S1, S2)."""
-        students, teachers = ({m: self._all_rows(rows[m]) for m in MODALITIES} for rows in (student, teacher))
+        """Return the domain alignment terms of `loss.align_pairs` (Equations 7, S1, S2)."""
+        students, teachers = ({m: self._gather(rows[m]) for m in MODALITIES} for rows in (student, teacher))
         terms: dict[str, Tensor] = {}
         if self.config.loss.align_pairs != "across":
-            terms["align_student"] = mmd(students["video"], students["audio"])
-            terms["align_teacher"] = mmd(teachers["video"], teachers["audio"])
+            terms[ALIGN["student"]] = mmd(students["video"], students["audio"])
+            terms[ALIGN["teacher"]] = mmd(teachers["video"], teachers["audio"])
         if self.config.loss.align_pairs != "same":
-            terms |= {f"align_{m}_to_{other(m)}": mmd(teachers[m], students[other(m)]) for m in MODALITIES}
+            terms |= {ALIGN[direction(m)]: mmd(teachers[m], students[other(m)]) for m in MODALITIES}
         return terms
 
-    def center(self, modality: Modality) -> Tensor:
-        """(K,) running mean of a teacher's outputs."""
-        center: Tensor = getattr(self, f"center_{modality}")
-        return center
-
-    def _all_rows(self, rows: Tensor) -> Tensor:
-        """The rows of every process when the alignment is taken over the global batch."""
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes if the alignment is over the global batch."""
         if not self.config.loss.align_gather or not dist.is_initialized():
             return rows
         return torch.cat(dist_functional.all_gather(rows))  # type: ignore[no-untyped-call]
 
-
-def build_model(config: PretrainConfig) -> Autoencoders:
-    """XKD, or for one modality alone its masked autoencoder."""
-    return XKD(config) if len(config.modalities) > 1 else Autoencoders(config)
+    def _with_sums(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the sums of Equations 2, 7 and 11 and the loss of Equation 12 to their terms."""
+        weights = self.config.loss
+        for name, summands in SUMS.items():
+            present = [terms[field] for field in summands.values() if field in terms]
+            if present:
+                terms[name] = torch.stack(present).sum()
+                if weights.reduction == "mean" and len(present) > 1:
+                    terms[name] = terms[name] / 2
+        loss = torch.stack([getattr(weights, name) * terms[name] for name in SUMS if name in terms]).sum()
+        if weights.reduction == "mean":
+            loss = loss / (weights.reconstruct + weights.align + weights.distill)
+        terms["loss"] = loss
+        return terms

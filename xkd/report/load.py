@@ -20,7 +20,7 @@ from xkd.evaluate.score import INPUTS, Score, TaskKey, read_failures, read_score
 from xkd.rundir import ROLES, RunDir, Verdict
 
 Samples = dict[str, Tensor]
-"""One modality's part of what `xkd.train.visualize.save_pictures` writes."""
+"""One modality's part of what `xkd.train.visualize.save_samples` writes."""
 
 
 class Change(NamedTuple):

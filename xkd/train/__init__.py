@@ -1,1 +1,1 @@
-"""Pretraining: the loop, its checkpoints, its processes and how they are launched."""
+"""Pretraining: the loop, its steps, schedules, checkpoints and run record."""

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash, and the encoders a run publishes."""
+"""Checkpoints that survive crashes, and publishing the encoders of a run."""
 
 from __future__ import annotations
 
@@ -11,59 +11,56 @@ from typing import Any, Protocol
 import torch
 
 from xkd.errors import UserError
-from xkd.io import write_atomically
+from xkd.io import one_line, write_atomically
 from xkd.launch.distributed import DistributedContext
-from xkd.model.xkd import Autoencoders
+from xkd.model.networks import Networks
+from xkd.model.xkd import XKD
 from xkd.rundir import ROLES, RunDir
 from xkd.weights import save_encoder
 
 
 class Trainee(Protocol):
-    """What is trained step by step, the same on every process."""
+    """A model in training with its optimizer, the same on every process."""
 
     context: DistributedContext
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, and what else to remember."""
+        """Return everything that the next step depends on."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Restore a `state_dict`."""
 
 
 class Checkpoints:
-    """The full checkpoints of one run: ``step_00000500.pt`` and so on, the last few kept."""
+    """The checkpoints of a run, ``step_00000500.pt`` and so on; the newest `keep` of them are kept."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, trainee: Trainee) -> None:
-        """Write the state after `step` steps, then drop the oldest.
-
-        The step's number stands for the schedules, the place in the data and all that is random: every
-        draw comes from it and the seed, on however many processes.
-        """
+        """Write the state after `step` steps, then delete the oldest checkpoints."""
+        # Schedules, the position in the data and all random draws follow from the step's number and the seed.
         state = {"step": step, **trainee.state_dict()}
         write_atomically(self._path(step), lambda file: torch.save(state, file))
         for old in self._paths()[: -self.keep]:
             old.unlink()
 
     def resume(self, trainee: Trainee) -> int:
-        """Load the newest readable state, if there is any: the main process chooses, all load the same.
+        """Load the newest readable state, if there is any; the main process chooses which one.
 
-        An unreadable file is set aside with a warning, and so is nothing else: a run whose checkpoints all
-        cannot be read must not begin anew over them.
+        An unreadable file is renamed to ``.unreadable``, with a warning.
 
         Returns:
-            How many steps are done.
+            The number of steps done.
 
         Raises:
-            UserError: there are checkpoints, and none can be read.
+            UserError: there are checkpoints but none is readable; the run is not restarted over them.
         """
         state: dict[str, Any] | None = None
         context = trainee.context
         if context.is_main:
-            for debris in self.folder.glob(".step_*"):  # of saves that were killed
-                debris.unlink()
+            for temporary in self.folder.glob(".step_*"):  # left by saves that were killed
+                temporary.unlink()
             state = self._newest_readable()
         step = context.all_reduce_max(int(state["step"]) if state else 0)
         if step:
@@ -71,10 +68,10 @@ class Checkpoints:
         return step
 
     def drop_after(self, step: int) -> int:
-        """Remove the states after more than `step` steps, if there is one to go back to.
+        """Delete the checkpoints after `step`, unless there are no others.
 
         Returns:
-            The step of the newest that is left; 0 if there is none, and nothing was removed.
+            The step of the newest checkpoint left; 0 if nothing was deleted.
         """
         left = [path for path in self._paths() if _step(path) <= step]
         if not left:
@@ -84,15 +81,15 @@ class Checkpoints:
                 path.unlink()
         return _step(left[-1])
 
-    def facts(self) -> dict[str, float]:
-        """``checkpoint_time``, when the newest was written, if there is one; a busy disk ends no run."""
-        with suppress(OSError):
+    def newest_time(self) -> float | None:
+        """Return the Unix time at which the newest checkpoint was written; None if that is unknown."""
+        with suppress(OSError):  # a busy file server must not end a run
             if newest := self.newest():
-                return {"checkpoint_time": newest.stat().st_mtime}
-        return {}
+                return newest.stat().st_mtime
+        return None
 
     def newest(self) -> Path | None:
-        """The newest checkpoint."""
+        """Return the newest checkpoint."""
         return max(self._paths(), default=None)
 
     def _newest_readable(self) -> dict[str, Any] | None:
@@ -102,12 +99,12 @@ class Checkpoints:
                 return _load(path)
             except (MemoryError, OSError):
                 raise
-            except Exception as error:  # whatever a torn file makes the unpickler raise
+            except Exception as error:  # the unpickler raises anything on a truncated file
                 aside = path.rename(path.with_suffix(".unreadable"))
-                reason = " ".join(str(error).split())
-                warnings.warn(f"{aside} is unreadable ({reason}); trying the one before", stacklevel=3)
+                message = f"{aside} is unreadable ({one_line(error)}); trying the one before"
+                warnings.warn(message, stacklevel=3)
         if paths or any(self.folder.glob("*.unreadable")):
-            raise UserError(f"no checkpoint in {self.folder} can be read; remove the run to begin anew")
+            raise UserError(f"no checkpoint in {self.folder} is readable; delete the run to restart it")
         return None
 
     def _path(self, step: int) -> Path:
@@ -122,13 +119,14 @@ def _step(path: Path) -> int:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A state on the CPU: a GPU that holds the model already need not hold it twice."""
+    """Load a state to the CPU: the GPU holds the model already and may lack memory for a second one."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-def save_encoders(model: Autoencoders, run: Path) -> None:
-    """Publish every encoder as safetensors that carry the configuration they were built from."""
+def save_encoders(model: XKD, run: RunDir) -> None:
+    """Publish the encoders of all students and teachers."""
     for role in ROLES:
-        for m, network in getattr(model, role, {}).items():
-            save_encoder(network.encoder.state_dict(), model.config, m, RunDir(run).encoder(role, m))
+        networks: Networks = getattr(model, role)
+        for m in networks:
+            save_encoder(networks[m].encoder.state_dict(), model.config, m, run.encoder(role, m))

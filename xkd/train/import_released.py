@@ -1,4 +1,4 @@
-"""The authors' released encoders, as ours: their names and layout (method notes, section 10) to our files."""
+"""Import of the authors' released encoders: their names and layout (method notes, section 10) to ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from xkd.config import Modality, PretrainConfig, other
 from xkd.errors import UserError
 from xkd.model.networks import build_encoder
 from xkd.rundir import ROLES, RunDir
-from xkd.train.run_state import claim
 from xkd.weights import save_encoder
 
 _EMBED = {"video": "cuboid_embed", "audio": "patch_embed"}
@@ -31,7 +30,7 @@ _RENAMES = (
 
 
 def our_name(theirs: str) -> str:
-    """Our name of a parameter of a released encoder."""
+    """Return our name of a parameter of a released encoder."""
     for pattern, ours in _RENAMES:
         theirs = re.sub(pattern, ours, theirs)
     return theirs
@@ -40,39 +39,39 @@ def our_name(theirs: str) -> str:
 def import_released(
     files: Sequence[Path], modality: Modality, config: PretrainConfig, out: Path
 ) -> list[Path]:
-    """Turn released encoders into files that `xkd.load` reads, and `out` into a run to evaluate.
+    """Write released encoders to a run directory that can be evaluated.
 
     Args:
-        files: ``*_teacher.pth.tar`` and ``*_student.pth.tar`` of one modality; the name says which it is.
-        modality: theirs.
-        config: what they were trained with; it decides the shapes.
-        out: gets config.yaml and ``encoders/{teacher,student}_{modality}.safetensors``.
+        files: ``*_teacher.pth.tar`` and ``*_student.pth.tar`` of one modality.
+        modality: modality of the encoders.
+        config: configuration they were trained with; it decides the shapes.
+        out: run directory; gets its configuration and the encoders.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: a file is missing, is no released encoder or one of the other modality, has a name that
-            says neither teacher nor student, or does not fit `config`; `out` holds something else.
+        UserError: a file is missing, not a released encoder, of the other modality, not named teacher or
+            student, or does not fit `config`; or `out` holds something else.
     """
     encoders = {}
     for path in files:
         found = [role for role in ROLES if role in path.name]
         if len(found) != 1:
-            raise UserError(f"{path.name} must say teacher or student, as the authors' files do; rename it")
+            raise UserError(f"{path.name}: the name must contain teacher or student; rename it")
         if found[0] in encoders:
             raise UserError(f"{path.name} is a second {found[0]}; import one at a time")
         encoders[found[0]] = _read(path, modality, config)
-    claim(out, config)
-    written = []
+    run, written = RunDir(out), []
+    run.claim(config)
     for role, weights in encoders.items():
-        written.append(RunDir(out).encoder(role, modality))
+        written.append(run.encoder(role, modality))
         save_encoder(weights, config, modality, written[-1])
     return written
 
 
 def _read(path: Path, modality: Modality, config: PretrainConfig) -> dict[str, Tensor]:
-    """A released encoder's weights under our names, checked against the configuration."""
+    """Return a released encoder's weights under our names, checked against the configuration."""
     theirs = _load(path)
     if any(name.startswith(_EMBED[other(modality)]) for name in theirs):
         raise UserError(f"{path} holds {_A[other(modality)]} encoder; give --modality {other(modality)}")
@@ -86,26 +85,26 @@ def _read(path: Path, modality: Modality, config: PretrainConfig) -> dict[str, T
             )
     for name, tensor in expected.items():
         if name not in weights:
-            raise UserError(f"{path}: {name} is missing; is the file whole?")
+            raise UserError(f"{path}: {name} is missing; the file may be truncated")
         if weights[name].shape != tensor.shape:
             raise UserError(
-                f"{path}: {name} has shape {tuple(weights[name].shape)}, the preset's {tuple(tensor.shape)}; "
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}; "
                 "choose the preset it was trained with"
             )
     return {name: weights[name].float().contiguous() for name in expected}
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a file; nothing in the file is executed."""
+    """Return the state dict in a file; nothing in the file is executed."""
     if not path.is_file():
         raise UserError(f"no file {path}")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a foreign file makes the unpickler raise
+    except Exception as error:  # the unpickler raises anything on files of other kinds
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} is not a file of weights: {reason}") from None
     if isinstance(content, dict) and "model" in content:
         raise UserError(f"{path} is a training checkpoint; import its *_teacher.pth.tar or *_student.pth.tar")
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no weights by name, so no released encoder")
+        raise UserError(f"{path} is not a released encoder: it does not hold weights by name")
     return content

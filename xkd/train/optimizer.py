@@ -1,4 +1,4 @@
-"""The optimizer of pretraining (section A.3, Table S4) and its per-tensor gradient clipping."""
+"""The optimizer of pretraining and its gradient clipping per tensor (section A.3, Table S4)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from xkd.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over everything trainable; biases and other one-dimensional tensors do not decay.
+    """Return AdamW over all trainable parameters.
 
-    Class tokens, mask tokens and position tables do decay, as in the authors' code.
+    Biases and other one-dimensional tensors have no weight decay. Class tokens, mask tokens and position
+    tables have, as in the authors' code.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -25,7 +26,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
-    """Clip each tensor's gradient by itself to an L2 norm of `max_norm` (the authors' code; no host sync)."""
+    """Clip the gradient of each tensor to an L2 norm of `max_norm`, as in the authors' code."""
+    # No synchronization with the device.
     gradients = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))
     torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-6)).clamp(max=1.0).unbind()))

@@ -1,21 +1,18 @@
-"""Pretraining: the loop of section 3, on every process that torchrun starts."""
+"""Pretraining: the training loop of section 3, in every process that torchrun starts."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import time
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from xkd.config import MODALITIES, Modality, PretrainConfig, RunConfig, load_config
+from xkd.config import PretrainConfig, RunConfig, load_config
 from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips, steps_per_epoch, training_batches
 from xkd.data.shards.manifest import PreparedDataset
@@ -23,222 +20,195 @@ from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.worker import run_worker
-from xkd.model.xkd import build_model
+from xkd.model.xkd import XKD
 from xkd.monitor.collapse import WINDOW, CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
-from xkd.monitor.signals import information
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import Checkpoints, save_encoders
 from xkd.train.loop import ResumableLoop
-from xkd.train.run_state import Run
-from xkd.train.schedules import cosine, learning_rate, temperature
-from xkd.train.step import Stepper, precision
-from xkd.train.step_timer import Clock
-from xkd.train.visualize import save_pictures
+from xkd.train.run_state import RunState
+from xkd.train.schedules import schedule
+from xkd.train.step import Stepper, mask_noise, precision
+from xkd.train.visualize import save_samples
+from xkd.train.watch import StepWatch
 
 ROLLBACK_LR = 0.5
-"""What each rollback multiplies the learning rate with."""
+"""Factor of the learning rate per rollback."""
 
 
 def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
-    """Train XKD on prepared clips, or go on where an earlier process of the same run stopped.
+    """Train XKD on prepared clips, or resume a run that was interrupted.
 
-    Writes to `out`: config.yaml, run.json, metrics.jsonl, checkpoints/, and at the end encoders/,
-    reconstruction.pt and verdict.json. All randomness is drawn from (seed, step) or from (seed, epoch,
-    clip), so the batches do not depend on the number of processes, and a resumed run continues bit-equal. (On
-    a GPU but for rounding, because torch sums some gradients there in no fixed order.)
+    Writes the files of `xkd.rundir.RunDir` to `out`. All randomness is drawn from (seed, step) or (seed,
+    epoch, clip): batches do not depend on the number of processes, and a resumed run is bit-equal to an
+    uninterrupted one (on a GPU up to rounding, because torch sums some gradients there in no fixed order).
 
     Raises:
         UserError: `out` holds another run, the data does not fit, or the disk is full.
         RunInterruptedError: SIGTERM or SIGINT came; the state is saved.
-        CollapsedError: the run ended before its last step, for numbers that are not finite or, where
-            `run.on_collapse` says so, for a collapse; verdict.json says why, and no encoders are published.
+        CollapsedError: the run ended before its last step because of values that are not finite or,
+            depending on `run.on_collapse`, of a collapse; no encoders are published.
     """
     with distributed_context(config.run.peer_seconds) as context:
         dataset = PreparedDataset.open(data)
-        while True:
-            try:
-                return _train(config, dataset, out, context)
-            except _RolledBackError as error:
-                if context.is_main:
-                    print(f"xkd: {error}", file=sys.stderr, flush=True)
+        while not _train(config, dataset, RunDir(out), context):
+            pass  # rolled back: train again from the checkpoint before the collapse
+    return RunDir(out).outcome()
 
 
 def _train(
-    config: PretrainConfig, dataset: PreparedDataset, out: Path, context: DistributedContext
-) -> Verdict:
+    config: PretrainConfig, dataset: PreparedDataset, run: RunDir, context: DistributedContext
+) -> bool:
+    """Train until the run ends or is rolled back.
+
+    Returns:
+        Whether it has ended.
+    """
+    # Check everything that can be checked first: a mistake must not leave a claimed directory behind.
     clips = TrainingClips(dataset, config)
-    optim = config.optim
-    # Mistakes first: what cannot be trained must not claim the directory.
-    per_epoch = steps_per_epoch(len(clips), optim.batch_size, context.size, config.run.accumulate)
+    per_epoch = steps_per_epoch(len(clips), config.optim.batch_size, context.size, config.run.accumulate)
+    steps = config.optim.epochs * per_epoch
     precision(config.run.precision, context.device)
-    _check_reach(config.run)
-    run = Run(out, config, dataset, context)
-    if run.finished:
-        return RunDir(out).outcome()
-    steps = optim.epochs * per_epoch
+    _check_checkpoints_suffice(config.run)
+    state = RunState(run, config, dataset, context)
+    if run.ended:
+        return True
 
+    # Build the model and load the newest checkpoint, if there is one.
     torch.manual_seed(config.run.seed)
-    stepper = Stepper(build_model(config).to(context.device), config, context)
-    checkpoints = Checkpoints(out / "checkpoints", config.run.keep_checkpoints)
+    stepper = Stepper(XKD(config).to(context.device), config, context)
+    checkpoints = Checkpoints(run.checkpoints, config.run.keep_checkpoints)
     loop = ResumableLoop("pretrain", stepper, checkpoints, steps, config.run.checkpoint_every)
-    done = first = loop.first
-    monitor = _run_monitor(run, clips, CollapseThresholds.from_config(config, per_epoch), first, steps)
-    skipped = monitor.skipped_clips if context.is_main else 0  # of all processes so far
-    run.started(first, steps, monitor.exporter.address)
 
+    # Every process judges the run, so that all stop at the same step; the main one writes and serves metrics.
+    thresholds = CollapseThresholds.from_config(config, per_epoch)
+    monitor = _build_monitor(state, clips, thresholds, loop.first, steps)
+    verdict = monitor.judge()
+    skipped = monitor.skipped_clips if context.is_main else 0
+    watch = StepWatch(stepper, steps, per_epoch, config.optim.batch_size, skipped)
+    state.record_start(loop.first, steps, monitor.exporter.address)
+
+    # Clips are decoded and windows drawn by `run.workers`; views are made on the device.
     make_views = Views(config).to(context.device)
-    batches = training_batches(clips, config, first, steps, context.rank, context.size)
-    verdict, clock = monitor.judge(), Clock(context.device)
+    batches = training_batches(clips, config, loop.first, steps, context.rank, context.size)
     with closing(monitor.exporter), loop:
-        for done in loop:
-            clock.start()
-            parts = list(islice(batches, config.run.accumulate))
-            clock.mark()
-            now = schedule(config, done - 1, steps, per_epoch)
-            now["lr"] *= ROLLBACK_LR**run.rollbacks
-            noise = mask_noise(config, done - 1, context)
-            terms = stepper.step(done, zip(map(make_views, parts), noise, strict=True), now, clock.mark)
-            skipped += sum(int(part["skipped"].sum()) for part in parts)
-            logging, saving = done % config.run.log_every == 0 or done in (1, steps), loop.save_due(done)
+        for step in loop:
+            watch.timer.start()
+            batch = list(islice(batches, config.run.accumulate))
+            watch.timer.end_phase()
+
+            values = schedule(config, step - 1, steps, per_epoch)
+            values["lr"] *= ROLLBACK_LR**state.rollbacks
+            parts = zip(map(make_views, batch), mask_noise(config, step - 1, context), strict=True)
+            terms = stepper.step(parts, values, watch.timer.end_phase)
+            watch.observe(step, terms, batch)
+
+            logging = step % config.run.log_every == 0 or step in (1, steps)
+            saving = loop.save_due(step)
             if logging:
-                row = {"step": done, "epoch": done / per_epoch, "time": time.time(), **now}
-                row |= _measured(terms | stepper.signals(), skipped, context) | stepper.facts(done)
-                row |= information(row) | clock.read(optim.batch_size)
-                row |= {"eta_seconds": (steps - done) * row["step_seconds"], **checkpoints.facts()}
+                row = watch.row(step, values, checkpoints.newest_time())
                 verdict = monitor.log(row)
                 loop.note(f"loss {row['loss']:.3f}")
-            if (logging or saving) and (trouble := stepper.trouble()):
+            # A state that is not finite is never saved: the newest checkpoint can always be resumed.
+            if (logging or saving) and (reason := watch.first_nonfinite()):
                 kept = checkpoints.newest() or "no checkpoint"
-                verdict = Verdict("non_finite", f"{trouble}; the last good state is {kept}", done)
+                verdict = Verdict("non_finite", f"{reason}; the last good state is {kept}", step)
                 break
             if logging and not verdict.healthy and config.run.on_collapse != "alert":
                 break
             if saving:
-                run.paused()
-                loop.save(done)
+                state.record_time()
+                loop.save(step)
         else:
-            _publish(stepper, checkpoints, done, dataset, out)
-        if not verdict.healthy and config.run.on_collapse == "rollback":
-            _roll_back(run, checkpoints, monitor, verdict)
+            _publish(stepper, checkpoints, steps, dataset, run)
+
+        if not verdict.healthy and _roll_back(state, config.run, checkpoints, monitor, verdict):
+            return False
         if context.is_main:
-            run.finish(verdict)
+            state.record_end(verdict)
             monitor.await_final_scrape(verdict)
     context.barrier()
-    return RunDir(out).outcome()
+    return True
 
 
-def _check_reach(run: RunConfig) -> None:
-    """Are checkpoints kept for as long as a verdict looks back?
+def _check_checkpoints_suffice(run: RunConfig) -> None:
+    """Check that the oldest checkpoint kept is older than the window of a verdict.
 
     Raises:
-        UserError: they are not, so that no rollback would find one.
+        UserError: it may not be, so that a rollback would find none.
     """
     kept, window = (run.keep_checkpoints - 1) * run.checkpoint_every, (WINDOW - 1) * run.log_every
     if run.on_collapse == "rollback" and kept < window:
         raise UserError(
-            f"run.on_collapse rollback: a verdict rests on {window} steps, and the oldest of "
-            f"run.keep_checkpoints={run.keep_checkpoints} is sometimes but {kept} steps old; keep more"
+            f"run.on_collapse rollback: a verdict is based on {window} steps, but the oldest of "
+            f"run.keep_checkpoints={run.keep_checkpoints} may be only {kept} steps old; "
+            "increase keep_checkpoints"
         )
 
 
-def _run_monitor(
-    run: Run, clips: TrainingClips, thresholds: CollapseThresholds, first: int, steps: int
+def _build_monitor(
+    state: RunState, clips: TrainingClips, thresholds: CollapseThresholds, first: int, steps: int
 ) -> RunMonitor:
-    """Return the monitor of the run; every process has one, the main one writes and serves."""
+    """Return the monitor of the run, with the numbers that stay the same during it."""
+    config, is_main = clips.config.run, state.context.is_main
     constants = {
         "steps": steps,
-        "log_every": clips.config.run.log_every,
-        "rollbacks": run.rollbacks,
+        "log_every": config.log_every,
+        "rollbacks": state.rollbacks,
         "skipped_unprepared": clips.dataset.skipped,
         "skipped_without_modality": clips.without_modality,
         "skipped_too_short": clips.too_short,
     }
-    main, settings = run.context.is_main, clips.config.run
-    exporter = MetricsExporter(RunDir(run.out).name, run.facts, constants)
-    if main and settings.metrics_port is not None:
-        exporter.serve(settings.metrics_host, settings.metrics_port)
-    return RunMonitor(RunDir(run.out), thresholds, exporter, first, write=main)
+    exporter = MetricsExporter(state.dir.name, state.info, constants)
+    if is_main and config.metrics_port is not None:
+        exporter.serve(config.metrics_host, config.metrics_port)
+    return RunMonitor(state.dir, thresholds, exporter, first, write=is_main)
 
 
 def _publish(
-    stepper: Stepper, checkpoints: Checkpoints, done: int, dataset: PreparedDataset, out: Path
+    stepper: Stepper, checkpoints: Checkpoints, steps: int, dataset: PreparedDataset, run: RunDir
 ) -> None:
-    """Leave what the next verbs need, from the main process."""
+    """Write what evaluation and the report need, from the main process."""
     if stepper.context.is_main:
-        checkpoints.save(done, stepper)
-        save_encoders(stepper.model, out)
-        save_pictures(stepper.model, dataset, out / "reconstruction.pt")
+        checkpoints.save(steps, stepper)
+        save_encoders(stepper.model, run)
+        save_samples(stepper.model, dataset, run.samples_file)
 
 
-class _RolledBackError(Exception):
-    """The run stands at an earlier checkpoint now, and goes on from there."""
+def _roll_back(
+    state: RunState, config: RunConfig, checkpoints: Checkpoints, monitor: RunMonitor, verdict: Verdict
+) -> bool:
+    """Return to the newest checkpoint before a collapse.
 
-
-def _roll_back(run: Run, checkpoints: Checkpoints, monitor: RunMonitor, verdict: Verdict) -> None:
-    """Go back to the newest checkpoint from before a collapse; only finite states are ever saved.
-
-    Raises:
-        _RolledBackError: the run stands there now. Otherwise there is no such checkpoint, or the run went
-            back as often as it may.
+    Returns:
+        Whether there is one, and `run.on_collapse` and `run.max_rollbacks` allow it.
     """
-    back = 0
-    if run.context.is_main and run.rollbacks < run.config.run.max_rollbacks:
-        saved_is_good = verdict.verdict == "non_finite"
-        back = checkpoints.drop_after(verdict.step if saved_is_good else monitor.find_onset())
-    back = run.context.all_reduce_max(back)
-    if back:
-        run.rolled_back(verdict, back)
-        raise _RolledBackError(
-            f"{verdict.verdict}: {verdict.reason}; back to step {back} with the learning rate times "
-            f"{ROLLBACK_LR**run.rollbacks:g} (rollback {run.rollbacks} of {run.config.run.max_rollbacks})"
+    if config.on_collapse != "rollback":
+        return False
+    step = 0
+    if state.context.is_main and state.rollbacks < config.max_rollbacks:
+        # Only finite states are saved, so the newest checkpoint is good if that is the only problem.
+        last_good = verdict.step if verdict.verdict == "non_finite" else monitor.find_onset()
+        step = checkpoints.drop_after(last_good)
+    step = state.context.all_reduce_max(step)
+    if not step:
+        return False
+    state.record_rollback(verdict, step)
+    if state.context.is_main:
+        print(
+            f"xkd: {verdict.verdict}: {verdict.reason}; rolled back to step {step} with the learning rate "
+            f"times {ROLLBACK_LR**state.rollbacks:g} (rollback {state.rollbacks} of {config.max_rollbacks})",
+            file=sys.stderr,
+            flush=True,
         )
-
-
-def schedule(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> dict[str, float]:
-    """What the schedules say for a step, 0 ... steps-1 (Table S4; temperatures: section B.1)."""
-    optim = config.optim
-    warmup = optim.warmup_epochs * per_epoch
-    temperatures = {}
-    for m in MODALITIES:
-        start, end = config.modality(m).teacher_temperature_start, config.modality(m).teacher_temperature
-        rise = per_epoch, optim.temperature_epochs, end if start is None else start, end
-        temperatures[f"teacher_temperature_{m}"] = temperature(step, *rise, optim.temperature_schedule)
-    return temperatures | {
-        "lr": learning_rate(step, steps=steps, warmup=warmup, base=optim.lr, final=optim.lr_final),
-        "weight_decay": optim.weight_decay,
-        "momentum": cosine(step, steps, optim.ema_base, optim.ema_final),
-    }
-
-
-def mask_noise(
-    config: PretrainConfig, step: int, context: DistributedContext
-) -> list[dict[Modality, Tensor]]:
-    """The noise that chooses the hidden tokens: this process's parts of the step's global batch."""
-    generator = torch.Generator().manual_seed(config.run.seed * 2**32 + step)
-    batch, parts = config.optim.batch_size, config.run.accumulate
-    tokens = {m: math.prod(config.modality(m).grid) for m in config.modalities}
-    noise = {
-        m: torch.rand(batch, count, generator=generator).chunk(context.size * parts)
-        for m, count in tokens.items()
-    }
-    mine = range(context.rank * parts, (context.rank + 1) * parts)
-    return [{m: noise[m][part].to(context.device) for m in noise} for part in mine]
-
-
-def _measured(terms: dict[str, Tensor], skipped: int, context: DistributedContext) -> dict[str, float]:
-    """The step's numbers, averaged over processes; the one place that waits for the device."""
-    # The mean over processes of size times each one's count is the count of them all.
-    terms = terms | {"skipped_unreadable": terms["loss"].new_tensor(skipped * context.size)}
-    values = context.all_reduce_mean(torch.stack(list(terms.values())))
-    return dict(zip(terms, values.tolist(), strict=True))
+    return True
 
 
 def main() -> dict[str, Any]:
-    """The process that torchrun starts: ``--config FILE --data DIR --out RUN``.
+    """Run one training process, started by torchrun: ``--config FILE --data DIR --out RUN``.
 
-    Instead of the file, ``--settings`` gives what is in it: hosts need share no file with the launcher.
+    ``--settings`` gives the content of the file instead: hosts need share no file with the launcher.
     """
     parser = argparse.ArgumentParser(prog="python -m xkd.train.pretrain", description=main.__doc__)
     given = parser.add_mutually_exclusive_group(required=True)

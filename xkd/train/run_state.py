@@ -1,8 +1,7 @@
-"""The run directory: who it belongs to, where it stands and how it ended."""
+"""The record of a pretraining run: its provenance, its time and its end."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,44 +13,43 @@ from typing import Any
 
 import torch
 
-from xkd.config import PretrainConfig, load_config
-from xkd.config.overrides import difference, to_yaml
+from xkd.config import PretrainConfig
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
-from xkd.io import read_json, write_text
+from xkd.io import write_json
 from xkd.launch.distributed import DistributedContext
-from xkd.rundir import Verdict
+from xkd.rundir import RunDir, Verdict
 
 
-class Run:
-    """One run's directory, claimed by its configuration and its data."""
+class RunState:
+    """Claims a run directory for a configuration and a dataset, and records the run in it.
+
+    Raises:
+        UserError: the directory holds a run of another configuration or of other data.
+    """
 
     def __init__(
-        self, out: Path, config: PretrainConfig, data: PreparedDataset, context: DistributedContext
+        self, run: RunDir, config: PretrainConfig, dataset: PreparedDataset, context: DistributedContext
     ) -> None:
-        """Claim the directory.
-
-        Raises:
-            UserError: `out` already holds a run of another configuration or other data.
-        """
-        self.out, self.config, self.context = out, config, context
+        self.dir, self.context = run, context
+        self._begin = time.time()
         if context.is_main:
-            claim(out, config)
+            run.claim(config)
         context.barrier()
-        self.facts: dict[str, Any] = read_json(out / "run.json") if (out / "run.json").exists() else {}
-        """What run.json holds."""
-        revision = self.facts.get("data_revision", data.revision)
-        if revision != data.revision:
+        self.info: dict[str, Any] = run.info()
+        """Content of run.json."""
+        revision = self.info.get("data_revision", dataset.revision)
+        if revision != dataset.revision:
             raise UserError(
-                f"{out} was started on data revision {revision[:12]}, not {data.revision[:12]}; "
+                f"{run.path} was started on data revision {revision[:12]}, not {dataset.revision[:12]}; "
                 "use another --out"
             )
-        self.facts |= {
+        self.info |= {
             "preset": config.preset,
             "seed": config.run.seed,
-            "dataset": data.name,
-            "data_revision": data.revision,
-            "data_origin": data.origin,
+            "dataset": dataset.name,
+            "data_revision": dataset.revision,
+            "data_origin": dataset.origin,
             "commit": git_commit(),
             "processes": context.size,
             "device": torch.cuda.get_device_name() if context.device.type == "cuda" else "cpu",
@@ -60,73 +58,45 @@ class Run:
         }
 
     @property
-    def finished(self) -> bool:
-        """Whether an earlier process ended this run; then there is nothing left to do."""
-        return (self.out / "verdict.json").exists()
-
-    @property
     def rollbacks(self) -> int:
-        """How often the run went back to an earlier checkpoint."""
-        return len(self.facts.get("rollbacks", []))
+        """Number of rollbacks so far."""
+        return len(self.info.get("rollbacks", []))
 
-    def rolled_back(self, verdict: Verdict, step: int) -> None:
-        """Record that the run goes back to `step`, and keep the rows that it leaves behind."""
-        self.facts["rollbacks"] = [*self.facts.get("rollbacks", []), {**verdict.to_dict(), "to": step}]
-        if self.context.is_main:
-            shutil.copy(
-                self.out / "metrics.jsonl", self.out / f"metrics_before_rollback_{self.rollbacks}.jsonl"
-            )
-        self.paused()
-
-    def started(self, first: int, steps: int, address: str | None) -> None:
-        """Say and record that training goes on after `first` of `steps` steps."""
-        self._begin = time.time() - self.facts.get("seconds", 0.0)
-        self.facts |= {"steps": steps}
-        self._write("run.json", self.facts)
+    def record_start(self, first: int, steps: int, metrics_address: str | None) -> None:
+        """Record that training starts after `first` of `steps` steps."""
+        self._begin = time.time() - self.info.get("seconds", 0.0)
+        self.info |= {"steps": steps}
         if not self.context.is_main:
             return
+        write_json(self.dir.info_file, self.info)
         resumed = f", resumed after step {first}" if first else ""
-        metrics = f", metrics at {address}" if address else ""
-        print(f"pretrain: {steps} steps into {self.out}{resumed}{metrics}", file=sys.stderr, flush=True)
+        metrics = f", metrics at {metrics_address}" if metrics_address else ""
+        print(f"pretrain: {steps} steps into {self.dir.path}{resumed}{metrics}", file=sys.stderr, flush=True)
 
-    def paused(self) -> None:
-        """Record how long it has trained so far."""
-        self.facts |= {"seconds": time.time() - self._begin}
-        self._write("run.json", self.facts)
-
-    def finish(self, verdict: Verdict) -> None:
-        """Record the end; verdict.json is written last and marks the run finished."""
-        self.paused()
-        self._write("verdict.json", verdict.to_dict())
-
-    def _write(self, name: str, values: dict[str, Any]) -> None:
+    def record_time(self) -> None:
+        """Record how long the run has trained so far."""
+        self.info |= {"seconds": time.time() - self._begin}
         if self.context.is_main:
-            write_text(self.out / name, json.dumps(values, indent=2) + "\n")
+            write_json(self.dir.info_file, self.info)
 
+    def record_rollback(self, verdict: Verdict, step: int) -> None:
+        """Record a rollback to `step`, and keep a copy of the metrics before it."""
+        self.info["rollbacks"] = [*self.info.get("rollbacks", []), {**verdict.to_dict(), "to": step}]
+        if self.context.is_main:
+            shutil.copy(
+                self.dir.metrics_file, self.dir.path / f"metrics_before_rollback_{self.rollbacks}.jsonl"
+            )
+        self.record_time()
 
-def claim(out: Path, config: PretrainConfig) -> None:
-    """Make `out` the run directory of `config`, or confirm that it already is.
-
-    Raises:
-        UserError: it holds a run whose settings differ (``run.*`` may, but for the seed), or
-            something that is no run at all.
-    """
-    saved = out / "config.yaml"
-    if saved.exists():
-        changed = [
-            name
-            for name in difference(load_config(saved), config)
-            if not name.startswith("run.") or name == "run.seed"
-        ]
-        if changed:
-            raise UserError(f"{out} holds a run with another {', '.join(changed)}; use another --out")
-    elif out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty and holds no run; use another --out")
-    write_text(saved, to_yaml(config))
+    def record_end(self, verdict: Verdict) -> None:
+        """Record the end of the run: the verdict is written last and marks it."""
+        self.record_time()
+        if self.context.is_main:
+            write_json(self.dir.verdict_file, verdict.to_dict())
 
 
 def git_commit() -> str:
-    """The commit of the code that runs: of its checkout, or what its image was built from; else "unknown"."""
+    """Return the commit of the running code: of its checkout, else of the image's build, else "unknown"."""
     here = Path(__file__).resolve().parent
     with suppress(FileNotFoundError):  # an image has no git
         command = ["git", "-C", str(here), "rev-parse", "--verify", "HEAD"]

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Time spent in each phase of a step."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from xkd.monitor.metrics import PHASES
 
 
-class Clock:
-    """Times the parts of steps on the device's own time line, so that nothing waits for it until `read`.
+class StepTimer:
+    """Times the phases of steps on the device's own timeline; only `read` synchronizes with the device.
 
-    On a GPU a wait for data is counted only as far as the GPU is idle for it.
+    On a GPU, waiting for data counts only as far as the GPU is idle.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._read = time.perf_counter()
+        self._last_read = time.perf_counter()
         self._steps: list[list[float | torch.cuda.Event]] = []
 
     def start(self) -> None:
-        """A step begins by asking for its batch."""
+        """Begin a step, before its batch is fetched."""
         self._steps.append([])
-        self.mark()
+        self.end_phase()
 
-    def mark(self) -> None:
-        """The next of `PHASES` is over."""
+    def end_phase(self) -> None:
+        """End the current one of `PHASES`."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()  # type: ignore[no-untyped-call]
@@ -36,17 +36,17 @@ class Clock:
             self._steps[-1].append(time.perf_counter())
 
     def read(self, clips: int) -> dict[str, float]:
-        """The fields of a metrics row: means over the steps since the last reading. Waits for the device.
+        """Return the timing fields of a row of metrics.jsonl, averaged over the steps since the last call.
 
         Args:
-            clips: of a step, on all processes.
+            clips: number of clips of a step, over all processes.
         """
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         count, now = len(self._steps), time.perf_counter()
-        seconds, self._read = (now - self._read) / count, now
-        parts = zip(*([_seconds(*pair) for pair in pairwise(marks)] for marks in self._steps), strict=True)
-        row = {f"seconds_{name}": sum(part) / count for name, part in zip(PHASES, parts, strict=True)}
+        seconds, self._last_read = (now - self._last_read) / count, now
+        phases = zip(*([_seconds(*pair) for pair in pairwise(ends)] for ends in self._steps), strict=True)
+        row = {f"seconds_{name}": sum(phase) / count for name, phase in zip(PHASES, phases, strict=True)}
         self._steps.clear()
         return row | {"step_seconds": seconds, "samples_per_second": clips / seconds}
 
