@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from xkd.errors import RunInterruptedError
-from xkd.launch.children import signal_children
+from xkd.launch.interrupts import signal_children
 
 ROOT = Path(__file__).resolve().parents[2]
 

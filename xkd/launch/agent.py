@@ -27,8 +27,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 from xkd.errors import EXIT_PEERS_LOST, NON_RETRYABLE_EXIT_CODES
-from xkd.launch.children import end_with_parent, signal_children
-from xkd.launch.interrupts import STOP_SIGNALS
+from xkd.launch.interrupts import STOP_SIGNALS, end_with_parent, signal_children
 from xkd.launch.termination import ERROR_FILE, report_failure
 from xkd.launch.worker import AGENT_ERROR_FILE
 

@@ -1,13 +1,12 @@
-"""The `kfp` command of this environment: upstream's, and ``kfp run submit FILE.py``.
+"""The `kfp` command of this environment: upstream's, plus ``kfp run submit FILE.py``.
 
-Upstream's ``run submit`` is a deprecated alias of ``run create``, which wants a compiled package. Here it
-also takes a pipeline's Python file and compiles it first:
+Upstream's ``run submit`` is a deprecated alias of ``run create``, which takes a compiled package. This one
+also compiles a pipeline's Python file:
 
     kfp [--endpoint URL ...] run submit FILE.py [--local] [-e EXPERIMENT] [name=value ...]
 
 With ``--local`` the pipeline runs on this machine, without a server. Without it the package goes to
-upstream's ``run create``, with all other flags as given; the experiment is named after the pipeline
-unless ``-e`` says otherwise. Everything else is upstream's own.
+upstream's ``run create``, with all other flags unchanged; the default experiment has the pipeline's name.
 """
 
 from __future__ import annotations
@@ -26,53 +25,61 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from xkd.errors import UserError, XkdError, nearest
 
 LOCAL_ROOT = Path("runs/.kfp")
-"""Where a local run keeps the small artifacts that tasks hand on."""
+"""Directory of the small artifacts of local runs."""
+
+
+class _Submission(NamedTuple):
+    """A command ``run submit FILE.py``."""
+
+    options: list[str]
+    """Words before ``run submit``."""
+    file: Path
+    words: list[str]
+    """Words after it, without the file."""
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    arguments = sys.argv[1:]
+    """Run the command."""
     try:
-        submission = _submission(arguments)
+        submission = _parse(sys.argv[1:])
         if submission is None:
-            _upstream(arguments)
-            return
-        before, file, after = submission
-        if not file.is_file():
-            raise UserError(f"no pipeline file {file}")
-        if "--local" in after:
-            after.remove("--local")
-            sys.exit(_in_own_group(file, after))
-        _create(before, file, after)
+            _run_upstream(sys.argv[1:])
+        elif not submission.file.is_file():
+            raise UserError(f"no pipeline file {submission.file}")
+        elif "--local" in submission.words:
+            submission.words.remove("--local")
+            sys.exit(_run_in_process_group(submission))
+        else:
+            _create(submission)
     except XkdError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(_report(error))
 
 
-def _submission(arguments: Sequence[str]) -> tuple[list[str], Path, list[str]] | None:
-    """The words before ``run submit``, the Python file and the words after; None for all other commands."""
-    for start, words in enumerate(pairwise(arguments)):
-        if words in (("run", "submit"), ("runs", "submit")):
-            after = list(arguments[start + 2 :])
-            file = next((word for word in after if word.endswith(".py") and "=" not in word), None)
-            if file is None or "--help" in after:
+def _report(error: XkdError) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def _parse(arguments: Sequence[str]) -> _Submission | None:
+    """Return the parts of a ``run submit FILE.py``; None for every other command."""
+    for start, pair in enumerate(pairwise(arguments)):
+        if pair in (("run", "submit"), ("runs", "submit")):
+            words = list(arguments[start + 2 :])
+            file = next((word for word in words if word.endswith(".py") and "=" not in word), None)
+            if file is None or "--help" in words:
                 return None
-            after.remove(file)
-            return list(arguments[:start]), Path(file), after
+            words.remove(file)
+            return _Submission(list(arguments[:start]), Path(file), words)
     return None
 
 
-def _upstream(arguments: list[str]) -> None:
-    """Upstream's command line, which ends the process as it does there.
-
-    Upstream connects to a server before it reads further, even for ``run create --help``; help comes
-    without that here.
-    """
+def _run_upstream(arguments: list[str]) -> None:
+    """Run upstream's command, but print help without a connection to a server, which upstream requires."""
     from kfp.cli import __main__, cli
 
     if "--help" not in arguments:
@@ -85,51 +92,45 @@ def _upstream(arguments: list[str]) -> None:
     offline.main(args=arguments, prog_name="kfp", obj={})
 
 
-def _create(before: list[str], file: Path, after: list[str]) -> None:
-    """Compile the file and hand the package to upstream's ``run create``."""
+def _create(submission: _Submission) -> None:
+    """Compile the file and pass the package to upstream's ``run create``."""
     from kfp import compiler
     from kfp.cli import cli
     from urllib3.exceptions import HTTPError
 
-    pipeline = _load(file)
-    after = _with_strings(pipeline, after)
-    if not any(word.startswith(("-e", "--experiment-name")) for word in after):
-        after = ["-e", pipeline.name, *after]
+    pipeline = _load(submission.file)
+    words = _quote_strings(pipeline, submission.words)
+    if not any(word.startswith(("-e", "--experiment-name")) for word in words):
+        words = ["-e", pipeline.name, *words]
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="kfp-submit-") as folder:
-        package = str(Path(folder) / f"{file.stem}.yaml")
+        package = str(Path(folder) / f"{submission.file.stem}.yaml")
         compiler.Compiler().compile(pipeline, package)
+        command = [*submission.options, "run", "create", "-f", package, *words]
         try:
-            with redirect_stdout(_Without(sys.stdout, r"Failed to load kube config\.")):
-                cli.cli.main(
-                    [*before, "run", "create", "-f", package, *after], "kfp", obj={}, auto_envvar_prefix="KFP"
-                )
+            with redirect_stdout(_LineFilter(sys.stdout, r"Failed to load kube config\.")):
+                cli.cli.main(command, "kfp", obj={}, auto_envvar_prefix="KFP")
         except HTTPError as error:
+            reason = " ".join(str(getattr(error, "reason", error)).split())
             raise UserError(
-                "no Kubeflow Pipelines server answers "
-                f"({' '.join(str(getattr(error, 'reason', error)).split())}); name one with "
-                f"`kfp --endpoint URL run submit {file}`, or run on this machine with "
-                f"`kfp run submit {file} --local`"
+                f"no Kubeflow Pipelines server responds ({reason}); give its address with "
+                f"`kfp --endpoint URL run submit {submission.file}`, or run on this machine with "
+                f"`kfp run submit {submission.file} --local`"
             ) from None
 
 
-def _in_own_group(file: Path, arguments: list[str]) -> int:
-    """Run a pipeline here in a process group of its own, so that stopping this command stops its tasks too.
-
-    Returns:
-        The exit code: 0 when the pipeline succeeded.
-    """
+def _run_in_process_group(submission: _Submission) -> int:
+    """Run a pipeline here, in a new process group that gets this command's signals; return the exit code."""
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        # What a shell starts in the background ignores SIGINT, and hands that on to the tasks.
+        # A shell has its background processes ignore SIGINT, and the tasks would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            os._exit(_run_here(file, arguments))
+            os._exit(_run_locally(submission))
         except XkdError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            os._exit(error.exit_code)
+            os._exit(_report(error))
         except KeyboardInterrupt:
             os._exit(130)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -138,18 +139,18 @@ def _in_own_group(file: Path, arguments: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _run_here(file: Path, arguments: list[str]) -> int:
+def _run_locally(submission: _Submission) -> int:
     """Run a pipeline on this machine; its tasks are processes of this environment."""
     from kfp import local
 
-    pipeline = _load(file)
-    values = _values(pipeline, arguments)
-    _never_retry(pipeline)
+    pipeline = _load(submission.file)
+    values = _parameters(pipeline, submission.words)
+    _disable_retries(pipeline)
     warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(LOCAL_ROOT))
-    # The executor repeats its whole input; what a task itself says should not drown in that.
-    with redirect_stdout(_Without(sys.stdout, r"""\s*(\[KFP Executor .* INFO\]|["{}\]])""")):
+    # The executor logs its whole input, which would hide the output of the task.
+    with redirect_stdout(_LineFilter(sys.stdout, r"""\s*(\[KFP Executor .* INFO\]|["{}\]])""")):
         try:
             pipeline(**values)
         except RuntimeError as error:
@@ -159,7 +160,7 @@ def _run_here(file: Path, arguments: list[str]) -> int:
 
 
 def _load(file: Path) -> Any:
-    """The one pipeline of a Python file."""
+    """Return the only pipeline of a Python file."""
     from kfp.cli.compile_ import collect_pipeline_or_component_func
 
     try:
@@ -168,24 +169,24 @@ def _load(file: Path) -> Any:
         raise UserError(f"{file}: {error}") from None
 
 
-def _never_retry(pipeline: Any) -> None:
-    """Have a task that fails fail at once: what retries are for, evicted pods and lost nodes, is not here."""
+def _disable_retries(pipeline: Any) -> None:
+    """Have failed tasks fail at once: retries are for evicted pods and lost nodes."""
     spec = pipeline.pipeline_spec
     for component in (spec.root, *spec.components.values()):
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
 
 
-def _values(pipeline: Any, arguments: Sequence[str]) -> dict[str, Any]:
-    """The pipeline's parameters from ``name=value`` words, read as upstream's ``run create`` reads them."""
+def _parameters(pipeline: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Return the pipeline's parameters from ``name=value`` words, parsed as by upstream's ``run create``."""
     from kfp.cli.utils.parsing import parse_parameter_value
 
     known = pipeline.component_spec.inputs or {}
     values = {}
-    words = iter(_with_strings(pipeline, arguments))
-    for word in words:
+    remaining = iter(_quote_strings(pipeline, words))
+    for word in remaining:
         if word in ("-e", "--experiment-name"):
-            next(words, None)  # experiments are a server's; the same command line works in both places
+            next(remaining, None)  # only servers have experiments; the same command works locally
             continue
         name, equals, text = word.partition("=")
         if not equals or word.startswith("-"):
@@ -196,28 +197,30 @@ def _values(pipeline: Any, arguments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _with_strings(pipeline: Any, arguments: Sequence[str]) -> list[str]:
-    """The same words, with quotes around strings that upstream would read as numbers and a server refuse."""
+def _quote_strings(pipeline: Any, words: Sequence[str]) -> list[str]:
+    """Quote strings that upstream would parse as numbers, which the server would reject."""
     from kfp.cli.utils.parsing import parse_parameter_value
 
     known = pipeline.component_spec.inputs or {}
-    words = []
-    for word in arguments:
+
+    def quote(word: str) -> str:
         name, equals, text = word.partition("=")
         is_string = equals and name in known and known[name].type == "String"
-        quote = is_string and not isinstance(parse_parameter_value(text), str)
-        words.append(f"{name}={json.dumps(text)}" if quote else word)
-    return words
+        if is_string and not isinstance(parse_parameter_value(text), str):
+            return f"{name}={json.dumps(text)}"
+        return word
+
+    return [quote(word) for word in words]
 
 
-class _Without(io.TextIOBase):
-    """A text stream that leaves out the lines that begin with a pattern."""
+class _LineFilter(io.TextIOBase):
+    """A text stream without the lines that start with a pattern."""
 
     def __init__(self, stream: TextIO, pattern: str) -> None:
         self._stream, self._pattern, self._line = stream, re.compile(pattern), ""
 
     def write(self, text: str) -> int:
-        """Write whole lines on; keep the rest until its end comes."""
+        """Write complete lines; keep the rest."""
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             if not self._pattern.match(line):
@@ -225,9 +228,5 @@ class _Without(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream; an unfinished line stays here."""
+        """Flush the stream; an incomplete line stays."""
         self._stream.flush()
-
-
-if __name__ == "__main__":
-    main()

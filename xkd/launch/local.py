@@ -15,8 +15,7 @@ from torchx.specs import AppDef, AppState, AppStatus, Role
 
 from xkd.errors import EXIT_COLLAPSED, EXIT_FAILURE, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TrainingError, XkdError
 from xkd.launch.agent import agent_command
-from xkd.launch.children import signal_children
-from xkd.launch.interrupts import signal_handlers_restored
+from xkd.launch.interrupts import signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
 
 _POLL_SECONDS = 0.5

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xkd.errors import EXIT_FAILURE, CollapsedError, XkdError
-from xkd.launch.children import end_with_parent
+from xkd.launch.interrupts import end_with_parent
 from xkd.launch.termination import ERROR_FILE, report_failure, write_termination_message
 
 AGENT_ERROR_FILE = "XKD_AGENT_ERROR_FILE"

@@ -17,21 +17,10 @@ from typing import Any
 from kubernetes import client
 
 from xkd.launch.interrupts import stop_signals_raised
+from xkd.launch.kubernetes import status
 from xkd.launch.kubernetes.client import FAILURES, Api, ApiRejectedError, ApiUnavailableError
 from xkd.launch.kubernetes.job import Job
 from xkd.launch.kubernetes.logs import logs_shown
-from xkd.launch.kubernetes.status import (
-    SUCCEEDED,
-    WAITING,
-    PodEnd,
-    end_of,
-    format_duration,
-    has_ended,
-    pending_reason,
-    phase_of,
-    seconds_by_phase,
-    seconds_in_phase,
-)
 from xkd.launch.kubernetes.submit import LaunchError, submit_or_attach
 from xkd.log import get_logger
 
@@ -44,13 +33,13 @@ class Outcome:
 
     phase: str
     restarts: int
-    ends: Collection[PodEnd]
+    ends: Collection[status.PodEnd]
     """The last known end of each of its pods."""
 
     @property
     def succeeded(self) -> bool:
         """Whether it completed."""
-        return self.phase == SUCCEEDED
+        return self.phase == status.SUCCEEDED
 
 
 class _DeadlineError(Exception):
@@ -101,7 +90,7 @@ class _Follower:
         """The job as last read."""
         self._changed_pods = deque[client.V1Pod]()
         """Pods that changed since the last poll: a restart of the job deletes its pods at once."""
-        self._ends: dict[str, PodEnd] = {}
+        self._ends: dict[str, status.PodEnd] = {}
         """The last known end of each pod."""
         self._pending_reasons: set[str] = set()
         """Reported reasons why pods do not start in the present phase."""
@@ -129,12 +118,12 @@ class _Follower:
         """Return the phase, the times, the attempts and the progress in one line."""
         if not self._job:
             return f"job {self._name}: not started"
-        seconds = seconds_by_phase(self._job)
-        waiting = sum(seconds.get(phase, 0.0) for phase in WAITING)
+        seconds = status.seconds_by_phase(self._job)
+        waiting = sum(seconds.get(phase, 0.0) for phase in status.WAITING)
         return (
-            f"job {self._name}: {phase_of(self._job)}, {self._restarts + 1} attempt(s), "
-            f"{format_duration(seconds.get('Running', 0.0))} running, "
-            f"{format_duration(waiting)} waiting for nodes{self._progress()}"
+            f"job {self._name}: {status.phase_of(self._job)}, {self._restarts + 1} attempt(s), "
+            f"{status.duration(seconds.get('Running', 0.0))} running, "
+            f"{status.duration(waiting)} waiting for nodes{self._progress()}"
         )
 
     def _watch_pods(self, done: threading.Event) -> None:
@@ -160,14 +149,14 @@ class _Follower:
                     "rerun the command to restart it"
                 )
             self._job = job
-            pods, phase = self._api.pods(self._name), phase_of(job)
+            pods, phase = self._api.pods(self._name), status.phase_of(job)
             changed = self._report_ends(pods)
             if phase != previous:
                 restart = f", restart {self._restarts}" if self._restarts else ""
                 log.info("job %s: %s%s", self._name, phase, restart)
                 self._pending_reasons.clear()
             self._report_pending(pods)
-            if has_ended(job):
+            if status.has_ended(job):
                 return Outcome(phase, self._restarts, self._ends.values())
             self._check_deadlines(phase)
             pause = self._api.policy.next_pause(pause, changed or phase != previous)
@@ -183,7 +172,7 @@ class _Follower:
         """Record how pods ended, and log each failure; return whether there was a new end."""
         changed = [self._changed_pods.popleft() for _ in range(len(self._changed_pods))]
         news = False
-        for end in filter(None, map(end_of, (*changed, *pods))):
+        for end in filter(None, map(status.end_of, (*changed, *pods))):
             if self._ends.get(end.pod) != end:
                 self._ends[end.pod] = end
                 news = True
@@ -194,16 +183,17 @@ class _Follower:
     def _report_pending(self, pods: Collection[client.V1Pod]) -> None:
         """Log why pods do not start, each reason once: the messages change all the time."""
         for pod in pods:
-            reason, message = pending_reason(pod)
+            reason, message = status.pending_reason(pod)
             if reason and reason not in self._pending_reasons:
                 self._pending_reasons.add(reason)
                 log.warning("pod %s waits: %s: %s", pod.metadata.name, reason, " ".join(message.split()))
 
     def _check_deadlines(self, phase: str) -> None:
-        waited, ran = seconds_in_phase(self._job), seconds_by_phase(self._job).get("Running", 0.0)
-        if phase in WAITING and waited > self._cluster.queue_seconds:
+        waited = status.seconds_in_phase(self._job)
+        ran = status.seconds_by_phase(self._job).get("Running", 0.0)
+        if phase in status.WAITING and waited > self._cluster.queue_seconds:
             raise _DeadlineError(
-                f"job {self._name} waited {format_duration(waited)} for nodes, longer than queue_seconds"
+                f"job {self._name} waited {status.duration(waited)} for nodes, longer than queue_seconds"
             )
         if self._cluster.run_seconds and ran > self._cluster.run_seconds:
-            raise _DeadlineError(f"job {self._name} ran for {format_duration(ran)}, longer than run_seconds")
+            raise _DeadlineError(f"job {self._name} ran for {status.duration(ran)}, longer than run_seconds")

@@ -105,7 +105,7 @@ def pending_reason(pod: client.V1Pod) -> tuple[str, str]:
     return "", ""
 
 
-def format_duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration for people."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -6,17 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from xkd.errors import NON_RETRYABLE_EXIT_CODES, UserError, XkdError
+from xkd.launch.kubernetes import status
 from xkd.launch.kubernetes.client import Api
 from xkd.launch.kubernetes.job import OUT_LABEL, RUN_LABEL, Job
-from xkd.launch.kubernetes.status import (
-    FAILED,
-    SUCCEEDED,
-    end_of,
-    format_duration,
-    has_ended,
-    is_being_deleted,
-    phase_of,
-)
 from xkd.log import get_logger
 
 _DELETION_SECONDS = 120.0
@@ -37,14 +29,14 @@ def submit_or_attach(api: Api, job: Job) -> None:
         LaunchError: an earlier job cannot be deleted.
     """
     existing = api.read(job.name)
-    if existing and is_being_deleted(existing):
+    if existing and status.is_being_deleted(existing):
         _wait_deleted(api, job, job.name)
     elif existing and _needs_restart(api, job, existing):
-        log.info("earlier job %s is %s; restarting it", job.name, phase_of(existing))
+        log.info("earlier job %s is %s; restarting it", job.name, status.phase_of(existing))
         api.delete(job.name)
         _wait_deleted(api, job, job.name)
     elif existing:
-        log.info("job %s exists (%s); attaching", job.name, phase_of(existing))
+        log.info("job %s exists (%s); attaching", job.name, status.phase_of(existing))
         return
     _check_directory_is_free(api, job)
     if api.create(job.manifest()):
@@ -54,7 +46,9 @@ def submit_or_attach(api: Api, job: Job) -> None:
 def release(run_id: str, namespace: str = "") -> list[str]:
     """Cancel the jobs of a pipeline run that have not ended; return their names."""
     api = Api(namespace)
-    names = [str(job["metadata"]["name"]) for job in api.jobs(f"{RUN_LABEL}={run_id}") if not has_ended(job)]
+    names = [
+        str(job["metadata"]["name"]) for job in api.jobs(f"{RUN_LABEL}={run_id}") if not status.has_ended(job)
+    ]
     for name in names:
         api.delete(name)
     return names
@@ -66,44 +60,35 @@ def _needs_restart(api: Api, job: Job, existing: Mapping[str, Any]) -> bool:
     Within one pipeline run a job that used all its restarts, or ended with a final exit code, stays: the
     retries of the pipeline's task must not multiply the restarts, and nobody fixed anything meanwhile.
     """
-    if not has_ended(existing) or phase_of(existing) == SUCCEEDED:
+    if not status.has_ended(existing) or status.phase_of(existing) == status.SUCCEEDED:
         return False
     if not job.run_id:
         return True
-    ends = map(end_of, api.pods(job.name))
+    ends = map(status.end_of, api.pods(job.name))
     final = any(end and end.termination.code in NON_RETRYABLE_EXIT_CODES for end in ends)
-    return phase_of(existing) != FAILED and not final
+    return status.phase_of(existing) != status.FAILED and not final
 
 
 def _check_directory_is_free(api: Api, job: Job) -> None:
-    """Ensure that no other job writes to the same directory.
-
-    Raises:
-        UserError: one does.
-        LaunchError: one that is being deleted stays.
-    """
+    """Raise UserError if another job writes to the same directory; wait for one that is being deleted."""
     for other in api.jobs(f"{OUT_LABEL}={job.out_hash}"):
         name = other["metadata"]["name"]
-        if is_being_deleted(other):
+        if status.is_being_deleted(other):
             _wait_deleted(api, job, name)
-        elif not has_ended(other):
+        elif not status.has_ended(other):
             raise UserError(
-                f"job {name} ({phase_of(other)}) already writes to {job.directory}; wait for its end, use "
-                f"another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
+                f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait for its end, "
+                f"use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
             )
 
 
 def _wait_deleted(api: Api, job: Job, name: str) -> None:
-    """Wait until an earlier job is deleted; its pods save first.
-
-    Raises:
-        LaunchError: it is not deleted in time.
-    """
+    """Wait until an earlier job is deleted, whose pods save first; raise LaunchError after a timeout."""
     limit = job.cluster.grace_seconds + _DELETION_SECONDS
     log.info("waiting until earlier job %s is deleted", name)
     if not api.wait_deleted(name, limit):
         raise LaunchError(
-            f"earlier job {name} is not deleted after {format_duration(limit)}; a pod on a lost node stays "
+            f"earlier job {name} is not deleted after {status.duration(limit)}; a pod on a lost node stays "
             f"until the node or the pod is deleted: kubectl delete pod -l volcano.sh/job-name={name} "
             f"--force -n {api.namespace}"
         )

@@ -21,7 +21,7 @@ from kfp import components
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KFP = str(Path(sys.executable).with_name("kfp"))
 FULL = str(ROOT / "pipelines" / "xkd_full.py")
 PIPELINES = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
@@ -158,7 +158,7 @@ def test_without_a_server_one_line_names_local() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "no Kubeflow Pipelines server answers" in line
+    assert "no Kubeflow Pipelines server responds" in line
     assert "--local" in line
 
 
