@@ -1,23 +1,23 @@
-"""What two habits of the transformer blocks save on this machine's CPU, each against its own absence.
+"""The time that two optimizations of the transformer blocks save on this machine's CPU.
 
 python benchmarks/blocks.py --preset paper --batch 4
 
-Together: the masked global view and the local views go through the student's blocks as rows of one matrix,
-against one after the other. oneDNN: it computes the large linear layers, against torch's own product (MKL).
-Both ways take turns within one process, forward and backward, and the ratio is the median over the turns.
+Together: the masked global view and the local views pass through the student's blocks as rows of one matrix,
+compared with one after the other. oneDNN: it computes the large linear layers, compared with torch's own
+product (MKL). Both variants alternate within one process, forward and backward; the ratio is the median over
+the pairs.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from statistics import median
 
 import torch
-from step import Timer
 from torch import Tensor
 
+from benchmarks.common import Timer, preset_parser
 from xkd.config import Modality, PretrainConfig
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
@@ -28,7 +28,7 @@ from xkd.model.vit import Encoder
 
 
 def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality) -> list[Tensor]:
-    """What the student embeds of a batch: the visible tokens of the global view, and the local views."""
+    """Return the student's tokens of a batch: the visible ones of the global view, and the local views."""
     c, batch = config.modality(modality), config.optim.batch_size
     visible = round((1 - c.mask_ratio) * math.prod(c.grid))
     local = torch.randn(batch * c.local_views, CHANNELS[modality], *c.local_view)
@@ -37,20 +37,13 @@ def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality)
 
 
 def main() -> None:
-    """Time both, per modality, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--preset", default="paper")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=9)
-    given = parser.parse_args()
-    config = resolve(get_preset(given.preset), None, [f"optim.batch_size={given.batch}"])
+    """Time both optimizations for each modality and print the table."""
+    args = preset_parser(__doc__, preset="paper", batch=4, repeats=9).parse_args()
+    config = resolve(get_preset(args.preset), None, [f"optim.batch_size={args.batch}"])
     keep_freed_memory()
     timer = Timer(torch.device("cpu"))
-    print(
-        f"preset {given.preset}, batch {given.batch}, {torch.get_num_threads()} threads, forward and backward"
-    )
+    threads = torch.get_num_threads()
+    print(f"preset {args.preset}, batch {args.batch}, {threads} threads, forward and backward")
     print("\n| blocks of | plain ms | with ms | time |\n|---|---:|---:|---:|")
     for modality in config.modalities:
         torch.manual_seed(0)
@@ -71,12 +64,12 @@ def main() -> None:
             together()
             linear.LEAST_WEIGHT = least
 
-        habits: dict[str, Callable[[], None]] = {"together": apart, "oneDNN": without_onednn}
-        for name, plain in habits.items():
-            turns = [(timer.seconds(plain), timer.seconds(together)) for _ in range(2 + given.repeats)][2:]
-            before, now = (1000 * median(column) for column in zip(*turns, strict=True))
-            ratio = median(new / old for old, new in turns)
-            print(f"| {modality}, {name} | {before:.0f} | {now:.0f} | {ratio - 1:+.1%} |")
+        variants: dict[str, Callable[[], None]] = {"together": apart, "oneDNN": without_onednn}
+        for name, plain in variants.items():
+            pairs = [(timer.seconds(plain), timer.seconds(together)) for _ in range(2 + args.repeats)]
+            before, after = (1000 * median(column) for column in zip(*pairs[2:], strict=True))
+            ratio = median(new / old for old, new in pairs[2:])
+            print(f"| {modality}, {name} | {before:.0f} | {after:.0f} | {ratio - 1:+.1%} |")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""The collapse lab: small models that fail in the paper's ways, a healthy one, and what they are called.
+"""The collapse lab: small models that collapse in the paper's ways, a healthy one, and the verdict on each.
 
 python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
 
-Trains the presets `lab*` over several seeds, two runs at a time, and writes table.md, figure_s3.png and
-figure_s4.svg, our version of the paper's figures. Runs that are there already are not trained again.
+Trains the presets `lab*` over several seeds and writes table.md, figure_s3.png and figure_s4.svg, our version
+of the paper's figures. Finished runs are kept: rerun the command to resume.
 
-Runs that fail in one of the paper's ways must be called, and of the kind that the paper saw or we did; runs
-that end well, by the medians of their last rows, must never have been called.
+Exits with an error unless every collapse is detected with the right kind, and no run that ends healthy, by
+the medians of its last rows, was ever judged as collapsed.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -24,42 +23,43 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from xkd.config import load_config
-from xkd.model.terms import DIRECTIONS
+from benchmarks.common import parser
+from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
 from xkd.monitor.collapse import WINDOW, CollapseThresholds, judge
 from xkd.progress import progress
 from xkd.report.figures import save
 from xkd.report.plots.training import COLORS, DASHED, GRAY, loss_curves
-from xkd.rundir import Row, Verdict, read_rows
+from xkd.rundir import Row, RunDir, Verdict
 
-FAILING = (
+COLLAPSING = (
     "lab_without_centering",
     "lab_without_norms",
     "lab_without_alignment",
     "lab_without_reconstruction",
 )
+SIGNALS = {"KD": KD, "KLD": KLD, "information": INFORMATION}
 HEALTHY = "lab"
-"""Presets."""
-KINDS = dict(zip(FAILING, ("one_hot", "constant", "constant"), strict=False))
-"""How they end. What happens without reconstruction is not known before."""
+"""The preset of the healthy run."""
+KINDS = dict(zip(COLLAPSING, ("one_hot", "constant", "constant"), strict=False))
+"""Expected verdicts; the outcome without reconstruction is open."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run and what the detector said of it."""
+    """One run and its verdicts."""
 
     preset: str
     seed: int
     rows: list[Row]
-    called: Verdict | None
-    """The first verdict that was not healthy."""
-    ended: Verdict
-    """On its last rows."""
+    detected: Verdict | None
+    """The first verdict that is not healthy."""
+    final: Verdict
+    """The verdict on its last rows."""
 
 
 def train(preset: str, seed: int, data: Path, out: Path) -> None:
-    """Train one run on one core, unless it is there."""
-    if (out / "verdict.json").exists():
+    """Train one run on one core, unless it has ended."""
+    if RunDir(out).ended:
         return
     command = [
         str(Path(sys.executable).with_name("xkd")),
@@ -79,55 +79,55 @@ def train(preset: str, seed: int, data: Path, out: Path) -> None:
 
 
 def outcome(preset: str, seed: int, run: Path) -> Outcome:
-    """Judge a run as it was judged while it trained, row by row."""
-    config, rows = load_config(run / "config.yaml"), read_rows(run / "metrics.jsonl")
-    limits = CollapseThresholds.from_config(config, rows[-1]["step"] // config.optim.epochs)
-    verdicts = (judge(rows[:end], limits) for end in range(1, len(rows) + 1))
-    called = next((verdict for verdict in verdicts if not verdict.healthy), None)
-    return Outcome(preset, seed, rows, called, judge(rows, limits))
+    """Judge a run row by row, as during training."""
+    config, rows = RunDir(run).config(), RunDir(run).metrics()
+    thresholds = CollapseThresholds.from_config(config, rows[-1]["step"] // config.optim.epochs)
+    verdicts = (judge(rows[:end], thresholds) for end in range(1, len(rows) + 1))
+    detected = next((verdict for verdict in verdicts if not verdict.healthy), None)
+    return Outcome(preset, seed, rows, detected, judge(rows, thresholds))
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a row for each run, and recall and false alarms below."""
+    """Return a Markdown table with a row for each run; below it the numbers of hits and false alarms."""
     lines = [
-        "| preset | seed | KD at the end | KLD | information | called | at step |",
+        "| preset | seed | KD at the end | KLD | information | verdict | at step |",
         "|---|---:|---:|---:|---:|---|---:|",
     ]
     for one in outcomes:
         ends = (
-            " / ".join(f"{median(row[f'{term}_{d}'] for row in one.rows[-WINDOW:]):.3g}" for d in DIRECTIONS)
-            for term in ("kd", "kld", "information")
+            " / ".join(f"{median(row[fields[d]] for row in one.rows[-WINDOW:]):.3g}" for d in DIRECTIONS)
+            for fields in SIGNALS.values()
         )
-        verdict = (one.called.verdict, one.called.step) if one.called else ("healthy", "")
+        verdict = (one.detected.verdict, one.detected.step) if one.detected else ("healthy", "")
         cells = (f"`{one.preset}`", one.seed, *ends, *verdict)
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    failing = [one for one in outcomes if one.preset in KINDS]
-    right = len([one for one in failing if one.called and one.called.verdict == KINDS[one.preset]])
-    well = [one for one in outcomes if one.ended.healthy]
-    alarms = len([one for one in well if one.called])
-    lines += ["", f"{right} of {len(failing)} runs that were to collapse were called, and of the right kind."]
-    lines += [f"False alarms: {alarms} on {len(well)} runs that end well."]
+    collapsing = [one for one in outcomes if one.preset in KINDS]
+    right = len([one for one in collapsing if one.detected and one.detected.verdict == KINDS[one.preset]])
+    healthy = [one for one in outcomes if one.final.healthy]
+    alarms = len([one for one in healthy if one.detected])
+    lines += ["", f"{right} of {len(collapsing)} collapses were detected, with the right kind."]
+    lines += [f"False alarms: {alarms} on {len(healthy)} runs that end healthy."]
     return "\n".join(lines) + "\n"
 
 
-def failing_curves(outcomes: Sequence[Outcome]) -> Figure:
-    """Figure S3: KD, KLD and information; a column for each way to fail, a line for each run."""
+def collapse_curves(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw Figure S3: KD, KLD and information; a column per preset, a line per run and direction."""
     figure = Figure(figsize=(11, 6.2), layout="constrained")
-    axes = figure.subplots(3, len(FAILING), sharex=True, sharey="row")
-    for column, preset in enumerate(FAILING):
+    axes = figure.subplots(3, len(COLLAPSING), sharex=True, sharey="row")
+    for column, preset in enumerate(COLLAPSING):
         axes[0, column].set_title(preset.removeprefix("lab_").replace("_", " "))
         axes[2, column].set_xlabel("step")
         for one in (one for one in outcomes if one.preset == preset):
-            for row, term in enumerate(("kd", "kld", "information")):
+            for row, fields in enumerate(SIGNALS.values()):
                 for d, color in zip(DIRECTIONS, COLORS.values(), strict=True):
-                    values = [max(r[f"{term}_{d}"], 1e-4) for r in one.rows]
+                    values = [max(r[fields[d]], 1e-4) for r in one.rows]
                     steps = [r["step"] for r in one.rows]
                     axes[row, column].plot(
                         steps, values, color=color, linewidth=0.9, label=d.replace("_", " ")
                     )
-                if one.called:
-                    axes[row, column].axvline(one.called.step, color=GRAY, linewidth=1, linestyle=DASHED)
-    for row, term in enumerate(("KD", "KLD", "information")):
+                if one.detected:
+                    axes[row, column].axvline(one.detected.step, color=GRAY, linewidth=1, linestyle=DASHED)
+    for row, term in enumerate(SIGNALS):
         axes[row, 0].set_ylabel(f"{term}, nats")
         axes[row, 0].set_yscale("log")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -136,39 +136,37 @@ def failing_curves(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def main() -> None:
-    """Train, judge, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Train and judge the runs; write the table and the figures."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", type=Path, required=True, help="prepared embedded dataset")
+    arguments.add_argument(
+        "--out", type=Path, required=True, help="directory of the runs, the table and the figures"
     )
-    parser.add_argument("--data", type=Path, required=True, help="prepared embedded dataset")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="directory of the runs and of what is written"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument(
         "--at-once", type=int, default=os.cpu_count() or 1, help="runs at a time, one core each"
     )
-    given = parser.parse_args()
+    args = arguments.parse_args()
     jobs = [
-        (preset, seed, given.out / preset / str(seed))
-        for seed, preset in product(given.seeds, (*FAILING, HEALTHY))
+        (preset, seed, args.out / preset / str(seed))
+        for seed, preset in product(args.seeds, (*COLLAPSING, HEALTHY))
     ]
-    with progress("collapse lab, runs", len(jobs)) as bar, ThreadPoolExecutor(given.at_once) as pool:
-        running = [pool.submit(train, preset, seed, given.data, run) for preset, seed, run in jobs]
-        for ended in as_completed(running):
-            ended.result()
+    with progress("collapse lab, runs", len(jobs)) as bar, ThreadPoolExecutor(args.at_once) as pool:
+        running = [pool.submit(train, preset, seed, args.data, run) for preset, seed, run in jobs]
+        for finished in as_completed(running):
+            finished.result()
             bar.advance()
     outcomes = sorted((outcome(*job) for job in jobs), key=lambda one: (one.preset, one.seed))
-    (given.out / "table.md").write_text(table(outcomes))
+    (args.out / "table.md").write_text(table(outcomes))
     healthy = next(one for one in outcomes if one.preset == HEALTHY)
-    save(lambda: failing_curves(outcomes), given.out / "figure_s3.png")
-    save(lambda: loss_curves(healthy.rows), given.out / "figure_s4.svg")
+    save(lambda: collapse_curves(outcomes), args.out / "figure_s3.png")
+    save(lambda: loss_curves(healthy.rows), args.out / "figure_s4.svg")
     print(table(outcomes), end="")
     for one in outcomes:
-        called = one.called.verdict if one.called else "healthy"
-        right = KINDS.get(one.preset, "healthy" if one.ended.healthy else called)
-        if called != right:
-            raise SystemExit(f"{one.preset}, seed {one.seed}, was called {called}, not {right}")
+        detected = one.detected.verdict if one.detected else "healthy"
+        right = KINDS.get(one.preset, "healthy" if one.final.healthy else detected)
+        if detected != right:
+            raise SystemExit(f"{one.preset}, seed {one.seed}, was judged {detected}, not {right}")
 
 
 if __name__ == "__main__":

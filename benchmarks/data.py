@@ -1,18 +1,17 @@
-r"""From a clip to its views: the straightforward path over source videos, and the prepared shards.
+r"""The time from a clip to its views: a baseline on source videos, compared with prepared shards.
 
 python benchmarks/data.py --out /tmp/xkd-data
 python benchmarks/data.py --out /tmp/xkd-data --memory 10000
 
-Makes clips like Kinetics400's (340x256, 30 fps, 10 s) once, prepares them, and reads the same clips both ways
-in one run. The baseline's log-mel is librosa's: pip install -e ".[bench]". Stages are timed by the processor
-time of one process with one thread, so that other processes of a shared machine count little; the paths take
-turns, batch after batch, and a stage's figure is the median over the batches. The scaling over loader workers
-is by the clock, and needs a machine with nothing else to do.
+Creates clips like Kinetics400's (340x256, 30 fps, 10 s), prepares them, and reads the same clips both ways in
+one run. The baseline's log-mel is librosa's: pip install -e ".[bench]". Stages are measured in processor
+time of one process with one thread, so that other processes of a shared machine matter little; the paths
+alternate by batch, and the result of a stage is the median over batches. The scaling over loader workers is
+measured in wall-clock time and needs an idle machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import time
@@ -26,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from source_clips import SECONDS, make_kinetics
-from straightforward import Straightforward, stack
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from benchmarks.baseline import Baseline, stack
+from benchmarks.common import parser
+from benchmarks.source_clips import SECONDS, make_kinetics
 from xkd.config import Modality, PretrainConfig
 from xkd.config.presets import get_preset
 from xkd.data.datasets.training import TrainingClips, training_batches
@@ -45,40 +45,40 @@ PREPARATIONS = {
     "prepared, max_fps=8": PrepareConfig(max_fps=8),
     "prepared, max_fps=8 short_side=112": PrepareConfig(max_fps=8, short_side=112),
 }
-BASELINE = "straightforward"
+BASELINE = "baseline"
 STAGES = ("seek + decode", "audio", "log-mel", "video views", "audio views", "collate")
 READ = "of it read: decode, audio, params, collate"
-"""What is left to the processor where a GPU makes the views."""
+"""The part that remains on the processor when a GPU makes the views."""
 BATCH = 8
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Stopwatch:
-    """Processor milliseconds a clip, by stage; every batch gives one figure a stage."""
+    """Processor milliseconds per clip, by stage; one value per batch."""
 
     def __init__(self) -> None:
-        self.found: defaultdict[str, list[float]] = defaultdict(list)
+        self.values: defaultdict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is done within."""
+        """Measure the body of a ``with`` statement."""
         begin = time.process_time()
         yield
-        self.found[name].append(1000 * (time.process_time() - begin) / BATCH)
+        self.values[name].append(1000 * (time.process_time() - begin) / BATCH)
 
     def ms(self, name: str) -> float:
-        """A stage's median over all batches."""
-        return median(self.found[name])
+        """Return a stage's median over all batches."""
+        return median(self.values[name])
 
 
-def straightforward_batch(
-    path: Straightforward,
+def baseline_batch(
+    path: Baseline,
     files: list[Path],
     config: PretrainConfig,
     rng: np.random.Generator,
     watch: Stopwatch,
 ) -> None:
-    """Views of one batch of source files."""
+    """Measure the stages of one batch of source files."""
     height = config.video.global_view[1]
     starts = [rng.uniform(0, SECONDS - config.clip.seconds) for _ in files]
     samples: list[dict[Modality, list[torch.Tensor]]] = [{} for _ in files]
@@ -88,7 +88,7 @@ def straightforward_batch(
         widths = [int(frames[0].width * height / frames[0].height) for frames in pictures]
         params = [draw_params(rng, pretrain_views(config), config, height, width) for width in widths]
         with watch.stage("audio"):
-            waveforms = [path.sound(file, start) for file, start in zip(files, starts, strict=True)]
+            waveforms = [path.waveform(file, start) for file, start in zip(files, starts, strict=True)]
         with watch.stage("log-mel"):
             cuts = [path.cuts(waveform, one.audio) for waveform, one in zip(waveforms, params, strict=True)]
             mels = [[path.log_mel(cut) for cut in of_clip] for of_clip in cuts]
@@ -100,7 +100,7 @@ def straightforward_batch(
                 sample["audio"] = path.audio_views(spectrograms, one.audio)
         with watch.stage("collate"):
             stack(samples)
-    watch.found[READ].append(sum(watch.found[stage][-1] for stage in ("seek + decode", "audio", "collate")))
+    watch.values[READ].append(sum(watch.values[stage][-1] for stage in ("seek + decode", "audio", "collate")))
 
 
 def prepared_batch(
@@ -110,7 +110,7 @@ def prepared_batch(
     rng: np.random.Generator,
     watch: Stopwatch,
 ) -> None:
-    """Views of one batch as training makes them; then the stages, each by itself on the same clips."""
+    """Measure one batch as training makes it; then its single stages on the same clips."""
     with watch.stage("all"):
         with watch.stage(READ):
             batch = collate([clips[key] for key in keys])
@@ -139,16 +139,16 @@ def prepared_batch(
     mel = time.process_time() - before
     before = time.process_time()
     views({"waveform": batch["waveform"], "params": batch["params"]})
-    watch.found["audio views"].append(1000 * max(0.0, time.process_time() - before - mel) / BATCH)
+    watch.values["audio views"].append(1000 * max(0.0, time.process_time() - before - mel) / BATCH)
 
 
 def time_stages(
     source: Path, prepared: dict[str, Path], config: PretrainConfig, repeats: int
 ) -> dict[str, Stopwatch]:
-    """Every path over every clip, `repeats` times, in turns."""
+    """Measure every path on every clip, `repeats` times, alternating."""
     files = sorted((source / "train").rglob("*.mp4"))
     watches = {name: Stopwatch() for name in (BASELINE, *prepared)}
-    path, views = Straightforward(config), Views(config)
+    path, views = Baseline(config), Views(config)
     path.log_mel(np.zeros(config.clip.sample_rate, np.float32))  # librosa compiles at its first call
     clips = {name: TrainingClips(PreparedDataset.open(root), config) for name, root in prepared.items()}
     for root in prepared.values():
@@ -162,7 +162,7 @@ def time_stages(
     for repeat in range(repeats):
         for first in range(0, len(files) - BATCH + 1, BATCH):
             rng = np.random.default_rng((repeat, first))
-            straightforward_batch(path, files[first : first + BATCH], config, rng, watches[BASELINE])
+            baseline_batch(path, files[first : first + BATCH], config, rng, watches[BASELINE])
             keys = [(repeat, index) for index in range(first, first + BATCH)]
             for name in prepared:
                 prepared_batch(clips[name], views, keys, rng, watches[name])
@@ -170,8 +170,8 @@ def time_stages(
 
 
 def print_stages(watches: dict[str, Stopwatch]) -> None:
-    """The table of stages, and what it comes to."""
-    print("\nms of one core a clip:\n")
+    """Print the table of stages and totals."""
+    print("\nms of one core per clip:\n")
     print(f"| | {' | '.join(watches)} |\n|---|{'---:|' * len(watches)}")
     for stage in STAGES:
         print(f"| {stage} | {' | '.join(f'{watch.ms(stage):.1f}' for watch in watches.values())} |")
@@ -181,17 +181,17 @@ def print_stages(watches: dict[str, Stopwatch]) -> None:
 
     base = watches[BASELINE].ms("all")
     row("**all**", lambda watch: f"**{watch.ms('all'):.1f}**")
-    row("all, least of the batches", lambda watch: f"{min(watch.found['all']):.1f}")
+    row("all, fastest batch", lambda watch: f"{min(watch.values['all']):.1f}")
     row(READ, lambda watch: f"{watch.ms(READ):.1f}")
     row("**clips/s per core**", lambda watch: f"**{1000 / watch.ms('all'):.1f}**")
-    row("times the straightforward path", lambda watch: f"{base / watch.ms('all'):.1f}")
+    row("times the baseline", lambda watch: f"{base / watch.ms('all'):.1f}")
     row("clips/s per core, views by a GPU", lambda watch: f"{1000 / watch.ms(READ):.1f}")
 
 
 def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list[int], steps: int) -> None:
-    """Clips a second of the training loader by the clock, without and with views by the main process."""
+    """Print the clips per second of the training loader, without and with views by the main process."""
     print(
-        f"\nClips/s by the clock, training loader, batches of {2 * BATCH}, {steps} steps; then with views:\n"
+        f"\nClips/s (wall clock), training loader, batches of {2 * BATCH}, {steps} steps; then with views:\n"
     )
     print(f"| workers | {' | '.join(prepared)} |\n|---:|{'---:|' * len(prepared)}")
     views = Views(config)
@@ -211,7 +211,7 @@ def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list
 
 def _speed(clips: TrainingClips, config: PretrainConfig, steps: int, make: Views | None) -> float:
     batches = training_batches(clips, config, 0, steps + 1)
-    next(batches)  # the workers have started
+    next(batches)  # starts the workers
     begin = time.perf_counter()
     for batch in batches:
         if make is not None:
@@ -220,9 +220,9 @@ def _speed(clips: TrainingClips, config: PretrainConfig, steps: int, make: Views
 
 
 def watch_memory(root: Path, config: PretrainConfig, windows: int) -> None:
-    """Read windows in this process and print its resident memory every thousand."""
+    """Print the resident memory of this process after every thousand windows."""
     clips = TrainingClips(PreparedDataset.open(root), config)
-    print(f"\nResident memory of one process that reads {windows} windows:\n")
+    print(f"\nResident memory of a process that reads {windows} windows:\n")
     print("| windows | MiB |\n|---:|---:|", flush=True)
     for number in range(windows + 1):
         if number % 1000 == 0:
@@ -231,8 +231,8 @@ def watch_memory(root: Path, config: PretrainConfig, windows: int) -> None:
         clips[divmod(number, len(clips))]
 
 
-def make_data(out: Path, clips: int) -> tuple[Path, dict[str, Path]]:
-    """The source clips and their preparations; what is there is kept."""
+def create_data(out: Path, clips: int) -> tuple[Path, dict[str, Path]]:
+    """Create the source clips and their preparations; existing files are kept."""
     source = out / "source"
     make_kinetics(source, clips, 2)
     prepared = {name: out / name.replace(", ", "-").replace(" ", "-") for name in PREPARATIONS}
@@ -242,34 +242,34 @@ def make_data(out: Path, clips: int) -> tuple[Path, dict[str, Path]]:
 
 
 def main() -> None:
-    """Make the data, measure and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Create the data, measure and print the tables."""
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        "--out", type=Path, required=True, help="folder of the clips; existing ones are kept"
     )
-    parser.add_argument("--out", type=Path, required=True, help="where the clips are made, once")
-    parser.add_argument("--preset", default="paper")
-    parser.add_argument("--clips", type=int, default=24, help=f"training clips; at least {2 * BATCH}")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=12, help="batches for the scaling over workers")
-    parser.add_argument("--memory", type=int, metavar="N", help="only watch memory over N windows")
-    given = parser.parse_args()
-    if given.clips < 2 * BATCH:
-        parser.error(f"--clips {given.clips} must be at least {2 * BATCH}")
-    if given.memory is None and importlib.util.find_spec("librosa") is None:
-        parser.error('the baseline needs librosa: pip install -e ".[bench]" (or pip install librosa)')
-    config: Any = get_preset(given.preset)
-    source, prepared = make_data(given.out, given.clips)
+    arguments.add_argument("--preset", default="paper")
+    arguments.add_argument("--clips", type=int, default=24, help=f"training clips; at least {2 * BATCH}")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    arguments.add_argument("--steps", type=int, default=12, help="batches for the scaling over workers")
+    arguments.add_argument("--memory", type=int, metavar="N", help="measure only the memory, over N windows")
+    args = arguments.parse_args()
+    if args.clips < 2 * BATCH:
+        arguments.error(f"--clips {args.clips} must be at least {2 * BATCH}")
+    if args.memory is None and importlib.util.find_spec("librosa") is None:
+        arguments.error('the baseline needs librosa: pip install -e ".[bench]" (or pip install librosa)')
+    config: Any = get_preset(args.preset)
+    source, prepared = create_data(args.out, args.clips)
     keep_freed_memory()
     torch.set_num_threads(1)
-    threadpool_limits(1)  # NumPy's products, which librosa takes
-    if given.memory is not None:
-        watch_memory(next(iter(prepared.values())), config, given.memory)
+    threadpool_limits(1)  # NumPy's matrix products, which librosa uses
+    if args.memory is not None:
+        watch_memory(next(iter(prepared.values())), config, args.memory)
         return
-    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, preset {given.preset}, ", end="")
-    print(f"{given.clips} clips, {given.repeats} repeats, load {os.getloadavg()[0]:.1f}")
-    print_stages(time_stages(source, prepared, config, given.repeats))
-    time_workers(prepared, config, given.workers, given.steps)
+    print(f"{os.cpu_count()} CPU cores, torch {torch.__version__}, preset {args.preset}, ", end="")
+    print(f"{args.clips} clips, {args.repeats} repeats, load {os.getloadavg()[0]:.1f}")
+    print_stages(time_stages(source, prepared, config, args.repeats))
+    time_workers(prepared, config, args.workers, args.steps)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-r"""A preset's evaluation over several seeds, linear and fine-tuned: the tables of docs/results.md.
+r"""The scores of a preset over several seeds, linear and fine-tuned: the tables of docs/results.md.
 
 python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded
 python benchmarks/seeds.py --data data/prepared --out runs/seeds-alone --preset embedded \
     --set loss.align=0 --set loss.distill=0
 
-Runs one seed after the other; called again, it keeps what is finished and goes on with the rest.
+Runs one seed after the other. Rerun the command to resume.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks.common import parser
 from xkd.config import MODALITIES
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
@@ -33,24 +33,24 @@ COLUMNS = {
 }
 
 Scores = dict[tuple[str, tuple[str, str]], float]
-"""In percent, by encoder and column."""
+"""Percent by encoder and column."""
 
 
 def scores_of(run: Path, data: Path, seed: int) -> Scores:
-    """The scores of a finished run; the seed also draws the random initialization."""
+    """Return the scores of a finished run; the seed also determines the random initialization."""
     tasks = [replace(task, seed=seed) for _, task in choose([data], ENCODERS, (), MODALITIES)]
     scores = [Score.read(evaluate(run, data, task, run / "scores")) for task in tasks]
     return {(score.encoder, (score.modality, score.protocol)): 100 * score.score for score in scores}
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean ± standard deviation over the seeds."""
+    """Return mean ± standard deviation over the seeds."""
     deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
     return f"{mean(values):{sign}.1f}{deviation}"
 
 
 def table(seeds: Sequence[Scores]) -> str:
-    """Markdown: scores, and in parentheses gains over the random initialization of the same seed."""
+    """Return a Markdown table: scores, and in parentheses gains over the random encoder of the same seed."""
     lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" + "|---:" * len(COLUMNS) + "|"]
     for encoder in ENCODERS:
         cells = []
@@ -64,23 +64,21 @@ def table(seeds: Sequence[Scores]) -> str:
 
 def main() -> None:
     """Train and evaluate every seed, then print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="prepared dataset")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the runs, one a seed")
-    parser.add_argument("--preset", default="embedded")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    given = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", type=Path, required=True, help="prepared dataset")
+    arguments.add_argument("--out", type=Path, required=True, help="directory of the runs, one per seed")
+    arguments.add_argument("--preset", default="embedded")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    args = arguments.parse_args()
     seeds = []
-    for seed in given.seeds:
-        run = given.out / str(seed)
-        config = resolve(get_preset(given.preset), None, [*given.set, f"run.seed={seed}"])
-        verdict = launch(config, given.data, run, 1)
+    for seed in args.seeds:
+        run = args.out / str(seed)
+        config = resolve(get_preset(args.preset), None, [*args.set, f"run.seed={seed}"])
+        verdict = launch(config, args.data, run, 1)
         assert verdict  # on this machine there always is one
         print(f"seed {seed}: {verdict.verdict}: {verdict.reason}", flush=True)
-        seeds.append(scores_of(run, given.data, seed))
+        seeds.append(scores_of(run, args.data, seed))
         print(table(seeds), flush=True)
 
 

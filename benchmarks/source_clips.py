@@ -1,4 +1,4 @@
-"""Clips like those of Kinetics400 as commonly downloaded: 340x256, 30 fps, 10 s, stereo AAC."""
+"""Synthetic clips in the format of Kinetics400 as commonly downloaded: 340x256, 30 fps, 10 s, stereo AAC."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WIDTH, HEIGHT, FPS, SECONDS, RATE = 340, 256, 30, 10, 44_100
 SPLITS = ("train", "val")
 LABELS = ("playing organ", "tap dancing")
 _CANVAS = 512
-"""Side of the textures that move behind the frame."""
+"""Side of the textures that move across the frame."""
 _ENCODER: dict[str, object] = {"crf": "23", "preset": "medium", "g": "250"}
-"""libx264 as its defaults are: few keyframes, B-frames, several references."""
+"""The defaults of libx264: few keyframes, B-frames, several reference frames."""
 
 
 def make_kinetics(root: Path, train: int, val: int) -> None:
-    """A Kinetics400 root in the official layout; clips that are there are kept."""
+    """Create a Kinetics400 folder in the official layout; existing clips are kept."""
     numbers = iter(range(train + val))
     for split, count in zip(SPLITS, (train, val), strict=True):
         rows: list[tuple[object, ...]] = [
@@ -41,7 +41,7 @@ def make_kinetics(root: Path, train: int, val: int) -> None:
 
 
 def write_clip(path: Path, seed: int) -> None:
-    """Textured patches that move over a moving background with a cut in the middle, and chords in noise."""
+    """Write textured patches on a moving background with a cut in the middle, and chords in noise."""
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w", format="mp4") as file:
         video = file.add_stream("libx264", rate=FPS, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
@@ -61,7 +61,7 @@ def write_clip(path: Path, seed: int) -> None:
 
 
 def _pictures(rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
-    """All frames, uint8 (H, W, 3)."""
+    """Yield all frames, uint8 (H, W, 3)."""
     cut = int(rng.integers(FPS * SECONDS // 4, FPS * SECONDS * 3 // 4))
     scenes = [_Scene(rng), _Scene(rng)]
     for number in range(FPS * SECONDS):
@@ -89,10 +89,10 @@ class _Scene:
 
 
 def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise whose amplitude falls with frequency as in photographs, (canvas, canvas, 3) in 0..255."""
+    """Return noise with the amplitude spectrum of photographs, (canvas, canvas, 3) in 0..255."""
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(_CANVAS, 1 / _CANVAS)] * 2)).clip(2)
     noise = rng.normal(size=(3, _CANVAS, _CANVAS))
-    noise[1:] = 0.7 * noise[:1] + 0.3 * noise[1:]  # the channels of a photograph go together
+    noise[1:] = 0.7 * noise[:1] + 0.3 * noise[1:]  # the channels of photographs are correlated
     texture = np.fft.ifft2(np.fft.fft2(noise) / frequency**1.3).real
     texture *= 45 / texture.std((1, 2), keepdims=True)
     bright: NDArray[np.float64] = (texture + rng.uniform(90, 160, (3, 1, 1))).clip(0, 255)
@@ -102,7 +102,7 @@ def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
 def _window(
     texture: NDArray[np.float64], place: NDArray[np.float64], height: int, width: int
 ) -> NDArray[np.float64]:
-    """A window of the texture, which repeats; places between pixels are interpolated."""
+    """Return a window of the periodic texture, interpolated between pixels."""
     (top, left), (down, right) = np.floor(place).astype(int), place % 1
     rows, columns = np.arange(top, top + height + 1) % _CANVAS, np.arange(left, left + width + 1) % _CANVAS
     seen = texture[rows[:, None], columns]
@@ -112,7 +112,7 @@ def _window(
 
 
 def _sound(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Stereo, (2, samples): four chords a clip over soft noise."""
+    """Return stereo samples (2, S): four chords over soft noise."""
     time = np.arange(RATE * SECONDS) / RATE
     part = np.minimum((time / SECONDS * 4).astype(int), 3)
     tones = sum(

@@ -1,21 +1,18 @@
-r"""What a training step costs, by part, and how near it comes to the machine's fastest matrix product.
+r"""The time of a training step by part, and its speed relative to the machine's fastest matrix product.
 
 python benchmarks/step.py --preset paper --batch 4
 python benchmarks/step.py --preset paper --batch 32 --set run.precision=bf16 --set run.compile=true
 
-Views are random: reading clips and making views are not timed. The peak is what torch's product of square
-matrices of the same type sustains on the same device; on a CPU that of oneDNN, which ViT-B's layers take, is
-measured beside it. A shared machine's speed changes by the minute, so each step is held against the peaks
+Views are random: reading clips and making views are not timed. The peak is the speed that torch's product of
+square matrices of the same type sustains on the same device; on a CPU, oneDNN's, which ViT-B's layers use, is
+measured too. The speed of a shared machine changes by the minute, so each step is compared with the peaks
 measured just before and after it, and the share is the median over the steps. FLOPs are those of all matrix
-products of the step (2 for a multiplication with its addition), less what fused attention computes again in
-its backward pass.
+products of the step (2 per multiply-add), without the recomputation in fused attention's backward pass.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from statistics import mean, median
@@ -24,58 +21,25 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from xkd.config import MODALITIES, Modality, PretrainConfig
+from benchmarks.common import Timer, preset_parser, random_part
+from xkd.config import MODALITIES, Modality
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.launch.distributed import DistributedContext, keep_freed_memory
-from xkd.model.networks import CHANNELS
 from xkd.model.onednn_linear import onednn_product
 from xkd.model.xkd import XKD
 from xkd.train.optimizer import clip_gradients
 from xkd.train.schedules import schedule
-from xkd.train.step import Part, Stepper, autocast, mask_noise
+from xkd.train.step import Part, Stepper, autocast
 
 SIZES = (1536, 2048, 3072)
-"""Sides of the products that a peak is taken from."""
-SUSTAINED_SECONDS = 1.0
-"""How long each is repeated: a step is slowed by every pause of the machine, so the peak counts them too."""
-
+"""Sides of the matrices of a peak; the fastest counts."""
 WARM_UP = 3
-"""Steps until no more memory is asked of the operating system."""
-
-
-class Timer:
-    """Seconds on one device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def seconds(self, work: Callable[[], object]) -> float:
-        """How long one call takes, the device's work included."""
-        self._wait()
-        begin = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - begin
-
-    def median(self, work: Callable[[], object], repeats: int) -> float:
-        """The median of several calls after one that is not counted."""
-        work()
-        return median(self.seconds(work) for _ in range(repeats))
-
-    def sustained(self, work: Callable[[], object]) -> float:
-        """The mean of as many calls as fill `SUSTAINED_SECONDS`, after one that is not counted."""
-        work()
-        calls = max(1, round(SUSTAINED_SECONDS / self.seconds(work)))
-        return self.seconds(lambda: [work() for _ in range(calls)]) / calls
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+"""Steps until the process needs no more memory from the operating system."""
 
 
 def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
-    """Of attention's two products."""
+    """Return the FLOPs of attention's two products."""
     batch, heads, length, dim = query
     return 2 * batch * heads * length * key[2] * (dim + value[3])
 
@@ -83,7 +47,7 @@ def attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: o
 def attention_backward_flops(
     _: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *__: object, **___: object
 ) -> int:
-    """Of its four gradients. That fused kernels compute the scores again is their cost, not the step's."""
+    """Return those of its four gradients; the recomputation of scores in fused kernels is not counted."""
     return 2 * attention_flops(query, key, value)
 
 
@@ -93,11 +57,11 @@ ATTENTION = {
     for kernel in KERNELS
     for suffix, flops in (("", attention_flops), ("_backward", attention_backward_flops))
 }
-"""Torch counts nothing for the CPU's kernel, and what the others compute again."""
+"""Torch does not count the CPU kernel, and counts what the others recompute."""
 
 
 def onednn_flops(rows: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-    """Of a linear layer, or of one of its gradients, by oneDNN."""
+    """Return the FLOPs of a linear layer, or of one of its gradients, by oneDNN."""
     return 2 * rows.numel() * weight[0]
 
 
@@ -108,7 +72,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def products(device: torch.device, dtype: torch.dtype) -> dict[str, Product]:
-    """The products of two square matrices that peaks are taken of, by name; torch's is the first."""
+    """Return the functions for a peak, by name: products of two square matrices, torch's first."""
     found: dict[str, Product] = {"torch.matmul": torch.matmul}
     if device.type == "cpu" and dtype is torch.float32:
         found["oneDNN"] = onednn_product
@@ -116,7 +80,7 @@ def products(device: torch.device, dtype: torch.dtype) -> dict[str, Product]:
 
 
 def peak(timer: Timer, dtype: torch.dtype, product: Product) -> float:
-    """FLOP/s of the fastest square product."""
+    """Return the FLOP/s of the fastest square product."""
     best = 0.0
     for size in SIZES:
         a, b = (torch.randn(size, size, device=timer.device, dtype=dtype) for _ in range(2))
@@ -124,26 +88,15 @@ def peak(timer: Timer, dtype: torch.dtype, product: Product) -> float:
     return best
 
 
-def random_part(config: PretrainConfig, context: DistributedContext) -> Part:
-    """Views of noise for one forward pass, and the masking noise of step 0."""
-    batch = config.optim.batch_size
-    views: dict[Modality, list[Tensor]] = {}
-    for m in config.modalities:
-        c = config.modality(m)
-        sizes = [c.global_view, *[c.local_view] * c.local_views]
-        views[m] = [torch.randn(batch, CHANNELS[m], *size, device=context.device) for size in sizes]
-    return views, mask_noise(config, 0, context)[0]
-
-
 def memory(device: torch.device) -> float:
-    """Most bytes held so far: of the GPU, or of this process."""
+    """Return the peak memory so far, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def saved_for_backward(model: XKD, objective: Callable[[], Tensor]) -> int:
-    """Bytes that the forward pass keeps for the backward pass, weights left out; the same on any device."""
+    """Return the bytes that the forward pass saves for the backward pass, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -154,12 +107,12 @@ def saved_for_backward(model: XKD, objective: Callable[[], Tensor]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         alive = objective()
-    del alive  # until here no storage was freed whose address another could have taken
+    del alive  # kept until here, so that no address could be reused
     return sum(size for address, size in kept.items() if address not in weights)
 
 
 def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callable[[], object]]:
-    """The parts of the objective, each by itself."""
+    """Return functions that compute single parts of the objective."""
     views, noise = part
     seen = model.config.views.teacher_index
 
@@ -181,20 +134,15 @@ def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callabl
 
 def main() -> None:
     """Time the step and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--preset", default="paper")
-    parser.add_argument("--batch", type=int, default=4)
+    parser = preset_parser(__doc__, preset="paper", batch=4, repeats=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    given = parser.parse_args()
-    settings = [*given.set, f"optim.batch_size={given.batch}"]
-    config = resolve(get_preset(given.preset), None, settings)
+    args = parser.parse_args()
+    settings = [*args.set, f"optim.batch_size={args.batch}"]
+    config = resolve(get_preset(args.preset), None, settings)
     if len(config.modalities) < 2 or config.run.accumulate > 1:
-        parser.error("this times a step of XKD in one part: two modalities, run.accumulate=1")
-    context = DistributedContext(0, 1, torch.device(given.device))
+        parser.error("only a step of XKD in one part is timed: two modalities, run.accumulate=1")
+    context = DistributedContext(0, 1, torch.device(args.device))
     keep_freed_memory()
     timer = Timer(context.device)
     torch.manual_seed(0)
@@ -213,10 +161,10 @@ def main() -> None:
         return {name: peak(timer, stepper.dtype, product) for name, product in among.items()}
 
     peaks, steps = [measure_peaks()], []
-    for _ in range(given.repeats):
+    for _ in range(args.repeats):
         steps.append(timer.seconds(lambda: stepper.step([part], now)))
         peaks.append(measure_peaks())
-    held = memory(context.device)
+    peak_memory = memory(context.device)
     with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         stepper.step([part], now)
     flops = counter.get_total_flops()
@@ -235,28 +183,28 @@ def main() -> None:
 
     kept = saved_for_backward(model, objective)
     rows = {
-        name: timer.median(work, given.repeats) for name, work in forward_parts(stepper, model, part).items()
+        name: timer.median(work, args.repeats) for name, work in forward_parts(stepper, model, part).items()
     }
     forward, backward = [], []
-    for _ in range(given.repeats):
+    for _ in range(args.repeats):
         losses: list[Tensor] = []
         forward.append(timer.seconds(lambda: losses.append(objective())))  # noqa: B023
         backward.append(timer.seconds(lambda: stepper.scaler.scale(losses[0]).backward()))  # type: ignore[no-untyped-call]  # noqa: B023
     rows["objective, all"], rows["backward"] = median(forward), median(backward)
     rows["clipping"] = timer.median(
-        lambda: clip_gradients(model.student.parameters(), config.optim.clip_norm), given.repeats
+        lambda: clip_gradients(model.student.parameters(), config.optim.clip_norm), args.repeats
     )
-    rows["AdamW"] = timer.median(stepper.optimizer.step, given.repeats)
-    rows["teachers' momentum"] = timer.median(lambda: model.update_teachers(0.999), given.repeats)
+    rows["AdamW"] = timer.median(stepper.optimizer.step, args.repeats)
+    rows["teachers' momentum"] = timer.median(lambda: model.update_teachers(0.999), args.repeats)
 
     name = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else "CPU"
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {stepper.dtype}")
-    print(f"preset {given.preset}, batch {given.batch}, median of {given.repeats} {' '.join(given.set)}")
+    print(f"preset {args.preset}, batch {args.batch}, median of {args.repeats} {' '.join(args.set)}")
     print("\n| part | ms |\n|---|---:|")
     for row, seconds in rows.items():
         print(f"| {row} | {1000 * seconds:.1f} |")
     print(f"| **step** | **{1000 * step:.1f}** |\n")
-    print(f"{given.batch / step:.2f} samples/s, {flops / given.batch / 1e9:.1f} GFLOP a sample")
+    print(f"{args.batch / step:.2f} samples/s, {flops / args.batch / 1e9:.1f} GFLOP a sample")
     print(f"{flops / step / 1e9:.1f} GFLOP/s")
     for name, single in shares.items():
         fastest = median(at[name] for at in peaks)
@@ -264,9 +212,12 @@ def main() -> None:
         print(f"(single steps: {', '.join(f'{share:.1%}' for share in single)})")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     fixed = 4 * (sum(p.numel() for p in model.parameters()) + 3 * trained)
-    print(f"most memory {(held - empty) / 2**30:.2f} GiB; weights, gradients and AdamW's moments: ", end="")
     print(
-        f"{fixed / 2**30:.2f} GiB; kept for the backward pass: {kept / 2**30 / given.batch:.3f} GiB a sample"
+        f"peak memory {(peak_memory - empty) / 2**30:.2f} GiB; weights, gradients and AdamW's moments: ",
+        end="",
+    )
+    print(
+        f"{fixed / 2**30:.2f} GiB; saved for the backward pass: {kept / 2**30 / args.batch:.3f} GiB a sample"
     )
 
 

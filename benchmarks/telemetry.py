@@ -1,21 +1,20 @@
-"""What telemetry costs: the signals, the row, the verdict and a scrape, as shares of a training step.
+"""The cost of monitoring: the signals, the row, the verdict and a scrape, as shares of a training step.
 
 python benchmarks/telemetry.py --preset embedded --batch 32
 
-Signals and rows are due every `run.log_every` steps, so a step's share is a row's time over that many steps.
-A scrape comes from a thread of its own; its time is taken as if it held up the training.
+Signals and rows are computed every `run.log_every` steps, so a step's share is a row's time divided by that.
+A scrape is answered by another thread; its time is counted as if it blocked training.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import urllib.request
 from dataclasses import replace
 
 import torch
-from step import Timer, random_part
 
+from benchmarks.common import Timer, preset_parser, random_part
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.launch.distributed import DistributedContext, keep_freed_memory
@@ -30,19 +29,13 @@ from xkd.train.step import Stepper
 from xkd.train.watch import StepWatch
 
 SCRAPE_SECONDS = 15.0
-"""Between two scrapes."""
+"""Time between two scrapes."""
 
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--preset", default="embedded")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=15)
-    given = parser.parse_args()
-    config = resolve(get_preset(given.preset), None, [f"optim.batch_size={given.batch}"])
+    args = preset_parser(__doc__, preset="embedded", batch=32, repeats=15).parse_args()
+    config = resolve(get_preset(args.preset), None, [f"optim.batch_size={args.batch}"])
     context = DistributedContext(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     keep_freed_memory()
     timer = Timer(context.device)
@@ -52,25 +45,25 @@ def main() -> None:
     part, now = random_part(config, context), schedule(config, 1000, 2000, 10)
     numbers = iter(range(1, 10**6))
     terms = stepper.step([part], now)
-    step = timer.median(lambda: stepper.step([part], now), given.repeats)
-    signals = timer.median(watch.signals, given.repeats)
+    step = timer.median(lambda: stepper.step([part], now), args.repeats)
+    signals = timer.median(watch.signals, args.repeats)
     values = torch.stack([*terms.values(), *watch.signals().values()])
-    fetching = timer.median(values.tolist, given.repeats)
+    fetching = timer.median(values.tolist, args.repeats)
     names = [*terms, *watch.signals()]
     row = {**dict(zip(names, values.tolist(), strict=True)), **now, "time": 0.0, "skipped_unreadable": 0}
     row |= information(row)
-    limits = replace(CollapseThresholds.from_config(config, 10), grace_steps=0)
+    thresholds = replace(CollapseThresholds.from_config(config, 10), grace_steps=0)
     with tempfile.TemporaryDirectory() as folder:
         exporter = MetricsExporter("benchmark", {}, {})
         exporter.serve("127.0.0.1", 0)
-        monitor = RunMonitor(RunDir(folder), limits, exporter)
-        logging = timer.median(lambda: monitor.log({"step": next(numbers), **row}), given.repeats)
-        scrape = timer.median(lambda: urllib.request.urlopen(str(exporter.address)).read(), given.repeats)  # noqa: S310
+        monitor = RunMonitor(RunDir(folder), thresholds, exporter)
+        logging = timer.median(lambda: monitor.log({"step": next(numbers), **row}), args.repeats)
+        scrape = timer.median(lambda: urllib.request.urlopen(str(exporter.address)).read(), args.repeats)  # noqa: S310
         exporter.close()
     every = config.run.log_every
     per_step = (signals + fetching + logging) / every
     scraping = scrape / SCRAPE_SECONDS
-    print(f"{given.preset}, batch {given.batch}, {context.device.type}, a row every {every} steps\n")
+    print(f"{args.preset}, batch {args.batch}, {context.device.type}, a row every {every} steps\n")
     print("| | ms | share of a step |\n|---|---:|---:|")
     print(f"| step | {1000 * step:.1f} | |")
     print(f"| signals, every {every} steps | {1000 * signals:.2f} | {signals / every / step:.3%} |")

@@ -1,6 +1,6 @@
-"""The straightforward way from a source video to views: PyAV by timestamps, PIL frame by frame, librosa.
+"""A straightforward baseline from source video to views: PyAV by timestamps, PIL frame by frame, librosa.
 
-The same window, views and random parameters as the product's (Tables S1 and S2), with one thread.
+Window, views and random parameters are those of xkd (Tables S1 and S2); one thread.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _FULL_SCALE = 32767.0
 Picture = Image.Image
 
 
-class Straightforward:
-    """Reads windows of source files and makes their views, a stage a method."""
+class Baseline:
+    """Reads windows of source files and makes their views; one method per stage."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         self.librosa: Any = importlib.import_module("librosa")
 
     def decode(self, path: Path, start: float) -> list[Picture]:
-        """The frames on display at the window's times; decoding begins at the keyframe before."""
+        """Return the frames displayed at the window's times; decoding starts at the preceding keyframe."""
         count = self.config.video.global_view[0]
         times = start + np.arange(count) / self.config.clip.fps
         pictures: list[Picture] = []
@@ -58,8 +58,8 @@ class Straightforward:
             pictures += [_picture(shown)] * (count - len(pictures))
         return pictures
 
-    def sound(self, path: Path, start: float) -> NDArray[np.float32]:
-        """The window's samples, mono, float32 (S,)."""
+    def waveform(self, path: Path, start: float) -> NDArray[np.float32]:
+        """Return the window's samples, mono, float32 (S,)."""
         clip = self.config.clip
         length = round(clip.seconds * clip.sample_rate)
         resampler = av.AudioResampler(format="s16", layout="mono", rate=clip.sample_rate)
@@ -78,7 +78,7 @@ class Straightforward:
         return np.pad(samples, (0, length - len(samples))).astype(np.float32) / _FULL_SCALE
 
     def video_views(self, pictures: list[Picture], params: VideoParams) -> list[Tensor]:
-        """Each view (3, T, H, W): short side, then crop, flip, jitter, gray and blur of frame after frame."""
+        """Return the views (3, T, H, W): resize, then crop, flip, jitter, gray and blur frame by frame."""
         video = self.config.video
         small = [_short_side(picture, video.global_view[1]) for picture in pictures]
         views = []
@@ -92,7 +92,7 @@ class Straightforward:
         return views
 
     def cuts(self, waveform: NDArray[np.float32], params: AudioParams) -> list[NDArray[np.float32]]:
-        """The samples of each audio view, with its volume."""
+        """Return the samples of each audio view, scaled by its volume."""
         audio = self.config.audio
         sizes = [audio.global_view] + [audio.local_view] * audio.local_views
         lengths = [self.config.clip.samples(size[1]) for size in sizes]
@@ -103,7 +103,7 @@ class Straightforward:
         ]
 
     def log_mel(self, samples: NDArray[np.float32]) -> Tensor:
-        """Standardized log-mel (1, mels, frames)."""
+        """Return the standardized log-mel spectrogram (1, mels, frames)."""
         clip, mels = self.config.clip, self.config.audio.global_view[0]
         power = self.librosa.feature.melspectrogram(
             y=samples,
@@ -117,7 +117,7 @@ class Straightforward:
         return torch.from_numpy((np.log(power + 1.1921e-7) - _LOG_MEL[0]) / _LOG_MEL[1])[None]
 
     def audio_views(self, spectrograms: list[Tensor], params: AudioParams) -> list[Tensor]:
-        """The spectrograms, the local ones after their random crop."""
+        """Return the spectrograms, the local ones after their random crop."""
         views = spectrograms[:1]
         for spectrogram, box in zip(spectrograms[1:], params.box[1:], strict=True):
             frames = spectrogram.shape[-1]
@@ -135,7 +135,7 @@ def _picture(frame: VideoFrame) -> Picture:
 
 
 def stack(samples: list[dict[Modality, list[Tensor]]]) -> dict[Modality, list[Tensor]]:
-    """A batch of the samples' views."""
+    """Return the samples' views as a batch."""
     return {
         m: [torch.stack(same) for same in zip(*(views[m] for views in samples), strict=True)]
         for m in samples[0]
@@ -162,16 +162,16 @@ def _augment(picture: Picture, size: tuple[int, int], params: VideoParams) -> Pi
     return picture
 
 
-def _turn_hue(picture: Picture, shift: float) -> Picture:
+def _shift_hue(picture: Picture, shift: float) -> Picture:
     hue, saturation, value = picture.convert("HSV").split()
-    turned = np.asarray(hue, np.uint8) + np.array(round(shift * 255) % 256, np.uint8)
-    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+    shifted = np.asarray(hue, np.uint8) + np.array(round(shift * 255) % 256, np.uint8)
+    return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
 
 
 _JITTER: tuple[Callable[[Picture, float], Picture], ...] = (
     lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
     lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
     lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
-    _turn_hue,
+    _shift_hue,
 )
 """In the order of `xkd.data.transforms.color.JITTER`."""

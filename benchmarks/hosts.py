@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces that a switch joins, each running its part of a job."""
+"""Hosts on one machine: network namespaces joined by a switch, each with an agent of a job."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from types import TracebackType
 
 from xkd.launch.kubernetes.job import RENDEZVOUS_PORT
 
-ENDED = 5.0
-"""Seconds an agent may take to end when it is killed."""
-GRACE = 10.0
-"""Seconds it has when it is asked to."""
+KILL_SECONDS = 5.0
+"""Time for a killed agent to end."""
+GRACE_SECONDS = 10.0
+"""Time for an agent to end after SIGTERM."""
 
 
 def ip(*words: str) -> None:
+    """Run the command ``ip``."""
     subprocess.run(["ip", *words], check=True)
 
 
-def may_have_hosts() -> bool:
-    """Whether this process may make network namespaces; root without capabilities may not."""
+def can_create_hosts() -> bool:
+    """Return whether this process may create network namespaces; root without capabilities may not."""
     name = f"xkd{os.getpid()}t"
     with suppress(OSError, subprocess.CalledProcessError):
         subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
@@ -34,22 +35,30 @@ def may_have_hosts() -> bool:
 
 
 class Hosts:
-    """`count` hosts, 10.77.0.1 and on; host 0 is where the agents meet. Needs root."""
+    """Hosts 10.77.0.1, 10.77.0.2, ...; host 0 has the rendezvous. Needs root.
+
+    Args:
+        count: number of hosts.
+        folder: for the logs, host0.log and so on.
+        module: that the workers run.
+        arguments: of the module.
+        nodes: least and largest number of hosts that train, ``MIN:MAX``.
+    """
 
     def __init__(self, count: int, folder: Path, module: str, arguments: Sequence[str], nodes: str) -> None:
         self.count, self.folder, self.nodes = count, folder, nodes
-        self.work = [module, *arguments]
+        self.worker_command = [module, *arguments]
         self.prefix = f"xkd{os.getpid()}"
         self.agents: list[subprocess.Popen[bytes] | None] = [None] * count
-        self._made = ExitStack()
+        self._cleanup = ExitStack()
 
     def __enter__(self) -> Hosts:
-        with self._made:  # also what was made of it before something failed
-            self._make()
-            self._made = self._made.pop_all()
+        with self._cleanup:  # removes what was created before a failure
+            self._create()
+            self._cleanup = self._cleanup.pop_all()
         return self
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         switch = f"{self.prefix}s"
         self._add(switch)
         ip("-n", switch, "link", "add", "bridge", "type", "bridge")
@@ -57,7 +66,7 @@ class Hosts:
         for number in range(self.count):
             host = self._host(number)
             self._add(host)
-            self._made.callback(self.kill, number)
+            self._cleanup.callback(self.kill, number)
             ip("link", "add", "eth0", "netns", host, "type", "veth", "peer", f"p{number}", "netns", switch)
             ip("-n", switch, "link", "set", f"p{number}", "master", "bridge", "up")
             ip("-n", host, "addr", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
@@ -66,18 +75,18 @@ class Hosts:
 
     def _add(self, namespace: str) -> None:
         ip("netns", "add", namespace)
-        self._made.callback(ip, "netns", "del", namespace)
+        self._cleanup.callback(ip, "netns", "del", namespace)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._made.close()
+        self._cleanup.close()
 
     def start(self, number: int) -> None:
-        """Start, or replace, a host's agent."""
+        """Start or replace a host's agent."""
         agent = [sys.executable, "-m", "xkd.launch.agent", "--job", "hosts", "--nodes", self.nodes]
         agent += ["--node", str(number), "--address", f"10.77.0.{number + 1}", "--restarts", "5"]
-        agent += ["--rendezvous", f"10.77.0.1:{RENDEZVOUS_PORT}", *self.work]
+        agent += ["--rendezvous", f"10.77.0.1:{RENDEZVOUS_PORT}", *self.worker_command]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
         with (self.folder / f"host{number}.log").open("ab") as log:
             self.agents[number] = subprocess.Popen(
@@ -89,30 +98,32 @@ class Hosts:
             )
 
     def worker(self, number: int) -> int:
-        """The process that trains on a host."""
+        """Return the ID of the process that trains on a host."""
         agent = self.agent(number)
         children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
         return next(int(pid) for pid in children if b"pretrain" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
     def agent(self, number: int) -> subprocess.Popen[bytes]:
+        """Return a host's running or ended agent."""
         agent = self.agents[number]
         assert agent is not None
         return agent
 
-    def cut(self, number: int) -> None:
-        """Take a host off the network; nobody is told."""
+    def disconnect(self, number: int) -> None:
+        """Take a host off the network; no connection is closed."""
         ip("-n", f"{self.prefix}s", "link", "set", f"p{number}", "down")
 
-    def heal(self, number: int) -> None:
+    def reconnect(self, number: int) -> None:
+        """Put a host back on the network."""
         ip("-n", f"{self.prefix}s", "link", "set", f"p{number}", "up")
 
     def preempt(self, number: int) -> int:
-        """Ask a host to go, as Kubernetes evicts a pod; its exit code."""
+        """End a host as Kubernetes evicts a pod, and return its agent's exit code."""
         self.agent(number).send_signal(signal.SIGTERM)
         return self.agent(number).wait(timeout=60)
 
     def kill(self, number: int) -> None:
-        """End all of a host's processes at once, as if the machine were gone."""
+        """Kill all of a host's processes, as if the machine had failed."""
         agent = self.agents[number]
         if agent is not None:
             pids = subprocess.run(
@@ -120,18 +131,18 @@ class Hosts:
             )
             for pid in map(int, pids.stdout.split()):
                 os.kill(pid, signal.SIGKILL)
-            agent.wait(timeout=ENDED)
+            agent.wait(timeout=KILL_SECONDS)
         self.agents[number] = None
 
     def restart(self) -> None:
-        """Begin every host's part anew, as a Volcano Job does when one of its pods failed or was evicted."""
+        """Restart all agents, as a Volcano Job does after one of its pods failed or was evicted."""
         for number in range(self.count):
             if self.agents[number] and self.agent(number).poll() is None:
                 self.agent(number).send_signal(signal.SIGTERM)
         for number in range(self.count):
             with suppress(subprocess.TimeoutExpired):
                 if self.agents[number]:
-                    self.agent(number).wait(timeout=GRACE)
+                    self.agent(number).wait(timeout=GRACE_SECONDS)
             self.kill(number)
         for number in range(self.count):
             self.start(number)
