@@ -39,7 +39,7 @@ def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality)
 def main() -> None:
     """Time both optimizations for each modality and print the table."""
     args = preset_parser(__doc__, preset="paper", batch=4, repeats=9).parse_args()
-    config = resolve(get_preset(args.preset), None, [f"optim.batch_size={args.batch}"])
+    config = resolve(get_preset(args.preset), optim={"batch_size": args.batch})
     keep_freed_memory()
     timer = Timer(torch.device("cpu"))
     threads = torch.get_num_threads()

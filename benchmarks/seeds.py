@@ -74,7 +74,7 @@ def main() -> None:
     seeds = []
     for seed in args.seeds:
         run = args.out / str(seed)
-        config = resolve(get_preset(args.preset), None, [*args.set, f"run.seed={seed}"])
+        config = resolve(get_preset(args.preset), None, args.set, run={"seed": seed})
         verdict = launch(config, args.data, run, 1)
         assert verdict  # on this machine there always is one
         print(f"seed {seed}: {verdict.verdict}: {verdict.reason}", flush=True)

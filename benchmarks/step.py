@@ -138,8 +138,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
-    settings = [*args.set, f"optim.batch_size={args.batch}"]
-    config = resolve(get_preset(args.preset), None, settings)
+    config = resolve(get_preset(args.preset), None, args.set, optim={"batch_size": args.batch})
     if len(config.modalities) < 2 or config.run.accumulate > 1:
         parser.error("only a step of XKD in one part is timed: two modalities, run.accumulate=1")
     context = DistributedContext(0, 1, torch.device(args.device))

@@ -35,7 +35,7 @@ SCRAPE_SECONDS = 15.0
 def main() -> None:
     """Measure and print the table."""
     args = preset_parser(__doc__, preset="embedded", batch=32, repeats=15).parse_args()
-    config = resolve(get_preset(args.preset), None, [f"optim.batch_size={args.batch}"])
+    config = resolve(get_preset(args.preset), optim={"batch_size": args.batch})
     context = DistributedContext(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     keep_freed_memory()
     timer = Timer(context.device)

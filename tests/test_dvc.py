@@ -77,8 +77,11 @@ def test_from_a_registry_to_the_tables(
         params["pretrain_on"] = "kinetics400"
         for protocol in ("svm", "fusion"):
             params[protocol] |= {"train_windows": 1, "test_windows": 1}
-        params["pretrain"]["encoder"] |= {"dim": 16, "depth": 1, "heads": 2}
-        params["pretrain"]["optim"] |= {"epochs": 1, "batch_size": 10, "warmup_epochs": 0}
+        params["pretrain"] = {
+            "preset": "toy",
+            "encoder": {"dim": 16, "depth": 1, "heads": 2},
+            "optim": {"epochs": 1, "batch_size": 10, "warmup_epochs": 0},
+        }
         kinetics, esc50 = "data/kinetics400-prepared", "data/esc50-mini-prepared"
         params["tasks"] = {
             "kinetics400-video-svm-teacher": task(kinetics, "kinetics400", "video", "svm", "teacher"),

@@ -284,7 +284,7 @@ def _launch(config: PretrainConfig, data: Path, out: Path, **where: Any) -> None
 def main() -> None:
     """Run the command line; an error is one line on stderr, and its exit code."""
     try:
-        app()
+        app(prog_name="xkd")
     except XkdError as error:
         print(f"xkd: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

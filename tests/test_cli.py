@@ -1,0 +1,187 @@
+"""The ``xkd`` command: help, precedence of settings, one-line errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from xkd.cli import app, main
+from xkd.config.overrides import to_yaml
+from xkd.config.presets import PRESETS, get_preset
+
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+
+
+class Output:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, error: str) -> None:
+        self.code, self.out, self.error = code, out, error
+
+
+def xkd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Output:
+    """Run a command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["xkd", *map(str, words)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return Output(int(caught.value.code or 0), *capsys.readouterr())
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda *words: xkd(capsys, monkeypatch, *words)
+
+
+def test_the_help_lists_every_command_with_a_whole_sentence(run: Any) -> None:
+    output = run("--help")
+    assert output.code == 0
+    lines = output.out.partition("Commands:")[2].splitlines()
+    shown = {line.split()[0]: line for line in lines if line.strip()}
+    assert list(shown) == list(COMMANDS)
+    for line in shown.values():
+        assert line.endswith("."), line
+        assert "..." not in line, line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_each_of_its_options(name: str, run: Any) -> None:
+    output = run(name, "--help")
+    assert output.code == 0
+    assert output.out.startswith(f"Usage: xkd {name} ")
+    for parameter in COMMANDS[name].params:
+        assert parameter.help, parameter.name
+        assert parameter.help.endswith("."), parameter.help
+
+
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"]])
+def test_help_is_quick_and_imports_no_heavy_package(words: list[str]) -> None:
+    code = (
+        "import sys, xkd.cli\n"
+        f"sys.argv = ['xkd', *{words}]\n"
+        "try: xkd.cli.main()\n"
+        "finally: print(sorted({'kfp', 'numpy', 'torch'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr.strip() == "[]"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_without_a_command_the_help_is_shown(run: Any) -> None:
+    output = run()
+    assert output.code == 2
+    assert "Commands:" in output.out + output.error
+
+
+def test_the_settings_of_a_run_come_from_preset_file_and_set_in_that_order(tmp_path: Path, run: Any) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 2e-4, epochs: 60}\n")
+    output = run("config", "--preset", "toy", "--config", file, "--set", "optim.epochs=70")
+    shown = yaml.safe_load(output.out)
+    toy = get_preset("toy")
+    assert shown["optim"]["epochs"] == 70
+    assert float(shown["optim"]["lr"]) == 2e-4
+    assert shown["optim"]["batch_size"] == toy.optim.batch_size
+    assert shown["preset"] == "toy"
+
+
+def test_the_preset_is_the_given_one_else_the_files_else_paper(tmp_path: Path, run: Any) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pretrain:\n  preset: toy\n  run: {seed: 3}\n")
+
+    def preset_and_dim(*words: object) -> tuple[str, int, int]:
+        shown = yaml.safe_load(run("config", *words).out)
+        return shown["preset"], shown["encoder"]["dim"], shown["run"]["seed"]
+
+    section = f"{file}:pretrain"
+    assert preset_and_dim("--config", section) == ("toy", 64, 3)
+    assert preset_and_dim("--config", section, "--preset", "vit_small") == ("vit_small", 384, 3)
+    assert preset_and_dim() == ("paper", 768, 0)
+
+
+def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, run: Any) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(get_preset("released_mas")))
+    assert run("config", "--config", file).out == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--preset", "toi"], "unknown preset 'toi' (did you mean toy?); see xkd presets"),
+        (["--set", "optim.lrr=1"], "optim.lrr=1: no setting optim.lrr (did you mean lr?)"),
+        (["--set", "optim.lr"], "optim.lr: write a setting as name=value, for example optim.lr=1e-4"),
+        (
+            ["--set", "optim.lr=fast"],
+            "configuration: optim.lr: Input should be a valid number, unable to parse",
+        ),
+        (["--set", "preset=toy"], "preset=toy: settings cannot change the preset; use --preset"),
+        (["--config", "nowhere.yaml"], "cannot read configuration nowhere.yaml: No such file or directory"),
+        (["--config", "mine.yaml:train"], "mine.yaml has no section 'train'"),
+        (["--config", "mine.yaml"], "unknown preset 'tiny' (did you mean vit_tiny?); see xkd presets"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, words: list[str], error: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text("preset: tiny\n")
+    monkeypatch.chdir(tmp_path)
+    output = run("config", *words)
+    assert (output.code, output.out) == (2, "")
+    assert output.error.startswith(f"xkd: {error}")
+    assert output.error.count("\n") == 1
+
+
+def test_presets_are_listed_with_the_papers_results(run: Any) -> None:
+    lines = run("presets").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
+    assert lines[1].split()[:7] == ["paper", "Tables", "S4,", "S15", "59.3", "84.7", "91.0"]
+
+
+def test_options_of_evaluate_are_values_not_text(tmp_path: Path, run: Any) -> None:
+    paths = ["--run", tmp_path, "--data", tmp_path, "--out", tmp_path]
+    task = ["--protocol", "svm", "--encoder", "teacher"]
+    output = run("evaluate", *paths, *task, "--modality", "[video]")
+    assert output.code == 2
+    assert "modality" in output.error
+    assert "got '[video]'" in output.error
+
+
+def test_set_overrides_an_option_and_an_option_the_file(tmp_path: Path, run: Any) -> None:
+    (tmp_path / "settings.yaml").write_text("dataset: ucf101\n")
+    source, paths = tmp_path / "source", ["--out", tmp_path / "out", "--config", tmp_path / "settings.yaml"]
+    source.mkdir()
+    (source / "notes.txt").write_text("no dataset")
+    errors = [
+        run("prepare", source, *paths, *words).error
+        for words in ([], ["--dataset", "esc50"], ["--dataset", "esc50", "--set", "dataset=hmdb51"])
+    ]
+    for error, layout in zip(errors, ("ucf101", "esc50", "hmdb51"), strict=True):
+        assert layout in error.lower() or error.count("\n") == 1
+    assert len(set(errors)) == 3
+
+
+def test_an_environment_variable_sets_nothing_but_the_pushgateway() -> None:
+    variables = {
+        (name, parameter.name): parameter.envvar
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if parameter.envvar
+    }
+    assert variables == {("tabulate", "pushgateway"): "XKD_PUSHGATEWAY"}
+
+
+def test_the_installed_script_is_this_command() -> None:
+    script = Path(sys.executable).with_name("xkd")
+    done = subprocess.run([script, "watch"], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
