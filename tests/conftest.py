@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.prepared import prepared as prepared
-from xkd.data.synthetic.miniatures import generate_replica
+from xkd.data.synthetic.miniatures import generate_miniature
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -28,12 +28,12 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
-def replica(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Miniatures of datasets by name, each made once; not to be changed."""
-    folder = tmp_path_factory.mktemp("replicas")
+    folder = tmp_path_factory.mktemp("miniatures")
 
     def get(name: str) -> Path:
-        generate_replica(name, folder / name)
+        generate_miniature(name, folder / name)
         return folder / name
 
     return get

@@ -60,9 +60,9 @@ def task(
 
 
 def test_from_a_registry_to_the_tables(
-    replica: Callable[[str], Path], tmp_path: Path, settings: None
+    miniature: Callable[[str], Path], tmp_path: Path, settings: None
 ) -> None:
-    source = replica("kinetics400-mini")
+    source = miniature("kinetics400-mini")
     registry = Registry.create(tmp_path / "registry", {"url": str(tmp_path / "store")})
     files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
     registry.track({"kinetics400": files}, "v1")

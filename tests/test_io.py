@@ -167,7 +167,7 @@ def test_a_second_process_is_refused_or_waits_for_the_first(
         assert process.stdout.readline() == "locked\n"
         with pytest.raises(UserError, match="is being written by another process; wait for it to finish"):
             fill(output)
-        threading.Timer(0.5, lambda: process.communicate("\n")).start()
+        threading.Timer(0.5, print, [""], {"file": process.stdin, "flush": True}).start()
         with output.fill(wait=True) as missing:
             assert not missing
     assert f"waiting for another process to write {output.path}" in capsys.readouterr().err

@@ -20,8 +20,8 @@ from xkd.errors import UserError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MISPLACED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _PERMANENT = (*_FULL, *_MISPLACED, errno.ENAMETOOLONG)
-"""What the next attempt would meet again; an unreachable file server or a failing device is transient."""
-_UNFINISHED = ".unfinished"
+"""Errors that the next attempt would meet again; those of a file server or a device may be transient."""
+UNFINISHED = ".unfinished"
 """Folder that an `OutputDir` has until it is complete."""
 
 
@@ -135,7 +135,7 @@ def require_finished(path: Path) -> None:
     Raises:
         UserError: it is unfinished.
     """
-    if (path / _UNFINISHED).is_dir():
+    if (path / UNFINISHED).is_dir():
         raise UserError(f"{path} is unfinished: rerun the command that writes it")
 
 
@@ -155,7 +155,7 @@ class OutputDir:
         self, path: Path, identity: Mapping[str, Any], find: Callable[[], Mapping[str, Any] | None]
     ) -> None:
         self.path, self.identity, self._find = path, identity, find
-        self.unfinished = path / _UNFINISHED
+        self.unfinished = path / UNFINISHED
         """Scratch folder while the directory is filled; removed on completion."""
         self._marker = self.unfinished / "identity.json"
         self._lock: IO[Any] | None = None
@@ -199,7 +199,7 @@ class OutputDir:
             Whether there is anything to write; False when the directory is complete.
 
         Raises:
-            UserError: see `is_complete`; another process fills the directory; or the disk is full.
+            UserError: see `is_complete`; another process fills the directory; or it is not writable or full.
         """
         try:
             while not decide(functools.partial(self._claim, wait)):
@@ -207,9 +207,9 @@ class OutputDir:
             yield decide(lambda: self._lock is not None)
             decide(self._complete)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in _PERMANENT:
                 raise
-            raise UserError(f"cannot write {self.path}: {error.strerror}; rerun to resume") from error
+            raise UserError(f"cannot complete {self.path}: {one_line(error)}; rerun to resume") from error
         finally:
             self._release()
 

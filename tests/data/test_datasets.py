@@ -1,4 +1,4 @@
-"""The readers, on the replicas: real files in the official layouts."""
+"""The readers, on the miniatures: real files in the official layouts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from tests.data.samples import KINETICS, write_table
 from xkd.data.sources.kinetics import KINETICS_SOUND
 from xkd.data.sources.source import LAYOUTS, open_source
-from xkd.data.synthetic.miniatures import REPLICAS
+from xkd.data.synthetic.miniatures import MINIATURES
 from xkd.errors import UserError
 
 
 @pytest.fixture
-def copy(replica: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A replica that a test may damage."""
-    return lambda name: Path(shutil.copytree(replica(f"{name}-mini"), tmp_path / name))
+def copy(miniature: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A miniature that a test may damage."""
+    return lambda name: Path(shutil.copytree(miniature(f"{name}-mini"), tmp_path / name))
 
 
 COUNTS = {
@@ -36,8 +36,8 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_counts(replica: Callable[[str], Path], name: str) -> None:
-    source = open_source(replica(f"{name}-mini"))
+def test_counts(miniature: Callable[[str], Path], name: str) -> None:
+    source = open_source(miniature(f"{name}-mini"))
     classes, folds = COUNTS[name]
     assert source.name == name
     assert not source.missing
@@ -48,13 +48,13 @@ def test_counts(replica: Callable[[str], Path], name: str) -> None:
     assert all(clip.file and clip.file.path.stat().st_size == clip.file.size for clip in source.clips)
 
 
-def test_every_dataset_has_a_reader_and_a_replica() -> None:
-    assert {f"{name}-mini" for name in LAYOUTS} == set(REPLICAS)
+def test_every_dataset_has_a_reader_and_a_miniature() -> None:
+    assert {f"{name}-mini" for name in LAYOUTS} == set(MINIATURES)
     assert set(COUNTS) | {"kinetics_sound"} == set(LAYOUTS)
 
 
-def test_class_folders_as_other_tools_spell_them(replica: Callable[[str], Path]) -> None:
-    source = open_source(replica("kinetics400-mini"))
+def test_class_folders_as_other_tools_spell_them(miniature: Callable[[str], Path]) -> None:
+    source = open_source(miniature("kinetics400-mini"))
     label = "massaging person's head"
     folders = {clip.place.rpartition("/")[0] for clip in source.clips if clip.labels == (label,)}
     assert folders == {"train/massaging_person's_head", "val/massaging_persons_head"}
@@ -80,28 +80,28 @@ def test_kinetics_sound_is_a_part_of_kinetics(tmp_path: Path) -> None:
         open_source(tmp_path, "kinetics_sound")
 
 
-def test_ucf101_takes_the_class_from_the_folder(replica: Callable[[str], Path]) -> None:
-    source = open_source(replica("ucf101-mini"))
+def test_ucf101_takes_the_class_from_the_folder(miniature: Callable[[str], Path]) -> None:
+    source = open_source(miniature("ucf101-mini"))
     (clip,) = (clip for clip in source.clips if clip.id == "v_HandStandPushups_g02_c01")
     assert clip.labels == ("HandstandPushups",)
     assert clip.splits == ("train", "test", "train")
 
 
-def test_hmdb51_names_and_tags(replica: Callable[[str], Path]) -> None:
-    source = open_source(replica("hmdb51-mini"))
+def test_hmdb51_names_and_tags(miniature: Callable[[str], Path]) -> None:
+    source = open_source(miniature("hmdb51-mini"))
     splits = {clip.id: clip.splits for clip in source.clips if clip.labels == ("cartwheel",)}
     assert splits["(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_0"] == ("train", "train", "test")
     assert splits["(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_8"] == ("unused", "train", "train")
 
 
-def test_esc50_fold_is_the_test_set(replica: Callable[[str], Path]) -> None:
-    clip = open_source(replica("esc50-mini")).clips[-1]
+def test_esc50_fold_is_the_test_set(miniature: Callable[[str], Path]) -> None:
+    clip = open_source(miniature("esc50-mini")).clips[-1]
     assert clip.id.startswith("5-")
     assert clip.splits == ("train", "train", "train", "train", "test")
 
 
-def test_fsd50k_has_ancestors_too(replica: Callable[[str], Path]) -> None:
-    assert open_source(replica("fsd50k-mini")).clips[0].labels == ("Acoustic_guitar", "Guitar", "Music")
+def test_fsd50k_has_ancestors_too(miniature: Callable[[str], Path]) -> None:
+    assert open_source(miniature("fsd50k-mini")).clips[0].labels == ("Acoustic_guitar", "Guitar", "Music")
 
 
 @pytest.mark.parametrize(
@@ -220,19 +220,19 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
     files[-1].write_bytes(b"other")
     with pytest.raises(UserError, match=r"was changed after .* rerun the same xkd fetch to repair it"):
         open_source(root)
-    (root / "fetched.json.partial").write_text("{}")
-    with pytest.raises(UserError, match="was not fetched to its end; give the same xkd fetch again"):
+    (root / ".unfinished").mkdir()
+    with pytest.raises(UserError, match="is unfinished: rerun the command that writes it"):
         open_source(root)
 
 
-def test_wrong_root(replica: Callable[[str], Path], tmp_path: Path) -> None:
+def test_wrong_root(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is in no known layout \(kinetics400 has train\.csv; audioset has"):
         open_source(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"dataset: no ucf11 \(did you mean ucf101\?\)"):
         open_source(tmp_path, "ucf11")
-    root = replica("ucf101-mini")
+    root = miniature("ucf101-mini")
     with pytest.raises(UserError, match=rf"is not the root of a dataset; did you mean {root}\?"):
         open_source(root / "UCF-101")
     (tmp_path / "manifest.csv").touch()

@@ -6,6 +6,9 @@ import csv
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+import time
 import wave
 from pathlib import Path
 
@@ -18,7 +21,8 @@ from torch.nn import functional as F
 from xkd.data.sources.source import open_source
 from xkd.data.synthetic.audio import RATE
 from xkd.data.synthetic.check import LEAST, MOST, CheckReport, Split, check, networks, read, shortcuts
-from xkd.data.synthetic.dataset import Plan, generate
+from xkd.data.synthetic.dataset import generate
+from xkd.data.synthetic.plan import Plan
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene
 from xkd.errors import UserError
 
@@ -95,14 +99,41 @@ def test_an_existing_dataset_is_kept(root: Path, capsys: pytest.CaptureFixture[s
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
+def test_a_second_fetch_into_the_same_directory_is_refused_and_destroys_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [str(Path(sys.executable).with_name("xkd")), "fetch", "embedded"]
+    command += ["--clips", "20", "--out", str(out)]
+    with subprocess.Popen(command) as first:
+        while not (out / ".unfinished/identity.json").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="is being written by another process; wait for it to finish"):
+            generate(out, clips=20)
+        with pytest.raises(UserError, match="is unfinished: rerun the command that writes it"):
+            open_source(out)
+        assert first.wait() == 0
+    assert len(open_source(out).clips) == 20
+    assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "esc50", "fsd50k", "kinetics400"]
+
+
+def test_a_killed_fetch_is_restarted_by_the_same_command(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tiny, out)
+    revision = json.loads((out / "dataset.json").read_text())["revision"]
+    (out / "dataset.json").unlink()
+    (out / ".unfinished").mkdir()
+    next(out.glob("kinetics400/train/*/*.mp4")).write_bytes(b"half")
+    assert generate(out, clips=20) == revision
+
+
 def test_nothing_else_is_overwritten(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds another dataset"):
+    with pytest.raises(UserError, match=r"has another seed 3 \(not 4\); use another directory or delete it"):
         generate(root, clips=CLIPS, seed=4)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not an embedded dataset"):
+    with pytest.raises(UserError, match=r"is not empty, it has notes\.txt"):
         generate(tmp_path, clips=20)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    with pytest.raises(UserError, match="is not an embedded dataset"):
+    with pytest.raises(UserError, match="is not a directory"):
         generate(tmp_path / "notes.txt", clips=20)
     with pytest.raises(UserError, match="at least 20"):
         generate(tmp_path / "few", clips=19)
@@ -143,7 +174,7 @@ def test_the_sound_starts_at_the_contact() -> None:
         assert np.abs(waveform).max() <= 1
         times, _ = Scene.draw(plan.rng("scene"), plan.action, plan.material).contacts()
         span = RATE // 50
-        for at in (round(time * RATE) for time in times if 0.1 < time < SECONDS - 0.1):
+        for at in (round(contact * RATE) for contact in times if 0.1 < contact < SECONDS - 0.1):
             louder.append(np.std(waveform[at : at + span]) > np.std(waveform[at - span : at]))
     assert np.mean(louder) > 0.85
 

@@ -110,11 +110,11 @@ def test_small_widths(tmp_path: Path, width: int) -> None:
 
 @pytest.mark.parametrize("max_fps", [None, 8])
 def test_frames_are_those_of_another_decoder(
-    replica: Callable[[str], Path], tmp_path: Path, max_fps: float | None
+    miniature: Callable[[str], Path], tmp_path: Path, max_fps: float | None
 ) -> None:
     """decord, by its own timestamps, shows the very same pictures."""
     decord = pytest.importorskip("decord")
-    source = next((replica("kinetics400-mini") / "train").rglob("*.mp4"))
+    source = next((miniature("kinetics400-mini") / "train").rglob("*.mp4"))
     data, seconds = transcode_video(source, 64, max_fps)
     reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
     starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]

@@ -89,10 +89,10 @@ def test_offsets_address_the_members_of_a_plain_tar(root: Path, tmp_path: Path) 
         assert np.array_equal(np.frombuffer(sound, "<i2"), ramp(5.0))
 
 
-def test_bytes_do_not_depend_on_the_workers(replica: Callable[[str], Path], tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_workers(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     config = PrepareConfig(short_side=64, max_fps=8, workers=2)
-    prepare(replica("kinetics400-mini"), tmp_path / "two", config)
-    prepare(replica("kinetics400-mini"), tmp_path / "one", resolve(config, None, ["workers=1"]))
+    prepare(miniature("kinetics400-mini"), tmp_path / "two", config)
+    prepare(miniature("kinetics400-mini"), tmp_path / "one", resolve(config, None, ["workers=1"]))
     assert everything(tmp_path / "two") == everything(tmp_path / "one")
 
 
@@ -226,10 +226,10 @@ module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), config)
 
 @pytest.mark.parametrize("shards", [0, 2, 6])
 def test_killed_and_run_again_is_as_if_never_killed(
-    replica: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+    miniature: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
     """SIGKILL in the first shard, in a later one, and behind the last, before the manifest is written."""
-    root, out = replica("kinetics400-mini"), tmp_path / "out"
+    root, out = miniature("kinetics400-mini"), tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)], start_new_session=True)
     wanted = f"shards/{shards:06d}.partial" if shards < 6 else "unfinished/000005.json"
     while not (out / wanted).exists():
@@ -246,8 +246,8 @@ def test_killed_and_run_again_is_as_if_never_killed(
     assert everything(out) == everything(tmp_path / "whole")
 
 
-def test_two_at_once_are_refused(replica: Callable[[str], Path], tmp_path: Path) -> None:
-    root, out = replica("kinetics400-mini"), tmp_path / "out"
+def test_two_at_once_are_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+    root, out = miniature("kinetics400-mini"), tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)])
     while not (out / "shards" / "000001.partial").exists():
         assert process.poll() is None
@@ -263,8 +263,10 @@ def test_output_inside_the_source_is_refused(root: Path) -> None:
         prepare(root, root / "prepared", CONFIG)
 
 
-def test_short_sound_does_not_shorten_a_video_dataset(replica: Callable[[str], Path], tmp_path: Path) -> None:
-    source = copy_of(replica("hmdb51-mini"), tmp_path / "hmdb")
+def test_short_sound_does_not_shorten_a_video_dataset(
+    miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = copy_of(miniature("hmdb51-mini"), tmp_path / "hmdb")
     path = next((source / "HMDB-51" / "sit").iterdir())
     sounding = write_video(tmp_path / "short.mkv", seconds=3.0, sound_seconds=0.5)
     path.write_bytes(sounding.read_bytes())
@@ -274,10 +276,10 @@ def test_short_sound_does_not_shorten_a_video_dataset(replica: Callable[[str], P
 
 
 def test_full_disk_is_one_line_and_the_same_command_goes_on(
-    replica: Callable[[str], Path], tmp_path: Path
+    miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for the disk."""
-    command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(replica("kinetics400-mini"))]
+    command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(miniature("kinetics400-mini"))]
     command += ["--out", str(tmp_path / "out"), "--set", "short_side=64", "--set", "max_fps=8"]
 
     def limit() -> None:

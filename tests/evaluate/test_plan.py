@@ -26,11 +26,11 @@ NAMES = ("ucf101", "esc50")
 
 
 @pytest.fixture(scope="module")
-def data(replica: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def data(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Prepared miniatures of a dataset of pictures with three folds and one of sounds with five."""
     folder = tmp_path_factory.mktemp("minis")
     for name in NAMES:
-        prepare(replica(f"{name}-mini"), folder / name, PrepareConfig(short_side=32, max_fps=8))
+        prepare(miniature(f"{name}-mini"), folder / name, PrepareConfig(short_side=32, max_fps=8))
     return [folder / name for name in NAMES]
 
 
@@ -122,11 +122,13 @@ def test_mistakes_are_found_without_a_run(prepared: Path) -> None:
             check([prepared], *given)
 
 
-def test_other_preparation_is_another_key(run: Path, replica: Callable[[str], Path], tmp_path: Path) -> None:
+def test_other_preparation_is_another_key(
+    run: Path, miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
     keys = []
     for side in (32, 48):
         out = tmp_path / str(side)
-        prepare(replica("esc50-mini"), out, PrepareConfig(short_side=side))
+        prepare(miniature("esc50-mini"), out, PrepareConfig(short_side=side))
         keys.append([item | {"data": ""} for item in plan(run, [out], ["raw"], ["svm"])])
     assert keys[0] != keys[1]
 
@@ -145,9 +147,9 @@ def test_a_run_without_teachers_is_evaluated_by_what_it_published(
 
 
 def test_mistakes_are_one_clear_line(
-    prepared: Path, run: Path, data: list[Path], replica: Callable[[str], Path], tmp_path: Path
+    prepared: Path, run: Path, data: list[Path], miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    prepare(replica("audioset-mini"), tmp_path / "audioset", PrepareConfig(short_side=32, max_fps=8))
+    prepare(miniature("audioset-mini"), tmp_path / "audioset", PrepareConfig(short_side=32, max_fps=8))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run, unfinished, ignore=shutil.ignore_patterns("encoders"))
     shutil.copytree(run, tmp_path / "student", ignore=shutil.ignore_patterns("teacher*"))

@@ -31,13 +31,13 @@ FEW = {"train_windows": 2, "test_windows": 2}
 
 
 @pytest.fixture(scope="session")
-def mini(replica: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def mini(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Prepared miniatures by dataset."""
     folder = tmp_path_factory.mktemp("minis")
 
     def get(dataset: str) -> Path:
         config = PrepareConfig(short_side=32, max_fps=8, dataset=dataset)
-        prepare(replica(f"{dataset}-mini"), folder / dataset, config)
+        prepare(miniature(f"{dataset}-mini"), folder / dataset, config)
         return folder / dataset
 
     return get

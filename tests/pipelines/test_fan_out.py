@@ -44,14 +44,14 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ended(replica: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def ended(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """Run the pipeline on an ESC-50 whose third fold has no test clips."""
     folder = tmp_path_factory.mktemp("fan_out")
     (folder / "data").mkdir()
     for name in ("kinetics400-mini", "ucf101-mini", "esc50-mini"):
-        (folder / "data" / name).symlink_to(replica(name))
+        (folder / "data" / name).symlink_to(miniature(name))
     broken = folder / "data" / "esc50-mini-prepared"
-    prepare(replica("esc50-mini"), broken, PrepareConfig(short_side=32, max_fps=8))
+    prepare(miniature("esc50-mini"), broken, PrepareConfig(short_side=32, max_fps=8))
     break_fold(broken / "manifest.csv", 3)
     done = subprocess.run(
         [KFP, "run", "submit", PIPELINE, "--local", *(f"{name}={text}" for name, text in PARAMETERS.items())],

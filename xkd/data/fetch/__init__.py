@@ -1,1 +1,1 @@
-"""Datasets from a DVC data registry."""
+"""Datasets by name: generated, or from a DVC data registry."""

@@ -1,204 +1,121 @@
-"""Files by their md5 from where DVC keeps them: in pieces, several at a time, going on after each break."""
+"""Parallel downloads in ranges: resumed within a file, and verified by md5.
+
+DVC's own fetch verifies too, but restarts a file of many gigabytes after a broken connection or a kill.
+"""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from xkd.data.fetch.remote import BrokenConnectionError, ListedFile, RemoteFile, locate
 from xkd.errors import UserError
-from xkd.io import try_lock
 from xkd.progress import progress
 
-if TYPE_CHECKING:
-    from dvc_objects.fs.base import FileSystem
-
-PARTIAL = ".partial"
-"""Ends the name of a file that is not yet whole."""
-
-_CHUNK = 4 * 2**20
-"""Bytes of one request: what a broken connection or a killed process loses of a file, at the most."""
+CHUNK = 4 * 2**20
+"""Bytes per request: the most of a file that a broken connection or a killed process loses."""
 _THREADS = 8
-"""Files that are transferred at a time."""
-_PAUSES = (1.0, 4.0, 15.0)
-"""Seconds between a failure and the next try, each of which botocore repeats a few times by itself."""
+"""Files that are downloaded at a time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class ListedFile:
-    """A file as a registry lists it."""
+class Download:
+    """A download of listed files into a directory; those that it already has are not downloaded again.
+
+    Args:
+        name: of the dataset, for messages.
+        out: the dataset's directory.
+        parts: a folder on the same file system, for files that are not complete.
+        files: all files of the dataset.
+    """
 
     name: str
-    """Its place in the dataset, with slashes."""
-    md5: str
-    places: tuple[tuple[FileSystem, str], ...]
-    """Where its bytes may be, the nearest first; at least one."""
+    out: Path
+    parts: Path
+    files: Sequence[ListedFile]
+
+    def run(self, *, verify: bool) -> None:
+        """Download what is missing.
+
+        Args:
+            verify: check the md5 of every existing file and replace those that fail. Otherwise the name is
+                enough: a file gets it when its content is verified and on the disk.
+
+        Raises:
+            UserError: a file is missing from the remote, or the disk has too little space, before any
+                download; later a file cannot be read or does not match its md5; everything received is kept.
+        """
+        with progress(f"check {self.out}, files", len(self.files), show=verify) as bar:
+
+            def find(file: ListedFile, stop: Event) -> RemoteFile | None:
+                path = self.out / file.name
+                if path.is_file() and verify and _md5(path) != file.md5:
+                    path.unlink()
+                return None if path.is_file() else locate(file, stop)
+
+            missing = [remote for remote in _in_threads(find, self.files, bar.advance) if remote]
+        done, needed = self._count_bytes(), sum(remote.size - _size(self._part(remote)) for remote in missing)
+        if needed > (free := shutil.disk_usage(self.out).free):
+            raise UserError(f"{self.out} needs {needed:,} more bytes, and the disk has {free:,} free")
+        lock = Lock()
+        with progress(f"fetch {self.name}, bytes", done + needed, done=done) as bar:
+
+            def advance(count: int) -> None:
+                with lock:
+                    bar.advance(count)
+
+            try:
+                _in_threads(lambda remote, stop: self._download(remote, advance, stop), missing)
+            except BrokenConnectionError as error:
+                have = f"{self._count_bytes():,} of {done + needed:,} bytes of {self.name} are in {self.out}"
+                raise UserError(f"{error}; {have}; rerun to resume") from error
+
+    def _part(self, remote: RemoteFile) -> Path:
+        return self.parts / remote.file.name
+
+    def _count_bytes(self) -> int:
+        """Count the bytes of complete and partial files."""
+        return sum(_size(folder / file.name) for folder in (self.out, self.parts) for file in self.files)
+
+    def _download(self, remote: RemoteFile, advance: Callable[[int], None], stop: Event) -> None:
+        """Complete one file.
+
+        Raises:
+            UserError: it does not match its md5, or cannot be read.
+        """
+        part, path = self._part(remote), self.out / remote.file.name
+        for folder in (part.parent, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        resumed = part.exists()
+        while _append(remote, part, advance, stop) != remote.file.md5:
+            advance(-_size(part))
+            part.unlink()
+            if not resumed:
+                raise remote.corrupt()
+            resumed = False  # a part from before a power failure, for example, may be damaged: restart
+        part.replace(path)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a file's bytes are."""
-
-    file: ListedFile
-    system: FileSystem
-    path: str
-    size: int
-
-    @property
-    def url(self) -> str:
-        """The place, for people."""
-        return self.system.unstrip_protocol(self.path)
-
-
-class _BrokenError(UserError):
-    """A remote that does not answer, or breaks off again and again."""
-
-
-def get_bytes(file: ListedFile) -> bytes:
-    """All of a small file.
-
-    Raises:
-        UserError: it is missing, has other bytes than its md5 says, or cannot be read.
-    """
-    stop = Event()
-    source = _locate(file, stop)
-    data = _read(source, 0, source.size, stop)
-    if hashlib.md5(data, usedforsecurity=False).hexdigest() != file.md5:
-        raise UserError(_other_bytes(source))
-    return data
-
-
-def find_missing(files: Sequence[ListedFile], out: Path, *, thorough: bool) -> list[Source]:
-    """The files that `out` lacks; what their remote lacks is told here, before hours are spent on the others.
-
-    Args:
-        thorough: check the md5 of every file that is there, and delete those that fail. Otherwise the name is
-            enough: a file gets it when its bytes are verified and on the disk.
-
-    Raises:
-        UserError: a file is nowhere, cannot be reached, or the disk has no space for all.
-    """
-
-    def look(file: ListedFile, stop: Event) -> Source | None:
-        path = out / file.name
-        with _on_disk(path):
-            if path.is_file():
-                if not thorough or _md5(path) == file.md5:
-                    _partial(path).unlink(missing_ok=True)
-                    return None
-                path.unlink()
-        return _locate(file, stop)
-
-    with progress(f"check {out}, files", len(files), show=thorough) as bar:
-        missing = [source for source in _in_threads(look, files, bar.advance) if source]
-    needed = sum(source.size - _size(_partial(out / source.file.name)) for source in missing)
-    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    if needed > (free := shutil.disk_usage(existing).free):
-        raise UserError(f"{out} needs {needed:,} bytes more, and the disk has {free:,} free")
-    return missing
-
-
-def transfer(name: str, missing: Sequence[Source], out: Path, there: int) -> None:
-    """Get files, several at a time, each checked against its md5 before it gets its name.
-
-    Args:
-        name: the dataset, for people.
-        missing: the files to get; what there is of them is not transferred again.
-        out: the dataset's directory.
-        there: bytes of the other files, which are there already.
-
-    Raises:
-        UserError: one of them cannot be got; the others stop too, and keep what they have.
-    """
-    total = there + sum(source.size for source in missing)
-    done = there + sum(_size(_partial(out / source.file.name)) for source in missing)
-    lock = Lock()
-    with progress(f"fetch {name}, bytes", total, done=done) as bar:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            with lock:
-                done += count
-                bar.advance(count)
-
-        try:
-            _in_threads(lambda source, stop: _get(source, out, advance, stop), missing)
-        except _BrokenError as error:
-            raise UserError(
-                f"{error}; {done:,} of {total:,} bytes of {name} are in {out}, and the same command goes on "
-                "from there"
-            ) from error
-
-
-def _locate(file: ListedFile, stop: Event) -> Source:
-    """Where a file's bytes are.
-
-    Raises:
-        UserError: nowhere, or no access, or no answer.
-    """
-    for system, path in file.places:
-        url = system.unstrip_protocol(path)
-        try:
-            size = _persist(functools.partial(_remote_size, system, path), url, stop)
-        except FileNotFoundError:
-            continue
-        return Source(file, system, path, size)
-    raise UserError(f"{file.name} is not at {url}; run `dvc push` where it was added to the registry")
-
-
-def _remote_size(system: FileSystem, path: str) -> int:
-    # s3fs tries a request 5 times, and each of these 5 times: minutes, in which nobody hears what is wrong.
-    if hasattr(system.fs, "retries"):
-        system.fs.retries = 1
-    return int(system.info(path)["size"])
-
-
-def _get(source: Source, out: Path, advance: Callable[[int], None], stop: Event) -> None:
-    """Get one file whole.
-
-    Raises:
-        UserError: it has other bytes than the registry says, cannot be read, or cannot be written.
-    """
-    path = out / source.file.name
-    partial = _partial(path)
-    with _on_disk(partial):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        resumed = partial.exists()
-        digest = _download(source, partial, advance, stop)
-        if digest != source.file.md5 and resumed:
-            # A part that lay there through a power failure, say, may not hold what was written to it.
-            advance(-_size(partial))
-            partial.unlink()
-            digest = _download(source, partial, advance, stop)
-        if digest != source.file.md5:
-            partial.unlink()
-            raise UserError(_other_bytes(source))
-        partial.replace(path)
-
-
-def _download(source: Source, partial: Path, advance: Callable[[int], None], stop: Event) -> str:
-    """Add to the part of a file what it lacks; the md5 of all of it."""
+def _append(remote: RemoteFile, part: Path, advance: Callable[[int], None], stop: Event) -> str:
+    """Append to a part of a file what is missing; return the md5 of the result."""
     digest = hashlib.md5(usedforsecurity=False)
-    with partial.open("a+b") as file:
-        if not try_lock(file):
-            raise UserError(f"{partial} is being written by another fetch; wait for its end")
+    with part.open("a+b") as file:
         file.seek(0)
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
         position = file.tell()
-        while position < source.size:
-            chunk = _read(source, position, min(position + _CHUNK, source.size), stop)
+        while position < remote.size:
+            chunk = remote.read(position, min(position + CHUNK, remote.size), stop)
             file.write(chunk)
             file.flush()
             digest.update(chunk)
@@ -208,61 +125,15 @@ def _download(source: Source, partial: Path, advance: Callable[[int], None], sto
     return digest.hexdigest()
 
 
-def _read(source: Source, start: int, end: int, stop: Event) -> bytes:
-    """The bytes of a file from `start` up to `end`, by a request for them alone, which nothing caches.
-
-    Raises:
-        UserError: the file went away, or it cannot be read.
-    """
-
-    def request() -> bytes:
-        data = bytes(source.system.cat_file(source.path, start=start, end=end))
-        if len(data) != end - start:
-            raise OSError(f"{len(data)} of {end - start} bytes came")
-        return data
-
-    if stop.is_set():
-        raise _BrokenError("stopped, because another file failed")
-    try:
-        return _persist(request, source.url, stop)
-    except FileNotFoundError as error:
-        raise UserError(f"{source.file.name} is no longer at {source.url}") from error
-
-
-def _persist(call: Callable[[], Result], url: str, stop: Event) -> Result:
-    """The outcome of a call over the network, which is made a few times if need be.
-
-    Raises:
-        FileNotFoundError: there is nothing at the place.
-        UserError: no access.
-        _BrokenError: no answer to the last call either.
-    """
-    pauses = iter(_PAUSES)
-    while True:
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # each kind of remote has its own
-            # What the libraries raise for missing credentials is no PermissionError, but says so by its name.
-            if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-                raise UserError(
-                    f"no access to {url} ({reason(error)}); credentials come from the registry's DVC "
-                    "configuration, from the AWS_ variables or from ~/.aws"
-                ) from error
-            pause = next(pauses, None)
-            if pause is None or stop.wait(pause):
-                raise _BrokenError(f"cannot read {url}: {reason(error)}") from error
-
-
 def _in_threads(
-    work: Callable[[Item, Event], Result], items: Iterable[Item], tell: Callable[[], object] = lambda: None
+    work: Callable[[Item, Event], Result], items: Iterable[Item], on_done: Callable[[], object] = lambda: None
 ) -> list[Result]:
-    """The outcomes of work on each item, several at a time; the first error stops the rest and is raised.
+    """Return the results for all items; the first error stops the other threads and is raised.
 
     Args:
-        work: given an item, and the event that tells it to stop.
-        tell: called after each.
+        work: takes an item, and the event that tells it to stop.
+        items: its arguments.
+        on_done: called after each item.
     """
     stop = Event()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -270,48 +141,19 @@ def _in_threads(
         try:
             for future in as_completed(futures):
                 future.result()
-                tell()
-        except BaseException:  # an interrupt as well
+                on_done()
+        except BaseException:  # including an interrupt
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in futures]
 
 
-@contextmanager
-def _on_disk(path: Path) -> Iterator[None]:
-    """What the operating system has against a file of ours, as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot read or write {path}: {reason(error)}; the same command goes on from what there is"
-        ) from error
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + PARTIAL)
-
-
 def _size(path: Path) -> int:
-    """Bytes of a file, which may be absent."""
-    return path.stat().st_size if path.exists() else 0
+    """Return the bytes of a file, 0 when there is none."""
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _other_bytes(source: Source) -> str:
-    return (
-        f"{source.file.name}: {source.url} holds other bytes than the registry says; delete that object and "
-        "`dvc push` it again from where it is intact"
-    )
-
-
-def reason(error: BaseException) -> str:
-    """The first cause in a chain of errors, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,18 +1,17 @@
-"""fetch: a dataset by its name, as files on disk in the official layouts."""
+"""fetch: write a dataset, given by its name, in its official layout."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from xkd.data.fetch.registry import fetch_registered
 from xkd.data.synthetic.check import check as check_embedded
 from xkd.data.synthetic.dataset import generate
-from xkd.data.synthetic.miniatures import REPLICAS, generate_replica
+from xkd.data.synthetic.miniatures import MINIATURES, generate_miniature
 from xkd.errors import UserError, nearest
 
-GENERATED = ("embedded", *REPLICAS)
-"""What needs no registry."""
+GENERATED = ("embedded", *MINIATURES)
+"""Datasets that need no registry."""
 
 
 def fetch(
@@ -25,38 +24,38 @@ def fetch(
     seed: int = 0,
     check: bool = False,
 ) -> str:
-    """Put the dataset `name` under `out`.
+    """Write the dataset `name` to `out`.
 
     Args:
-        name: what a data registry tracks under this path; without a registry one of `GENERATED`.
-        out: directory to write; see `fetch_registered`, `generate` and `generate_replica`.
+        name: path that a data registry tracks; without a registry one of `GENERATED`.
+        out: directory to write; see `fetch_registered`, `generate` and `generate_miniature`.
         repo: the data registry, a git repository with DVC: a path or a URL.
         rev: its branch, tag or commit; empty: the default branch.
-        clips: how many clips the embedded dataset has.
+        clips: number of clips of the embedded dataset.
         seed: seed of the embedded dataset.
         check: also measure that the embedded dataset's shortcuts fail and that it can be learned (minutes).
 
     Returns:
-        The revision, equal for equal content: DVC's hash, the embedded dataset's own, or a replica's.
+        The revision, equal for equal content: DVC's hash, or that of the generated files.
 
     Raises:
-        UserError: `name` is not a dataset that can be fetched, `out` holds something else, or the
-            check fails.
+        UserError: `name` is not a dataset that can be fetched, `out` holds something else, or the check
+            fails.
     """
     if check and (repo or name != "embedded"):
-        raise UserError("check: only the embedded dataset has one; leave --check out")
+        raise UserError("check: only the embedded dataset has one; omit --check")
     if repo:
         return fetch_registered(name, repo, rev, out).hash
     if rev:
-        raise UserError(f"rev: {rev} is a revision of a data registry; say which with --repo")
+        raise UserError(f"rev: {rev} is a revision of a data registry; give the registry with --repo")
     if name not in GENERATED:
         raise UserError(
             f"no dataset {name}{nearest(name, GENERATED)}; without a data registry (--repo) there are only "
             f"{', '.join(GENERATED)}"
         )
     if name != "embedded":
-        return generate_replica(name, out)
-    generate(out, clips=clips, seed=seed)
+        return generate_miniature(name, out)
+    revision = generate(out, clips=clips, seed=seed)
     if check:
         print(check_embedded(out))
-    return str(json.loads((out / "dataset.json").read_text())["revision"])
+    return revision
