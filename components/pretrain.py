@@ -54,13 +54,12 @@ def pretrain(
     import shutil
     from pathlib import Path
 
-    from xkd.config.overrides import resolve
-    from xkd.config.presets import get_preset
+    from xkd.config.presets import resolve_pretrain
     from xkd.launch.kubernetes.from_kfp import cluster_of_task, pretrain_task
     from xkd.rundir import RunDir
 
     verdict, reason = pretrain_task(
-        resolve(get_preset(preset), None, settings),
+        resolve_pretrain(preset, None, settings),
         Path(data),
         Path(out),
         processes,

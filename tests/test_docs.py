@@ -1,4 +1,4 @@
-"""What the documentation names must exist, and its commands must be accepted."""
+"""Names, files and commands in the documentation exist and are accepted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from typer.main import get_command
 import xkd
 from xkd.cli import app
 from xkd.config.overrides import resolve
-from xkd.config.presets import get_preset
+from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
 from xkd.errors import UserError
 from xkd.evaluate.task import Task
+from xkd.launch.kubernetes.config import ClusterConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {f"xkd.{name}" for name in xkd.__all__}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-BASES: dict[str, Any] = {"prepare": PrepareConfig(), "evaluate": Task()}
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+DEFAULTS: dict[str, Any] = {"prepare": PrepareConfig(), "evaluate": Task()}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -36,13 +38,13 @@ def command_lines(page: Path) -> list[str]:
 
 
 def code(page: Path) -> str:
-    """Everything set as code, in blocks and within lines."""
+    """Return all code of a page, in blocks and in lines."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     return "\n".join([*command_lines(page), *re.findall(r"`([^`]+)`", text)])
 
 
 def names_in(module: Path) -> Iterator[str]:
-    """The top-level names of a module and, dotted, the methods of its classes."""
+    """Yield the top-level names of a module and, dotted, the methods of its classes."""
     for node in ast.parse(module.read_text()).body:
         if isinstance(node, ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
@@ -70,21 +72,21 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 @each_page
-def test_verbs_exist(page: Path) -> None:
-    verbs: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    assert set(re.findall(r"(?<![=/\w-])xkd ([a-z]+)", code(page))) <= verbs.keys()
+def test_commands_exist(page: Path) -> None:
+    assert set(re.findall(r"(?<![=/\w-])xkd ([a-z]+)", code(page))) <= COMMANDS.keys()
 
 
 @each_page
-def test_xkd_commands_are_accepted(page: Path) -> None:
-    verbs: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+def test_command_lines_and_their_settings_are_accepted(page: Path) -> None:
     for line in command_lines(page):
         if line.startswith("xkd "):
-            verb, *arguments = shlex.split(line, comments=True)[1:]
-            given = verbs[verb].make_context(verb, arguments).params
-            if "set_" in given:
-                base = get_preset(given["preset"]) if "preset" in given else BASES[verb]
-                resolve(base, None, given["set_"] or ())
+            command, *arguments = shlex.split(line, comments=True)[1:]
+            given = COMMANDS[command].make_context(command, arguments).params
+            if command in DEFAULTS:
+                resolve(DEFAULTS[command], None, given["set_"] or ())
+            elif "preset" in given:
+                resolve_pretrain(given["preset"], None, given["set_"] or ())
+            resolve(ClusterConfig(), None, given.get("cluster_set") or ())
 
 
 @each_page
@@ -101,7 +103,7 @@ def test_pipeline_parameters_exist(page: Path) -> None:
 
 
 @each_page
-def test_names_of_the_code_exist(page: Path) -> None:
+def test_names_in_the_code_exist(page: Path) -> None:
     for name in re.findall(r"`(xkd(?:\.\w+)+)`", page.read_text()):
         parts = name.split(".")
         depth = max(n for n in range(1, len(parts) + 1) if exists(parts[:n]))
@@ -117,7 +119,7 @@ def exists(parts: list[str]) -> bool:
 
 
 @each_page
-def test_files_named_exist(page: Path) -> None:
+def test_files_exist(page: Path) -> None:
     tops = r"(?:xkd|components|pipelines|docs|tests)"
     named = re.findall(rf"`({tops}(?:/[\w.-]+)*)`", page.read_text())
     assert [path for path in named if not (ROOT / path).exists() and path != "xkd"] == []
@@ -133,7 +135,7 @@ def test_the_readme_shows_how_to_load_an_encoder() -> None:
     assert any("xkd.load(" in block for block in blocks(ROOT / "README.md", "python"))
 
 
-def test_settings_named_by_decisions_exist() -> None:
+def test_settings_in_decisions_exist() -> None:
     page = ROOT / "docs" / "adr" / "0002-text-over-code.md"
     for name in re.findall(r"`(loss\.\w+)", page.read_text()):
         with pytest.raises(UserError, match=rf"^configuration: {name}"):  # known, but of another type

@@ -19,7 +19,7 @@ from xkd.data.shards.manifest import PreparedDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# DVC uses an older way of the tries that it adds files to.
+# DVC uses a deprecated API of the package pygtrie.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
 
 
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Iterator[None]:
 
 
 def run(folder: Path, *command: str, code: int = 0) -> str:
-    """What a program of this environment prints, which ends with this code."""
+    """Run a program of this environment, check its exit code and return its output."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=600
@@ -40,7 +40,7 @@ def run(folder: Path, *command: str, code: int = 0) -> str:
 
 
 def checkout(to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A checkout of this repository, as far as DVC looks at it, with other parameters."""
+    """Copy the files of this repository that DVC reads, with other parameters."""
     shutil.copytree(ROOT / "xkd", to / "xkd", ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def task(
     return dict(zip(names, (data, dataset, modality, protocol, encoder, fold), strict=True))
 
 
-def test_from_a_registry_to_the_tables(
+def test_repro_runs_from_a_registry_to_the_tables(
     miniature: Callable[[str], Path], tmp_path: Path, settings: None
 ) -> None:
     source = miniature("kinetics400-mini")
@@ -69,7 +69,7 @@ def test_from_a_registry_to_the_tables(
     registry.forget()
 
     def change(params: dict[str, Any]) -> None:
-        """One epoch of a small model, a score of each kind, one on another dataset, and one of no fold."""
+        """Train a small model for an epoch; evaluate two datasets, one of them also on a missing fold."""
         params["datasets"] = {
             "kinetics400": {"repo": str(registry.root), "rev": "v1", "layout": ""},
             "esc50-mini": {"repo": "", "rev": "", "layout": "esc50"},
@@ -117,7 +117,7 @@ def test_from_a_registry_to_the_tables(
     assert facts["data_revision"] == manifest.revision
     assert "didn't change" in run(mine, "dvc", "repro", "fetch", "prepare")
 
-    # The prepared shards go to a remote and come back elsewhere, as they are.
+    # The prepared shards can be pushed to a remote and pulled elsewhere.
     run(mine, "dvc", "remote", "add", "--default", "shards", str(tmp_path / "shards"))
     run(mine, "dvc", "push", "--quiet", "prepare")
     shutil.rmtree(mine / "data")

@@ -1,9 +1,11 @@
-"""Every preset: what it says, that it builds at full size and that it trains."""
+"""Every preset builds at full size, trains, and has the paper's results."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from torch import Tensor
 from xkd.config import MODALITIES, Modality, PretrainConfig, TransformerConfig
 from xkd.config.overrides import difference
 from xkd.config.presets import PRESETS, get_preset
+from xkd.config.presets.finetune import FINETUNING
 from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, paper_results
+from xkd.config.presets.registry import Preset, build_preset
 from xkd.errors import UserError
-from xkd.evaluate.specs import find_eval_spec
+from xkd.evaluate.specs import EVAL_SPECS, find_eval_spec
 from xkd.launch.distributed import DistributedContext
 from xkd.model.networks import CHANNELS
 from xkd.model.xkd import XKD
@@ -31,7 +35,7 @@ ABLATED = [
 
 
 def shrunk(config: PretrainConfig) -> PretrainConfig:
-    """The same method at a size that trains in milliseconds."""
+    """Return the same method at a size that trains in milliseconds."""
     video, audio = config.video, config.audio
     return replace(
         config,
@@ -50,13 +54,13 @@ def shrunk(config: PretrainConfig) -> PretrainConfig:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_builds_at_full_size(name: str) -> None:
+def test_a_preset_builds_at_full_size(name: str) -> None:
     with torch.device("meta"):
         XKD(get_preset(name))
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_trains(name: str) -> None:
+def test_a_preset_trains(name: str) -> None:
     config = shrunk(get_preset(name))
     torch.manual_seed(0)
     context = DistributedContext(0, 1, torch.device("cpu"))
@@ -82,20 +86,19 @@ def test_trains(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ABLATED)
-def test_an_ablation_is_one_change(name: str) -> None:
-    """Its settings differ from the ablations' base in one section, by the name of which it goes."""
+def test_an_ablation_changes_one_section(name: str) -> None:
     changed = {key.split(".")[0] for key in difference(get_preset("ablation"), get_preset(name))} - {"preset"}
     assert changed in ({"video"}, {"audio"}, set(MODALITIES), {"optim"}, {"loss"}, {"projector"}, {"refine"})
 
 
-def test_every_preset_says_what_it_is() -> None:
+def test_every_preset_has_a_summary_of_its_own() -> None:
     assert len(PRESETS) >= 45
     summaries = [preset.summary for preset in PRESETS.values()]
     assert len(set(summaries)) == len(summaries)
     assert all(10 < len(summary) < 110 for summary in summaries)
 
 
-def test_an_unknown_name_brings_the_nearest() -> None:
+def test_an_unknown_name_is_reported_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown preset 'xkd_mat' .*xkd_mats.*see xkd presets"):
         get_preset("xkd_mat")
 
@@ -120,15 +123,15 @@ def test_sharing_has_the_released_size(name: str, millions: float, trained: floa
     )
 
 
-def test_printed_numbers_are_of_presets_and_evaluations_that_exist() -> None:
+def test_the_papers_results_are_of_known_presets_and_evaluations() -> None:
     kinds = []
-    for number in paper_results():
-        assert number.preset in PRESETS
-        setup = find_eval_spec(number.dataset, number.modality, number.protocol)  # type: ignore[arg-type]
-        assert setup.metric == "top1"
-        assert number.encoder in ROLES
-        assert number.split == ALL_SPLITS or (number.split == FIRST_SPLIT and setup.folds > 1)
-        kinds.append(replace(number, percent=0.0, source=""))
+    for result in paper_results():
+        assert result.preset in PRESETS
+        spec = find_eval_spec(result.dataset, result.modality, result.protocol)  # type: ignore[arg-type]
+        assert spec.metric == "top1"
+        assert result.encoder in ROLES
+        assert result.split == ALL_SPLITS or (result.split == FIRST_SPLIT and spec.folds > 1)
+        kinds.append(replace(result, percent=0.0, source=""))
     assert len(set(kinds)) == len(kinds) > 100
 
 
@@ -144,19 +147,49 @@ def test_printed_numbers_are_of_presets_and_evaluations_that_exist() -> None:
         ("refine_softmax", "teacher", ("hmdb51", "svm"), FIRST_SPLIT, 54.6, "Table S14"),
     ],
 )
-def test_printed_numbers_are_the_papers(
+def test_results_equal_those_in_the_paper(
     preset: str, encoder: str, evaluation: tuple[str, str], split: str, percent: float, source: str
 ) -> None:
     found = [
-        (number.percent, number.source)
-        for number in paper_results()
-        if (number.preset, number.encoder, number.dataset, number.protocol, number.split)
+        (result.percent, result.source)
+        for result in paper_results()
+        if (result.preset, result.encoder, result.dataset, result.protocol, result.split)
         == (preset, encoder, *evaluation, split)
     ]
     assert found == [(percent, source)]
 
 
-def test_presets_show_what_the_paper_prints_first() -> None:
+def test_a_preset_has_the_papers_first_results() -> None:
     assert PRESETS["paper"].paper == (59.3, 84.7, 91.0)
     assert PRESETS["videomae_112"].paper == (51.6, 77.1, None)
     assert PRESETS["toy"].paper == (None, None, None)
+
+
+def test_a_preset_that_names_an_unknown_setting_is_refused() -> None:
+    table = {"wrong": Preset(name="wrong", summary="", settings={"optim": {"epoch": 3}})}
+    with pytest.raises(UserError, match=r"^preset wrong: no setting optim\.epoch \(did you mean epochs\?\)$"):
+        build_preset(table, "wrong", PretrainConfig())
+
+
+def test_settings_of_a_preset_differ_from_its_base() -> None:
+    def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in settings.items():
+            if isinstance(value, Mapping):
+                yield from leaves(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    for preset in PRESETS.values():
+        base = get_preset(preset.base) if preset.base else PretrainConfig()
+        changed = set(difference(base, get_preset(preset.name))) - {"preset"}
+        assert changed == set(leaves(preset.settings)), preset.name
+
+
+def test_every_fine_tuning_preset_is_of_a_dataset_that_is_fine_tuned() -> None:
+    fine_tuned = {
+        (dataset, spec.modality)
+        for dataset, specs in EVAL_SPECS.items()
+        for spec in specs
+        if spec.protocol == "finetune"
+    }
+    assert FINETUNING.keys() == fine_tuned

@@ -44,9 +44,8 @@ class FinetuneAudioConfig:
     masks: NonNegativeInt = 2
     """Number of masked bands along time, and of those along frequency."""
     time_mask: NonNegativeInt = 20
-    """Largest width of a band along time, frames."""
     frequency_mask: NonNegativeInt = 10
-    """Largest height of a band along frequency, mel bins."""
+    """Largest size of a band along time, in frames, and along frequency, in mel bins."""
     crop_range: ScaleRange = (0.6, 1.5)
     """Random crop: size relative to the spectrogram (Table S2)."""
     crop_canvas: Annotated[float, Field(ge=1)] = 1.5
