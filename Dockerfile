@@ -1,17 +1,16 @@
-# One image for all: each task of the pipeline, each pod of a training job, `xkd` itself.
+# One image for every task of the pipeline, every pod of a training job, and `xkd` itself.
 #
 #   docker build --platform linux/amd64 --build-arg REVISION=$(git rev-parse HEAD) -t xkd:0.1.0 .
 #
-# Layers, those that change least first:
+# Layers, from the least to the most often changed:
 #
 #   Python on Debian, and a user
 #   the locked stack in /opt/xkd      7.9 GiB: NVIDIA's libraries 4.3, torch 1.7, triton 0.6, all else 1.3
 #   this package                      2 MB
 #
-# (unpacked, measured on the same packages in a virtual environment), so that a change of code ships little. The
-# stack comes as wheels or as plain Python: nothing is compiled, and the wheels bring their libraries with them, but
-# for what Debian slim has. torch's wheel is the one for CUDA 12.8, which still has code for the V100 (sm_70); of the
-# machine it needs the driver alone.
+# (unpacked size of the same packages in a virtual environment), so that a change of code only ships a small layer. All
+# packages are wheels or plain Python: nothing is compiled, and the wheels contain their libraries, except those of
+# Debian slim. torch's wheel is for CUDA 12.8, which still supports the V100 (sm_70); the machine only needs the driver.
 
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS stack
 RUN groupadd --gid 10001 xkd \
@@ -21,31 +20,31 @@ COPY requirements.lock /opt/
 RUN python -m venv /opt/xkd \
     && /opt/xkd/bin/pip install --no-cache-dir --disable-pip-version-check -r /opt/requirements.lock
 
-# The sources stay behind in this stage. setuptools is of the lock as well.
+# The sources stay in this stage. setuptools is part of the lock.
 FROM stack AS package
 COPY pyproject.toml README.md LICENSE /src/
 COPY xkd /src/xkd
 RUN /opt/xkd/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /src
 
 FROM stack
-# Installed after the stack, because its `kfp` takes the place of the one that kfp brings.
+# Installed after the stack, because its `kfp` script replaces the one of the package kfp.
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
     /opt/xkd/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /wheels/*.whl
 
-# Training pods have a read-only file system: they write to volumes and to /tmp, where by way of HOME the caches of
-# matplotlib, torch and triton go too. GKE puts the driver's libraries where no program looks by itself.
+# Training pods have a read-only file system: they write to volumes and to /tmp, which as HOME also has the caches of
+# matplotlib, torch and triton. GKE installs the driver's libraries outside the default search path.
 ENV PATH=/opt/xkd/bin:$PATH \
     HOME=/tmp \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     PYTHONUNBUFFERED=1
-# By number, for Kubernetes cannot tell whether a name is root's.
+# By number, because Kubernetes cannot check that a user name is not root.
 USER 10001:10001
 WORKDIR /workspace
-# KFP starts components with a command of its own, `python3 -m kfp.dsl.executor_main`.
+# KFP overrides the entry point of components with `python3 -m kfp.dsl.executor_main`.
 ENTRYPOINT ["xkd"]
 CMD ["--help"]
 
-# Last, so that another commit of the same code makes no other layer.
+# Last, so that a commit without code changes creates no new layer.
 ARG REVISION=unknown
 ENV XKD_COMMIT=$REVISION
 LABEL org.opencontainers.image.title="xkd" \

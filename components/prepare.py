@@ -29,7 +29,7 @@ def prepare(
     from xkd.data.sources.source import LAYOUTS
 
     layout = name.removesuffix("-mini")
-    defaults = PrepareConfig(dataset=layout if layout in LAYOUTS else "")
-    prepared = run(Path(source), Path(out), resolve(defaults, None, settings))
+    config = resolve(PrepareConfig(), None, settings, dataset=layout if layout in LAYOUTS else None)
+    prepared = run(Path(source), Path(out), config)
     shutil.copy(Path(out) / "manifest.csv", manifest.path)
     manifest.metadata |= {"dataset": prepared.name, "revision": revision, "clips": prepared.clips}

@@ -92,19 +92,12 @@ def xkd_full(
         pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.
         image: image of every task.
     """
+    origin = {"repo": repo, "rev": rev, "clips": embedded_clips, "seed": embedded_seed}
 
     def get(name: str, expected_revision: str) -> tuple[dsl.PipelineTask, dsl.PipelineTask]:
         """Fetch and prepare a dataset."""
         source = f"{data}/{name}"
-        fetched = fetch(
-            name=name,
-            out=source,
-            repo=repo,
-            rev=rev,
-            clips=embedded_clips,
-            seed=embedded_seed,
-            expected_revision=expected_revision,
-        )
+        fetched = fetch(name=name, out=source, expected_revision=expected_revision, **origin)
         # A branch of the registry moves without a change of inputs. Fetching an unchanged dataset is cheap.
         configure_task(fetched, image, cache=False)
         prepared = prepare(
@@ -140,12 +133,12 @@ def xkd_full(
     pretrained = pretrain(
         preset=preset,
         settings=settings,
-        data=f"{data}/{dataset}-prepared",
-        revision=fetched.output,
-        out=run,
         processes=processes,
-        nodes=nodes,
+        data=f"{data}/{dataset}-prepared",
+        out=run,
         image=image,
+        revision=fetched.output,
+        nodes=nodes,
         node_type=node_type,
         cluster_settings=cluster_settings,
     )
@@ -166,7 +159,7 @@ def xkd_full(
             **evaluations,
         )
         # The report also has the reasons of failed evaluations. In KFP's backend this too is a hook, which a
-        # loop cannot have: that is why the evaluations are a pipeline of their own.
+        # loop cannot have: that is why the evaluations are a separate pipeline.
         report(pushgateway).after(evaluated).ignore_upstream_failure()
     with dsl.Else():
         report("")

@@ -141,7 +141,7 @@ def test_pretraining_is_a_job_with_the_settings_of_its_task(
         assert pod["tolerations"] == list(TOLERATIONS)
         assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
         assert {"name": VOLUME, "mountPath": "/workspace/runs"} in pod["containers"][0]["volumeMounts"]
-    cluster.begin()
+    cluster.start()
     report = {"message": "finished", "errorCode": 0, "extraInfo": {"verdict": VERDICT}}
     cluster.end_pod(0, 0, json.dumps({"message": report}))
     cluster.end_pod(1, 0)
@@ -158,7 +158,7 @@ def test_a_completed_job_whose_verdict_is_out_of_reach_is_an_unknown_verdict(
     cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     task = submitted(cluster, start("pretrain", PRETRAIN))
-    cluster.begin()
+    cluster.start()
     cluster.end_pod(0, 0)
     cluster.phase("Completed")
     said, _ = task.communicate(timeout=60)
@@ -173,7 +173,7 @@ def test_a_collapsed_run_is_a_verdict_of_its_task(
 ) -> None:
     collapsed = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
     task = submitted(cluster, start("pretrain", PRETRAIN))
-    cluster.begin()
+    cluster.start()
     report = {"message": "the run ended as one_hot", "errorCode": 76, "extraInfo": {"verdict": collapsed}}
     cluster.end_pod(0, 76, json.dumps({"message": report}))
     cluster.phase("Terminated")

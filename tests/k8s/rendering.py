@@ -1,4 +1,4 @@
-"""What kubectl makes of the folders of k8s/."""
+"""The manifests that kubectl renders from the folders of k8s/."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-PreparedDataset = dict[str, Any]
+Manifest = dict[str, Any]
 
 K8S = Path("k8s")
 OVERLAYS = ["overlays/local", "overlays/v100"]
@@ -20,11 +20,11 @@ FOLDERS = ["base", *OVERLAYS, "monitoring"]
 
 
 def _renders() -> bool:
-    """Whether there is a kubectl, and one that knows kustomize's components (1.21 and later)."""
+    """Return whether kubectl is installed and supports kustomize's components (1.21 and later)."""
     if not shutil.which("kubectl"):
         return False
-    asked = ["kubectl", "version", "--client", "--output=json"]
-    version = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)["clientVersion"]
+    command = ["kubectl", "version", "--client", "--output=json"]
+    version = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["clientVersion"]
     return (int(version["major"]), int(version["minor"].rstrip("+"))) >= (1, 21)
 
 
@@ -41,21 +41,21 @@ TRAINING = TASK | {
 
 
 @cache
-def rendered(folder: str) -> tuple[PreparedDataset, ...]:
-    """What ``kubectl apply -k`` would send."""
+def rendered(folder: str) -> tuple[Manifest, ...]:
+    """Return the manifests that ``kubectl apply -k`` would send."""
     command = ["kubectl", "kustomize", str(K8S / folder)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (made.returncode, made.stderr) == (0, "")  # warnings too, of what is deprecated
+    assert (made.returncode, made.stderr) == (0, "")  # no deprecation warnings either
     return tuple(yaml.safe_load_all(made.stdout))
 
 
-def of_kind(folder: str, kind: str) -> dict[str, PreparedDataset]:
-    """The manifests of a kind, by name."""
+def of_kind(folder: str, kind: str) -> dict[str, Manifest]:
+    """Return the manifests of a kind, by name."""
     return {m["metadata"]["name"]: m for m in rendered(folder) if m["kind"] == kind}
 
 
-def selects(selector: PreparedDataset | None, labels: dict[str, str]) -> bool:
-    """Whether a label selector, where there is one, takes these labels."""
+def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
+    """Return whether a label selector, if any, matches these labels."""
     selector = selector or {}
     for expression in selector.get("matchExpressions", []):
         assert expression["operator"] == "DoesNotExist", "no other is known here"

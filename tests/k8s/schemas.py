@@ -1,4 +1,4 @@
-"""Manifests against the schemas of their kinds; fields that a schema does not know are errors."""
+"""Validation of manifests against the schemas of their kinds; unknown fields are errors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 VERSION = "1.33"
-"""Of Kubernetes."""
+"""Version of Kubernetes."""
 CUSTOM = Path("../shared/schemas")
-"""Where the definitions of custom kinds are, as their projects publish them."""
+"""Directory of the definitions of custom kinds, as their projects publish them."""
 
 _QUANTITY = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|[kMGTPE]i?)?$"}
 _QUEUE: dict[str, Any] = {
@@ -33,11 +33,11 @@ _QUEUE: dict[str, Any] = {
     },
     "required": ["spec"],
 }
-"""The fields that we use of Volcano's queues, whose definition is not at hand."""
+"""Fields in use of Volcano's queues, whose definition is not available."""
 
 
 def validate(manifest: dict[str, Any]) -> None:
-    """Hold a manifest, and every pod it would make, against the schemas of their kinds.
+    """Validate a manifest, and every pod it would create, against the schemas of their kinds.
 
     Raises:
         jsonschema.ValidationError: it does not fit, or has a field that is not known.
@@ -53,7 +53,7 @@ def validate(manifest: dict[str, Any]) -> None:
 
 
 def pods(manifest: object) -> Iterator[dict[str, Any]]:
-    """All pods in a manifest, and templates of pods, however deep."""
+    """Return all pods and pod templates in a manifest, at any depth."""
     if isinstance(manifest, dict):
         spec = manifest.get("spec")
         if isinstance(spec, dict) and isinstance(spec.get("containers"), list):
@@ -66,7 +66,7 @@ def pods(manifest: object) -> Iterator[dict[str, Any]]:
 
 
 def is_custom(manifest: dict[str, Any]) -> bool:
-    """Whether the kind is not one of Kubernetes' own, whose groups have no dot or end in k8s.io."""
+    """Return whether a kind is custom; the groups of builtin ones have no dot or end in k8s.io."""
     group, slash, _ = manifest["apiVersion"].partition("/")
     return bool(slash) and "." in group and not group.endswith(".k8s.io")
 
@@ -81,7 +81,7 @@ def _custom_schema(api_version: str, kind: str) -> dict[str, Any]:
     if (group, kind) == ("scheduling.volcano.sh", "Queue"):
         return _closed(_QUEUE)
     if not CUSTOM.is_dir():
-        pytest.skip(f"the definitions of custom kinds ({CUSTOM}) are not beside this checkout")
+        pytest.skip(f"the definitions of custom kinds ({CUSTOM}) are missing")
     for path in CUSTOM.glob(f"{group}_*.yaml"):
         definition = yaml.safe_load(path.read_text())["spec"]
         if definition["names"]["kind"] == kind:
@@ -91,11 +91,11 @@ def _custom_schema(api_version: str, kind: str) -> dict[str, Any]:
 
 
 def _closed(schema: dict[str, Any], top: bool = True) -> dict[str, Any]:
-    """The schema with unknown fields forbidden. An API server would drop them without a word."""
+    """Return the schema with unknown fields forbidden; an API server would drop them silently."""
     made = dict(schema)
     if "properties" in schema:
         made["properties"] = {name: _closed(inner, False) for name, inner in schema["properties"].items()}
-    if top:  # definitions say no more of metadata than its type; `validate` does
+    if top:  # definitions only give the type of metadata; `validate` checks it
         made["properties"]["metadata"] = {}
     if isinstance(schema.get("additionalProperties"), dict):
         made["additionalProperties"] = _closed(schema["additionalProperties"], False)

@@ -1,4 +1,4 @@
-"""What no manifest may hold or grant, and no pod may be allowed."""
+"""Security flaws of manifests: secrets, permissions and privileges."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from tests.k8s.schemas import pods
 
 TRAINER = "xkd-train"
-"""The service account of training pods, which need nothing of the Kubernetes API."""
+"""The service account of training pods, which need no access to the Kubernetes API."""
 
 _TOKENS = re.compile(
     r"-----BEGIN|\beyJ[\w-]{8,}\.|\b(AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}"
     r"|\bglpat-[\w-]{20,}|\bhf_\w{20,}|\bxox[abprs]-|\bAIza[\w-]{30,}|\bya29\.|://[^/\s:@]+:[^/\s@]+@"
-    # Anything long that is no words; digests of images are.
+    # Long random text, except for digests of images.
     r"|(?<!sha256:)\b(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9+/]{40,}={0,2}"
 )
-"""What private keys, tokens of well-known makers, and addresses with passwords look like."""
+"""Patterns of private keys, tokens of well-known services, and URLs with passwords."""
 _SECRET_NAMES = re.compile(r"passw|secret|token|credential|api_?key|access_?key|private_?key", re.IGNORECASE)
 _POWERS = {"escalate", "bind", "impersonate"}
-"""Verbs by which an account may give itself further rights."""
+"""Verbs with which an account can extend its permissions."""
 
 
 def flaws(manifest: dict[str, Any]) -> list[str]:
-    """All that is wrong with a manifest, each in a few words; none when it is fine."""
+    """Return the flaws of a manifest, each in a few words."""
     name = f"{manifest['kind']} {manifest['metadata']['name']}"
     found = [*_secrets(manifest), *_rights(manifest), *_account(manifest)]
     for pod in pods(manifest):
@@ -46,7 +46,7 @@ def _secrets(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Every text in a manifest, keys too, with its place."""
+    """Yield every text in a manifest, including keys, with its path."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, list):
@@ -102,7 +102,7 @@ def _containers(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _container(pod: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
-    """Of a container, whose own settings go before its pod's."""
+    """Yield the flaws of a container, whose settings override its pod's."""
     context = pod | own
     if context.get("runAsNonRoot") is not True or context.get("runAsUser") == 0:
         yield "may run as root"

@@ -1,4 +1,4 @@
-"""The checks of manifests themselves, on manifests that are wrong."""
+"""The manifest checks of these tests, on invalid manifests."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.k8s.rendering import PreparedDataset
+from tests.k8s.rendering import Manifest
 from tests.k8s.schemas import CUSTOM, validate
 from tests.k8s.security import flaws
 
 
-def pod(**changes: Any) -> PreparedDataset:
-    """A pod that is fine, but for the changes."""
+def pod(**changes: Any) -> Manifest:
+    """Return a valid pod with changes."""
     context = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
     own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {"name": "train", "image": "xkd@sha256:" + 32 * "0a", "securityContext": own}
-    spec: PreparedDataset = {
+    spec: Manifest = {
         "serviceAccountName": "xkd-train",
         "automountServiceAccountToken": False,
         "securityContext": context,
@@ -28,13 +28,13 @@ def pod(**changes: Any) -> PreparedDataset:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec | changes}
 
 
-def job() -> PreparedDataset:
+def job() -> Manifest:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": pod()["spec"]}
     spec = {"schedulerName": "volcano", "tasks": [{"name": "train-0", "replicas": 1, "template": template}]}
     return {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": {"name": "a"}, "spec": spec}
 
 
-def role(**rule: list[str]) -> PreparedDataset:
+def role(**rule: list[str]) -> Manifest:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]} | rule]
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -44,23 +44,23 @@ def role(**rule: list[str]) -> PreparedDataset:
     }
 
 
-def with_container(**changes: Any) -> PreparedDataset:
+def with_container(**changes: Any) -> Manifest:
     made = pod()
     made["spec"]["containers"][0] |= changes
     return made
 
 
-def with_context(**changes: Any) -> PreparedDataset:
+def with_context(**changes: Any) -> Manifest:
     made = pod()
     made["spec"]["containers"][0]["securityContext"] |= changes
     return made
 
 
-def plain(kind: str, **content: Any) -> PreparedDataset:
+def plain(kind: str, **content: Any) -> Manifest:
     return {"apiVersion": "v1", "kind": kind, "metadata": {"name": "xkd-train"}} | content
 
 
-def test_what_is_fine_has_no_flaws() -> None:
+def test_valid_manifests_have_no_flaws() -> None:
     assert flaws(pod()) + flaws(job()) + flaws(role()) == []
 
 
@@ -101,23 +101,23 @@ def test_what_is_fine_has_no_flaws() -> None:
         (pod(initContainers=[{"name": "first", "image": "a"}]), "container first"),
     ],
 )
-def test_a_flaw_is_found(manifest: PreparedDataset, flaw: str) -> None:
+def test_a_flaw_is_found(manifest: Manifest, flaw: str) -> None:
     assert any(flaw in found for found in flaws(manifest)), flaws(manifest)
 
 
-def test_a_flaw_is_found_in_a_template_as_deep_as_it_may_be() -> None:
+def test_a_flaw_of_a_deeply_nested_template_is_found() -> None:
     made = job()
     made["spec"]["tasks"][0]["template"]["spec"]["containers"][0]["securityContext"] = {"privileged": True}
-    assert len(flaws(made)) == 2  # privileges and capabilities; the pod's own settings still hold
+    assert len(flaws(made)) == 2  # privileges and capabilities; the pod's settings remain valid
 
 
-def mistaken(change: Callable[[PreparedDataset], Any]) -> PreparedDataset:
+def mistaken(change: Callable[[Manifest], Any]) -> Manifest:
     made = copy.deepcopy(job())
     change(made)
     return made
 
 
-@pytest.mark.skipif(not CUSTOM.is_dir(), reason=f"{CUSTOM} is not beside this checkout")
+@pytest.mark.skipif(not CUSTOM.is_dir(), reason=f"{CUSTOM} is missing")
 @pytest.mark.parametrize(
     "change",
     [
@@ -132,7 +132,7 @@ def mistaken(change: Callable[[PreparedDataset], Any]) -> PreparedDataset:
         ),
     ],
 )
-def test_a_mistake_in_a_job_is_found(change: Callable[[PreparedDataset], Any]) -> None:
+def test_an_invalid_field_of_a_job_is_found(change: Callable[[Manifest], Any]) -> None:
     validate(job())
     with pytest.raises(jsonschema.ValidationError):
         validate(mistaken(change))
@@ -141,14 +141,14 @@ def test_a_mistake_in_a_job_is_found(change: Callable[[PreparedDataset], Any]) -
 @pytest.mark.parametrize(
     "spec", [{"weight": 0}, {"capability": {"cpu": 4}}, {"capability": {"cpu": "four"}}, {"capacity": {}}]
 )
-def test_a_mistake_in_a_queue_is_found(spec: PreparedDataset) -> None:
+def test_an_invalid_field_of_a_queue_is_found(spec: Manifest) -> None:
     queue = {"apiVersion": "scheduling.volcano.sh/v1beta1", "kind": "Queue", "metadata": {"name": "a"}}
     validate(queue | {"spec": {"weight": 1, "capability": {"cpu": "4"}}})
     with pytest.raises(jsonschema.ValidationError):
         validate(queue | {"spec": spec})
 
 
-def test_a_mistake_in_a_kind_of_kubernetes_is_found() -> None:
+def test_an_invalid_field_of_a_builtin_kind_is_found() -> None:
     validate(pod())
     for wrong in (
         pod(hostNet=True),

@@ -1,4 +1,4 @@
-"""What can be told of the image without building it, and the package made of what the builder is sent."""
+"""Checks of the Dockerfile without a build, and of the package built from the build context."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions with what they are given."""
+    """Return the Dockerfile's instructions with their arguments."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     text = "\n".join(line for line in lines if not line.startswith("#")).replace("\\\n", " ")
     split = [line.split(None, 1) for line in text.splitlines() if line.strip()]
@@ -30,12 +30,12 @@ def given(name: str) -> list[str]:
 
 
 def sources() -> list[str]:
-    """What is copied from the checkout, in order."""
+    """Return the paths copied from the checkout, in order."""
     return [word for copied in given("COPY") if "--from" not in copied for word in copied.split()[:-1]]
 
 
 def is_sent(path: str) -> bool:
-    """Whether .dockerignore lets a file through to the builder: the last pattern that it matches decides."""
+    """Return whether .dockerignore sends a file to the builder: its last matching pattern decides."""
     parts, sent = path.split("/"), True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -55,14 +55,14 @@ def checked_in() -> list[str]:
     return [path for path in listed.stdout.splitlines() if (ROOT / path).exists()]
 
 
-def test_the_base_is_one_image_for_ever() -> None:
+def test_the_base_image_is_pinned_by_digest() -> None:
     stages = [stage.partition(" AS ") for stage in given("FROM")]
     base, *others = [base for base, _, _ in stages]
     assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", base)
     assert set(others) <= {name for _, _, name in stages}
 
 
-def test_the_stack_is_the_lock_and_nothing_else_is_fetched() -> None:
+def test_only_the_locked_packages_are_installed() -> None:
     installs = [run for run in given("RUN") if "pip install" in run or "pip wheel" in run]
     locked, *ours = installs
     assert "-r /opt/requirements.lock" in locked
@@ -70,31 +70,31 @@ def test_the_stack_is_the_lock_and_nothing_else_is_fetched() -> None:
     assert not [run for run in given("RUN") if re.search(r"apt|curl|wget|git ", run)]
 
 
-def test_what_is_heavy_does_not_depend_on_what_changes() -> None:
+def test_the_large_layers_depend_only_on_the_lock() -> None:
     first, second, *rest = [n for n, (name, _) in enumerate(instructions()) if name == "FROM"]
     stack = instructions()[first:second]
     assert [value for name, value in stack if name == "COPY"] == ["requirements.lock /opt/"]
-    assert "requirements.lock" in stack[-1][1]  # nothing of this stage comes after the installation
+    assert "requirements.lock" in stack[-1][1]  # the installation is the last instruction of this stage
     assert not [value for _, value in stack if "REVISION" in value]
-    # The last stage goes on from there, and copies none of it anew.
+    # The last stage starts from that stage and copies none of it again.
     assert instructions()[rest[-1]] == ("FROM", "stack")
     assert not [value for name, value in instructions()[rest[-1] :] if name == "COPY"]
 
 
-def test_it_runs_as_nobody_in_particular() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     (user,) = given("USER")
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
     assert "HOME=/tmp" in " ".join(given("ENV"))
 
 
-def test_it_is_xkd() -> None:
+def test_the_entry_point_is_xkd() -> None:
     assert given("ENTRYPOINT") == ['["xkd"]']
     assert {"xkd", "kfp"} <= PROJECT["scripts"].keys()
-    # Components are run by `python3 -m kfp.dsl.executor_main`, without installing kfp first.
+    # Components run as `python3 -m kfp.dsl.executor_main`; kfp must be installed.
     assert re.search(r"^kfp==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 
 
-def test_its_labels() -> None:
+def test_the_image_has_its_labels() -> None:
     (text,) = given("LABEL")
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
     assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
@@ -104,13 +104,13 @@ def test_its_labels() -> None:
     assert labels["revision"] == "$REVISION"
 
 
-def test_all_that_is_copied_is_there_and_is_sent() -> None:
+def test_every_copied_path_exists_and_is_in_the_build_context() -> None:
     for source in sources():
         assert (ROOT / source).exists(), source
         assert is_sent(source), source
 
 
-def test_nothing_else_is_sent() -> None:
+def test_the_build_context_has_nothing_else() -> None:
     sent = [path for path in checked_in() if is_sent(path)]
     assert sent
     assert [path for path in sent if not any(path == s or path.startswith(f"{s}/") for s in sources())] == []
@@ -128,14 +128,14 @@ def test_nothing_else_is_sent() -> None:
         assert not is_sent(path), path
 
 
-def test_the_package_is_whole_when_made_of_that_alone(tmp_path: Path) -> None:
+def test_the_build_context_makes_a_complete_package(tmp_path: Path) -> None:
     context, wheels = tmp_path / "context", tmp_path / "wheels"
     wheels.mkdir()
     sent = [path for path in checked_in() if is_sent(path)]
     for path in sent:
         (context / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, context / path)
-    # What `pip wheel --no-build-isolation` does.
+    # As `pip wheel --no-build-isolation` does.
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     made = subprocess.run(
         [sys.executable, "-c", build, wheels], cwd=context, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""What kubectl makes of k8s/: valid, harmless, and what the code relies on."""
+"""The manifests that kubectl renders from k8s/: valid, secure, consistent with the code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ each_overlay = pytest.mark.parametrize("folder", OVERLAYS)
 
 def test_every_kustomization_is_rendered_by_these_tests() -> None:
     there = {str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml")}
-    assert there == {*FOLDERS, "kubeflow"}  # a component, which the overlays take in
+    assert there == {*FOLDERS, "kubeflow"}  # a component, included by the overlays
 
 
 @each_folder
@@ -37,7 +37,7 @@ def test_every_file_is_used(folder: str) -> None:
 
 
 @each_folder
-def test_kinds_of_kubernetes_are_valid(folder: str) -> None:
+def test_builtin_kinds_are_valid(folder: str) -> None:
     for manifest in rendered(folder):
         if not is_custom(manifest):
             validate(manifest)
@@ -52,12 +52,12 @@ def test_custom_kinds_are_valid(folder: str) -> None:
 
 
 @each_folder
-def test_nothing_is_a_risk(folder: str) -> None:
+def test_no_manifest_has_a_security_flaw(folder: str) -> None:
     assert [flaw for manifest in rendered(folder) for flaw in flaws(manifest)] == []
 
 
 @pytest.mark.parametrize(("folder", "namespace"), [("base", "xkd"), *((o, "kubeflow") for o in OVERLAYS)])
-def test_all_is_in_one_namespace(folder: str, namespace: str) -> None:
+def test_every_resource_is_in_one_namespace(folder: str, namespace: str) -> None:
     for manifest in rendered(folder):
         expected = None if manifest["kind"] in ("Namespace", "Queue") else namespace
         assert manifest["metadata"].get("namespace") == expected, manifest["metadata"]["name"]
@@ -68,7 +68,7 @@ def test_an_overlay_does_not_own_the_namespace_of_kubeflow(folder: str) -> None:
     assert of_kind(folder, "Namespace") == {}
 
 
-def test_the_base_brings_its_own_namespace_with_pod_security() -> None:
+def test_the_namespace_of_the_base_enforces_pod_security() -> None:
     (namespace,) = of_kind("base", "Namespace").values()
     levels = {
         mode: namespace["metadata"]["labels"][f"pod-security.kubernetes.io/{mode}"]
@@ -79,7 +79,7 @@ def test_the_base_brings_its_own_namespace_with_pod_security() -> None:
 
 
 @pytest.mark.parametrize("folder", ["base", *OVERLAYS])
-def test_a_launcher_may_do_what_it_does_and_no_more(folder: str) -> None:
+def test_a_launcher_has_exactly_the_permissions_it_uses(folder: str) -> None:
     (role,) = of_kind(folder, "Role").values()
     rights = {
         f"{group}/{resource}": set(rule["verbs"])
@@ -101,7 +101,7 @@ def test_a_launcher_may_do_what_it_does_and_no_more(folder: str) -> None:
     assert set(of_kind(folder, "ServiceAccount")) == {"xkd-launcher", "xkd-train"}
 
 
-def test_sizes_of_the_overlays() -> None:
+def test_the_overlays_set_storage_and_capacity() -> None:
     (local,), (v100,) = (of_kind(folder, "PersistentVolumeClaim").values() for folder in OVERLAYS)
     assert local["spec"]["accessModes"] == ["ReadWriteOnce"]
     assert "storageClassName" not in local["spec"]
@@ -112,7 +112,7 @@ def test_sizes_of_the_overlays() -> None:
     assert "pods" in capability
 
 
-def test_no_training_pod_is_evicted_at_will() -> None:
+def test_training_pods_cannot_be_evicted_voluntarily() -> None:
     (budget,) = of_kind("overlays/v100", "PodDisruptionBudget").values()
     assert budget["spec"]["minAvailable"] >= 1000
     assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"

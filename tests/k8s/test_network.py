@@ -1,4 +1,4 @@
-"""Who may reach whom under the network policies, worked out as Kubernetes does."""
+"""Connections that the network policies allow, evaluated as Kubernetes does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOME = {"kubernetes.io/metadata.name": "xkd"}
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
 KUBEFLOW = {"kubernetes.io/metadata.name": "kubeflow"}
 OUTSIDE: dict[str, str] = {}
-"""No namespace: outside the cluster."""
+"""An empty namespace is outside the cluster."""
 
 
 def allowed(
@@ -23,7 +23,7 @@ def allowed(
     peer: dict[str, str],
     protocol: str = "TCP",
 ) -> bool:
-    """Whether the policies of the base let a pod out to, or in from, a pod of a namespace at a port."""
+    """Return whether the base's policies allow a pod's connections to, or from, a pod at a port."""
     others = {"ingress": "from", "egress": "to"}[direction]
     for policy in of_kind("base", "NetworkPolicy").values():
         given = policy["spec"]
@@ -43,7 +43,7 @@ def allowed(
     return False
 
 
-def test_policies_select_our_pods_alone() -> None:
+def test_policies_select_only_pods_of_xkd() -> None:
     policies = of_kind("base", "NetworkPolicy")
     for name, policy in policies.items():
         assert not selects(policy["spec"]["podSelector"], {"app": "ml-pipeline"}), name
@@ -87,7 +87,7 @@ def test_policies_select_our_pods_alone() -> None:
         pytest.param("egress", TASK, 9093, MONITORING, {}, False, id="not Alertmanager"),
     ],
 )
-def test_who_may_reach_whom(
+def test_only_needed_connections_are_allowed(
     direction: str,
     pod: dict[str, str],
     port: int,
@@ -100,5 +100,5 @@ def test_who_may_reach_whom(
 
 @pytest.mark.parametrize("pod", [TASK, TRAINING], ids=["task", "training"])
 @pytest.mark.parametrize("protocol", ["UDP", "TCP"])
-def test_names_are_resolved(pod: dict[str, str], protocol: str) -> None:
+def test_every_pod_may_resolve_names(pod: dict[str, str], protocol: str) -> None:
     assert allowed("egress", pod, 53, OUTSIDE, {}, protocol)

@@ -1,7 +1,7 @@
-"""An HTTP server that speaks as much of the Kubernetes API as a launcher uses; a test is its Volcano.
+"""A fake Kubernetes API server with the requests that a launcher makes; tests act as Volcano's controller.
 
-It keeps jobs and pods, and checks what is posted as an API server would: the schema (where Volcano's is at
-hand), the name, the namespace.
+It keeps jobs and pods, and validates posted jobs as an API server would: the schema (where Volcano's is
+available), the name, the namespace.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ def now() -> str:
 
 
 class Cluster:
-    """What the server knows; tests change it while launchers look."""
+    """The state of the server; tests change it while launchers poll."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.changes: list[dict[str, Any]] = []
-        """Every pod as it was whenever it changed."""
+        """Every pod after each of its changes."""
         self.logs: dict[str, list[tuple[str, str]]] = {}
-        """Lines of a pod: time and text."""
+        """Lines of each pod: time and text."""
         self.requests: list[str] = []
         self.faults: list[Callable[[BaseHTTPRequestHandler], bool]] = []
-        """Each is asked about the next request, may spoil it, and is gone when it did."""
+        """Each may replace the response to one request (by returning True), and is then removed."""
         self.submitted = 0
         self.log_breaks_every = 10_000
-        """Lines of a log after which its connection breaks; a new one may repeat them."""
+        """Number of log lines after which the connection breaks; a new connection may repeat lines."""
         self.log_broken = 0
         self.away = ""
-        """Why no request is answered."""
+        """Reason why every request fails; empty: none does."""
         self.stuck = False
-        """Whether deleted jobs stay, as they do while a pod of theirs is on a lost node."""
+        """Whether deleted jobs stay, as with a pod on a lost node."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.cluster = self
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -67,7 +67,7 @@ class Cluster:
         self._server.server_close()
 
     def kubeconfig(self, folder: Path) -> Path:
-        """A kubeconfig that leads here."""
+        """Write a kubeconfig for this server; return its path."""
         server = f"http://127.0.0.1:{self._server.server_port}"
         path = folder / "kubeconfig"
         content = {
@@ -85,7 +85,7 @@ class Cluster:
 
     @property
     def job(self) -> dict[str, Any]:
-        """The one job."""
+        """The only job."""
         (job,) = self.jobs.values()
         return job
 
@@ -94,14 +94,14 @@ class Cluster:
         return str(self.job["metadata"]["name"])
 
     def phase(self, phase: str, restarts: int = 0) -> None:
-        """Have the job come into a phase, as Volcano's controller would."""
+        """Move the job to a phase, as Volcano's controller would."""
         status = self.job.setdefault("status", {})
         change = {"status": phase, "lastTransitionTime": now()}
         status["conditions"] = [*status.get("conditions", []), change]
         status["state"] = {"phase": phase, "lastTransitionTime": now()}
         status["retryCount"] = restarts
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the job's pods."""
         for task in self.job["spec"]["tasks"]:
             name = f"{self.name}-{task['name']}-0"
@@ -128,12 +128,12 @@ class Cluster:
         self._changed(f"{self.name}-train-{number}-0")
 
     def restart(self, restarts: int = 1) -> None:
-        """Begin the job anew, as Volcano does when a pod failed: all its pods are gone at once."""
+        """Restart the job, as Volcano does when a pod failed: all its pods are deleted at once."""
         self.pods.clear()
         self.phase("Restarting", restarts)
 
     def wait_pod(self, reason: str, message: str, scheduled: bool = True) -> None:
-        """Have the first pod wait for something."""
+        """Have the first pod wait for a reason."""
         name, spec = f"{self.name}-train-0-0", self.job["spec"]["tasks"][0]["template"]["spec"]
         waiting = _container({"waiting": {"reason": reason, "message": message}})
         status = {"phase": "Pending", "containerStatuses": [waiting]}
@@ -147,12 +147,12 @@ class Cluster:
         self.changes.append(deepcopy(self.pods[name]))
 
     def say(self, text: str, number: int = 0) -> None:
-        """A line of a pod."""
+        """Log a line of a pod."""
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
         self.logs[f"{self.name}-train-{number}-0"].append((when, text))
 
     def left(self) -> list[str]:
-        """Jobs that would run on, or stay for ever."""
+        """Return the jobs that have not ended or have no time to live."""
         return [
             name
             for name, job in self.jobs.items()
@@ -166,7 +166,7 @@ class _Server(ThreadingHTTPServer):
     cluster: Cluster
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: clients hang up here, as they do."""
+        """Log nothing: clients may close connections early."""
 
 
 def _container(state: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, self.cluster.jobs.pop(found[2])
 
     def _watch(self, label: str) -> None:
-        """Tell of pods as they change, chunk by chunk."""
+        """Send pods as they change, chunk by chunk."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -286,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 
     def _log(self, pod: str) -> Answer | None:
-        """Follow a log, chunk by chunk, until its pod ended or the connection is to break."""
+        """Send a log, chunk by chunk, until its pod ends or the connection shall break."""
         if pod not in self.cluster.pods:
             return refused(404, f'pods "{pod}" not found')
         begin = time.time() - float(self.query.get("sinceSeconds", "inf"))

@@ -89,7 +89,7 @@ def started(cluster: Cluster, **options: Any) -> Launch:
     until(lambda: cluster.jobs or launcher.ended)
     assert launcher.result is None, launcher.result
     cluster.phase("Pending")
-    cluster.begin()
+    cluster.start()
     return launcher
 
 
@@ -249,7 +249,7 @@ def test_a_preempted_job_is_followed_through_its_restart(
     time.sleep(0.2)
     cluster.phase("Pending", 1)
     time.sleep(0.2)
-    cluster.begin()
+    cluster.start()
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
     said = capsys.readouterr().err
@@ -293,7 +293,7 @@ def test_two_jobs_cannot_write_to_one_run_directory(cluster: Cluster) -> None:
     second = Launch(run_id="r2")  # the first one has ended
     until(lambda: cluster.submitted == 2)
     del cluster.jobs[name]
-    cluster.begin()
+    cluster.start()
     complete(cluster)
     assert second.end() == Verdict(**HEALTHY)
 
@@ -311,7 +311,7 @@ def test_a_job_waits_until_an_earlier_one_of_its_directory_is_deleted(
     release("r1")
     first.end()
     until(lambda: cluster.submitted == 2)
-    cluster.begin()
+    cluster.start()
     complete(cluster)
     assert second.end() == Verdict(**HEALTHY)
 
@@ -355,7 +355,7 @@ def test_the_reason_a_pod_waits_for_is_logged_once(
     for number in range(5):
         cluster.wait_pod("ImagePullBackOff", f"no image\nin sight, try {number}", scheduled)
         time.sleep(0.2)
-    cluster.begin()
+    cluster.start()
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
     said = [line for line in capsys.readouterr().err.splitlines() if " waits: " in line]
@@ -467,7 +467,7 @@ def test_other_failed_jobs_are_restarted_on_rerun(
     launcher.end()
     again = Launch(run_id=run_id)
     until(lambda: cluster.submitted == 2)
-    cluster.begin()
+    cluster.start()
     complete(cluster)
     assert again.end() == Verdict(**HEALTHY)
 
@@ -490,7 +490,7 @@ def test_a_job_past_its_deadline_is_cancelled(
     until(lambda: cluster.jobs)
     cluster.phase("Pending")
     if phase == "Running":
-        cluster.begin()
+        cluster.start()
     error = launcher.end()
     assert isinstance(error, LaunchError)
     with pytest.raises(LaunchError, match=message):
@@ -536,7 +536,7 @@ def test_log_lines_are_shown_once_through_broken_connections(
         time.sleep(0.03)
     cluster.restart()  # a new pod of the same name
     time.sleep(0.2)
-    cluster.begin()
+    cluster.start()
     cluster.say("line 9, of the second pod")
     complete(cluster)
     launcher.end()
@@ -560,7 +560,7 @@ def test_an_interrupted_launcher_cancels_its_job(
     with subprocess.Popen([*command, *paths], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
         try:
             until(lambda: cluster.jobs)
-            cluster.begin()
+            cluster.start()
             assert launcher.stderr
             until(lambda: "Running" in launcher.stderr.readline())  # type: ignore[union-attr]
             cluster.faults = [slow]
@@ -586,7 +586,7 @@ def test_release_cancels_the_active_jobs_of_its_pipeline_run(cluster: Cluster) -
     assert len(release("r1")) == 1
     assert isinstance(mine.end(), LaunchError)
     assert [job["metadata"]["labels"]["pipeline/runid"] for job in cluster.jobs.values()] == ["r2"]
-    cluster.begin()
+    cluster.start()
     complete(cluster)
     assert other.end() == Verdict(**HEALTHY)
     assert release("r2") == []  # an ended job is kept until its time to live passes

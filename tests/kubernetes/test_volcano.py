@@ -20,7 +20,7 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import build, resolve
 from xkd.config.presets import get_preset
 from xkd.errors import CollapsedError, UserError
-from xkd.launch.kubernetes.config import ClusterConfig
+from xkd.launch.kubernetes.config import USER, ClusterConfig
 from xkd.launch.kubernetes.job import job_name
 from xkd.launch.kubernetes.node_types import NODE_TYPES
 from xkd.launch.launcher import training_job
@@ -137,6 +137,7 @@ def test_pods_have_shared_memory_a_scratch_volume_and_the_shared_claim() -> None
         assert volumes[mounts["/tmp"]]["emptyDir"] == {}
         assert volumes[mounts["/workspace/runs"]]["persistentVolumeClaim"] == {"claimName": "xkd"}
         assert container(pod)["securityContext"]["readOnlyRootFilesystem"] is True
+        assert pod["spec"]["securityContext"]["runAsUser"] == USER
 
 
 def test_the_pod_monitor_finds_the_first_pod() -> None:

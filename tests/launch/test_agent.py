@@ -1,4 +1,4 @@
-"""One host's agent as a pod runs it: what it restarts, and what it leaves to say how it ended."""
+"""The agent of one host: its restarts, its signals and its termination message."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def start(what: str, folder: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def left(folder: Path) -> tuple[str, int, dict[str, Any]]:
-    """The termination message: the line, the exit code and what else was said."""
+    """Return the termination message: the line, the exit code and further facts."""
     entry = json.loads((folder / "termination-log").read_text())["message"]
     extra = {
         name: value for name, value in entry["extraInfo"].items() if name not in ("timestamp", "py_callstack")
@@ -62,7 +62,7 @@ def starts(folder: Path, rank: int = 0) -> int:
         ("killed", 137, 3, "worker 0 was terminated by SIGKILL", {}),
     ],
 )
-def test_what_may_succeed_the_next_time_is_tried_again(
+def test_only_failures_that_may_pass_are_restarted(
     tmp_path: Path, what: str, code: int, times: int, message: str, extra: dict[str, Any]
 ) -> None:
     agent = start(what, tmp_path, "--restarts", "2")
@@ -76,11 +76,11 @@ def test_what_may_succeed_the_next_time_is_tried_again(
 def await_file(path: Path) -> None:
     end = time.monotonic() + 60
     while not path.exists():
-        assert time.monotonic() < end, f"waited in vain for {path.name}"
+        assert time.monotonic() < end, f"timed out waiting for {path.name}"
         time.sleep(0.1)
 
 
-def test_who_is_asked_to_stop_is_not_started_again(tmp_path: Path) -> None:
+def test_workers_are_not_restarted_after_a_signal(tmp_path: Path) -> None:
     agent = start("wait", tmp_path, "--restarts", "2")
     await_file(tmp_path / "0.ready")
     agent.send_signal(signal.SIGTERM)
@@ -89,7 +89,7 @@ def test_who_is_asked_to_stop_is_not_started_again(tmp_path: Path) -> None:
     assert left(tmp_path)[:2] == ("worker 0 was terminated by SIGTERM", -signal.SIGTERM)
 
 
-def test_who_will_not_save_is_killed_when_its_grace_is_over(tmp_path: Path) -> None:
+def test_workers_are_killed_after_the_grace_period(tmp_path: Path) -> None:
     agent = start("stubborn", tmp_path, "--restarts", "2", "--grace", "2")
     await_file(tmp_path / "0.ready")
     agent.send_signal(signal.SIGTERM)
@@ -98,8 +98,8 @@ def test_who_will_not_save_is_killed_when_its_grace_is_over(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_who_is_asked_to_stop_before_it_began_ends(tmp_path: Path) -> None:
-    """As a pod's first process it would not even end by a signal that it does not handle."""
+def test_a_signal_during_the_imports_ends_the_agent(tmp_path: Path) -> None:
+    """The first process of a container ignores signals that it does not handle."""
     agent = start("wait", tmp_path)
     process, caught = Path(f"/proc/{agent.pid}"), 0
     while not caught & 1 << signal.SIGTERM - 1:
@@ -122,7 +122,7 @@ def test_signals_are_passed_on_while_threads_end() -> None:
             thread.join()
 
 
-def test_who_is_asked_to_stop_leaves_though_the_others_meet_again(tmp_path: Path) -> None:
+def test_an_interrupted_host_leaves_while_the_others_rejoin(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folders, hosts = [tmp_path / "0", tmp_path / "1"], []

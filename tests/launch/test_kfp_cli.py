@@ -1,4 +1,4 @@
-"""The `kfp` command, run as people run it; a small HTTP server speaks the part of KFP's API it needs."""
+"""The `kfp` command as a process; a small HTTP server implements the part of KFP's API that it needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def speak(word: str, times: int, folder: str) -> None:
     print(" ".join([word] * times))
     pathlib.Path(folder, "pid").write_text(str(os.getpid()))
     if word == "fail":
-        raise ValueError("as asked")
+        raise ValueError("as requested")
     if word == "wait":
         time.sleep(600)
 
@@ -53,7 +53,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """No server by accident: neither a kubeconfig nor KFP's own variables."""
+    """Return an environment without a server: neither a kubeconfig nor KFP's variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KF_", "KFP_", "KUBE"))}
     return kept | {"KUBECONFIG": "/nonexistent"}
 
@@ -71,7 +71,7 @@ def kfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 class Server(BaseHTTPRequestHandler):
-    """One experiment, one run; what was submitted is kept on the server object."""
+    """A server with one experiment and one run; the server object keeps what was submitted."""
 
     def do_GET(self) -> None:
         if self.path.endswith("/healthz"):
@@ -119,27 +119,27 @@ def server() -> Iterator[ThreadingHTTPServer]:
         server.shutdown()
 
 
-def test_the_version_is_upstreams_and_quick() -> None:
+def test_the_version_is_upstreams_and_takes_seconds() -> None:
     begin = time.monotonic()
     done = kfp("--version")
     assert done.stdout.startswith("kfp 2.17")
     assert time.monotonic() - begin < 5  # a second when the machine is free
 
 
-def test_help_passes_through_without_a_server() -> None:
+def test_help_needs_no_server() -> None:
     done = kfp("run", "create", "--help")
     assert done.returncode == 0
     assert "--package-file" in done.stdout
     assert "--py" in kfp("dsl", "compile", "--help").stdout
 
 
-def test_help_of_submit_says_what_is_added() -> None:
+def test_help_of_submit_describes_the_addition() -> None:
     done = kfp("run", "submit", "--help")
     assert "run submit FILE.py [--local]" in done.stdout
     assert "--package-file" in done.stdout
 
 
-def test_upstreams_own_submit_stays() -> None:
+def test_upstreams_submit_still_works() -> None:
     done = kfp("run", "submit", "-e", "x", "-f", "package.yaml")
     assert done.returncode == 1
     assert "Connection refused" in done.stderr
@@ -153,7 +153,7 @@ def test_every_pipeline_compiles(file: Path, tmp_path: Path) -> None:
     assert f"name: {name}" in (tmp_path / "compiled.yaml").read_text()
 
 
-def test_without_a_server_one_line_names_local() -> None:
+def test_without_a_server_the_error_suggests_local() -> None:
     done = kfp("run", "submit", FULL)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -174,7 +174,7 @@ def test_submit_delivers_the_compiled_pipeline(server: ThreadingHTTPServer) -> N
     delivered = run["pipeline_spec"]
     assert delivered["pipeline_spec"]["pipelineInfo"]["name"] == "xkd-full"
 
-    # Upstream's own classes take it; ParseDict accepts no field that they lack.
+    # Upstream's classes accept it; ParseDict rejects unknown fields.
     json_format.ParseDict(delivered["pipeline_spec"], PipelineSpec())
     platform = json_format.ParseDict(delivered["platform_spec"], PlatformSpec()).platforms["kubernetes"]
     for executor in platform.deployment_spec.executors.values():
@@ -183,7 +183,9 @@ def test_submit_delivers_the_compiled_pipeline(server: ThreadingHTTPServer) -> N
     assert components.load_component_from_text(text).name == "xkd-full"
 
 
-def test_create_of_the_compiled_file_delivers_the_same(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_create_of_the_compiled_file_delivers_the_same_run(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     address, package = f"http://127.0.0.1:{server.server_port}", str(tmp_path / "xkd_full.yaml")
     assert kfp("--endpoint", address, "run", "submit", FULL, "preset=toy").returncode == 0
     submitted = server.run  # type: ignore[attr-defined]
@@ -193,7 +195,7 @@ def test_create_of_the_compiled_file_delivers_the_same(server: ThreadingHTTPServ
     assert server.run == submitted  # type: ignore[attr-defined]
 
 
-def test_strings_stay_strings(server: ThreadingHTTPServer) -> None:
+def test_string_parameters_stay_strings(server: ThreadingHTTPServer) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
     parameters = ["gpus=4", "expected_revision=1e5", "run=true", 'data="7"', "embedded_seed=7"]
     done = kfp("--endpoint", address, "run", "submit", FULL, *parameters, 'settings=["optim.lr=1e-4"]')
@@ -208,14 +210,14 @@ def test_strings_stay_strings(server: ThreadingHTTPServer) -> None:
     }
 
 
-def test_submit_names_the_experiment(server: ThreadingHTTPServer, small: Path) -> None:
+def test_submit_takes_the_name_of_an_experiment(server: ThreadingHTTPServer, small: Path) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
     done = kfp("--endpoint", address, "run", "submit", "-e", "trials", str(small))
     assert done.returncode == 0, done.stderr
     assert server.experiment["display_name"] == "trials"  # type: ignore[attr-defined]
 
 
-def test_local_runs_here(small: Path, tmp_path: Path) -> None:
+def test_local_runs_the_tasks_on_this_machine(small: Path, tmp_path: Path) -> None:
     arguments = ["-e", "trials", "word=7", "times=3", f"folder={tmp_path}"]
     done = kfp("run", "submit", str(small), "--local", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -224,13 +226,13 @@ def test_local_runs_here(small: Path, tmp_path: Path) -> None:
     assert "RuntimeWarning" not in done.stderr
 
 
-def test_a_failed_local_run_fails_at_once(small: Path, tmp_path: Path) -> None:
+def test_a_failed_local_run_is_not_retried(small: Path, tmp_path: Path) -> None:
     done = kfp("run", "submit", str(small), "--local", "word=fail", f"folder={tmp_path}", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stdout.count("ValueError: as asked") == 1
+    assert done.stdout.count("ValueError: as requested") == 1
 
 
-def test_a_failed_run_of_the_full_pipeline_is_tidied_up(tmp_path: Path) -> None:
+def test_a_failed_run_of_the_full_pipeline_still_releases_its_jobs(tmp_path: Path) -> None:
     done = kfp("run", "submit", FULL, "--local", "dataset=nope", f"run={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 1
     assert "UserError: no dataset nope" in done.stdout

@@ -1,4 +1,4 @@
-"""The launcher starts real torchruns of tests/launch/worker.py."""
+"""The local launcher, with real torchrun agents of tests/launch/worker.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(what: str, folder: Path, processes: int = 1) -> None:
 
 
 def start(what: str, folder: Path, processes: int) -> subprocess.Popen[str]:
-    """A launcher in a process of its own, once all its workers run."""
+    """Start a launcher in another process and wait until all its workers run."""
     command = [sys.executable, "-c", LAUNCHER, what, str(folder), str(processes)]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: all((folder / f"{rank}.ready").exists() for rank in range(processes)), launcher)
@@ -49,12 +49,12 @@ def wait_for(condition: object, launcher: subprocess.Popen[str] | None = None, s
     end = time.monotonic() + seconds
     while not condition():
         assert launcher is None or launcher.poll() is None, launcher.communicate()[0]
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
 
 
 def running(folder: Path) -> list[int]:
-    """The workers, and the torchruns above them, that still run."""
+    """Return the workers and their agents that still run."""
     pids = [int(path.read_text()) for pattern in ("*.pid", "*.parent") for path in folder.glob(pattern)]
     return [pid for pid in pids if alive(pid)]
 
@@ -75,14 +75,14 @@ def test_workers_share_the_cores_and_the_console(tmp_path: Path, capfd: pytest.C
     assert {path.read_text() for path in tmp_path.glob("*.threads")} == {str(threads)}
 
 
-def test_a_workers_mistake_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_of_a_worker_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^optim\.lr must be positive$") as caught:
         run("mistake", tmp_path, processes=2)
     assert caught.value.exit_code == 2
     assert capfd.readouterr().err == ""
 
 
-def test_a_crash_keeps_its_traceback_and_adds_one_line(
+def test_a_crash_prints_its_traceback_and_adds_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(TrainingError, match="worker 0 failed: RuntimeError: the bug is here") as caught:
@@ -93,14 +93,14 @@ def test_a_crash_keeps_its_traceback_and_adds_one_line(
     assert "ChildFailedError" not in said
 
 
-def test_a_killed_worker_takes_the_others_with_it(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="worker 0 was terminated by SIGKILL, likely out of memory"):
         run("killed", tmp_path, processes=2)
     assert running(tmp_path) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
-def test_a_signal_stops_every_process(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals, code: int) -> None:
     launcher = start("wait", tmp_path, processes=2)
     launcher.send_signal(number)
     launcher.communicate(timeout=30)
@@ -108,8 +108,8 @@ def test_a_signal_stops_every_process(tmp_path: Path, number: signal.Signals, co
     assert running(tmp_path) == []
 
 
-def test_a_stopped_run_saves_first(prepared: Path, tmp_path: Path) -> None:
-    """From the command line down to the loader's workers, which the trainer needs to finish its step."""
+def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path) -> None:
+    """Test the whole chain from the command down to the loader's workers, which the last step needs."""
     config, out = tiny_config(), tmp_path / "run"
     config = replace(config, preset="toy", run=replace(config.run, workers=1, checkpoint_every=1000))
     (tmp_path / "tiny.yaml").write_text(to_yaml(config))
@@ -132,7 +132,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     wait_for(lambda: running(tmp_path) == [])
 
 
-def test_signal_handlers_are_given_back(tmp_path: Path) -> None:
+def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run("speak", tmp_path)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

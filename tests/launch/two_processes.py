@@ -1,4 +1,4 @@
-"""A few float64 steps on random views, under torchrun or alone: writes what rank 0 saw.
+"""Take a few float64 steps on random views, with or without torchrun; save the losses and the model.
 
 torchrun --nproc-per-node 2 -m tests.launch.two_processes OUT PARTS gather|apart
 """

@@ -1,4 +1,4 @@
-"""A worker for the launcher's tests: it notes who it is and does what its first argument says."""
+"""A worker for the launcher's tests: it records its process and acts as its first argument says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent of one host: torchrun's elastic agent with rules of its own for restarts and stops.
+"""The agent of one host: torchrun's elastic agent with other rules for restarts and signals.
 
 TorchX starts ``python -m xkd.launch.agent`` on every host. It differs from the ``torchrun`` command in this:
 
@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
         )
         result = _build_agent(interrupts, spec).run()
         if not interrupts.received:
-            handler.shutdown()  # tells hosts that still wait for this one that the job is over
+            handler.shutdown()  # hosts that still wait for this one end too
     except (RendezvousError, DistError) as error:
         reason = " ".join(str(error).split())
         return report_failure(f"lost the other hosts at {options.rendezvous}: {reason}", EXIT_PEERS_LOST)

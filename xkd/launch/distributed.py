@@ -1,4 +1,4 @@
-"""The processes of a training run: alone, or as torchrun started them."""
+"""The processes of a training run: a single one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process's place among the processes of the run."""
+    """Rank, device and groups of one of the processes of a run."""
 
     rank: int
     size: int
     device: torch.device
     cpu_group: dist.ProcessGroup | None = None
-    """For small messages that must not wait for a GPU; none: the default group."""
+    """For small messages that must not wait for a GPU; None: the default group."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes, logs and shows progress."""
+        """Whether this process writes files, logs and shows progress."""
         return self.rank == 0
 
     def all_reduce_mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes, on every process."""
+        """Return the mean over all processes, on every process."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -43,7 +43,7 @@ class DistributedContext:
         return total / self.size
 
     def all_reduce_max(self, value: int) -> int:
-        """The highest value of all processes; does not wait for a GPU."""
+        """Return the maximum over all processes; does not wait for a GPU."""
         if self.size == 1:
             return value
         highest = torch.tensor(value)
@@ -51,7 +51,7 @@ class DistributedContext:
         return int(highest)
 
     def broadcast_flag(self, look: Callable[[], bool]) -> bool:
-        """What the main process sees, on every process; the others do not look."""
+        """Return the main process's result of `look` on every process; only that one calls it."""
         return bool(self.all_reduce_max(int(self.is_main and look())))
 
     def barrier(self) -> None:
@@ -61,9 +61,9 @@ class DistributedContext:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: activations come and go with every layer.
+    """Have glibc keep freed memory for reuse: every layer allocates and frees activations.
 
-    Given back to Linux they return page by page, empty, and that takes a tenth of a step on a CPU.
+    Memory returned to Linux comes back as page faults, which cost a tenth of a step on a CPU.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_MMAP_MAX, 0)
@@ -72,10 +72,10 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def distributed_context(patience: int = 300) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, or be the only one.
+    """Join the processes that torchrun started, or run as a single one.
 
-    Each process takes the GPU of its local rank; without GPUs all run on the CPU. One that waits for the
-    others longer than `patience` seconds fails.
+    Each process uses the GPU of its local rank; without GPUs all run on the CPU. A process that waits for the
+    others for more than `patience` seconds fails.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
@@ -93,8 +93,8 @@ def distributed_context(patience: int = 300) -> Iterator[DistributedContext]:
     context = DistributedContext(rank, size, device, cpu_group)
     try:
         yield context
-        # Gloo's threads need the interpreter to let go of their last tensors; wait for them here, and have
-        # whatever uses the group gone by now, or both wait for each other at its end.
+        # Gloo's threads need the interpreter to release their last tensors. Collect what still uses the group
+        # and wait for the threads here, or both deadlock at the end of the process.
         gc.collect()
         context.barrier()
     finally:

@@ -60,7 +60,7 @@ def launch(
         return _launch_job(training_job(config, data, out, cluster, run_id))
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
-    # The data loader's workers decode on cores of their own.
+    # The data loader's workers need cores too.
     threads = len(os.sched_getaffinity(0)) // processes - config.run.workers
     arguments = _worker_arguments(config, data.resolve(), out.resolve())
     run_locally([_TRAINING, *arguments], processes, max(1, threads))

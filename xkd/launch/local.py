@@ -61,7 +61,7 @@ def _termination(status: AppStatus | None) -> Termination:
 
 
 def _error(termination: Termination) -> XkdError:
-    """Return the error that tells how the agent ended."""
+    """Return the error to raise for a failed agent."""
     if termination.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
         return termination.final_error()
     hint = ", likely out of memory" if termination.code == -signal.SIGKILL else ""

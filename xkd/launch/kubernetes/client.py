@@ -31,7 +31,7 @@ _TIMEOUT = (5, 60)
 _WATCH_SECONDS = 50
 """Duration of one watch request; less than the timeout of silence."""
 _CANCEL_SECONDS = 30.0
-"""Time that cancelling may take: a process that was told to stop is killed before long."""
+"""Time that cancelling may take: an interrupted process is killed before long."""
 
 Result = TypeVar("Result")
 log = get_logger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xkd.config import PretrainConfig
-from xkd.config.overrides import overlay, resolve
+from xkd.config.overrides import resolve
 from xkd.errors import CollapsedError
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.launcher import describe, launch
@@ -34,14 +34,13 @@ def cluster_of_task(
     """
     if not nodes:
         return None
-    values = {name: value for name in _TASK_FIELDS if (value := getattr(task, name, None))}
+    values = {name: getattr(task, name, None) or None for name in _TASK_FIELDS}
     # Quantities may come as numbers, and all of KFP's numbers are floats.
     values["resources"] = {
         kind: {name: str(amount).removesuffix(".0") for name, amount in amounts.items()}
-        for kind, amounts in values.get("resources", {}).items()
+        for kind, amounts in (values["resources"] or {}).items()
     }
-    values |= {"nodes": nodes, "image": image, "node_type": node_type}
-    return resolve(overlay(ClusterConfig(), values, "the task's own settings"), None, settings)
+    return resolve(ClusterConfig(), None, settings, nodes=nodes, image=image, node_type=node_type, **values)
 
 
 def run_id() -> str:
