@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from xkd.config.overrides import difference
+from xkd.config.overrides import to_dict
 from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, PaperResult, paper_results
 from xkd.evaluate.metrics import METRIC_NAMES
 from xkd.evaluate.score import EvaluatedEncoder, EvaluatedModality, Score, TaskKey
@@ -206,21 +207,13 @@ def _paper(preset: str, encoder: EvaluatedEncoder, column: Column) -> PaperResul
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> tuple[Group, ...]:
     """Group the runs that differ only in the seed, in the order of their first runs."""
-    groups: list[list[EvaluatedRun]] = []
+    groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
-        same = next((group for group in groups if _differ_in_seed(run, group[0])), None)
-        if same is None:
-            groups.append([run])
-        else:
-            same.append(run)
+        settings = to_dict(run.config)
+        del settings["run"]  # only the seed in it changes results
+        groups.setdefault(json.dumps([settings, run.pretrained_on]), []).append(run)
     name_data = len({run.pretrained_on for run in runs}) > 1
-    return tuple(Group(_title(group[0], name_data), tuple(group)) for group in groups)
-
-
-def _differ_in_seed(run: EvaluatedRun, other: EvaluatedRun) -> bool:
-    """Whether settings and data are the same; under ``run`` only the seed changes results."""
-    settings = [name for name in difference(run.config, other.config) if not name.startswith("run.")]
-    return not settings and run.pretrained_on == other.pretrained_on
+    return tuple(Group(_title(group[0], name_data), tuple(group)) for group in groups.values())
 
 
 def _title(run: EvaluatedRun, name_data: bool) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xkd.config import MODALITIES
 from xkd.report.aggregate import Group, aggregate, group_runs
-from xkd.report.load import EvaluatedRun, Samples, check_distinct, check_revisions, load_samples, read_run
+from xkd.report.load import EvaluatedRun, Samples, check_comparable, load_samples, read_run
 from xkd.report.tables import Comparison, DatasetTable, Line
 from xkd.rundir import ROLES, Row
 
@@ -23,6 +23,7 @@ class ReportData:
     samples: dict[str, Samples]
     """Sample clips with their reconstructions and attention, by modality."""
     tables: list[DatasetTable]
+    """Empty if evaluation was skipped."""
     comparison: Comparison
     """The run, and those it is compared with."""
 
@@ -41,11 +42,12 @@ def collect(run: Path, scores: Path, compare: Sequence[Path] = ()) -> ReportData
     """
     main = read_run(run, scores)
     runs = [main, *(read_run(other, other / "scores") for other in compare)]
-    check_revisions(runs)
-    check_distinct(runs)
+    check_comparable(runs)
     groups = group_runs(runs)
     evaluated = {score.dataset for score in main.scores} | {key.dataset for key in main.failures}
     datasets = sorted(evaluated) or [str(main.info.get("dataset", "unknown"))]
+    if main.skipped_evaluation:
+        datasets = []
     own = aggregate([Group(main.dir.name, (main,))], datasets)
     compared = aggregate(groups, sorted({score.dataset for run in runs for score in run.scores}))
     return ReportData(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +70,9 @@ class EvaluatedRun:
         if self.config.preset not in PRESETS:
             return None
         preset = get_preset(self.config.preset)
+        values: tuple[Any, Any] = to_dict(preset), to_dict(self.config)
         return [
-            Change(name, _setting(preset, name), _setting(self.config, name))
+            Change(name, *(reduce(getitem, name.split("."), each) for each in values))
             for name in difference(preset, self.config)
             if not name.startswith("run.")
         ]
@@ -108,42 +110,21 @@ def load_samples(path: Path) -> dict[str, Samples]:
     return {modality: tensors for modality, tensors in samples.items() if "hidden" in tensors}
 
 
-def check_revisions(runs: Iterable[EvaluatedRun]) -> None:
-    """Check that all scores on a dataset are of one revision of it.
+def check_comparable(runs: Iterable[EvaluatedRun]) -> None:
+    """Check that scores on a dataset are of one revision of it, and that no run is given twice.
 
     Raises:
-        UserError: the first score of another revision.
+        UserError: they are not, so tables would mix revisions or a mean would count a run twice.
     """
     revisions: dict[str, str] = {}
-    for run in runs:
-        for score in run.scores:
-            if score.data_revision != revisions.setdefault(score.dataset, score.data_revision):
-                raise UserError(
-                    f"{run.scores_dir / score.name}.json was measured on another revision of {score.dataset} "
-                    f"than the others ({score.data_revision[:12]}, not {revisions[score.dataset][:12]}); "
-                    "remove it or evaluate again"
-                )
-
-
-def check_distinct(runs: Sequence[EvaluatedRun]) -> None:
-    """Check that no run is given twice: its mean over seeds would have no deviation.
-
-    Raises:
-        UserError: two runs have a published encoder in common.
-    """
     owners: dict[tuple[str, str], EvaluatedRun] = {}
-    for run in runs:
-        for score in run.scores:
-            if score.encoder in ROLES:
-                owner = owners.setdefault((score.name, score.encoder_hash), run)
-                if owner is not run:
-                    raise UserError(
-                        f"{owner.dir.path} and {run.dir.path} contain the same weights; give one of them"
-                    )
-
-
-def _setting(config: PretrainConfig, name: str) -> Any:
-    value: Any = to_dict(config)
-    for key in name.split("."):
-        value = value[key]
-    return value
+    for run, score in [(each, score) for each in runs for score in each.scores]:
+        revision = revisions.setdefault(score.dataset, score.data_revision)
+        if score.data_revision != revision:
+            raise UserError(
+                f"{run.scores_dir / score.name}.json is of another revision of {score.dataset} than other "
+                f"scores ({score.data_revision[:12]}, not {revision[:12]}); remove it or evaluate again"
+            )
+        owner = owners.setdefault((score.name, score.encoder_hash), run)
+        if score.encoder in ROLES and owner is not run:
+            raise UserError(f"{owner.dir.path} and {run.dir.path} contain the same weights; give one of them")

@@ -115,7 +115,11 @@ def _write_curves(history: Sequence[Row], path: Path) -> None:
     """Write the history, thinned; a value that is not finite leaves an empty cell."""
     rows = thin(history, MAX_POINTS)
     columns = list(dict.fromkeys(["step", *(name for row in rows for name in row)]))
-    _write_csv(path, columns, ([_finite(row.get(name)) for name in columns] for row in rows))
+    finite = [
+        {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+        for row in rows
+    ]
+    _write_csv(path, columns, ([row.get(name) for name in columns] for row in finite))
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -132,7 +136,3 @@ def _share(percent: float) -> float:
 
 def _rounded(percent: float | None) -> float | str:
     return "" if percent is None else round(percent, 2)
-
-
-def _finite(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and not math.isfinite(value)) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -98,19 +99,34 @@ def confusion_matrix(scores: Sequence[Score]) -> Figure:
     return figure
 
 
-def finetuning_curves(table: DatasetTable) -> Figure:
+LearningCurves = dict[tuple[Column, str], list[tuple[EvaluatedEncoder, list[float], list[float]]]]
+"""Encoder, epochs and values of the fine-tunings that have a field of `CURVES`, by column and field."""
+
+
+def learning_curves(table: DatasetTable) -> LearningCurves:
+    """Return the learning curves of every encoder and fold."""
+    found: LearningCurves = {}
+    for column, field in product(table.tasks, CURVES):
+        for record in table.column(column):
+            for score in record.scores:
+                rows = [row for row in score.curve if field in row]
+                if rows:
+                    curve = [row["epoch"] for row in rows], [row[field] for row in rows]
+                    found.setdefault((column, field), []).append((record.encoder, *curve))
+    return found
+
+
+def finetuning_curves(curves: LearningCurves) -> Figure:
     """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
-    drawn = [(column, field) for column in table.tasks for field in CURVES if _curves(table, column, field)]
-    columns = min(2, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
+    columns = min(2, len(curves))
+    rows = math.ceil(len(curves) / columns)
     figure, axes = panels(rows, columns, 2.6 * rows)
-    for panel in axes[len(drawn) :]:
+    for panel in axes[len(curves) :]:
         panel.set_visible(False)
-    for panel, (column, field) in zip(axes, drawn, strict=False):
-        for encoder, curves in _curves(table, column, field).items():
-            for index, curve in enumerate(curves):
-                label = None if index else ENCODERS[encoder]
-                panel.plot(*curve, color=ENCODER_COLORS[encoder], label=label)
+    for panel, ((column, field), lines) in zip(axes, curves.items(), strict=False):
+        labels = {encoder: ENCODERS[encoder] for encoder, _, _ in lines}
+        for encoder, epochs, values in lines:
+            panel.plot(epochs, values, color=ENCODER_COLORS[encoder], label=labels.pop(encoder, None))
         panel.set_title(f"{column.title.partition(' (')[0]}: {CURVES[field]}")
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -118,25 +134,6 @@ def finetuning_curves(table: DatasetTable) -> Figure:
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.legend()
     return figure
-
-
-def has_finetuning_curves(table: DatasetTable) -> bool:
-    """Whether `finetuning_curves` has anything to plot."""
-    return any(_curves(table, column, "loss") for column in table.tasks)
-
-
-def _curves(
-    table: DatasetTable, column: Column, field: str
-) -> dict[EvaluatedEncoder, list[tuple[list[float], list[float]]]]:
-    """Return the epochs and values of a field of the learning curves, per encoder and fold."""
-    found: dict[EvaluatedEncoder, list[tuple[list[float], list[float]]]] = {}
-    for record in table.column(column):
-        for score in record.scores:
-            rows = [row for row in score.curve if field in row]
-            if rows:
-                curve = [row["epoch"] for row in rows], [row[field] for row in rows]
-                found.setdefault(record.encoder, []).append(curve)
-    return found
 
 
 def comparison_bars(comparison: Comparison, block: Block) -> Figure:

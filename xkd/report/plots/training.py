@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,65 +18,63 @@ MAX_POINTS = 1000
 """Points of a curve; a longer history is thinned."""
 INK, GRAY, GREEN, RED = "#30343a", "#8a9099", "#3a8f6a", "#b3263a"
 COLORS = {"video": "#2166ac", "audio": "#c8611a"}
-ALIGNED = {
-    "student": ("students", "#9a7fc4"),
-    "teacher": ("teachers", "#3d3260"),
-    "video_to_audio": ("video teacher, audio student", COLORS["video"]),
-    "audio_to_video": ("audio teacher, video student", COLORS["audio"]),
-}
-"""Title and color of the pairs that `loss.align_pairs` may align."""
 DASHED = (0, (4, 3))
+
+
+Curves = Mapping[str, tuple[str, str]]
+"""Label and color of the fields that share a panel."""
+_LOSSES: dict[str, Curves] = {
+    "Objective": {"loss": ("", INK)},
+    "Reconstruction": {RECONSTRUCT[m]: (m, COLORS[m]) for m in MODALITIES},
+    "Alignment (MMD between the modalities)": {
+        ALIGN["student"]: ("students", "#9a7fc4"),
+        ALIGN["teacher"]: ("teachers", "#3d3260"),
+        **{ALIGN[direction(m)]: (f"{m} teacher, {other(m)} student", COLORS[m]) for m in MODALITIES},
+    },
+    "Distillation (KD)": {KD[direction(m)]: (f"{m} → {other(m)}", COLORS[other(m)]) for m in MODALITIES},
+}
+_SCHEDULES: dict[str, Curves] = {
+    "Learning rate": {"lr": ("", INK)},
+    "Teacher momentum": {"momentum": ("", INK)},
+    "Teacher temperature": {TEACHER_TEMPERATURE[m]: (m, COLORS[m]) for m in MODALITIES},
+}
+_DISTILLATION: dict[str, Curves] = {
+    f"{m.capitalize()} teacher → {other(m)} student": {
+        KD[direction(m)]: ("KD", INK),
+        TEACHER_ENTROPY[direction(m)]: ("teacher entropy", GREEN),
+        KLD[direction(m)]: ("KLD", RED),
+    }
+    for m in MODALITIES
+}
 
 
 def loss_curves(history: Sequence[Row]) -> Figure:
     """Plot the objective, and its terms by modality, pair and direction."""
     figure, axes = panels(2, 2, height=4.6)
-    _plot(axes[0], history, "loss", INK)
-    for m in MODALITIES:
-        _plot(axes[1], history, RECONSTRUCT[m], COLORS[m], m)
-        _plot(axes[3], history, KD[direction(other(m))], COLORS[m], f"{other(m)} → {m}")
-    for pair, (label, color) in ALIGNED.items():
-        _plot(axes[2], history, ALIGN[pair], color, label)
-    titles = "Objective", "Reconstruction", "Alignment (MMD between the modalities)", "Distillation (KD)"
-    for panel, title in zip(axes, titles, strict=True):
-        panel.set_title(title)
-    for panel in axes[1:]:
-        if panel.lines:
-            panel.legend()
-    for panel in axes[2:]:
-        panel.set_xlabel("step")
+    _plot(axes, history, _LOSSES)
+    for panel in axes[:2]:
+        panel.set_xlabel("")
     return figure
 
 
 def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
     """Plot KD, KLD and the teacher's entropy per direction, with the largest possible entropy, ln K."""
     figure, axes = panels(1, 2, height=2.9, sharey=True)
+    _plot(axes, history, _DISTILLATION)
     largest = math.log(out_dim)
-    for panel, m in zip(axes, MODALITIES, strict=True):
-        _plot(panel, history, KD[direction(m)], INK, "KD")
-        _plot(panel, history, TEACHER_ENTROPY[direction(m)], GREEN, "teacher entropy")
-        _plot(panel, history, KLD[direction(m)], RED, "KLD")
+    for panel in axes:
         panel.axhline(largest, color=GRAY, linewidth=1, linestyle=DASHED)
-        panel.set_title(f"{m.capitalize()} teacher → {other(m)} student")
-        panel.set_xlabel("step")
     label_line(axes[1], largest, f"ln K = {largest:.2f}")
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("nats")
-    axes[1].legend()
     return figure
 
 
 def schedule_curves(history: Sequence[Row]) -> Figure:
     """Plot the learning rate, teacher momentum and teacher temperatures."""
     figure, axes = panels(1, 3, height=2.3)
-    _plot(axes[0], history, "lr", INK)
-    _plot(axes[1], history, "momentum", INK)
-    for m in MODALITIES:
-        _plot(axes[2], history, TEACHER_TEMPERATURE[m], COLORS[m], m)
-    axes[2].legend()
-    for panel, title in zip(axes, ("Learning rate", "Teacher momentum", "Teacher temperature"), strict=True):
-        panel.set_title(title)
-        panel.set_xlabel("step")
+    _plot(axes, history, _SCHEDULES)
+    for panel in axes:
         panel.yaxis.set_major_formatter("{x:g}")
     return figure
 
@@ -89,12 +87,18 @@ def panels(rows: int, columns: int, height: float, sharey: bool = False) -> tupl
     return figure, list(axes.flat)
 
 
-def _plot(panel: Axes, history: Sequence[Row], field: str, color: str, label: str | None = None) -> None:
-    """Plot a field, if it was logged, over steps; rows without a finite value leave a gap."""
-    if any(field in row for row in history):
-        rows = thin(history, MAX_POINTS)
-        values = [row.get(field, math.nan) for row in rows]
-        panel.plot([row["step"] for row in rows], values, color=color, label=label)
+def _plot(axes: Sequence[Axes], history: Sequence[Row], curves: Mapping[str, Curves]) -> None:
+    """Plot the logged fields of each panel over steps; rows without a finite value leave a gap."""
+    rows = thin(history, MAX_POINTS)
+    steps = [row["step"] for row in rows]
+    for panel, (title, fields) in zip(axes, curves.items(), strict=True):
+        for field, (label, color) in fields.items():
+            if any(field in row for row in history):
+                panel.plot(steps, [row.get(field, math.nan) for row in rows], color=color, label=label)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend()
+        panel.set_title(title)
+        panel.set_xlabel("step")
 
 
 def thin(history: Sequence[Row], count: int) -> list[Row]:
