@@ -25,8 +25,9 @@ PUBLISHED = tuple(
 
 
 def small_run(folder: Path, preset: str, seed: int = 0, change: PretrainConfig | None = None) -> Path:
-    """Write a run that claims a preset but has small encoders."""
+    """Write a run that claims a preset but has small encoders, and no sample clips."""
     run = write_run(folder, get_preset("toy"), rows=3, seed=seed)
+    (run / "reconstruction.pt").unlink()
     config = change or get_preset(preset)
     config = replace(config, preset=preset, run=replace(config.run, seed=seed))
     (run / "config.yaml").write_text(to_yaml(config))

@@ -29,6 +29,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run without sample clips, whose report is drawn faster."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "bare", get_preset("toy"), rows=3)
+    (run / "reconstruction.pt").unlink()
+    return run
+
+
+@pytest.fixture(scope="module")
 def report(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     return tabulate(run, write_scores(out / "scores", run), out / "report")
@@ -131,11 +139,11 @@ def test_equal_input_gives_an_identical_page(report: Path, run: Path, tmp_path: 
     assert again.read_bytes() == report.read_bytes()
 
 
-def test_missing_scores_are_shown_with_their_reason(run: Path, tmp_path: Path) -> None:
+def test_missing_scores_are_shown_with_their_reason(bare: Path, tmp_path: Path) -> None:
     some = tuple(t for t in TASKS if t.encoder != "raw" and t.name != "-audio-svm-student")
-    scores = write_scores(tmp_path / "scores", run, some)
+    scores = write_scores(tmp_path / "scores", bare, some)
     (scores / "embedded-audio-svm-student.failed").write_text("no clip of split train has <audio>")
-    report = tabulate(run, scores, tmp_path / "report")
+    report = tabulate(bare, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| Student | 47.0 (+26.0) | missing | 60.0 (+26.0) |" in table
     assert f"| Raw input |{f' {EMPTY} |' * 3}" in table
@@ -151,9 +159,9 @@ def test_missing_scores_are_shown_with_their_reason(run: Path, tmp_path: Path) -
     assert left in page.text
 
 
-def test_without_the_random_initialization_there_is_no_gain(run: Path, tmp_path: Path) -> None:
-    scores = write_scores(tmp_path / "scores", run, TASKS[:3])
-    report = tabulate(run, scores, tmp_path / "report")
+def test_without_the_random_initialization_there_is_no_gain(bare: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", bare, TASKS[:3])
+    report = tabulate(bare, scores, tmp_path / "report")
     assert "| Teacher | 52.0 | 60.0 | 65.0 |" in (report.parent / "tables.md").read_text()
 
 
@@ -193,12 +201,12 @@ def test_a_run_that_logged_nothing_gets_a_report(tmp_path: Path) -> None:
     assert "no metrics were logged" in tabulate(run, tmp_path / "scores", tmp_path / "report").read_text()
 
 
-def test_folds_are_averaged_and_a_single_accuracy_has_its_standard_error(run: Path, tmp_path: Path) -> None:
+def test_folds_are_averaged_and_a_single_accuracy_has_its_standard_error(bare: Path, tmp_path: Path) -> None:
     for fold, value in ((1, 0.4), (2, 0.6), (3, 0.5)):
         task = replace(TASKS[0], dataset="hmdb51", fold=fold)
-        write_scores(tmp_path, run, (task,), score=value)
-    write_scores(tmp_path, run, (Task(dataset="fsd50k", modality="audio", protocol="fc"),), metric="map")
-    records = aggregate([Group("run", (read_run(run, tmp_path),))], ["hmdb51", "fsd50k"])
+        write_scores(tmp_path, bare, (task,), score=value)
+    write_scores(tmp_path, bare, (Task(dataset="fsd50k", modality="audio", protocol="fc"),), metric="map")
+    records = aggregate([Group("run", (read_run(bare, tmp_path),))], ["hmdb51", "fsd50k"])
     first, overall, single = (record for record in records if record.mean is not None)
     assert (first.column.split, first.std, first.n) == ("1", None, 1)
     assert first.mean == pytest.approx(40)
@@ -208,18 +216,18 @@ def test_folds_are_averaged_and_a_single_accuracy_has_its_standard_error(run: Pa
     assert (single.column.metric, single.error) == ("mAP", 0)
 
 
-def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_path: Path) -> None:
+def test_tables_have_the_protocols_and_folds_of_their_dataset(bare: Path, tmp_path: Path) -> None:
     folder = tmp_path / "scores"
     video = tuple(task for task in TASKS if task.modality == "video")
     for fold in (1, 3):
         tasks = tuple(replace(task, dataset="ucf101", fold=fold) for task in video)
-        write_scores(folder, run, tasks, score=0.4 + fold / 100)
+        write_scores(folder, bare, tasks, score=0.4 + fold / 100)
     (folder / "ucf101-video-svm-teacher-fold2.failed").write_text("the node was lost")
     layers = tuple(
         replace(task, dataset="fsd50k", protocol="fc") for task in TASKS if task.modality == "audio"
     )
-    write_scores(folder, run, layers, metric="map", C=None, sweep={}, chance=0.02)
-    report = tabulate(run, folder, tmp_path / "report")
+    write_scores(folder, bare, layers, metric="map", C=None, sweep={}, chance=0.02)
+    report = tabulate(bare, folder, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| | Audio, FC (mAP) |\n" in table
     assert "| Chance | 2.0 |" in table
@@ -233,6 +241,7 @@ def test_tables_have_the_protocols_and_folds_of_their_dataset(run: Path, tmp_pat
 
 def test_the_papers_number_is_compared_with_ours_of_the_same_splits(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", get_preset("toy"), rows=3)
+    (run / "reconstruction.pt").unlink()
     settings = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(settings.replace("preset: toy", "preset: paper"))
     video = tuple(replace(task, dataset="ucf101") for task in TASKS if task.modality == "video")
@@ -265,9 +274,9 @@ TUNED = tuple(
 )
 
 
-def test_fine_tuning_has_columns_and_learning_curves(run: Path, tmp_path: Path) -> None:
-    scores = write_scores(tmp_path / "scores", run, TASKS + TUNED)
-    report = tabulate(run, scores, tmp_path / "report")
+def test_fine_tuning_has_columns_and_learning_curves(bare: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", bare, TASKS + TUNED)
+    report = tabulate(bare, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| Video, fine-tuned (top-1) | Video, fine-tuned (top-5) |" in table
     assert "| Teacher | 52.0 (+31.0) | 60.0 (+31.0) | 65.0 (+31.0) | 52.0 (+31.0) | 82.0 (+31.0) |" in table
@@ -290,52 +299,52 @@ def test_fine_tuning_has_columns_and_learning_curves(run: Path, tmp_path: Path) 
     assert row[1:5] == ["52.0", "82.0", "30", f"{100 * 0.52 * (1 - math.exp(-30 / 6)):.1f}"]
 
 
-def test_confusions_are_summed_over_folds(run: Path, tmp_path: Path) -> None:
+def test_confusions_are_summed_over_folds(bare: Path, tmp_path: Path) -> None:
     confusion = {"bounce": {"bounce": 3, "slide": 7}, "slide": {"slide": 9, "jump": 1}}
     tasks = tuple(task for task in TASKS if task.modality == "video")
     for fold in (1, 2, 3):
         folds = tuple(replace(task, dataset="hmdb51", fold=fold) for task in tasks)
-        write_scores(tmp_path / "scores", run, folds, confusion=confusion)
-    report = tabulate(run, tmp_path / "scores", tmp_path / "report")
+        write_scores(tmp_path / "scores", bare, folds, confusion=confusion)
+    report = tabulate(bare, tmp_path / "scores", tmp_path / "report")
     drawn = (report.parent / "figures" / "confusion_hmdb51_video.svg").read_text()
     assert sorted(re.findall(r">(\d+)</text>", drawn)) == ["21", "27", "3", "9"]
     text = Page(report).text
     assert text.index("bounce predicted as slide: 21") < text.index("slide predicted as jump: 3")
 
 
-def test_many_classes_have_a_list_instead_of_a_matrix(run: Path, tmp_path: Path) -> None:
+def test_many_classes_have_a_list_instead_of_a_matrix(bare: Path, tmp_path: Path) -> None:
     classes = [f"class {index}" for index in range(101)]
     tasks = tuple(replace(task, dataset="ucf101") for task in TASKS if task.modality == "video")
     confusion = {"class 3": {"class 4": 5, "class 3": 2}}
-    write_scores(tmp_path / "scores", run, tasks, classes=classes, confusion=confusion)
-    report = tabulate(run, tmp_path / "scores", tmp_path / "report")
+    write_scores(tmp_path / "scores", bare, tasks, classes=classes, confusion=confusion)
+    report = tabulate(bare, tmp_path / "scores", tmp_path / "report")
     assert "class 3 predicted as class 4: 5" in Page(report).text
     assert not list((report.parent / "figures").glob("confusion*"))
 
 
-def test_per_class_scores_are_means_over_folds(run: Path, tmp_path: Path) -> None:
+def test_per_class_scores_are_means_over_folds(bare: Path, tmp_path: Path) -> None:
     task = Task(dataset="hmdb51", modality="video", protocol="svm", encoder="teacher")
     for fold, share in ((1, 0.2), (2, 0.4)):
         values = {"bounce": share, "slide": None if fold == 1 else 0.7}
-        write_scores(tmp_path / "scores", run, (replace(task, fold=fold),), per_class=values)
-    text = Page(tabulate(run, tmp_path / "scores", tmp_path / "report")).text
+        write_scores(tmp_path / "scores", bare, (replace(task, fold=fold),), per_class=values)
+    text = Page(tabulate(bare, tmp_path / "scores", tmp_path / "report")).text
     assert "bounce\n30\n" in text
     assert "slide\n70\n" in text
 
 
-def test_a_failed_task_is_shown_even_if_its_dataset_has_no_score(run: Path, tmp_path: Path) -> None:
-    scores = write_scores(tmp_path / "scores", run)
+def test_a_failed_task_is_shown_even_if_its_dataset_has_no_score(bare: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", bare)
     (scores / "fsd50k-audio-fc-teacher.failed").write_text("the node was lost")
-    report = tabulate(run, scores, tmp_path / "report")
+    report = tabulate(bare, scores, tmp_path / "report")
     assert "- Teacher, audio, FC (mAP): the node was lost" in (report.parent / "tables.md").read_text()
     assert "No figure: nothing was evaluated" in Page(report).text
 
 
-def test_latex_is_balanced_and_its_rows_have_the_declared_columns(run: Path, tmp_path: Path) -> None:
-    scores = write_scores(tmp_path / "scores", run, TASKS + TUNED)
+def test_latex_is_balanced_and_its_rows_have_the_declared_columns(bare: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores", bare, TASKS + TUNED)
     for fold in (1, 2):
-        write_scores(scores, run, (replace(TASKS[0], dataset="hmdb51", fold=fold),), score=fold / 4)
-    report = tabulate(run, scores, tmp_path / "report")
+        write_scores(scores, bare, (replace(TASKS[0], dataset="hmdb51", fold=fold),), score=fold / 4)
+    report = tabulate(bare, scores, tmp_path / "report")
     source = (report.parent / "tables.tex").read_text()
     lines = [line for line in source.splitlines() if line and not line.startswith("%")]
     code = "\n".join(lines)
@@ -358,18 +367,18 @@ def test_latex_is_balanced_and_its_rows_have_the_declared_columns(run: Path, tmp
     assert "% Weights, video: " in source
 
 
-def test_user_errors_are_reported_in_one_line(run: Path, tmp_path: Path) -> None:
+def test_user_errors_are_reported_in_one_line(bare: Path, tmp_path: Path) -> None:
     unfinished = write_run(tmp_path / "unfinished", get_preset("toy"), rows=1)
     (unfinished / "verdict.json").unlink()
-    foreign = write_scores(tmp_path / "foreign", run, TASKS[:1], encoder_hash="0123")
-    mixed = write_scores(tmp_path / "mixed", run, TASKS[:1])
-    write_scores(mixed, run, TASKS[1:2], data_revision="another")
+    foreign = write_scores(tmp_path / "foreign", bare, TASKS[:1], encoder_hash="0123")
+    mixed = write_scores(tmp_path / "mixed", bare, TASKS[:1])
+    write_scores(mixed, bare, TASKS[1:2], data_revision="another")
     for arguments, message in (
         ((tmp_path / "none", mixed), "no run in .*none"),
         ((unfinished, mixed), "no verdict.json in .*unfinished"),
-        ((run, tmp_path / "none"), "no directory of scores at .*none"),
-        ((run, foreign), "teacher.json is a score of another run"),
-        ((run, mixed), "another revision of embedded"),
+        ((bare, tmp_path / "none"), "no directory of scores at .*none"),
+        ((bare, foreign), "teacher.json is a score of another run"),
+        ((bare, mixed), "another revision of embedded"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             tabulate(*arguments, tmp_path / "report")
@@ -378,6 +387,7 @@ def test_user_errors_are_reported_in_one_line(run: Path, tmp_path: Path) -> None
 
 def test_a_long_history_is_thinned(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", get_preset("toy"), rows=2500)
+    (run / "reconstruction.pt").unlink()
     report = tabulate(run, write_scores(tmp_path / "scores", run, ()), tmp_path / "report")
     with (report.parent / "curves.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file)]

@@ -98,14 +98,15 @@ def _mistakes(record: Record) -> list[tuple[tuple[str, str], int]]:
 
 def _per_class(table: DatasetTable) -> tuple[list[str], list[Line]]:
     """Return head and rows of the scores per class in percent, of the best and the random encoder."""
-    head, columns = ["Class"], []
-    for column in table.tasks:
-        for record in (table.best(column), table["random", column]):
-            if record and record.mean is not None:
-                head.append(f"{column.title}, {record.encoder}")
-                columns.append(_class_means(record))
-    names = sorted({name for means in columns for name in means})
-    return head, [Line(name, [means.get(name, "") for means in columns]) for name in names]
+    columns = {
+        f"{column.title}, {record.encoder}": _class_means(record)
+        for column in table.tasks
+        for record in (table.best(column), table["random", column])
+        if record and record.mean is not None
+    }
+    names = sorted({name for means in columns.values() for name in means})
+    lines = [Line(name, [means.get(name, "") for means in columns.values()]) for name in names]
+    return ["Class", *columns], lines
 
 
 def _class_means(record: Record) -> dict[str, str]:

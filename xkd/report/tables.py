@@ -51,11 +51,6 @@ class DatasetTable:
     def __getitem__(self, key: tuple[EvaluatedEncoder, Column]) -> Record:
         return self._records[key]
 
-    @property
-    def head(self) -> list[str]:
-        """Titles of the columns."""
-        return [column.title for column in self.columns]
-
     def column(self, column: Column) -> list[Record]:
         """Return the records of a column by `ENCODERS`."""
         return [self._records[encoder, column] for encoder in ENCODERS]
