@@ -41,7 +41,7 @@ def main() -> None:
     timer = Timer(context.device)
     torch.manual_seed(0)
     stepper = Stepper(XKD(config).to(context.device), config, context)
-    watch = StepWatch(stepper, 2000, 10, config.optim.batch_size)
+    watch = StepWatch(stepper, 2000, 10)
     part, now = random_part(config, context), schedule(config, 1000, 2000, 10)
     numbers = iter(range(1, 10**6))
     terms = stepper.step([part], now)

@@ -81,6 +81,7 @@ class RunDir:
             UserError: it holds other files, or a run with other settings (``run.*`` except the seed may
                 differ).
         """
+        text = to_yaml(config)
         if self.config_file.exists():
             changed = [
                 name
@@ -93,7 +94,7 @@ class RunDir:
                 )
         elif not is_empty(self.path):
             raise UserError(f"{self.path} is not empty and holds no run; use another --out")
-        write_text(self.config_file, to_yaml(config))
+        write_text(self.config_file, text)
 
     def config(self) -> PretrainConfig:
         """Return the resolved configuration.

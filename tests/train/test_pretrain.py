@@ -84,9 +84,11 @@ def test_a_step_of_a_pipeline_says_of_which_run(
     config = tiny_config()
     manifest = PreparedDataset.open(prepared)
     context = DistributedContext(0, 1, torch.device("cpu"))
-    assert RunState(RunDir(tmp_path / "alone"), config, manifest, context).info["kfp_run"] == ""
+    run = RunDir(tmp_path / "run")
+    run.claim(config)
+    assert RunState(run, manifest, context).info["kfp_run"] == ""
     monkeypatch.setenv("KFP_RUN_ID", "6f3c")
-    assert RunState(RunDir(tmp_path / "step"), config, manifest, context).info["kfp_run"] == "6f3c"
+    assert RunState(run, manifest, context).info["kfp_run"] == "6f3c"
 
 
 def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:

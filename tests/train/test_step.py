@@ -78,7 +78,7 @@ def test_an_overflow_is_skipped_and_counted() -> None:
     config = with_run(precision="fp16")
     context = replace(CPU, device=torch.device("cuda"))
     stepper = Stepper(XKD(config).cuda(), config, context)
-    watch = StepWatch(stepper, 20, 1, 4)
+    watch = StepWatch(stepper, 20, 1)
     stepper.scaler._init_scale = 2.0**40  # no gradient survives this in half precision
     before = {name: value.clone() for name, value in stepper.model.student.state_dict().items()}
     watch.observe(1, stepper.step([part(config, context)], schedule(config, 10, 20, 1)))

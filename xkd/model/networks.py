@@ -40,7 +40,9 @@ class Networks(nn.ModuleDict):
     """
 
     def __init__(self, config: PretrainConfig, modalities: Sequence[Modality], *, share: bool) -> None:
-        super().__init__({m: Network(config, m) for m in modalities})
+        super().__init__()
+        for m in modalities:
+            self[m] = Network(config, m)
         if share:
             for m in modalities[1:]:
                 self[m].encoder.blocks = self[modalities[0]].encoder.blocks
@@ -56,10 +58,9 @@ class Decoders(nn.ModuleDict):
     """The decoders per modality."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        dim = config.encoder.dim
-        super().__init__(
-            {m: Decoder(config.modality(m), CHANNELS[m], dim, config.decoder) for m in config.modalities}
-        )
+        super().__init__()
+        for m in config.modalities:
+            self[m] = Decoder(config.modality(m), CHANNELS[m], config.encoder.dim, config.decoder)
 
     def __getitem__(self, modality: str) -> Decoder:
         return cast(Decoder, super().__getitem__(modality))

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from xkd.config import PretrainConfig
+from xkd.errors import UserError
 from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
 from xkd.rundir import Verdict
 
@@ -50,7 +51,19 @@ class CollapseThresholds:
 
     @staticmethod
     def from_config(config: PretrainConfig, steps_per_epoch: int) -> CollapseThresholds:
-        """Return the thresholds of a run."""
+        """Return the thresholds of a run.
+
+        Raises:
+            UserError: `run.on_collapse` is rollback, but checkpoints may be newer than a verdict's window.
+        """
+        run, window = config.run, (WINDOW - 1) * config.run.log_every
+        kept = (run.keep_checkpoints - 1) * run.checkpoint_every
+        if run.on_collapse == "rollback" and kept < window:
+            raise UserError(
+                f"run.on_collapse rollback: a verdict is based on {window} steps, but the oldest of "
+                f"run.keep_checkpoints={run.keep_checkpoints} may be only {kept} steps old; "
+                "increase keep_checkpoints"
+            )
         warmup = math.ceil(config.optim.warmup_epochs * steps_per_epoch)
         out_dim = config.projector.out_dim if config.loss.distill else None
         return CollapseThresholds(out_dim, config.optim.batch_size, min(warmup, MAX_GRACE_STEPS))

@@ -32,10 +32,16 @@ class Trainee(Protocol):
 
 
 class Checkpoints:
-    """The checkpoints of a run, ``step_00000500.pt`` and so on; the newest `keep` of them are kept."""
+    """The checkpoints of a run, ``step_00000500.pt`` and so on.
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    Args:
+        folder: that holds them.
+        keep: number of the newest checkpoints that are kept.
+        every: steps between two checkpoints; None: save about once a minute.
+    """
+
+    def __init__(self, folder: Path, keep: int, every: int | None = None) -> None:
+        self.folder, self.keep, self.every = folder, keep, every
 
     def save(self, step: int, trainee: Trainee) -> None:
         """Write the state after `step` steps, then delete the oldest checkpoints."""

@@ -36,14 +36,11 @@ class ResumableLoop:
         trainee: what is trained; the newest checkpoint is loaded into it.
         checkpoints: the run's.
         steps: number of steps of the whole run.
-        save_every: steps between two checkpoints; None: save about once a minute.
     """
 
-    def __init__(
-        self, name: str, trainee: Trainee, checkpoints: Checkpoints, steps: int, save_every: int | None = None
-    ) -> None:
+    def __init__(self, name: str, trainee: Trainee, checkpoints: Checkpoints, steps: int) -> None:
         self._trainee, self._context, self._checkpoints = trainee, trainee.context, checkpoints
-        self._name, self.steps, self._save_every = name, steps, save_every
+        self._name, self.steps = name, steps
         self.first = checkpoints.resume(trainee)
         """Number of steps already done."""
         self._stopping = False
@@ -73,8 +70,8 @@ class ResumableLoop:
 
     def save_due(self, step: int) -> bool:
         """Whether to save after this step, the same on every process: on schedule or because of a signal."""
-        if self._save_every is not None:
-            due = step % self._save_every == 0
+        if every := self._checkpoints.every:
+            due = step % every == 0
         else:
             due = self._context.is_main and time.monotonic() > self._save_at
         decision = self._context.all_reduce_max(2 if self._signal.received else int(due))

@@ -14,14 +14,12 @@ import torch
 
 from xkd.config import PretrainConfig, RunConfig, load_config
 from xkd.config.overrides import build
-from xkd.data.datasets.training import TrainingClips, steps_per_epoch, training_batches
+from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.data.transforms.views import Views
-from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.worker import run_worker
 from xkd.model.xkd import XKD
-from xkd.monitor.collapse import WINDOW, CollapseThresholds
+from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.rundir import RunDir, Verdict
@@ -67,32 +65,34 @@ def _train(
     """
     # Check everything that can be checked first: a mistake must not leave a claimed directory behind.
     clips = TrainingClips(dataset, config)
-    per_epoch = steps_per_epoch(len(clips), config.optim.batch_size, context.size, config.run.accumulate)
-    steps = config.optim.epochs * per_epoch
+    steps, per_epoch = clips.count_steps(context.size)
+    make_views = clips.build_views().to(context.device)
+    thresholds = CollapseThresholds.from_config(config, per_epoch)
     precision(config.run.precision, context.device)
-    _check_checkpoints_suffice(config.run)
-    state = RunState(run, config, dataset, context)
+    if context.is_main:
+        run.claim(config)
+    context.barrier()
+    state = RunState(run, dataset, context)
     if run.ended:
         return True
 
     # Build the model and load the newest checkpoint, if there is one.
     torch.manual_seed(config.run.seed)
     stepper = Stepper(XKD(config).to(context.device), config, context)
-    checkpoints = Checkpoints(run.checkpoints, config.run.keep_checkpoints)
-    loop = ResumableLoop("pretrain", stepper, checkpoints, steps, config.run.checkpoint_every)
+    checkpoints = Checkpoints(run.checkpoints, config.run.keep_checkpoints, config.run.checkpoint_every)
+    loop = ResumableLoop("pretrain", stepper, checkpoints, steps)
 
     # Every process judges the run, so that all stop at the same step; the main one writes and serves metrics.
-    thresholds = CollapseThresholds.from_config(config, per_epoch)
-    monitor = _build_monitor(state, clips, thresholds, loop.first, steps)
+    exporter = _build_exporter(state, clips, steps)
+    monitor = RunMonitor(run, thresholds, exporter, loop.first, write=context.is_main)
     verdict = monitor.judge()
     skipped = monitor.skipped_clips if context.is_main else 0
-    watch = StepWatch(stepper, steps, per_epoch, config.optim.batch_size, skipped)
-    state.record_start(loop.first, steps, monitor.exporter.address)
+    watch = StepWatch(stepper, steps, per_epoch, skipped)
+    state.record_start(loop.first, steps, exporter.address)
 
     # Clips are decoded and windows drawn by `run.workers`; views are made on the device.
-    make_views = Views(config).to(context.device)
-    batches = training_batches(clips, config, loop.first, steps, context.rank, context.size)
-    with closing(monitor.exporter), loop:
+    batches = clips.batches(loop.first, steps, context.rank, context.size)
+    with closing(exporter), loop:
         for step in loop:
             watch.timer.start()
             batch = list(islice(batches, config.run.accumulate))
@@ -132,26 +132,9 @@ def _train(
     return True
 
 
-def _check_checkpoints_suffice(run: RunConfig) -> None:
-    """Check that the oldest checkpoint kept is older than the window of a verdict.
-
-    Raises:
-        UserError: it may not be, so that a rollback would find none.
-    """
-    kept, window = (run.keep_checkpoints - 1) * run.checkpoint_every, (WINDOW - 1) * run.log_every
-    if run.on_collapse == "rollback" and kept < window:
-        raise UserError(
-            f"run.on_collapse rollback: a verdict is based on {window} steps, but the oldest of "
-            f"run.keep_checkpoints={run.keep_checkpoints} may be only {kept} steps old; "
-            "increase keep_checkpoints"
-        )
-
-
-def _build_monitor(
-    state: RunState, clips: TrainingClips, thresholds: CollapseThresholds, first: int, steps: int
-) -> RunMonitor:
-    """Return the monitor of the run, with the numbers that stay the same during it."""
-    config, is_main = clips.config.run, state.context.is_main
+def _build_exporter(state: RunState, clips: TrainingClips, steps: int) -> MetricsExporter:
+    """Return the exporter, with the values that do not change during the run; the main process serves it."""
+    config = clips.config.run
     constants = {
         "steps": steps,
         "log_every": config.log_every,
@@ -161,9 +144,9 @@ def _build_monitor(
         "skipped_too_short": clips.too_short,
     }
     exporter = MetricsExporter(state.dir.name, state.info, constants)
-    if is_main and config.metrics_port is not None:
+    if state.context.is_main and config.metrics_port is not None:
         exporter.serve(config.metrics_host, config.metrics_port)
-    return RunMonitor(state.dir, thresholds, exporter, first, write=is_main)
+    return exporter
 
 
 def _publish(

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from xkd.config import PretrainConfig
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.io import write_json
@@ -22,20 +21,15 @@ from xkd.rundir import RunDir, Verdict
 
 
 class RunState:
-    """Claims a run directory for a configuration and a dataset, and records the run in it.
+    """Records a run in its directory, which is claimed.
 
     Raises:
-        UserError: the directory holds a run of another configuration or of other data.
+        UserError: it was started on other data.
     """
 
-    def __init__(
-        self, run: RunDir, config: PretrainConfig, dataset: PreparedDataset, context: DistributedContext
-    ) -> None:
-        self.dir, self.context = run, context
+    def __init__(self, run: RunDir, dataset: PreparedDataset, context: DistributedContext) -> None:
+        self.dir, self.context, config = run, context, run.config()
         self._begin = time.time()
-        if context.is_main:
-            run.claim(config)
-        context.barrier()
         self.info: dict[str, Any] = run.info()
         """Content of run.json."""
         revision = self.info.get("data_revision", dataset.revision)

@@ -43,10 +43,10 @@ class Stepper:
             for module in model.modules():
                 if isinstance(module, Block):
                     module.compile()
-        self.optimizer = build_optimizer(model, config.optim)
         self.dtype = precision(config.run.precision, context.device)
         self.scaler = GradScaler(context.device.type, enabled=self.dtype is torch.float16)
         self.objective = _distribute(model) if context.size > 1 else model
+        self.optimizer = build_optimizer(model, config.optim)
         self.teacher_outputs: dict[Modality, list[TeacherOutput]] = {}
         """The teachers' outputs for each part of the last step."""
 

@@ -27,15 +27,12 @@ class StepWatch:
         stepper: the source of the steps.
         steps: number of steps of the run.
         steps_per_epoch: steps of one pass over the clips.
-        batch_size: clips of a step, over all processes.
         skipped_clips: unreadable clips before the first step, counted on one process.
     """
 
-    def __init__(
-        self, stepper: Stepper, steps: int, steps_per_epoch: int, batch_size: int, skipped_clips: int = 0
-    ) -> None:
+    def __init__(self, stepper: Stepper, steps: int, steps_per_epoch: int, skipped_clips: int = 0) -> None:
         self.stepper, self.context = stepper, stepper.context
-        self.steps, self.steps_per_epoch, self.batch_size = steps, steps_per_epoch, batch_size
+        self.steps, self.steps_per_epoch = steps, steps_per_epoch
         self.timer = StepTimer(self.context.device)
         self._skipped_clips = skipped_clips
         self._terms: dict[str, Tensor] = {}
@@ -91,7 +88,7 @@ class StepWatch:
         row |= zip(tensors, means, strict=True)
         row |= self.device_statistics(step)
         row |= information(row)
-        row |= self.timer.read(self.batch_size)
+        row |= self.timer.read(self.stepper.model.config.optim.batch_size)
         row["eta_seconds"] = (self.steps - step) * row["step_seconds"]
         return row if checkpoint_time is None else row | {"checkpoint_time": checkpoint_time}
 

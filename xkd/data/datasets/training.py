@@ -18,6 +18,7 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.media import MediaError
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
+from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.parallel.threads import in_threads
 
@@ -44,12 +45,13 @@ class TrainingClips(Dataset[Item]):
 
     def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
         self.dataset, self.config = dataset, config
-        self._reader, self._specs = WindowReader(dataset, config), pretrain_views(config)
+        self._reader = WindowReader(dataset, config)
         listed = dataset.split(split)
         complete = [clip for clip in listed if clip.has(config.modalities)]
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
         self.without_modality = len(listed) - len(complete)
         """Clips of the split that lack one of `config.modalities`."""
+        self._specs = pretrain_views(config)
         self.too_short = len(complete) - len(self.clips)
         """Clips that have them and last no longer than `SHORTEST`."""
         if not self.clips:
@@ -60,6 +62,24 @@ class TrainingClips(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def count_steps(self, world_size: int = 1) -> tuple[int, int]:
+        """Return the number of steps of the run and of an epoch.
+
+        Raises:
+            UserError: see `steps_per_epoch`.
+        """
+        optim, run = self.config.optim, self.config.run
+        per_epoch = steps_per_epoch(len(self), optim.batch_size, world_size, run.accumulate)
+        return optim.epochs * per_epoch, per_epoch
+
+    def batches(self, first: int, steps: int, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+        """Yield this process's parts of the batches of steps `first` to `steps` - 1 (`training_batches`)."""
+        return training_batches(self, self.config, first, steps, rank, world_size)
+
+    def build_views(self) -> Views:
+        """Return the module that makes the views whose parameters the items have."""
+        return Views(self.config, self._specs)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return a random window of a clip, with the parameters of its views.
