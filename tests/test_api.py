@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
+from xkd.evaluate.evaluate import evaluate
 from xkd.model.networks import build_encoder
 from xkd.weights import PretrainedEncoder, read_weights, save_encoder, save_weights
 
@@ -26,6 +28,15 @@ def test_every_public_name_exists_and_importing_xkd_does_not_import_torch() -> N
         assert getattr(xkd, name) is not None
     code = "import sys, xkd; assert 'torch' not in sys.modules; xkd.get_preset('toy'); xkd.load"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_api_page_shows_every_name_with_its_signature() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "api.md").read_text()
+    for name in set(xkd.__all__) - {"__version__"}:
+        value = evaluate if name == "evaluate" else getattr(xkd, name)
+        signature = "" if isinstance(value, type) else str(inspect.signature(value))
+        written = signature.replace("''", '""').replace("'", "")
+        assert f"`xkd.{name}{written}`" in page
 
 
 def test_evaluate_is_callable_after_its_submodules_are_imported() -> None:

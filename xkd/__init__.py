@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xkd.config import PretrainConfig as PretrainConfig
     from xkd.config.presets import get_preset as get_preset
+    from xkd.data.fetch.fetch import fetch as fetch
     from xkd.data.shards.prepare import PrepareConfig as PrepareConfig
     from xkd.data.shards.prepare import prepare as prepare
     from xkd.evaluate.evaluate import evaluate as evaluate
@@ -22,6 +23,7 @@ _MODULES = {
     "PretrainConfig": "xkd.config",
     "Task": "xkd.evaluate.task",
     "evaluate": "xkd.evaluate.evaluate",
+    "fetch": "xkd.data.fetch.fetch",
     "get_preset": "xkd.config.presets",
     "load": "xkd.weights",
     "prepare": "xkd.data.shards.prepare",
