@@ -1,4 +1,4 @@
-"""Linear layers: oneDNN's products where they pay, and the same numbers everywhere."""
+"""Linear layers use oneDNN where it is faster, with equal results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def products_by_onednn(layer: nn.Module, rows: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("size", [LARGE, SMALL])
 @pytest.mark.parametrize("bias", [True, False])
-def test_output_and_gradients_are_those_of_the_plain_layer(size: tuple[int, int], bias: bool) -> None:
+def test_output_and_gradients_equal_those_of_nn_linear(size: tuple[int, int], bias: bool) -> None:
     layer, rows = layer_and_rows(size, bias=bias)
     exact = nn.Linear(*size, bias=bias, dtype=torch.float64)
     exact.load_state_dict(layer.state_dict())
@@ -40,17 +40,17 @@ def test_output_and_gradients_are_those_of_the_plain_layer(size: tuple[int, int]
         torch.testing.assert_close(mine.double(), its, rtol=1e-5, atol=1e-4)
 
 
-def test_large_layers_are_computed_by_onednn_forward_and_backward() -> None:
+def test_large_layers_use_onednn_forward_and_backward() -> None:
     assert products_by_onednn(*layer_and_rows(LARGE)) == 3
 
 
-def test_only_gradients_that_are_asked_for_are_computed() -> None:
+def test_only_required_gradients_are_computed() -> None:
     layer, rows = layer_and_rows(LARGE)
     layer.weight.requires_grad_(False)
     assert products_by_onednn(layer, rows) == 2
 
 
-def test_small_layers_other_types_and_autocast_stay_with_torch() -> None:
+def test_small_layers_other_types_and_autocast_do_not_use_onednn() -> None:
     layer, rows = layer_and_rows(LARGE)
     assert products_by_onednn(*layer_and_rows(SMALL)) == 0
     assert products_by_onednn(layer.double(), rows.double()) == 0

@@ -42,7 +42,7 @@ def test_mmd_equals_oracle(spread: float) -> None:
     assert mmd(torch.tensor(x), torch.tensor(y)).item() == pytest.approx(mmd_oracle(x, y), rel=1e-9)
 
 
-def test_mmd_of_a_set_with_itself_is_zero_and_order_does_not_matter() -> None:
+def test_mmd_of_a_set_with_itself_is_zero_and_does_not_depend_on_order() -> None:
     x = torch.randn(6, 16, dtype=torch.float64)
     assert mmd(x, x[torch.randperm(6)]).abs() < 1e-12
     y = torch.randn(4, 16, dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_mmd_of_a_set_with_itself_is_zero_and_order_does_not_matter() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("spread", [0.1, 0.3, 1.0])
-def test_alignment_gradient_survives_low_precision(dtype: torch.dtype, spread: float) -> None:
+def test_alignment_gradient_is_accurate_in_low_precision(dtype: torch.dtype, spread: float) -> None:
     """Through the projector, under autocast, for features that share much or little of their variance.
 
     The authors' form is off by 2 to 9 % in float32 and by up to 87 % in half precision (method notes, 6.1).
@@ -94,7 +94,7 @@ def test_distillation_equals_oracle() -> None:
     assert result.kd.item() == pytest.approx((result.kld + result.entropy).item(), rel=1e-12)
 
 
-def test_distillation_teaches_the_student_only() -> None:
+def test_distillation_has_gradients_for_the_student_only() -> None:
     student = torch.randn(4, 8, requires_grad=True)
     teacher = torch.randn(4, 8, requires_grad=True)
     distill(student, teacher, torch.zeros(8), 0.1, 0.1).kd.backward()  # type: ignore[no-untyped-call]
@@ -129,7 +129,7 @@ def test_mask_keeps_the_rounded_count(tokens: int, ratio: float, visible: int) -
 
 
 @pytest.mark.parametrize("ratio", [0.75, 0.9])
-def test_a_tube_hides_the_same_places_at_all_times(ratio: float) -> None:
+def test_a_tube_mask_is_the_same_at_all_times(ratio: float) -> None:
     places, times = 49, 8
     mask = random_mask(torch.rand(3, places), ratio, repeat=times)
     hidden = mask.hidden.reshape(3, times, places)
@@ -143,7 +143,7 @@ def test_a_tube_hides_the_same_places_at_all_times(ratio: float) -> None:
     assert order.sort(dim=1).values.tolist() == [list(range(places * times))] * 3
 
 
-def test_refinement_equals_the_outer_product_it_stands_for() -> None:
+def test_refinement_equals_the_explicit_outer_product() -> None:
     """Equation 4 as written: an outer product over both modalities' tokens, averaged and divided."""
     batch, heads, own, across, dim = 2, 3, 5, 7, 4
     a, b = rng.random((batch, heads, own)), rng.random((batch, heads, across))

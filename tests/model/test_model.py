@@ -37,7 +37,7 @@ def random_batch(
     return views, noise, {m: config.modality(m).teacher_temperature for m in MODALITIES}
 
 
-def test_students_learn_and_teachers_do_not(config: PretrainConfig) -> None:
+def test_gradients_reach_students_but_not_teachers(config: PretrainConfig) -> None:
     model = XKD(config)
     model(*random_batch(config)).terms["loss"].backward()
     for name, parameter in model.named_parameters():
@@ -48,7 +48,7 @@ def test_students_learn_and_teachers_do_not(config: PretrainConfig) -> None:
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_teachers_follow_by_their_momentum(config: PretrainConfig) -> None:
+def test_teachers_are_moving_averages_of_the_students(config: PretrainConfig) -> None:
     model = XKD(config)
     with torch.no_grad():
         for parameter in model.student.parameters():
@@ -60,7 +60,7 @@ def test_teachers_follow_by_their_momentum(config: PretrainConfig) -> None:
 
 
 @pytest.mark.parametrize(("twice", "share"), [(False, "both"), (True, "both"), (False, "student")])
-def test_shared_teacher_blocks_move_once_or_twice(
+def test_shared_teacher_blocks_are_updated_once_or_twice(
     config: PretrainConfig, twice: bool, share: Literal["student", "both"]
 ) -> None:
     model = XKD(replace(config, share=share, optim=replace(config.optim, ema_shared_twice=twice)))
@@ -74,7 +74,7 @@ def test_shared_teacher_blocks_move_once_or_twice(
         torch.testing.assert_close(new, before[name] + moved, msg=name)
 
 
-def test_alignments_compare_whom_the_equations_name(config: PretrainConfig) -> None:
+def test_alignment_pairs_are_those_of_the_equations(config: PretrainConfig) -> None:
     """Equations 7, S1 and S2."""
     rows = {role: {m: torch.randn(4, 8) for m in MODALITIES} for role in ("student", "teacher")}
     student, teacher = rows["student"], rows["teacher"]
@@ -119,7 +119,7 @@ def test_learning_rate_warms_up_to_the_base_and_ends_at_the_final() -> None:
     assert rates[55] == pytest.approx(0.5)
 
 
-def test_temperatures_rise_by_a_cosine_of_steps_or_a_staircase_of_epochs() -> None:
+def test_temperatures_rise_by_a_cosine_per_step_or_linearly_per_epoch() -> None:
     cosine = [temperature(step, 10, 3, 0.04, 0.06, "cosine") for step in range(40)]
     assert cosine == sorted(cosine)
     assert cosine[0] == pytest.approx(0.04)

@@ -45,7 +45,7 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, relative: float = 1e-8
     assert error <= relative, f"{what}: relative error {error:.1e}"
 
 
-def test_gradients_equal(recorded: Reference, model: XKD) -> None:
+def test_gradients_equal_the_recorded_ones(recorded: Reference, model: XKD) -> None:
     temperature = {m: recorded.config().modality(m).teacher_temperature for m in MODALITIES}
     model(recorded.views(), recorded.noise(0), temperature).terms["loss"].backward()
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -53,7 +53,7 @@ def test_gradients_equal(recorded: Reference, model: XKD) -> None:
         assert_close(gradient(parameters[name]), expected, f"gradient of {name}")
 
 
-def test_every_step_equals(recorded: Reference, model: XKD) -> None:
+def test_every_step_equals_the_recorded_one(recorded: Reference, model: XKD) -> None:
     config = recorded.config()
     now = {f"teacher_temperature_{m}": config.modality(m).teacher_temperature for m in MODALITIES}
     now |= {"lr": recorded.meta["lr"], "momentum": recorded.meta["ema"]}
@@ -97,7 +97,7 @@ def gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def test_activations_equal(recorded: Reference, model: XKD) -> None:
+def test_activations_equal_the_recorded_ones(recorded: Reference, model: XKD) -> None:
     act = {k.removeprefix("act/"): v for k, v in recorded.values.items() if k.startswith("act/")}
     views, noise = recorded.views(), recorded.noise(0)
     tokens, attention = {}, {}

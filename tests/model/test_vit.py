@@ -64,7 +64,7 @@ def test_attention_rows_equal_the_explicit_attention(by: AttentionQuery) -> None
     assert row.shape == (2, 2, 8)
 
 
-def test_all_patches_visible_in_order_equals_the_whole_view() -> None:
+def test_embedding_all_patches_as_visible_equals_embedding_the_view() -> None:
     encoder = Encoder(VIDEO, 3, TransformerConfig(dim=16, depth=2, heads=2))
     view = torch.randn(2, 3, 4, 16, 16)
     keep = torch.arange(8).expand(2, 8)
@@ -72,7 +72,7 @@ def test_all_patches_visible_in_order_equals_the_whole_view() -> None:
     torch.testing.assert_close(encoded, encoder(view))
 
 
-def test_packed_sequences_do_not_see_each_other() -> None:
+def test_packed_sequences_do_not_attend_to_each_other() -> None:
     encoder = Encoder(VIDEO, 3, TransformerConfig(dim=16, depth=2, heads=2)).double()
     whole, part = (torch.randn(b, 3, 4, s, s, dtype=torch.float64) for b, s in ((2, 16), (3, 8)))
     together = encoder.encode(encoder.embed_view(whole), encoder.embed_view(part))

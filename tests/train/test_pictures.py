@@ -1,4 +1,4 @@
-"""What a run keeps for its pictures, of an untrained model that is small."""
+"""The samples that a run saves for its figures, with a small untrained model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def visible(config: ModalityConfig, ratio: float) -> int:
 
 
 @pytest.mark.parametrize("mask", ["random", "tube"])
-def test_masks_are_nested_and_hide_their_share(
+def test_masks_are_nested_and_hide_the_mask_ratio(
     keep: Callable[[XKD], Kept], mask: Literal["random", "tube"]
 ) -> None:
     config = finer(tiny_config(), mask)
@@ -67,7 +67,7 @@ def test_masks_are_nested_and_hide_their_share(
         assert torch.equal(times, times[:, :, :1].expand_as(times))
 
 
-def test_visible_patches_are_the_originals_and_hidden_ones_are_not(
+def test_visible_patches_are_kept_and_hidden_ones_replaced(
     keep: Callable[[XKD], Kept],
 ) -> None:
     kept = keep(XKD(finer(tiny_config())))
@@ -80,7 +80,7 @@ def test_visible_patches_are_the_originals_and_hidden_ones_are_not(
             assert float(same[where].float().mean()) < 0.2
 
 
-def test_hidden_patches_keep_their_mean_and_deviation(keep: Callable[[XKD], Kept]) -> None:
+def test_reconstructed_patches_have_the_original_mean_and_deviation(keep: Callable[[XKD], Kept]) -> None:
     """A prediction that is normalized as the targets are: what replaces a patch has its two moments."""
     model = XKD(tiny_config())
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_hidden_patches_keep_their_mean_and_deviation(keep: Callable[[XKD], Kept
             torch.testing.assert_close(*of, atol=2e-3, rtol=2e-3)
 
 
-def test_attention_and_relevance_are_what_the_equations_say(keep: Callable[[XKD], Kept]) -> None:
+def test_attention_and_relevance_follow_the_equations(keep: Callable[[XKD], Kept]) -> None:
     kept = keep(XKD(tiny_config()))
     for m in MODALITIES:
         own, across = kept[m]["attention"].flatten(1), kept[other(m)]["attention"].flatten(1)
@@ -112,7 +112,7 @@ def test_attention_and_relevance_are_what_the_equations_say(keep: Callable[[XKD]
 
 
 @pytest.mark.parametrize("relevance", ["mean", "softmax"])
-def test_relevance_is_what_the_teachers_features_are_weighted_with(
+def test_relevance_gives_the_weights_of_the_teachers_features(
     prepared: Path, keep: Callable[[XKD], Kept], relevance: Literal["mean", "softmax"]
 ) -> None:
     config = tiny_config()
@@ -130,7 +130,7 @@ def test_relevance_is_what_the_teachers_features_are_weighted_with(
         torch.testing.assert_close(features[m], weighted * scale.unsqueeze(-1))
 
 
-def test_what_is_not_refined_has_no_relevance(keep: Callable[[XKD], Kept]) -> None:
+def test_without_refinement_there_are_no_attention_maps(keep: Callable[[XKD], Kept]) -> None:
     config = tiny_config()
     kept = keep(XKD(replace(config, refine=replace(config.refine, relevance="none"))))
     assert set(kept) == set(MODALITIES)
@@ -141,7 +141,7 @@ def test_what_is_not_refined_has_no_relevance(keep: Callable[[XKD], Kept]) -> No
         assert set(picture) == {"original", "ratios", "hidden", "reconstructed"}
 
 
-def test_few_bytes_and_the_same_for_the_same_model(prepared: Path, tmp_path: Path) -> None:
+def test_samples_are_small_and_reproducible(prepared: Path, tmp_path: Path) -> None:
     model = XKD(tiny_config())
     for name in ("a", "b"):
         save_samples(model, PreparedDataset.open(prepared), tmp_path / name)

@@ -1,4 +1,4 @@
-"""Pretraining on real clips in real processes: it resumes, agrees with itself and refuses mistakes."""
+"""Pretraining on real clips in real processes: resuming, reproducibility, errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NOT_REPEATED = {
 
 
 def start(config: PretrainConfig, data: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
-    """A training process of its own, as torchrun would start it."""
+    """Start a training process as torchrun does."""
     settings = out.with_suffix(".yaml")
     settings.write_text(to_yaml(config))
     command = [sys.executable, "-m", "xkd.train.pretrain", "--config", settings, "--data", data, "--out", out]
@@ -78,7 +78,7 @@ def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_step_of_a_pipeline_says_of_which_run(
+def test_the_run_id_of_a_pipeline_is_recorded(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config()
@@ -91,7 +91,7 @@ def test_a_step_of_a_pipeline_says_of_which_run(
     assert RunState(run, manifest, context).info["kfp_run"] == "6f3c"
 
 
-def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
+def test_a_run_writes_everything_that_the_next_stages_read(whole: Path) -> None:
     rows = numbers(whole)
     assert [row["step"] for row in rows] == list(range(1, 29))
     assert rows[-1]["reconstruct"] < rows[0]["reconstruct"]
@@ -101,7 +101,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
             assert row[f"kd_{d}"] == pytest.approx(parts, rel=1e-5)
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
     assert set(rows[-1]) <= {field for metric in TABLE for field in metric.fields.values()}
-    told = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
+    missing = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
     elsewhere = {"loss_scale", "gpu_memory_bytes", "align_video_to_audio", "align_audio_to_video"}
     constant = {
         "steps",
@@ -113,7 +113,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
     }
     constant |= {f"skipped_{reason}" for reason in ("unprepared", "without_modality", "too_short")}
     constant |= {f"verdict_{v}" for v in RUN_VERDICTS}
-    assert told - NOT_REPEATED == elsewhere | constant
+    assert missing - NOT_REPEATED == elsewhere | constant
     facts = json.loads((whole / "run.json").read_text())
     assert facts["dataset"] == "embedded"
     assert facts["steps"] == 28
@@ -125,7 +125,7 @@ def test_a_run_leaves_what_the_next_verbs_need(whole: Path) -> None:
     assert encoder.pool(encoder(torch.randn(2, 3, 32, 32, 32))).shape == (2, 32)
 
 
-def test_one_modality_alone_goes_all_the_way(prepared: Path, tmp_path: Path) -> None:
+def test_one_modality_alone_can_be_trained_evaluated_and_reported(prepared: Path, tmp_path: Path) -> None:
     """VideoMAE (Table S16): no teacher, no projector, no sound; what was not trained is not judged."""
     config, run = tiny_config(), tmp_path / "run"
     config = replace(
@@ -150,7 +150,7 @@ def test_one_modality_alone_goes_all_the_way(prepared: Path, tmp_path: Path) -> 
     assert "one modality alone has no teachers" in report
 
 
-def test_a_killed_run_resumes_as_if_nothing_had_happened(whole: Path, prepared: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_equal(whole: Path, prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = start(tiny_config(), prepared, out)
     while len(read_rows(out / "metrics.jsonl")) < 9:
@@ -160,16 +160,16 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(whole: Path, prepared: 
     process.wait()
     assert not (out / "verdict.json").exists()
     again = start(tiny_config(), prepared, out)
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    assert "resumed after step" in said
+    _, output = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert "resumed after step" in output
     assert numbers(out) == numbers(whole)
     for role in ("teacher", "student"):
         name = f"encoders/{role}_video.safetensors"
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_run_goes_on_with_another_number_of_processes(whole: Path, prepared: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_processes(whole: Path, prepared: Path, tmp_path: Path) -> None:
     """The clips and masks stay those of the whole batch; only the MMD sees other rows from there on."""
     config, out = tiny_config(), tmp_path / "run"
     process = start(config, prepared, out)
@@ -190,7 +190,7 @@ def test_a_run_goes_on_with_another_number_of_processes(whole: Path, prepared: P
         assert after[name] == pytest.approx(reference[name], rel=1e-5), name
 
 
-def test_a_finished_run_is_not_repeated(whole: Path, prepared: Path) -> None:
+def test_a_finished_run_is_not_trained_again(whole: Path, prepared: Path) -> None:
     before = (whole / "metrics.jsonl").stat().st_mtime_ns
     assert pretrain(tiny_config(), prepared, whole).step == 28
     assert (whole / "metrics.jsonl").stat().st_mtime_ns == before
@@ -201,7 +201,7 @@ def test_a_finished_run_is_not_repeated(whole: Path, prepared: Path) -> None:
     [((1, 1), (2, 1), "gather"), ((1, 2), (2, 1), "apart"), ((1, 4), (2, 2), "apart")],
     ids=["processes", "parts", "parts-of-processes"],
 )
-def test_processes_and_parts_equal_one_another(
+def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
     tmp_path: Path, left: tuple[int, int], right: tuple[int, int], alignment: str
 ) -> None:
     """In float64: losses, weights and centers are the same however a batch is divided.
@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.resume(stepper) == 1
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_falls_back_to_the_previous_one(tmp_path: Path) -> None:
     stepper = new_stepper()
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
@@ -261,7 +261,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
         assert checkpoints.resume(stepper) == 2
 
 
-def test_unreadable_checkpoints_are_set_aside_and_never_begun_over(tmp_path: Path) -> None:
+def test_a_run_without_readable_checkpoints_is_not_restarted(tmp_path: Path) -> None:
     stepper = new_stepper()
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(5, stepper)
@@ -277,14 +277,14 @@ def test_unreadable_checkpoints_are_set_aside_and_never_begun_over(tmp_path: Pat
         checkpoints.resume(stepper)
 
 
-def test_another_configuration_is_refused_by_name(whole: Path, prepared: Path) -> None:
+def test_another_configuration_is_rejected_with_the_settings_that_differ(whole: Path, prepared: Path) -> None:
     config = tiny_config()
     other = replace(config, optim=replace(config.optim, lr=2e-3))
     with pytest.raises(UserError, match=r"another optim\.lr; use another --out"):
         pretrain(other, prepared, whole)
 
 
-def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
+def test_invalid_settings_are_one_line_errors(prepared: Path, tmp_path: Path) -> None:
     config = tiny_config()
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -298,20 +298,20 @@ def test_mistakes_are_one_line(prepared: Path, tmp_path: Path) -> None:
             mistakes["run.precision fp16 needs a GPU"] = {"run": replace(config.run, precision="fp16")}
         for number, (line, mistake) in enumerate(mistakes.items()):
             process = start(replace(config, **mistake), prepared, tmp_path / f"run{number}")
-            _, said = process.communicate(timeout=60)
+            _, output = process.communicate(timeout=60)
             assert process.returncode == 2
-            assert line in said
-            assert "Traceback" not in said
-    # What can be told before training starts leaves no run behind that a corrected command would trip over.
+            assert line in output
+            assert "Traceback" not in output
+    # Mistakes found before training leave no run behind that would conflict with the corrected command.
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run1"]
 
 
-def test_missing_data_is_one_line(tmp_path: Path) -> None:
+def test_missing_data_is_a_one_line_error(tmp_path: Path) -> None:
     process = start(tiny_config(), tmp_path / "nowhere", tmp_path / "run")
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said.strip().count("\n") == 0
-    assert "nowhere does not exist" in said
+    assert output.strip().count("\n") == 0
+    assert "nowhere does not exist" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -325,10 +325,10 @@ def test_a_signal_saves_and_stops(
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == RunInterruptedError.exit_code == 75
-    assert "Interrupted: saved at step" in said
-    assert "Traceback" not in said
+    assert "Interrupted: saved at step" in output
+    assert "Traceback" not in output
     (saved,) = (out / "checkpoints").iterdir()
     assert f"step_{len(numbers(out)):08d}.pt" == saved.name
     spent = json.loads((out / "run.json").read_text())["seconds"]
@@ -338,7 +338,7 @@ def test_a_signal_saves_and_stops(
     assert json.loads((out / "run.json").read_text())["seconds"] > spent
 
 
-def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tmp_path: Path) -> None:
+def test_the_first_non_finite_term_stops_the_run_and_is_reported(prepared: Path, tmp_path: Path) -> None:
     """A learning rate that no model survives, logged rarely: nothing bad is saved meanwhile."""
     config = tiny_config()
     config = replace(
@@ -356,7 +356,7 @@ def test_a_term_that_is_not_finite_stops_the_run_and_is_named(prepared: Path, tm
     assert not (tmp_path / "run" / "encoders").exists()
 
 
-def test_encoders_are_checked_when_loaded(tmp_path: Path) -> None:
+def test_saved_encoders_are_loaded_unchanged(tmp_path: Path) -> None:
     config = tiny_config()
     model = XKD(config)
     save_encoders(model, RunDir(tmp_path))

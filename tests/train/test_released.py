@@ -1,4 +1,4 @@
-"""Released encoders: imported exactly, and refused by name when something is wrong."""
+"""Import of released encoders: exact, with errors that name the problem."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_imported_encoders_give_the_recorded_features(
             assert (features - expected).norm() / expected.norm() < 1e-5, (role, view)
 
 
-def test_mistakes_are_named(recorded: Reference, files: Files, tmp_path: Path) -> None:
+def test_invalid_files_are_one_line_errors(recorded: Reference, files: Files, tmp_path: Path) -> None:
     config, out = recorded.config(), tmp_path / "run"
     video = files["teacher", "video"]
 

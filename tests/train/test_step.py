@@ -1,4 +1,4 @@
-"""A step in other precisions, and compiled."""
+"""A training step in other precisions, and compiled."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assert_near(ours: dict[str, Tensor], reference: dict[str, Tensor], relative:
         assert ours[name].item() == pytest.approx(value.item(), rel=relative, abs=relative), name
 
 
-def test_bfloat16_is_near_single_precision() -> None:
+def test_bfloat16_is_close_to_float32() -> None:
     assert_near(one_step(with_run(precision="bf16")), one_step(with_run(precision="fp32")), 0.05)
 
 
@@ -74,7 +74,7 @@ def test_a_gpu_agrees_with_the_cpu(kind: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_an_overflow_is_skipped_and_counted() -> None:
+def test_an_overflow_in_fp16_skips_the_step_and_is_counted() -> None:
     config = with_run(precision="fp16")
     context = replace(CPU, device=torch.device("cuda"))
     stepper = Stepper(XKD(config).cuda(), config, context)
