@@ -32,7 +32,7 @@ from benchmarks.common import parser
 from benchmarks.source_clips import SECONDS, make_kinetics
 from xkd.config import Modality, PretrainConfig
 from xkd.config.presets import get_preset
-from xkd.data.datasets.training import TrainingClips, training_batches
+from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.shards.reader import WindowReader, collate
@@ -204,19 +204,19 @@ def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list
         cells = []
         for root in prepared.values():
             clips = TrainingClips(PreparedDataset.open(root), settings)
-            speeds = [_speed(clips, settings, steps, make) for make in (None, views)]
+            speeds = [_speed(clips, steps, make) for make in (None, views)]
             cells.append(" / ".join(f"{speed:.0f}" for speed in speeds))
         print(f"| {workers} | {' | '.join(cells)} |", flush=True)
 
 
-def _speed(clips: TrainingClips, config: PretrainConfig, steps: int, make: Views | None) -> float:
-    batches = training_batches(clips, config, 0, steps + 1)
+def _speed(clips: TrainingClips, steps: int, make: Views | None) -> float:
+    batches = clips.batches(0, steps + 1)
     next(batches)  # starts the workers
     begin = time.perf_counter()
     for batch in batches:
         if make is not None:
             make(batch)
-    return steps * config.optim.batch_size / (time.perf_counter() - begin)
+    return steps * clips.config.optim.batch_size / (time.perf_counter() - begin)
 
 
 def watch_memory(root: Path, config: PretrainConfig, windows: int) -> None:

@@ -18,7 +18,6 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import (
     ClipSampler,
     TrainingClips,
-    training_batches,
 )
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
@@ -119,15 +118,15 @@ def test_batches_do_not_depend_on_workers(data: PreparedDataset) -> None:
     runs = []
     for workers in (0, 1, 2):
         config = with_settings(f"run.workers={workers}")
-        runs.append(list(training_batches(TrainingClips(data, config), config, 0, 5)))
+        runs.append(list(TrainingClips(data, config).batches(0, 5)))
     for batches in runs[1:]:
         assert all(same(ours, theirs) for ours, theirs in zip(runs[0], batches, strict=True))
 
 
 def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: PreparedDataset) -> None:
     clips = TrainingClips(data, CONFIG)
-    whole = list(training_batches(clips, CONFIG, 0, 5))
-    halves = [list(training_batches(clips, CONFIG, 3, 5, rank, 2)) for rank in (0, 1)]
+    whole = list(clips.batches(0, 5))
+    halves = [list(clips.batches(3, 5, rank, 2)) for rank in (0, 1)]
     for step in (3, 4):
         for number in range(4):
             assert same_tensors(row(whole[step], number), row(halves[number // 2][step - 3], number % 2))
@@ -157,8 +156,8 @@ def test_unreadable_clip_is_replaced_and_counted(
     damaged = damage(data, tmp_path, [0])
     config = with_settings(f"run.workers={workers}")
     clips = TrainingClips(damaged, config)
-    (batch,) = training_batches(clips, config, 0, 1)
-    again = next(training_batches(clips, with_settings("run.workers=0"), 0, 1))
+    (batch,) = clips.batches(0, 1)
+    again = next(TrainingClips(damaged, with_settings("run.workers=0")).batches(0, 1))
     assert same(batch, again)
     keys = next(iter(ClipSampler(len(clips), 4, CONFIG.run.seed, 0, 1)))
     expected = [index == 0 for _, index in keys]
@@ -174,7 +173,7 @@ def test_nothing_readable_is_one_line(data: PreparedDataset, tmp_path: Path, wor
     damaged = damage(data, tmp_path, range(9))
     config = with_settings(f"run.workers={workers}")
     with pytest.raises(UserError, match="nor 9 others; prepare the dataset again") as caught:
-        list(training_batches(TrainingClips(damaged, config), config, 0, 1))
+        list(TrainingClips(damaged, config).batches(0, 1))
     assert "\n" not in str(caught.value)
     assert not active_children(), "the loader's processes outlive the error"
 
@@ -197,8 +196,8 @@ def damage(data: PreparedDataset, to: Path, places: Any) -> PreparedDataset:
 
 
 def test_unequal_frames_are_padded(mixed: PreparedDataset) -> None:
-    clips = TrainingClips(mixed, CONFIG)
-    (batch,) = training_batches(clips, replace(CONFIG, run=replace(CONFIG.run, workers=0)), 0, 1)
+    clips = TrainingClips(mixed, replace(CONFIG, run=replace(CONFIG.run, workers=0)))
+    (batch,) = clips.batches(0, 1)
     assert {tuple(clips[0, place]["frames"].shape[-2:]) for place in batch["clip"].tolist()} == {
         (32, 43),
         (40, 32),

@@ -74,8 +74,16 @@ class TrainingClips(Dataset[Item]):
         return optim.epochs * per_epoch, per_epoch
 
     def batches(self, first: int, steps: int, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Yield this process's parts of the batches of steps `first` to `steps` - 1 (`training_batches`)."""
-        return training_batches(self, self.config, first, steps, rank, world_size)
+        """Yield this process's parts of the batches of steps `first` to `steps` - 1, decoded by workers.
+
+        Frames of unequal sizes are padded at the right and the bottom; views never look there.
+
+        Raises:
+            UserError: see `__getitem__` and `ClipSampler`.
+        """
+        batch_size, run = self.config.optim.batch_size, self.config.run
+        sampler = ClipSampler(len(self), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
+        return load_batches(self, sampler, run.workers)
 
     def build_views(self) -> Views:
         """Return the module that makes the views whose parameters the items have."""
@@ -175,21 +183,6 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
             for part in range(self.accumulate):
                 here = begin + part * self.part
                 yield [(epoch, int(index)) for index in order[here : here + self.part]]
-
-
-def training_batches(
-    clips: TrainingClips, config: PretrainConfig, first: int, steps: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Item]:
-    """Yield this process's parts of the batches of steps `first` to `steps` - 1, decoded ahead by workers.
-
-    Frames of unequal sizes are padded at the right and the bottom; views never look there.
-
-    Raises:
-        UserError: see `TrainingClips.__getitem__` and `ClipSampler`.
-    """
-    batch_size, run = config.optim.batch_size, config.run
-    sampler = ClipSampler(len(clips), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
-    return load_batches(clips, sampler, config.run.workers)
 
 
 def generator(purpose: int, *key: int) -> np.random.Generator:
