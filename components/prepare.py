@@ -30,6 +30,6 @@ def prepare(
 
     layout = name.removesuffix("-mini")
     config = resolve(PrepareConfig(), None, settings, dataset=layout if layout in LAYOUTS else None)
-    prepared = run(Path(source), Path(out), config)
+    prepared = run(Path(source), Path(out), config).dataset
     shutil.copy(Path(out) / "manifest.csv", manifest.path)
-    manifest.metadata |= {"dataset": prepared.name, "revision": revision, "clips": prepared.clips}
+    manifest.metadata |= {"dataset": prepared.name, "revision": revision, "clips": len(prepared.clips)}

@@ -44,7 +44,7 @@ def manifest(tmp_path: Path) -> PreparedDataset:
         clips=(SEEN, HEARD),
         settings={"short_side": 32},
         skipped=1,
-        absent=2,
+        missing=2,
         origin={"repo": "R", "rev": "c0ffee", "hash": "abc.dir"},
     )
     found.write()
@@ -106,7 +106,7 @@ def test_missing_shard(manifest: PreparedDataset) -> None:
 
 def test_shard_that_ends_too_early(manifest: PreparedDataset) -> None:
     (manifest.root / SEEN.shard).write_bytes(bytes(1579))
-    with pytest.raises(UserError, match=r"000000\.tar ends too early; prepare .* again"):
+    with pytest.raises(UserError, match=r"000000\.tar is truncated; prepare .* again"):
         PreparedDataset.open(manifest.root)
 
 

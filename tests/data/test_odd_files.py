@@ -78,7 +78,8 @@ def test_each_kind_of_odd_file(good: Callable[..., bytes], tmp_path: Path) -> No
     summary = prepare(
         root, tmp_path / "out", PrepareConfig(short_side=32, max_fps=16, max_skipped=0.5, allow_missing=True)
     )
-    assert (summary.clips, summary.skipped, summary.absent, summary.without_audio) == (7, 4, 1, 1)
+    found = summary.dataset
+    assert (len(found.clips), found.skipped, found.missing, found.without_audio) == (7, 4, 1, 1)
 
     said = reasons(tmp_path / "out")
     assert set(said) == {"garbage", "no-index", "empty", "blind", "dangling"}
@@ -145,14 +146,14 @@ def test_mangled_files_neither_hang_nor_crash_nor_leak(good: Callable[..., bytes
         files[f"f{number:04d}_000000_000010{suffix}"] = mangle(rng, whole)
     root = kinetics(tmp_path / "k400", files)
     began = time.monotonic()
-    summary = prepare(root, tmp_path / "out", CONFIG)
+    found = prepare(root, tmp_path / "out", CONFIG).dataset
     assert time.monotonic() - began < 300
     said = reasons(tmp_path / "out")
-    assert summary.clips + summary.skipped == FUZZED
-    assert len(said) == summary.skipped
+    assert len(found.clips) + found.skipped == FUZZED
+    assert len(said) == found.skipped
     assert all(reason and "\n" not in reason for reason in said.values())
     # Some are beyond help and some can be read, or the injuries prove nothing.
-    assert FUZZED / 10 < summary.skipped < FUZZED * 9 / 10
+    assert FUZZED / 10 < found.skipped < FUZZED * 9 / 10
     assert "took longer" not in " ".join(said.values())
     assert not multiprocessing.active_children()
     # Whatever was kept can be trained on.

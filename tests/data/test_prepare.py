@@ -58,11 +58,11 @@ def skipped(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_result_is_complete(root: Path, tmp_path: Path) -> None:
-    summary = prepare(root, tmp_path / "out", CONFIG)
-    assert (summary.name, summary.clips, summary.skipped, summary.classes) == ("kinetics400", 8, 0, 2)
-    assert summary.splits == {"train": 6, "val": 2}
-    assert summary.hours == pytest.approx(8 * 5 / 3600, rel=1e-3)
+def test_output_has_a_manifest_and_shards(root: Path, tmp_path: Path) -> None:
+    found = prepare(root, tmp_path / "out", CONFIG).dataset
+    assert (found.name, len(found.clips), found.skipped, len(found.classes)) == ("kinetics400", 8, 0, 2)
+    assert found.counts == {"train": 6, "val": 2}
+    assert found.seconds == pytest.approx(8 * 5, rel=1e-3)
     assert sorted(everything(tmp_path / "out")) == [
         "dataset.json",
         "manifest.csv",
@@ -89,28 +89,30 @@ def test_offsets_address_the_members_of_a_plain_tar(root: Path, tmp_path: Path) 
         assert np.array_equal(np.frombuffer(sound, "<i2"), ramp(5.0))
 
 
-def test_bytes_do_not_depend_on_the_workers(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_number_of_workers(
+    miniature: Callable[[str], Path], tmp_path: Path
+) -> None:
     config = PrepareConfig(short_side=64, max_fps=8, workers=2)
     prepare(miniature("kinetics400-mini"), tmp_path / "two", config)
     prepare(miniature("kinetics400-mini"), tmp_path / "one", resolve(config, None, ["workers=1"]))
     assert everything(tmp_path / "two") == everything(tmp_path / "one")
 
 
-def test_rerun_does_nothing_and_says_so(
+def test_rerun_of_a_complete_output_does_nothing(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = prepare(root, tmp_path, CONFIG)
     before = (tmp_path / "manifest.csv").stat().st_mtime_ns
     again = prepare(root, tmp_path, resolve(CONFIG, None, ["workers=1"]))
     assert (first.processed, again.processed) == (8, 0)
-    assert again.clips == first.clips
+    assert again.dataset == first.dataset
     assert "nothing to do" in capsys.readouterr().err
     assert (tmp_path / "manifest.csv").stat().st_mtime_ns == before
 
 
 def test_other_settings_are_refused(root: Path, tmp_path: Path) -> None:
     prepare(root, tmp_path, CONFIG)
-    with pytest.raises(UserError, match=r"another short_side 32 \(now 16\)"):
+    with pytest.raises(UserError, match=r"another short_side 32 \(not 16\)"):
         prepare(root, tmp_path, resolve(CONFIG, None, ["short_side=16"]))
 
 
@@ -125,20 +127,20 @@ def test_other_source_is_refused(root: Path, tmp_path: Path) -> None:
         prepare(other, tmp_path / "out", CONFIG)
 
 
-def test_directory_of_something_else_is_refused(root: Path, tmp_path: Path) -> None:
+def test_directory_with_other_files_is_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match=r"is not empty, it has thesis\.txt"):
         prepare(root, tmp_path, CONFIG)
 
 
-def test_broken_clip_is_counted_listed_and_told(
+def test_broken_clip_is_skipped_counted_and_reported(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = copy_of(root, tmp_path / "source")
     broken = source / "train" / "clapping" / "train02_000000_000005.mkv"
     broken.write_bytes(broken.read_bytes()[:100])
-    summary = prepare(source, tmp_path / "out", CONFIG)
-    assert (summary.clips, summary.skipped) == (7, 1)
+    found = prepare(source, tmp_path / "out", CONFIG).dataset
+    assert (len(found.clips), found.skipped) == (7, 1)
     (row,) = skipped(tmp_path / "out")
     assert row["clip"] == "train02_000000_000005"
     assert row["reason"]
@@ -146,7 +148,7 @@ def test_broken_clip_is_counted_listed_and_told(
     said = capfd.readouterr().err
     assert "7 clips (train 5, val 2), 0.01 h, 2 classes, 0 without audio, 1 skipped; " in said
     assert "MB in, " in said
-    assert said.endswith(f" clips/s; {tmp_path / 'out' / 'skipped.csv'} says why\n")
+    assert said.endswith(f" clips/s; see {tmp_path / 'out' / 'skipped.csv'}\n")
 
 
 def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:
@@ -159,24 +161,23 @@ def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:
     assert [row["reason"] for row in skipped(tmp_path / "out")] == ["empty file", "empty file"]
 
 
-def test_dataset_without_audio(tmp_path: Path) -> None:
+def test_audiovisual_dataset_without_audio_is_refused(tmp_path: Path) -> None:
     root = write_kinetics(tmp_path / "silent", train=2, val=1, audio=False)
     with pytest.raises(UserError, match="silent: no clip has any audio"):
         prepare(root, tmp_path / "out", CONFIG)
 
 
-def test_clip_without_audio_is_kept_without(root: Path, tmp_path: Path) -> None:
+def test_clip_without_audio_is_kept(root: Path, tmp_path: Path) -> None:
     source = copy_of(root, tmp_path / "source")
     path = source / "val" / "clapping" / "val00_000000_000005.mkv"
     path.write_bytes(write_video(tmp_path / "silent.mkv", audio=False).read_bytes())
-    summary = prepare(source, tmp_path / "out", CONFIG)
-    assert summary.without_audio == 1
+    assert prepare(source, tmp_path / "out", CONFIG).dataset.without_audio == 1
     (silent,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if not clip.has_audio)
     assert silent.id == "val00_000000_000005"
     assert silent.has_video
 
 
-def test_audio_datasets(tmp_path: Path) -> None:
+def test_audio_dataset_has_no_video(tmp_path: Path) -> None:
     root = tmp_path / "esc"
     (root / "audio").mkdir(parents=True)
     (root / "meta").mkdir()
@@ -187,12 +188,12 @@ def test_audio_datasets(tmp_path: Path) -> None:
         (root / "audio" / f"{fold}-1-A-0.wav").write_bytes(encode_wav(ramp(2.0), RATE))
     summary = prepare(root, tmp_path / "out", CONFIG)
     clips = PreparedDataset.open(tmp_path / "out").clips
-    assert (summary.name, [clip.splits.index("test") for clip in clips]) == ("esc50", [0, 1])
+    assert (summary.dataset.name, [clip.splits.index("test") for clip in clips]) == ("esc50", [0, 1])
     assert not clips[0].has_video
     assert clips[0].duration == 2.0
 
 
-def test_interrupted_run_continues(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_is_resumed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SHARD_CLIPS", 3)
     whole = prepare(root, tmp_path / "whole", CONFIG)
     source = copy_of(root, tmp_path / "source")
@@ -208,7 +209,7 @@ def test_interrupted_run_continues(root: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="another max_fps 8"):
         prepare(source, tmp_path / "out", resolve(CONFIG, None, ["max_fps=4"]))
     resumed: Summary = prepare(source, tmp_path / "out", strict)
-    assert resumed.clips == whole.clips
+    assert len(resumed.dataset.clips) == len(whole.dataset.clips)
     assert first.stat().st_mtime_ns == written
     assert listed(tmp_path / "out") == listed(tmp_path / "whole")
 
@@ -225,13 +226,13 @@ module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), config)
 
 
 @pytest.mark.parametrize("shards", [0, 2, 6])
-def test_killed_and_run_again_is_as_if_never_killed(
+def test_rerun_after_a_kill_writes_the_same_bytes(
     miniature: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
     """SIGKILL in the first shard, in a later one, and behind the last, before the manifest is written."""
     root, out = miniature("kinetics400-mini"), tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)], start_new_session=True)
-    wanted = f"shards/{shards:06d}.partial" if shards < 6 else "unfinished/000005.json"
+    wanted = f".unfinished/{shards:06d}.tar" if shards < 6 else ".unfinished/000005.json"
     while not (out / wanted).exists():
         assert process.poll() is None
         time.sleep(0.005)
@@ -246,20 +247,20 @@ def test_killed_and_run_again_is_as_if_never_killed(
     assert everything(out) == everything(tmp_path / "whole")
 
 
-def test_two_at_once_are_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+def test_second_process_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     root, out = miniature("kinetics400-mini"), tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)])
-    while not (out / "shards" / "000001.partial").exists():
+    while not (out / ".unfinished" / "000001.tar").exists():
         assert process.poll() is None
         time.sleep(0.005)
-    with pytest.raises(UserError, match="is being prepared by another process; wait for its end"):
+    with pytest.raises(UserError, match="is being written by another process; wait for it to finish"):
         prepare(root, out, PrepareConfig(short_side=64, max_fps=8))
     process.kill()
     process.wait()
 
 
 def test_output_inside_the_source_is_refused(root: Path) -> None:
-    with pytest.raises(UserError, match="lies in the dataset"):
+    with pytest.raises(UserError, match="is inside the dataset"):
         prepare(root, root / "prepared", CONFIG)
 
 
@@ -275,9 +276,7 @@ def test_short_sound_does_not_shorten_a_video_dataset(
     assert clip.duration == pytest.approx(3.0, abs=0.1)
 
 
-def test_full_disk_is_one_line_and_the_same_command_goes_on(
-    miniature: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_full_disk_is_one_line_and_a_rerun_resumes(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk."""
     command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(miniature("kinetics400-mini"))]
     command += ["--out", str(tmp_path / "out"), "--set", "short_side=64", "--set", "max_fps=8"]
@@ -288,7 +287,7 @@ def test_full_disk_is_one_line_and_the_same_command_goes_on(
 
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert full.returncode == 2
-    assert f"xkd: cannot write {tmp_path / 'out'}: File too large; finished shards are kept" in full.stderr
+    assert f"xkd: cannot write {tmp_path / 'out'}: File too large; rerun to resume" in full.stderr
     assert "Traceback" not in full.stderr
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0

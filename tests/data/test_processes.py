@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 
 from xkd.parallel.processes import Failure, run_each
@@ -17,23 +19,23 @@ def square(job: int) -> int:
     return job * job
 
 
-def test_each_failure_stays_alone_and_order_is_kept() -> None:
+def test_a_failure_affects_its_job_alone_and_results_keep_their_order() -> None:
     began = time.monotonic()
     outcomes = list(run_each(square, range(20), workers=2, limit=1.0))
     assert time.monotonic() - began < 20
     for job, outcome in enumerate(outcomes):
         if job not in (3, 5, 7):
             assert outcome == job * job
-    assert outcomes[3] == Failure("the decoder crashed (exit status 11)")
+    assert outcomes[3] == Failure("the process crashed (exit status 11)")
     assert outcomes[5] == Failure("took longer than 1 s")
     assert outcomes[7] == Failure("seven is odd")
 
 
-def test_no_jobs() -> None:
+def test_no_jobs_give_no_results() -> None:
     assert list(run_each(square, [], workers=2, limit=1.0)) == []
 
 
-def test_stopping_early_leaves_no_process() -> None:
+def test_closing_early_leaves_no_process() -> None:
     outcomes = run_each(_pid, range(10), workers=2, limit=5.0)
     pids = {next(outcomes), next(outcomes)}
     outcomes.close()
@@ -48,3 +50,20 @@ def test_stopping_early_leaves_no_process() -> None:
 
 def _pid(job: int) -> int:
     return os.getpid()
+
+
+def die_while_sending(job: int) -> bytes:
+    if job % 5 == 2:
+        # The parent reads slowly enough for the signal to arrive in the middle of the message.
+        threading.Timer(0.002, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return bytes(200_000_000)
+    return bytes(1000)
+
+
+def test_a_process_killed_while_it_sends_fails_its_job_alone() -> None:
+    outcomes = list(run_each(die_while_sending, range(20), workers=2, limit=30.0))
+    for job, outcome in enumerate(outcomes):
+        if job % 5 == 2:
+            assert outcome == Failure("the process crashed (exit status -9)")
+        else:
+            assert outcome == bytes(1000)

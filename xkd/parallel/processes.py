@@ -1,25 +1,33 @@
-"""Run a task over many files in processes that may crash or hang without taking the others along."""
+"""Run a task over many jobs in processes that may crash or hang without affecting the other jobs.
+
+Not a library's pool: `concurrent.futures` gives up all jobs when a process crashes, and so does pebble 5.2
+when a process is killed while it sends a result, as the kernel does when out of memory, because its processes
+share one pipe. Here each process has its own pipe.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
+
+from xkd.io import one_line
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _FORK = multiprocessing.get_context("fork")
 _AHEAD = 8
-"""Jobs a worker may be ahead of the oldest unfinished one; bounds the results held in memory."""
+"""Jobs per process that may start before the oldest one ends; bounds the results held in memory."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no result."""
+    """The reason why a job has no result."""
 
     reason: str
 
@@ -27,10 +35,10 @@ class Failure:
 def run_each(
     task: Callable[[Job], Result], jobs: Sequence[Job], workers: int, limit: float
 ) -> Generator[Result | Failure, None, None]:
-    """Yield task(job) for every job, in the jobs' order, computed in `workers` processes.
+    """Yield task(job) for every job, in order, computed in `workers` processes.
 
-    An exception, a crash of the process, or more than `limit` seconds give a `Failure` for that job
-    alone; a crashed or stopped process is replaced. (`concurrent.futures` gives up the whole pool.)
+    An exception, a crash of the process, or more than `limit` seconds result in a `Failure` of that job
+    alone; a crashed or killed process is replaced.
     """
     crew: list[_Worker[Job, Result]] = []
     done: dict[int, Result | Failure] = {}
@@ -46,8 +54,8 @@ def run_each(
                         worker.start(upcoming, jobs[upcoming], limit)
                         upcoming += 1
                 busy = [worker for worker in crew if worker.job is not None]
-                patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-                ready = wait([worker.pipe for worker in busy], patience)
+                timeout = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+                ready = wait([worker.pipe for worker in busy], timeout)
                 for worker in busy:
                     if worker.pipe in ready or time.monotonic() > worker.deadline:
                         job, outcome = worker.finish(limit)
@@ -59,7 +67,7 @@ def run_each(
 
 
 class _Worker(Generic[Job, Result]):
-    """One process and the job it is at."""
+    """A process and its current job."""
 
     def __init__(self, task: Callable[[Job], Result], others: list[Connection]) -> None:
         self.pipe, end = _FORK.Pipe()
@@ -72,10 +80,11 @@ class _Worker(Generic[Job, Result]):
 
     def start(self, number: int, job: Job, limit: float) -> None:
         self.job, self.deadline = number, time.monotonic() + limit
-        self.pipe.send(job)
+        with suppress(OSError):  # killed while idle: `finish` reports it
+            self.pipe.send(job)
 
     def finish(self, limit: float) -> tuple[int, Result | Failure]:
-        """Take the result of a worker that answered, died or is out of time."""
+        """Return the result of a worker that answered, crashed or exceeded the limit."""
         assert self.job is not None
         job, self.job = self.job, None
         if not self.pipe.poll():
@@ -83,9 +92,9 @@ class _Worker(Generic[Job, Result]):
             return job, Failure(f"took longer than {limit:g} s")
         try:
             outcome: Result | Failure = self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: killed while it sent the result
             self.process.join()
-            return job, Failure(f"the decoder crashed (exit status {self.process.exitcode})")
+            return job, Failure(f"the process crashed (exit status {self.process.exitcode})")
         return job, outcome
 
     def stop(self) -> None:
@@ -94,6 +103,7 @@ class _Worker(Generic[Job, Result]):
 
 
 def _serve(task: Callable[[Job], Result], pipe: Connection, inherited: list[Connection]) -> None:
+    """Compute jobs until the parent closes its end of the pipe."""
     for other in inherited:
         other.close()
     while True:
@@ -104,8 +114,8 @@ def _serve(task: Callable[[Job], Result], pipe: Connection, inherited: list[Conn
         try:
             outcome: Result | Failure = task(job)
         except Exception as error:
-            outcome = Failure(" ".join(str(error).split()) or type(error).__name__)
+            outcome = Failure(one_line(error))
         try:
             pipe.send(outcome)
-        except OSError:  # whoever asked is gone
+        except OSError:  # the parent has died
             return

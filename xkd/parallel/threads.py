@@ -1,7 +1,7 @@
-"""Spread samples over threads, each computing alone.
+"""Process samples in threads, each of which computes alone.
 
-PyTorch's own threads split every small operation and wait for one another after each: on a busy
-machine that is many times slower than one thread. Here a thread takes whole samples instead.
+PyTorch's own threads split every small operation and synchronize after each: on a busy machine that is many
+times slower than one thread. Here a thread takes whole samples instead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Result = TypeVar("Result")
 def over_samples(work: Callable[[slice], None], count: int, device: torch.device) -> None:
     """Call work(part) for parts that cover `count` samples.
 
-    On a CPU a part is one sample, so that what the many passes over it touch stays in the cache, and
-    the samples are spread over as many threads as PyTorch uses; elsewhere the one part is the batch.
+    On a CPU a part is one sample, so that it stays in the cache during many passes over it, and the samples
+    are spread over as many threads as PyTorch uses; on other devices the whole batch is one part.
     """
     if device.type != "cpu":
         work(slice(0, count))
@@ -32,7 +32,7 @@ def over_samples(work: Callable[[slice], None], count: int, device: torch.device
 
 
 def in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
-    """[work(job) for job in jobs], over as many threads as PyTorch uses (one in a loader's worker)."""
+    """Return [work(job) for job in jobs], computed in as many threads as PyTorch uses (one in a worker)."""
     threads = 1 if get_worker_info() else min(torch.get_num_threads(), len(jobs))
     if threads < 2:
         return [work(job) for job in jobs]
@@ -50,6 +50,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     started = threading.Barrier(threads)
     list(pool.map(lambda _: started.wait(), range(threads)))
-    # Besides its own thread, each of those calls set what threads to come start with.
+    # Each of those calls also set the number that new threads start with: restore it.
     torch.set_num_threads(threads)
     return pool

@@ -1,8 +1,8 @@
-"""The manifest of a prepared dataset: one row a clip, and where its bytes lie.
+"""A prepared dataset: a manifest with one row per clip, and shards.
 
 A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision, origin,
-classes, counts, the settings of `prepare`), ``skipped.csv`` and ``shards/*.tar``. The shards are
-plain tar files; a row's offsets address a member's bytes directly, so no reader needs to walk a tar.
+classes, counts, the settings of `prepare`), ``skipped.csv`` and ``shards/*.tar``. The shards are uncompressed
+tar files; a row's offsets address a member's bytes directly, so no reader needs to walk a tar.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 
 from xkd.config import Modality, PretrainConfig
 from xkd.errors import UserError
+from xkd.io import require_finished, write_text
 
 ROWS = "manifest.csv"
 DATASET = "dataset.json"
@@ -30,7 +32,7 @@ class Clip:
 
     id: str
     splits: tuple[str, ...]
-    """What it is for in each fold (most datasets have one): ``train``, ``val``, ``test`` or ``unused``."""
+    """Split in each fold (most datasets have one): ``train``, ``val``, ``test`` or ``unused``."""
     labels: tuple[str, ...]
     shard: str
     """Path of the tar file, relative to the prepared directory."""
@@ -41,24 +43,24 @@ class Clip:
     """First byte of the wav in the shard; None: the clip has no audio."""
     audio_size: int | None
     duration: float
-    """Seconds that all the clip's modalities cover."""
+    """Seconds that all modalities of the clip cover."""
 
     @property
     def has_video(self) -> bool:
-        """Whether the shard holds an mp4 of it."""
+        """Whether the shard holds the clip's mp4."""
         return self.video_offset is not None
 
     @property
     def has_audio(self) -> bool:
-        """Whether the shard holds a wav of it."""
+        """Whether the shard holds the clip's wav."""
         return self.audio_offset is not None
 
     def has(self, modalities: Iterable[Modality]) -> bool:
-        """Whether the shard holds all of these of it."""
+        """Return whether the shard holds all of these modalities."""
         return all(self.has_video if modality == "video" else self.has_audio for modality in modalities)
 
     def to_row(self) -> dict[str, str]:
-        """The row of manifest.csv; None becomes an empty cell."""
+        """Return the row of manifest.csv; None becomes an empty cell."""
         values = dataclasses.asdict(self) | {
             "splits": ";".join(self.splits),
             "labels": ";".join(self.labels),
@@ -68,114 +70,126 @@ class Clip:
 
     @classmethod
     def from_row(cls, row: Mapping[str, str]) -> Clip:
-        """Inverse of `to_row`.
+        """Return the clip of a row of manifest.csv.
 
         Raises:
-            KeyError, ValueError: a column is missing or is no number.
+            KeyError, ValueError: a column is missing or not a number.
         """
-        places = {name: int(row[name]) if row[name] else None for name in _PLACES}
+        offsets = {name: int(row[name]) if row[name] else None for name in _OFFSETS}
         return cls(
             id=row["id"],
             splits=tuple(row["splits"].split(";")),
             labels=tuple(filter(None, row["labels"].split(";"))),
             shard=row["shard"],
             duration=float(row["duration"]),
-            **places,
+            **offsets,
         )
 
 
-_PLACES = ("video_offset", "video_size", "audio_offset", "audio_size")
+_OFFSETS = ("video_offset", "video_size", "audio_offset", "audio_size")
 COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedDataset:
-    """A prepared dataset: its rows and what they came from."""
+    """A prepared dataset: its clips and their origin."""
 
     root: Path
     name: str
     revision: str
-    """Revision of the source the clips were prepared from."""
+    """Revision of the source that the clips were prepared from."""
     classes: tuple[str, ...]
-    """All labels, sorted: a label's place here is its number."""
+    """All labels, sorted: a label's index here is its number."""
     clips: tuple[Clip, ...]
     settings: Mapping[str, Any]
-    """The settings of `prepare` that decide the bytes of the shards."""
+    """The settings of `prepare` that determine the bytes of the shards."""
     skipped: int = 0
     """Clips that could not be prepared (skipped.csv has the reasons)."""
-    absent: int = 0
-    """Clips whose files were not there (skipped.csv has them too)."""
+    missing: int = 0
+    """Clips whose files were missing (also in skipped.csv)."""
     origin: Mapping[str, str] | None = None
     """The registry that the source was fetched from: ``repo``, the commit ``rev``, DVC's ``hash``."""
 
     @classmethod
     def open(cls, root: Path) -> PreparedDataset:
-        """Read a prepared directory.
+        """Read a prepared directory. Takes seconds for large datasets: open it once and pass the object.
 
         Raises:
             UserError: the directory is missing, was not (completely) prepared, or lacks a shard.
         """
         if not (root / DATASET).is_file():
+            require_finished(root)
             state = "is not a prepared dataset" if root.is_dir() else "does not exist"
             raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE --out {root}`")
         try:
-            about = json.loads((root / DATASET).read_text())
+            values = json.loads((root / DATASET).read_text())
             with (root / ROWS).open(newline="", encoding="utf-8") as file:
                 clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
-            manifest = cls(
+            dataset = cls(
                 root=root,
-                name=about["name"],
-                revision=about["revision"],
-                classes=tuple(about["classes"]),
+                name=values["name"],
+                revision=values["revision"],
+                classes=tuple(values["classes"]),
                 clips=clips,
-                settings=about["settings"],
-                skipped=about["skipped"],
-                absent=about["absent"],
-                origin=about["origin"],
+                settings=values["settings"],
+                skipped=values["skipped"],
+                missing=values["absent"],
+                origin=values["origin"],
             )
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{root}: {ROWS} or {DATASET} is damaged ({error}); prepare it again") from None
+        dataset._check_shards()
+        return dataset
+
+    def _check_shards(self) -> None:
+        """Check that the shards exist and are long enough for the clips."""
         ends: dict[str, int] = {}
-        for clip in clips:
+        for clip in self.clips:
             video, audio = (clip.video_offset or 0) + (clip.video_size or 0), clip.audio_offset or 0
             ends[clip.shard] = max(ends.get(clip.shard, 0), video, audio + (clip.audio_size or 0))
         for shard, end in sorted(ends.items()):
-            path = root / shard
+            path = self.root / shard
             if not path.is_file() or path.stat().st_size < end:
-                what = "ends too early" if path.is_file() else f"is missing though {ROWS} lists it"
-                raise UserError(f"{path} {what}; prepare {root} again")
-        return manifest
+                problem = "is truncated" if path.is_file() else f"is missing, but {ROWS} lists it"
+                raise UserError(f"{path} {problem}; prepare {self.root} again")
 
     def write(self) -> None:
-        """Write manifest.csv, then dataset.json, whose presence says that the directory is complete."""
-        with (self.root / ROWS).open("w", newline="", encoding="utf-8") as file:
-            write_rows(file, COLUMNS, (clip.to_row() for clip in self.clips))
-        about = {
+        """Write manifest.csv, then dataset.json, whose presence marks the directory as complete."""
+        write_table(self.root / ROWS, COLUMNS, (clip.to_row() for clip in self.clips))
+        values = {
             "name": self.name,
             "revision": self.revision,
             "origin": self.origin,
             "classes": list(self.classes),
             "splits": self.counts,
-            "seconds": round(sum(clip.duration for clip in self.clips), 3),
-            "without_audio": sum(not clip.has_audio for clip in self.clips),
+            "seconds": round(self.seconds, 3),
+            "without_audio": self.without_audio,
             "skipped": self.skipped,
-            "absent": self.absent,
+            "absent": self.missing,
             "settings": dict(self.settings),
         }
-        partial = self.root / f"{DATASET}.partial"
-        partial.write_text(json.dumps(about, indent=1) + "\n")
-        partial.replace(self.root / DATASET)
+        write_text(self.root / DATASET, json.dumps(values, indent=1) + "\n")
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all clips."""
+        return sum(clip.duration for clip in self.clips)
+
+    @property
+    def without_audio(self) -> int:
+        """Number of clips without audio."""
+        return sum(not clip.has_audio for clip in self.clips)
 
     @property
     def folds(self) -> int:
-        """How often the dataset divides its clips into splits."""
+        """Number of folds: the ways in which the dataset divides its clips into splits."""
         return len(self.clips[0].splits) if self.clips else 0
 
     @property
     def counts(self) -> dict[str, int]:
-        """Clips of each split; with several folds of each split of each, as ``fold 2 train``."""
+        """Number of clips per split, or per fold and split as ``fold 2 train``."""
         return {
             split if self.folds == 1 else f"fold {fold + 1} {split}": count
             for fold in range(self.folds)
@@ -184,7 +198,7 @@ class PreparedDataset:
 
     @property
     def preparation(self) -> str:
-        """Twelve hexadecimal digits that equal settings of the preparation and equal clips share."""
+        """Twelve hexadecimal digits that identify the settings of the preparation and the clips."""
         values = json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]])
         return hashlib.sha256(values.encode()).hexdigest()[:12]
 
@@ -202,7 +216,7 @@ class PreparedDataset:
             )
 
     def split(self, name: str, fold: int = 1) -> list[Clip]:
-        """The clips of one split of a fold, in the manifest's order.
+        """Return the clips of one split of a fold, in the manifest's order.
 
         Raises:
             UserError: the dataset has no such fold or split.
@@ -216,8 +230,10 @@ class PreparedDataset:
         return clips
 
 
-def write_rows(file: Any, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write a CSV table with a header and Unix line ends to an open text file."""
-    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a CSV table with a header and Unix line ends atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    write_text(path, text.getvalue())

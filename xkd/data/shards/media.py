@@ -1,7 +1,7 @@
-"""Media files and arrays: decode and encode.
+"""Decode and encode media files.
 
-All media are read by PyAV: foreign files once, sequentially; prepared clips by timestamps from the
-keyframe before, their sound as raw wav bytes.
+PyAV reads all media: source files once, sequentially; prepared clips by timestamps from the preceding
+keyframe, their audio as raw wav bytes.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ WAV_HEADER = 44
 _TICKS = 90_000
 """Time base of the mp4 files we write: exact for the usual frame rates."""
 _FAR_SECONDS = 1.0
-"""So far ahead of the last decoded frame, seeking to the keyframe before takes less than decoding on."""
+"""Beyond this distance, seeking to the preceding keyframe is faster than decoding the frames between."""
 _FULL_SCALE = 32767.0
 """The authors' front end divides 16-bit samples by this (method notes, section 9)."""
 
 
 Content = Path | io.BytesIO
-"""A foreign file: its path, or its bytes."""
+"""A source file: its path or its bytes."""
 
 
 class MediaError(Exception):
-    """A file that cannot be decoded. It is counted and skipped; it never stops a run by itself."""
+    """A file that cannot be decoded. It is counted and skipped, and alone never stops a run."""
 
 
 def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The frames on display at the given times, by timestamps (frame rates may vary).
+    """Return the frames shown at the given times, by timestamps (frame rates may vary).
 
     Times beyond either end give the first or the last frame; frames repeat where the source is slower.
-    Only for files written by `transcode_video`: seeks lie in some foreign ones (B-frames in AVI).
+    Only for files written by `transcode_video`: seeking is wrong in some others (B-frames in AVI).
 
     Args:
-        source: an encoded file.
+        source: the encoded file.
         times: seconds from the start, shape (T,).
 
     Returns:
@@ -63,7 +63,7 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
         with _open(io.BytesIO(source)) as file:
             for place, frame in zip(order, _frames_on_display(file, times[order]), strict=True):
                 if frame is not last:
-                    # One thread: to start others takes longer than so small a frame.
+                    # One thread: starting more takes longer than such a small frame.
                     last, picture = frame, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
                 if frames is None:
                     frames = np.empty((len(times), *picture.shape), np.uint8)
@@ -75,7 +75,7 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _frames_on_display(source: InputContainer, times: NDArray[np.float64]) -> Iterator[VideoFrame]:
-    """The frame on display at each of the times, which ascend; decodes on, or seeks where the next is far."""
+    """Yield the frame shown at each of the ascending times; decode on, or seek where the next one is far."""
     if not source.streams.video:
         raise MediaError("no video stream")
     stream = source.streams.video[0]
@@ -84,7 +84,7 @@ def _frames_on_display(source: InputContainer, times: NDArray[np.float64]) -> It
     frame: VideoFrame | None = None
     following: VideoFrame | None = None
     tick = float(stream.time_base or 1)
-    # A frame's stored start may round to just after the time asked for.
+    # A frame's stored start may round to just after the requested time.
     for moment in np.floor((times + 0.5 / _TICKS) / tick).astype(np.int64).tolist():
         if frame is None or (following is not None and moment > (following.pts or 0) + _FAR_SECONDS / tick):
             source.seek(max(0, moment), stream=stream)
@@ -98,14 +98,14 @@ def _frames_on_display(source: InputContainer, times: NDArray[np.float64]) -> It
 
 
 def transcode_video(content: Content, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
-    """Decode a foreign file from its start and encode it for random access.
+    """Decode a source file from its start and encode it for random access.
 
     The short side becomes `short_side` (never enlarged), frames keep their timestamps; above `max_fps`
     the first frame of every 1/max_fps interval is kept. H.264 without B-frames, a keyframe every half
-    second, so that a window anywhere in the clip decodes few frames in vain.
+    second, so that a window anywhere in the clip decodes few unused frames.
 
     Returns:
-        the mp4 file, and the seconds it lasts.
+        The mp4 file and its duration in seconds.
 
     Raises:
         MediaError: there is no video stream or no frame can be decoded.
@@ -135,7 +135,7 @@ def transcode_video(content: Content, short_side: int, max_fps: float | None) ->
 
 
 def _small_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
-    """Width and height of the prepared video; even, as 4:2:0 chroma wants."""
+    """Return width and height of the prepared video; even, as 4:2:0 chroma requires."""
     scale = min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
     return width, height
@@ -152,7 +152,7 @@ def _add_stream(target: OutputContainer, rate: Fraction, width: int, height: int
 
 
 def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
-    """The sound of a foreign file, mixed down to mono and resampled; sample 0 is at the file's start.
+    """Return the audio of a source file in mono, resampled; sample 0 is at the file's start.
 
     Returns:
         int16, shape (S,); None when the file has no audio stream.
@@ -170,7 +170,7 @@ def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
             for frame in source.decode(source.streams.audio[0]):
                 if not chunks and frame.time is not None:
                     lead = frame.time - _origin(source)
-                # A resampler counts samples itself; late timestamps in the middle must not stop it.
+                # The resampler counts samples itself; gaps in the timestamps must not stop it.
                 frame.pts = None
                 chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
             chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
@@ -186,7 +186,7 @@ def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
 
 
 def encode_wav(samples: NDArray[np.int16], sample_rate: int) -> bytes:
-    """A mono 16-bit wav file of the samples (S,)."""
+    """Return a mono 16-bit wav file of the samples (S,)."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
@@ -197,7 +197,7 @@ def encode_wav(samples: NDArray[np.int16], sample_rate: int) -> bytes:
 
 
 def to_waveform(samples: bytes, length: int) -> NDArray[np.float32]:
-    """16-bit samples as float32 in [-1, 1], cut or padded with zeros at the end to `length`."""
+    """Return 16-bit samples as float32 in [-1, 1], cut or zero-padded at the end to `length`."""
     waveform = np.zeros(length, np.float32)
     values = np.frombuffer(samples, "<i2")[:length]
     np.divide(values, _FULL_SCALE, out=waveform[: len(values)], dtype=np.float32, casting="unsafe")
@@ -206,7 +206,7 @@ def to_waveform(samples: bytes, length: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class _Clock:
-    """Gives every decoded frame a time, also where the file's timestamps are missing or go back."""
+    """Assigns a time to every decoded frame, even where timestamps are missing or go back."""
 
     origin: float
     step: float
@@ -218,7 +218,7 @@ class _Clock:
 
 
 def _timed_frames(source: InputContainer, max_fps: float | None) -> Iterator[tuple[float, VideoFrame]]:
-    """Decode sequentially; yield (seconds from the file's start, frame), thinned to `max_fps`.
+    """Decode sequentially; yield (seconds from the file's start, frame), at most `max_fps`.
 
     Frames before the start are pre-roll of a trimmed file and are dropped.
     """
@@ -246,11 +246,11 @@ def _open(content: Content) -> InputContainer:
 
 
 def _origin(source: InputContainer) -> float:
-    """Seconds at which the file's own clock starts; both streams are counted from it."""
+    """Return the start of the file's clock in seconds; both streams count from it."""
     return max(0, source.start_time or 0) / av.time_base
 
 
 def _first_line(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    lines = said.strip().splitlines()
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,6 +1,6 @@
 """Color jitter of whole batches, in place (as torchvision's functional operations, written for speed).
 
-Images are float in [0, 1], shape (B, 3, T, H, W); factors are one a sample, (B,).
+Images are float in [0, 1], shape (B, 3, T, H, W); there is one factor per sample, (B,).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def to_gray(x: Tensor) -> Tensor:
-    """Luma, (B, 1, T, H, W)."""
+    """Return the luma, (B, 1, T, H, W)."""
     red, green, blue = x.unbind(1)
     return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
 
@@ -34,9 +34,9 @@ def saturation(x: Tensor, factor: Tensor) -> None:
 
 
 def hue(x: Tensor, shift: Tensor) -> None:
-    """Turn the hue by `shift` (1 is a full turn) in HSV; saturation and value stay.
+    """Rotate the hue by `shift` (1 is a full turn) in HSV; saturation and value stay.
 
-    The same numbers as the round trip RGB → HSV → RGB, without its branches: with max, min and
+    Equal to the round trip RGB → HSV → RGB, without its branches: with max, min and
     chroma = max - min, the hue counted from red in turns is sign(g - b) (1 + (g + b - r - min) / chroma) / 6,
     and a channel at position p on the color circle becomes max + chroma - 6 chroma clamp(d, 1/6, 1/3), where
     d is the distance of hue + p - 1/2 from half a turn.
@@ -49,7 +49,7 @@ def hue(x: Tensor, shift: Tensor) -> None:
     angle.copysign_(green - blue).div_(6)
     value.add_(chroma)
     positions = torch.tensor([-1 / 2, 1 / 6, -1 / 6], device=x.device).view(1, 3, 1, 1, 1)
-    torch.add(angle[:, None], positions + _each(shift) + 2, out=x)  # two more turns: none is negative
+    torch.add(angle[:, None], positions + _each(shift) + 2, out=x)  # two more turns keep it positive
     x.frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
     torch.addcmul(value[:, None], chroma[:, None], x, value=-6, out=x)
 
@@ -58,7 +58,7 @@ JITTER: tuple[Callable[[Tensor, Tensor], None], ...] = (brightness, contrast, sa
 
 
 def jitter(x: Tensor, factors: Tensor, order: Tensor) -> None:
-    """Apply the four operations of `JITTER`, to each sample in its own order.
+    """Apply the four operations of `JITTER` to each sample, in the sample's order.
 
     Args:
         x: changed in place.

@@ -1,4 +1,4 @@
-"""The audio front end: waveforms become log-mel spectrograms."""
+"""The audio front end: log-mel spectrograms of waveforms."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from xkd.config import ClipConfig
 from xkd.parallel.threads import over_samples
 
 _MEAN, _STD = -5.3688107, 4.410007
-"""Standardisation of the log-mel: the authors' constants, measured on Kinetics-Sound (section 9)."""
+"""Standardization of the log-mel: the authors' constants, measured on Kinetics-Sound (section 9)."""
 
 
 class LogMel(nn.Module):
-    """Waveform → standardised log-mel spectrogram (method notes, section 9).
+    """Waveform → standardized log-mel spectrogram (method notes, section 9).
 
-    Centred Hann windows with reflected edges, power, Slaney mel bands, natural logarithm, then the
+    Centered Hann windows with reflected edges, power, Slaney mel bands, natural logarithm, then the
     authors' mean and standard deviation. Silence becomes the constant -2.39763.
     """
 
@@ -34,7 +34,7 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, S) in [-1, 1] → (B, 1, mels, 1 + S // hop)."""
+        """Return the spectrogram (B, 1, mels, 1 + S // hop) of a waveform (B, S) in [-1, 1]."""
         spectrogram = waveform.new_empty(
             len(waveform), 1, self.bands.shape[1], 1 + waveform.shape[1] // self.hop
         )
@@ -51,10 +51,10 @@ class LogMel(nn.Module):
 
 
 def _mel_bands(clip: ClipConfig, mels: int) -> NDArray[np.float32]:
-    """Slaney's mel filter bank, each band of unit area: (n_fft // 2 + 1, mels).
+    """Return Slaney's mel filter bank, each band of unit area: (n_fft // 2 + 1, mels).
 
-    In double precision until the end, as librosa; torchaudio's is in single, and the log-mel of narrow
-    bands then differs by more than 1e-4.
+    In double precision until the end, as in librosa; torchaudio uses single, and the log-mel of narrow bands
+    then differs by more than 1e-4.
     """
     per_linear, knee, per_log = 200 / 3, 1000.0, np.log(6.4) / 27
     highest = clip.f_max / per_linear

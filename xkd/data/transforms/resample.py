@@ -1,7 +1,7 @@
 """Linear image operations as matrices, one per sample: out = rows @ image @ columns^T.
 
-A crop with a resize, and a blur, are linear along each axis, so a batch whose samples all have other
-parameters is still two batched matrix products.
+A crop with a resize, and a blur, are linear along each axis, so a batch of samples with different parameters
+is still two batched matrix products.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
-    """Cut [start, start + length) and resize it: bicubic, align_corners, no antialiasing (BYOL-A's crop).
+    """Return the crop [start, start + length) and resize: bicubic, align_corners, no antialiasing (BYOL-A).
 
-    The kernel's parameter is PyTorch's, -0.75; taps beyond the interval repeat its edge.
+    The kernel's parameter is -0.75, as in PyTorch; taps beyond the interval repeat its edge.
 
     Args:
         start: first pixel of the interval, (B,).
         length: its pixels, (B,).
         out_size: pixels after the resize.
-        in_size: pixels of the uncut axis.
+        in_size: pixels of the axis before the crop.
 
     Returns:
         (B, out_size, in_size); rows sum to 1, pixels outside the interval weigh 0.
@@ -39,7 +39,7 @@ def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
 
 
 def gaussian(sigma: Tensor, kernel: int, size: int) -> Tensor:
-    """Gaussian blur with reflected edges; sigma 0 is the identity.
+    """Return a Gaussian blur with reflected edges; sigma 0 is the identity.
 
     Args:
         sigma: pixels, (B,).
@@ -59,6 +59,6 @@ def gaussian(sigma: Tensor, kernel: int, size: int) -> Tensor:
 
 
 def _scatter(taps: Tensor, weights: Tensor, in_size: int) -> Tensor:
-    """Taps and weights (B, out, K) → matrix (B, out, in_size)."""
+    """Return the matrix (B, out, in_size) of taps and weights (B, out, K)."""
     matrix = weights.new_zeros(*weights.shape[:2], in_size)
     return matrix.scatter_add_(2, taps, weights)
