@@ -287,7 +287,8 @@ def test_full_disk_is_one_line_and_a_rerun_resumes(miniature: Callable[[str], Pa
 
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
     assert full.returncode == 2
-    assert f"xkd: cannot write {tmp_path / 'out'}: File too large; rerun to resume" in full.stderr
+    assert f"xkd: cannot complete {tmp_path / 'out'}: " in full.stderr
+    assert "File too large; rerun to resume" in full.stderr
     assert "Traceback" not in full.stderr
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0
