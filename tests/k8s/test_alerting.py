@@ -1,4 +1,4 @@
-"""A collapse, from the training process to a person: real runs, Prometheus, Alertmanager, and a webhook."""
+"""A collapse from the training process to the webhook: real runs, Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):
-    """Where Alertmanager sends alerts."""
+    """The receiver of Alertmanager's alerts."""
 
     received: list[dict[str, Any]]
 
@@ -45,7 +45,7 @@ class Webhook(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -75,7 +75,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A healthy and a collapsing run under the shipped rules; every second is scraped and judged."""
+    """A healthy and a collapsing run under the shipped rules, scraped and evaluated every second."""
     folder = tmp_path_factory.mktemp("watched")
     ports = {name: free_port() for name in ("healthy", "collapsing", "prometheus", "alertmanager")}
     received: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
     healthy = replace(tiny_config(), optim=replace(tiny_config().optim, epochs=10_000))
     collapsing = collapsing_config()
-    # Ten rows of twenty steps take some seconds: it is scraped before it ends.
+    # Ten rows of twenty steps take some seconds, so that it is scraped before it ends.
     collapsing = replace(
         collapsing,
         optim=replace(collapsing.optim, epochs=40),
@@ -146,7 +146,7 @@ def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     hook.shutdown()
 
 
-def test_the_collapse_reaches_a_person_although_the_run_ended_by_it(watched: dict[str, Any]) -> None:
+def test_a_collapse_that_ended_its_run_reaches_the_webhook(watched: dict[str, Any]) -> None:
     assert watched["ended"] == 76
     (alert,) = watched["received"]
     assert alert["status"] == "firing"
@@ -163,7 +163,7 @@ def test_the_collapse_reaches_a_person_although_the_run_ended_by_it(watched: dic
     assert "collapsing" in alert["annotations"]["summary"]
 
 
-def test_the_healthy_run_raises_nothing(watched: dict[str, Any]) -> None:
+def test_the_healthy_run_fires_no_alert(watched: dict[str, Any]) -> None:
     assert watched["healthy"].poll() is None
     server = watched["server"]
     (verdict,) = server.query('xkd_verdict{run="healthy"} == 1')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from http.client import HTTPException
@@ -10,7 +9,10 @@ from http.client import HTTPException
 from prometheus_client import CollectorRegistry, Gauge, delete_from_gateway, push_to_gateway
 
 from xkd.io import one_line
+from xkd.log import get_logger
 from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, SCORE, SCORE_LABELS
+
+_log = get_logger(__name__)
 
 
 def push_scores(
@@ -38,5 +40,4 @@ def push_scores(
         time.sleep(hold_seconds)
         delete_from_gateway(address, "xkd", {"run": run}, timeout=10)
     except (OSError, ValueError, HTTPException) as error:
-        message = f"xkd: cannot push the scores to the Pushgateway {address}: {one_line(error)}"
-        print(message, file=sys.stderr, flush=True)
+        _log.warning("cannot push the scores to the Pushgateway %s: %s", address, one_line(error))

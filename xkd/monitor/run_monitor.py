@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections import deque
 
 from xkd.io import write_text
+from xkd.log import get_logger
 from xkd.monitor.collapse import WINDOW, CollapseThresholds, find_onset, judge
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.metrics import METRICS, RUN_VERDICTS
 from xkd.rundir import Row, RunDir, Verdict
+
+_log = get_logger(__name__)
 
 
 class RunMonitor:
@@ -101,8 +103,7 @@ class RunMonitor:
             self._line_start = ""
         except OSError as error:
             self._line_start = "\n"
-            message = f"xkd: cannot write the row of step {row['step']} to {path}: {error.strerror}"
-            print(message, file=sys.stderr, flush=True)
+            _log.warning("cannot write the row of step %d to %s: %s", row["step"], path, error.strerror)
 
     def _export(self, row: Row, verdict: Verdict) -> None:
         raised = {name: max(row[name], minimum) for name, minimum in self._minimum.items() if name in row}
