@@ -1,8 +1,7 @@
-"""The sounds of the embedded dataset: modal synthesis driven by the pose that is also drawn.
+"""The sounds of the embedded dataset: modal synthesis driven by the pose that is also rendered.
 
-Every sound is a bank of decaying sine modes, a material's timbre. Contacts strike it; while the
-object moves it is rubbed, as loud as the motion is fast; the pitch rises with the object's height
-and falls with its size.
+Every sound is a bank of decaying sine modes, a material's timbre. Contacts excite it by impacts, motion by
+friction whose loudness follows the speed; the pitch rises with the object's height and falls with its size.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 from xkd.data.synthetic.scenes import MATERIALS, SECONDS, Floats, Scene
 
 RATE = 32000
-_CONTROL = 200  # poses a second
+_CONTROL = 200  # poses per second
 
-# Lowest mode (Hz, a range), its ratios, seconds to -60 dB (a range), loss of level per mode
+# Lowest mode (Hz, a range), ratios to it, seconds to -60 dB (a range), level ratio per mode
 _MODES: dict[str, tuple[tuple[float, float], tuple[float, ...], tuple[float, float], float]] = {
     "glass": ((700, 1400), (1, 2.32, 4.25, 6.63), (0.4, 0.8), 0.75),
     "metal": ((350, 700), (1, 1.58, 2.24, 2.92, 3.46, 4.1, 5.2), (0.8, 1.4), 0.85),
@@ -29,7 +28,7 @@ _MODES: dict[str, tuple[tuple[float, float], tuple[float, ...], tuple[float, flo
 
 @dataclass(frozen=True)
 class Timbre:
-    """The modes of one thing that can be struck or rubbed, each (M,)."""
+    """The modes of one sounding object, each (M,)."""
 
     frequency: Floats
     """Hz."""
@@ -39,7 +38,7 @@ class Timbre:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, material: str) -> Timbre:
-        """One specimen of a material."""
+        """Draw a specimen of a material."""
         lowest, ratios, ring, loss = _MODES[material]
         count = len(ratios)
         return cls(
@@ -48,15 +47,15 @@ class Timbre:
             decay=6.9 / (rng.uniform(*ring) * np.array(ratios) ** -0.3 * rng.uniform(0.8, 1.2, count)),
         )
 
-    def struck(self, pitch: float) -> Floats:
-        """One blow, `pitch` octaves up: (S,)."""
+    def impact(self, pitch: float) -> Floats:
+        """Return the sound (S,) of an impact, `pitch` octaves up."""
         seconds = np.arange(round(RATE * min(1.0, 6.9 / self.decay.min()))) / RATE
         waves = np.sin(2 * np.pi * (self.frequency * 2**pitch)[:, None] * seconds)
-        blow: Floats = np.einsum("m,ms,ms->s", self.level, np.exp(-self.decay[:, None] * seconds), waves)
-        return blow
+        sound: Floats = np.einsum("m,ms,ms->s", self.level, np.exp(-self.decay[:, None] * seconds), waves)
+        return sound
 
-    def rubbed(self, rng: np.random.Generator, loudness: Floats, pitch: Floats) -> Floats:
-        """Friction with a loudness and a pitch (octaves) at every sample: (S,) -> (S,)."""
+    def friction(self, rng: np.random.Generator, loudness: Floats, pitch: Floats) -> Floats:
+        """Return the sound (S,) of friction with a loudness and a pitch (octaves) per sample."""
         turns = np.cumsum(2.0**pitch) / RATE
         rough_at = np.linspace(0, SECONDS, round(SECONDS * 60))
         sound = np.zeros(len(pitch))
@@ -68,7 +67,7 @@ class Timbre:
 
 
 def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArray[np.float32]:
-    """The sound of a scene: mono waveform (SECONDS * RATE,) within ±1.
+    """Synthesize the sound of a scene: mono waveform (SECONDS * RATE,) within ±1.
 
     Nuisances: pitch ± half an octave, reverberation, noise, level; unrelated sounds in 30 %.
     """
@@ -83,12 +82,9 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
     times, strengths = scene.contacts()
     sound = _impacts(timbre, times, strengths * rng.uniform(0.85, 1.15, len(times)), pitch(times))
     control = np.arange(-1, SECONDS * _CONTROL + 1) / _CONTROL
-    rubbing = timbre.rubbed(
-        rng,
-        np.interp(samples, control, _loudness(scene, control)),
-        np.interp(samples, control, pitch(control)),
-    )
-    sound += scene.action.friction * 0.5 * rubbing
+    loudness = np.interp(samples, control, _loudness(scene, control))
+    friction = timbre.friction(rng, loudness, np.interp(samples, control, pitch(control)))
+    sound += scene.action.friction * 0.5 * friction
     sound /= np.sqrt(np.mean(sound**2)) + 1e-9
     if rng.uniform() < 0.3:
         sound += _unrelated(rng)
@@ -97,19 +93,19 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
     sound = _colored(sound, rng.uniform(-0.15, 0.15))
     hiss = _colored(rng.normal(0, 1, len(sound)), -rng.uniform(0.4, 0.6))
     sound += hiss * 10 ** (rng.uniform(-30, -20) / 20)
-    # equally loud, not equally peaked: the level must not tell blows from rubbing
+    # Equal loudness rather than equal peaks: the level must not distinguish impacts from friction.
     sound *= 10 ** (rng.uniform(-25, -23) / 20) / np.sqrt(np.mean(sound**2))
     return np.asarray((sound / max(1.0, np.abs(sound).max())).astype(np.float32))
 
 
 def _pitch(scene: Scene, seconds: Floats) -> Floats:
-    """Octaves: up with the height, down with the size."""
+    """Return octaves that rise with the height and fall with the size."""
     pose = scene.pose(seconds)
     return -0.8 * pose.y - 1.2 * np.log2(pose.size)
 
 
 def _loudness(scene: Scene, seconds: Floats) -> Floats:
-    """How fast the object moves, turns and grows, relative to the fastest of this clip."""
+    """Return the speed of motion, rotation and growth, relative to the highest in this clip."""
     pose = scene.pose(seconds)
     speeds = [np.gradient(values) for values in (pose.x, pose.y, pose.size, 0.4 * pose.angle)]
     speed = np.sqrt(np.sum(np.square(speeds), axis=0))
@@ -118,38 +114,37 @@ def _loudness(scene: Scene, seconds: Floats) -> Floats:
 
 
 def _impacts(timbre: Timbre, times: Floats, strengths: Floats, pitches: Floats) -> Floats:
-    """Blows at these times (N,), added up: (S,)."""
-    lead = RATE  # contacts up to a second before the clip still ring in it
+    """Return the sum (S,) of impacts at times (N,)."""
+    lead = RATE  # contacts up to a second before the clip are still audible in it
     sound = np.zeros(lead + round(SECONDS * RATE) + 2 * RATE)
     for time, strength, pitch in zip(times, strengths, pitches, strict=True):
-        blow = timbre.struck(pitch)
+        impact = timbre.impact(pitch)
         start = lead + round(time * RATE)
-        sound[start : start + len(blow)] += strength * blow
+        sound[start : start + len(impact)] += strength * impact
     return sound[lead : lead + round(SECONDS * RATE)]
 
 
 def _unrelated(rng: np.random.Generator) -> Floats:
-    """A few blows of something else at random times, at about half the level."""
+    """Return a few impacts of another object at random times, at about half the level."""
     timbre = Timbre.draw(rng, rng.choice(MATERIALS))
     count = int(rng.integers(2, 6))
-    blows = _impacts(
-        timbre, rng.uniform(0, SECONDS, count), rng.uniform(0.3, 1, count), rng.uniform(-1, 1, count)
-    )
-    return np.asarray(blows * rng.uniform(0.4, 0.9) / (np.sqrt(np.mean(blows**2)) + 1e-9))
+    drawn = (rng.uniform(low, high, count) for low, high in ((0, SECONDS), (0.3, 1), (-1, 1)))
+    sound = _impacts(timbre, *drawn)
+    return np.asarray(sound * rng.uniform(0.4, 0.9) / (np.sqrt(np.mean(sound**2)) + 1e-9))
 
 
 def _reverberate(rng: np.random.Generator, sound: Floats) -> Floats:
-    """Exponentially decaying noise as the room's response."""
+    """Convolve the sound with exponentially decaying noise."""
     seconds = np.arange(RATE // 2) / RATE
-    room = rng.normal(0, 1, len(seconds)) * np.exp(-6.9 * seconds / rng.uniform(0.15, 0.4))
-    length = len(sound) + len(room)
-    wet = np.fft.irfft(np.fft.rfft(sound, length) * np.fft.rfft(room, length), length)[: len(sound)]
+    response = rng.normal(0, 1, len(seconds)) * np.exp(-6.9 * seconds / rng.uniform(0.15, 0.4))
+    length = len(sound) + len(response)
+    wet = np.fft.irfft(np.fft.rfft(sound, length) * np.fft.rfft(response, length), length)[: len(sound)]
     reverberated: Floats = sound + rng.uniform(0.1, 0.4) * wet / (np.sqrt(np.mean(wet**2)) + 1e-9)
     return reverberated
 
 
 def _colored(sound: Floats, slope: float) -> Floats:
-    """The sound at unit level with its amplitudes tilted by the frequency to the power of `slope`."""
+    """Scale the amplitudes by the frequency to the power of `slope`, and normalize the level."""
     spectrum = np.fft.rfft(sound)
     tilted: Floats = np.fft.irfft(spectrum * (1.0 + np.arange(len(spectrum))) ** slope, len(sound))
     return np.asarray(tilted / (np.sqrt(np.mean(tilted**2)) + 1e-9))

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xkd.data.sources.source import DESCRIPTION
-from xkd.data.synthetic.files import File, MediaFile, write_files
-from xkd.data.synthetic.layouts import below, esc50, esc50_clip, fsd50k, fsd50k_clip, kinetics, kinetics_clip
+from xkd.data.synthetic.files import File, write_files
+from xkd.data.synthetic.layouts import esc50, fsd50k, kinetics
 from xkd.data.synthetic.plan import VERSION, Plan
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS
 from xkd.errors import UserError
@@ -75,39 +75,31 @@ def _lay_out(clips: int, seed: int) -> Iterator[File]:
     train = [Plan(seed, "train", index) for index in range(clips * 3 // 4)]
     val = [Plan(seed, "val", index) for index in range(clips - len(train))]
     for split, plans in (("train", train), ("val", val)):
-        videos = kinetics(split, [kinetics_clip(split, plan.action, plan) for plan in plans])
-        yield from below("kinetics400", videos)
+        videos = ((plan.action, plan.action, plan, 0, int(SECONDS)) for plan in plans)
+        yield from kinetics(split, videos, "kinetics400/")
 
-    targets = list(ACTIONS)
-    yield from below(
-        "esc50",
-        esc50(
-            esc50_clip(plan.fold, plan.index, targets.index(plan.action), plan.action, plan)
-            for plan in train[: clips * 5 // 16]
-        ),
-    )
+    numbered = ((plan, list(ACTIONS).index(plan.action)) for plan in train[: clips * 5 // 16])
+    sounds = ((plan.fold, plan.index, "A", number, plan.action, False, plan) for plan, number in numbered)
+    yield from esc50(sounds, "esc50/")
 
     tags = sorted(tag.capitalize() for tag in (*ACTIONS, *MATERIALS))
-    vocabulary = {tag: f"/m/xkd{index:02d}" for index, tag in enumerate(tags)}
-
-    def tagged(part: str, first: int, plans: list[Plan]) -> list[MediaFile]:
-        return [
-            fsd50k_clip(
-                part,
+    parts = {
+        part: [
+            (
                 first + plan.index,
                 (plan.action.capitalize(), plan.material.capitalize()),
+                "val" if plan.fold == 5 else "train",
                 plan,
-                vocabulary=vocabulary,
-                split="val" if plan.fold == 5 else "train",
-                seconds=plan.rng("length").uniform(3.0, SECONDS),
+                plan.rng("length").uniform(3.0, SECONDS),
             )
             for plan in plans
         ]
-
-    dev = tagged("dev", 1000, train[: clips * 3 // 16])
-    yield from below(
-        "fsd50k", fsd50k(vocabulary, dev=dev, eval=tagged("eval", 5000, val[: max(1, clips // 16)]))
-    )
+        for part, first, plans in (
+            ("dev", 1000, train[: clips * 3 // 16]),
+            ("eval", 5000, val[: max(1, clips // 16)]),
+        )
+    }
+    yield from fsd50k({tag: f"/m/xkd{index:02d}" for index, tag in enumerate(tags)}, parts, "fsd50k/")
 
 
 def _revision(identity: dict[str, Any], paths: Iterable[Path]) -> str:

@@ -37,8 +37,6 @@ class MediaFile:
     path: str
     """Relative to the dataset."""
     plan: Plan
-    row: tuple[object, ...] = ()
-    """Its row in the dataset's table."""
     seconds: float = SECONDS
     """Length of a soundtrack."""
     silent: bool = False

@@ -7,7 +7,7 @@ expects, and whole workflows are tested on them. They say nothing about the real
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from xkd.data.sources.kinetics import KINETICS_SOUND
 from xkd.data.sources.source import open_source
 from xkd.data.synthetic.files import File, MediaFile, TextFile, make_list, write_files
-from xkd.data.synthetic.layouts import esc50, esc50_clip, fsd50k, fsd50k_clip, kinetics, kinetics_clip
+from xkd.data.synthetic.layouts import esc50, fsd50k, kinetics
 from xkd.data.synthetic.plan import Plan
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS
 from xkd.io import OutputDir
@@ -73,16 +73,14 @@ def _plan(kind: int, number: int, split: str = "train") -> Plan:
     return Plan(0, split, action + len(ACTIONS) * (material + len(MATERIALS) * number))
 
 
-def _kinetics(classes: tuple[str, ...], **counts: int) -> Iterator[File]:
+def _kinetics(classes: Sequence[str], **counts: int) -> Iterator[File]:
     for split, count in counts.items():
-        clips = []
-        for (kind, label), number in product(enumerate(classes), range(count)):
-            # Downloaders disagree about the folders; the validation ones here are as torchvision spells them.
-            folder = label.replace(" ", "_")
-            folder = folder if split == "train" else "".join(c for c in folder if c not in "'()")
-            start = 10 * number
-            plan = _plan(kind, number, split)
-            clips.append(kinetics_clip(split, label, plan, start=start, end=start + 10, folder=folder))
+        # Downloaders disagree about the folders; the validation ones here are as torchvision spells them.
+        dropped = str.maketrans(" ", "_", "" if split == "train" else "'()")
+        clips = (
+            (label, label.translate(dropped), _plan(kind, number, split), 10 * number, 10 * number + 10)
+            for (kind, label), number in product(enumerate(classes), range(count))
+        )
         yield from kinetics(split, clips)
 
 
@@ -103,21 +101,19 @@ def _audioset() -> Iterator[File]:
 def _ucf101() -> Iterator[File]:
     lists = "ucfTrainTestlist"
     yield make_list(f"{lists}/classInd.txt", (f"{number} {label}" for number, label in enumerate(_UCF101, 1)))
-    train: list[list[str]] = [[], [], []]
-    test: list[list[str]] = [[], [], []]
-    for (kind, label), group in product(enumerate(_UCF101), range(9)):
-        # The folder HandstandPushups holds files called HandStandPushups.
-        place = f"{label}/v_{label.replace('Handstand', 'HandStand')}_g{group + 1:02d}_c01.avi"
-        for fold in range(3):
-            if group % 3 == fold:
-                test[fold].append(place)
-            else:
-                train[fold].append(f"{place} {kind + 1}")
-        # About half of the classes are silent.
-        yield MediaFile(f"UCF-101/{place}", _plan(kind, group), silent=label == "YoYo")
+    # The folder HandstandPushups holds files called HandStandPushups.
+    clips = [
+        (kind, group, f"{label}/v_{label.replace('Handstand', 'HandStand')}_g{group + 1:02d}_c01.avi")
+        for (kind, label), group in product(enumerate(_UCF101), range(9))
+    ]
+    for kind, group, place in clips:
+        # About half of the real classes are silent.
+        yield MediaFile(f"UCF-101/{place}", _plan(kind, group), silent=place.startswith("YoYo"))
     for fold in range(3):
-        yield make_list(f"{lists}/trainlist0{fold + 1}.txt", train[fold])
-        yield make_list(f"{lists}/testlist0{fold + 1}.txt", test[fold])
+        train = (f"{place} {kind + 1}" for kind, group, place in clips if group % 3 != fold)
+        yield make_list(f"{lists}/trainlist0{fold + 1}.txt", train)
+        test = (place for _, group, place in clips if group % 3 == fold)
+        yield make_list(f"{lists}/testlist0{fold + 1}.txt", test)
 
 
 def _hmdb51() -> Iterator[File]:
@@ -133,32 +129,37 @@ def _hmdb51() -> Iterator[File]:
 
 
 def _esc50() -> Iterator[File]:
-    clips = []
-    for fold, (target, label), take in product(range(1, 6), enumerate(_ESC50), range(3)):
-        number = 3 * fold + take
-        source, plan = 1000 + 10 * number + target, _plan(target, number)
-        clips.append(esc50_clip(fold, source, target, label, plan, take="ABC"[take], esc10=target < 2))
-    return esc50(clips)
+    return esc50(
+        (
+            fold,
+            1000 + 10 * number + target,
+            "ABC"[number % 3],
+            target,
+            label,
+            target < 2,
+            _plan(target, number),
+        )
+        for fold, (target, label), take in product(range(1, 6), enumerate(_ESC50), range(3))
+        for number in (3 * fold + take,)
+    )
 
 
 def _fsd50k() -> Iterator[File]:
     tags = sorted({*_FSD50K, *_FSD50K.values(), "Music"})
-    vocabulary = {tag: f"/m/0{number:04d}" for number, tag in enumerate(tags)}
-    parts = {}
-    for part, first, split, count in (("dev", 64760, "train", 15), ("eval", 37199, "val", 4)):
-        parts[part] = [
-            fsd50k_clip(
-                part,
+    parts = {
+        part: [
+            (
                 first + 100 * kind + number,
                 (leaf, parent, "Music"),
+                "val" if number % 5 == 4 else "train",
                 _plan(kind, number, split),
-                vocabulary=vocabulary,
-                split="val" if number % 5 == 4 else "train",
-                seconds=0.3 + (7 * number + 3 * kind) % 19 / 19 * (SECONDS - 0.3),
+                0.3 + (7 * number + 3 * kind) % 19 / 19 * (SECONDS - 0.3),
             )
             for (kind, (leaf, parent)), number in product(enumerate(_FSD50K.items()), range(count))
         ]
-    return fsd50k(vocabulary, **parts)
+        for part, first, split, count in (("dev", 64760, "train", 15), ("eval", 37199, "val", 4))
+    }
+    return fsd50k({tag: f"/m/0{number:04d}" for number, tag in enumerate(tags)}, parts)
 
 
 MINIATURES: Mapping[str, Callable[[], Iterator[File]]] = MappingProxyType(

@@ -1,9 +1,8 @@
 """The ten actions of the embedded dataset, as motion.
 
-An action is a periodic pose: where the object is, how it is turned, how large and how squashed it
-is at a point of its cycle, and at which points it touches something. The pictures
-(`xkd.data.synthetic.video`) and the sound (`xkd.data.synthetic.audio`) are both computed from the
-same pose, so that what is heard is what is seen.
+An action is a periodic pose: the object's position, rotation, size and stretch at a point of its cycle,
+and the points at which it touches something. The frames (`xkd.data.synthetic.video`) and the sound
+(`xkd.data.synthetic.audio`) are both computed from the same pose, so that they are synchronous.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MATERIALS = ("glass", "metal", "rubber", "stone", "wood")
 
 @dataclass(frozen=True)
 class Pose:
-    """An object at many moments (T,). Offsets are in units of the action's amplitude, y points down."""
+    """An object at T times. Offsets are in units of the action's amplitude, y points down."""
 
     x: Floats
     y: Floats
@@ -36,28 +35,28 @@ class Pose:
 
 @dataclass(frozen=True)
 class Action:
-    """One class: its pose over a cycle and what of it is heard."""
+    """One class: its pose over a cycle, and its sounds."""
 
     pose: Callable[[Floats], Pose]
-    """Cycles (T,), any real numbers -> pose."""
+    """Maps cycles (T,), any real numbers, to a pose."""
     period: float
-    """Seconds of a cycle at tempo 1."""
+    """Seconds per cycle at tempo 1."""
     contacts: tuple[tuple[float, float], ...]
     """(point of the cycle, strength) of every impact."""
     friction: float
     """Loudness of the sound that follows the speed, relative to the impacts."""
     gravity: bool = True
-    """Whether down is down; otherwise the whole motion is turned by a random angle."""
+    """Whether the motion has a direction; otherwise it is rotated by a random angle."""
 
 
 def pose_at(cycles: Floats, **fields: Floats) -> Pose:
-    """A pose at rest but for the given fields, each (T,) as `cycles`."""
+    """Return a pose at rest except for the given fields, each (T,) like `cycles`."""
     zero, one = np.zeros_like(cycles), np.ones_like(cycles)
     return Pose(**{"x": zero, "y": zero, "angle": zero, "size": one, "stretch": one, **fields})
 
 
 def _ramp(point: Floats, start: float, end: float) -> Floats:
-    """0 before `start`, 1 after `end`, straight between."""
+    """Return 0 before `start`, 1 after `end`, and linear values between."""
     ramp: Floats = np.clip((point - start) / (end - start), 0.0, 1.0)
     return ramp
 
@@ -98,7 +97,7 @@ def _slide(cycles: Floats) -> Pose:
 
 
 def _collide(cycles: Floats) -> Pose:
-    """The distance to the partner; contact at 0, the far turn at 0.5 (see `render`)."""
+    """Return the distance to the partner: contact at 0, farthest at 0.5 (see `render`)."""
     return pose_at(cycles, x=np.abs(2 * ((cycles + 0.5) % 1) - 1))
 
 
@@ -140,7 +139,7 @@ ACTIONS: dict[str, Action] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip before it is seen or heard: an action at its tempo, phase and direction."""
+    """One clip before rendering: an action with a tempo, phase and direction."""
 
     action: Action
     material: str
@@ -149,11 +148,11 @@ class Scene:
     turn: float
     """Angle of the motion, radians."""
     mirror: float
-    """1 or -1: the motion's sense along x."""
+    """1 or -1: the motion's direction along x."""
 
     @classmethod
     def draw(cls, rng: np.random.Generator, action: str, material: str) -> Scene:
-        """Tempo over an octave, any start phase, either sense."""
+        """Draw a tempo within an octave, a phase and a direction."""
         kind = ACTIONS[action]
         return cls(
             action=kind,
@@ -165,22 +164,17 @@ class Scene:
         )
 
     def pose(self, seconds: Floats) -> Pose:
-        """The pose at these times, turned and mirrored (T,)."""
-        still = self.action.pose(self.phase + seconds / self.period)
-        x, y = still.x * self.mirror, still.y
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
-        return Pose(
-            cos * x - sin * y, sin * x + cos * y, still.angle * self.mirror, still.size, still.stretch
-        )
+        """Return the rotated and mirrored pose at times (T,)."""
+        pose = self.action.pose(self.phase + seconds / self.period)
+        x, y, cos, sin = pose.x * self.mirror, pose.y, np.cos(self.turn), np.sin(self.turn)
+        return Pose(cos * x - sin * y, sin * x + cos * y, pose.angle * self.mirror, pose.size, pose.stretch)
 
     def contacts(self) -> tuple[Floats, Floats]:
-        """Times (N,) in seconds, from a second before the clip on, and strengths (N,) of the impacts."""
-        cycles = np.arange(
-            np.floor(self.phase - 1 / self.period), np.ceil(self.phase + SECONDS / self.period) + 1
-        )
+        """Return times (N,), seconds from -1 on, and strengths (N,) of the impacts."""
+        first, last = np.floor(self.phase - 1 / self.period), np.ceil(self.phase + SECONDS / self.period)
         pairs = [
             ((cycle + point - self.phase) * self.period, strength)
-            for cycle in cycles
+            for cycle in np.arange(first, last + 1)
             for point, strength in self.action.contacts
         ]
         times, strengths = np.array(pairs, dtype=np.float64).reshape(-1, 2).T

@@ -1,9 +1,9 @@
-"""The pictures of the embedded dataset.
+"""The frames of the embedded dataset.
 
-A single frame says nothing about the action: shapes, textures, colors, sizes and places are drawn
-alike for all ten, and every clip has a second large object. What acts and sounds is lit and the rest is
-dark, so that a small transformer finds it: with objects of any brightness before backgrounds of any
-color, even one trained on the labels stayed at chance for hundreds of steps.
+A single frame does not reveal the action: shapes, textures, colors, sizes and positions have the same
+distributions for all ten, and every clip has a second large object. The object that acts and sounds is lit
+and the others are dark, so that a small transformer finds it: with objects of any brightness on backgrounds
+of any color, even one trained on the labels stayed at chance for hundreds of steps.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Floats, Pose,
 
 FPS = 16
 SIDE = 128
-_BACKDROP = SIDE + 96  # room to pan and to shake
+_BACKDROP = SIDE + 96  # margin to pan and to shake
 
 
 def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
-    """Draw a clip: frames (T, SIDE, SIDE, 3).
+    """Render a clip: frames (T, SIDE, SIDE, 3).
 
-    Nuisances: color, shape, size, place, panning background, shaking camera, noise, drifting
-    objects that make no sound.
+    Nuisances: color, shape, size, position, panning background, shaking camera, noise, silent objects.
     """
     times = np.arange(round(SECONDS * FPS)) / FPS
     pose = scene.pose(times)
@@ -35,7 +34,7 @@ def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
     place = rng.uniform(reach, SIDE - reach, 2)
     offset = np.stack((pose.x, pose.y), axis=1) * amplitude
     if scene.action is ACTIONS["collide"]:
-        # both move along the line between them and just touch at contact
+        # Both move along the line between them and just touch at contact.
         direction = np.array((np.cos(scene.turn), np.sin(scene.turn))) * scene.mirror
         touch = (radius + partner_radius) * 0.45 * direction
         partner_path = place - offset - touch
@@ -56,28 +55,28 @@ def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
 
 
 def _still(rng: np.random.Generator, times: Floats) -> Pose:
-    """An object that only turns a little."""
+    """Return the pose of an object that only rotates slowly."""
     return pose_at(times, angle=rng.uniform(-0.3, 0.3) * times)
 
 
 def _drift(rng: np.random.Generator, times: Floats, pixels: float) -> Floats:
-    """A slow smooth path (T, 2) around the origin."""
+    """Return a slow smooth path (T, 2) around the origin."""
     rates, phases = rng.uniform(0.08, 0.3, 2), rng.uniform(0, 2 * np.pi, 2)
     path: Floats = pixels * np.sin(2 * np.pi * rates * times[:, None] + phases)
     return path
 
 
 def _background(rng: np.random.Generator, times: Floats, shake: Floats) -> NDArray[np.float32]:
-    """Smooth colored clouds, panning: frames (T, SIDE, SIDE, 3) of 0..255."""
+    """Return panning frames (T, SIDE, SIDE, 3) of smooth colored clouds, 0..255."""
     cells = int(rng.integers(5, 14))
     tone = 60 + rng.normal(0, 2, 3)
     corners = rng.uniform(-1, 1, (cells, cells, 3)) * rng.uniform(4, 12) + tone
     at = np.linspace(0, cells - 1, _BACKDROP)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(cells)))
     picture = np.einsum("yi,xj,ijc->yxc", weights, weights, corners, optimize=True).astype(np.float32)
-    room = _BACKDROP - SIDE
-    pan = rng.uniform(-0.3, 0.3, 2) * room / SECONDS
-    corner = np.clip(room / 2 + pan * (times[:, None] - SECONDS / 2) - shake, 0, room).round().astype(int)
+    margin = _BACKDROP - SIDE
+    pan = rng.uniform(-0.3, 0.3, 2) * margin / SECONDS
+    corner = np.clip(margin / 2 + pan * (times[:, None] - SECONDS / 2) - shake, 0, margin).round().astype(int)
     return np.stack([picture[y : y + SIDE, x : x + SIDE] for x, y in corner])
 
 
@@ -91,10 +90,10 @@ def _draw(
     *,
     lit: bool = False,
 ) -> None:
-    """Paint a textured shape over the frames, in place.
+    """Draw a textured shape over the frames (T, SIDE, SIDE, 3), in place.
 
-    Frames are (T, SIDE, SIDE, 3), the path (T, 2) is the centers in pixels, the radius is in pixels at
-    relative size 1. A lit one is brighter than any background, the others are darker.
+    The path (T, 2) has the centers, in pixels; the radius, in pixels, is at relative size 1. A lit shape is
+    brighter than any background, the others are darker.
     """
     color = _color(rng) * (1.0 if lit else 0.18)
     sides = int(rng.choice((3, 4, 5, 6, 40)))
@@ -112,7 +111,7 @@ def _draw(
     u = (across * np.cos(angle) + down * np.sin(angle)).astype(np.float32)
     v = (down * np.cos(angle) - across * np.sin(angle)).astype(np.float32)
     wedge = 2 * np.pi / sides
-    # the regular polygon as large as the unit disk
+    # The regular polygon has the area of the unit disk.
     corner_at = np.sqrt(2 * np.pi / (sides * np.sin(wedge)))
     edge = corner_at * np.cos(wedge / 2) / np.cos(np.arctan2(v, u) % wedge - wedge / 2)
     distance = np.hypot(u, v)
@@ -128,14 +127,14 @@ def _draw(
 
 
 def _color(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A light color (3,) of 0..255."""
+    """Return a light color (3,), 0..255."""
     wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (rng.uniform() + np.array((0, 1 / 3, 2 / 3))))
     color: NDArray[np.float32] = (230 * (0.7 + 0.3 * wheel)).astype(np.float32)
     return color
 
 
 def _texture(material: str, u: Floats, v: Floats) -> Floats:
-    """A material's pattern, -1..1, in the object's own coordinates; none looks the same turned around."""
+    """Return a material's pattern, -1..1, in the object's coordinates; none is symmetric under rotation."""
     if material == "glass":
         pattern = np.where(np.hypot(u - 0.3, v + 0.3) < 0.4, 1.0, -0.2)
     elif material == "metal":
@@ -150,7 +149,7 @@ def _texture(material: str, u: Floats, v: Floats) -> Floats:
 
 
 def _add_noise(frames: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Grain and flicker, in place: one field of grain shifted from frame to frame."""
+    """Add flicker and grain, one field shifted from frame to frame, in place."""
     grain = rng.normal(0, rng.uniform(0.5, 2.0), (2 * SIDE, 2 * SIDE, 1)).astype(np.float32)
     flicker = rng.normal(0, 0.7, len(frames)).astype(np.float32)
     for frame, shift, (x, y) in zip(frames, flicker, rng.integers(0, SIDE, (len(frames), 2)), strict=True):
