@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.data.registries import Registry, own_settings
+from tests.data.registries import Registry, isolated_settings
 from xkd.data.shards.manifest import PreparedDataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[None]:
-    with own_settings(tmp_path / "home"):
+    with isolated_settings(tmp_path / "home"):
         yield
 
 

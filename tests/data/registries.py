@@ -1,4 +1,4 @@
-"""DVC data registries made as their owners make them, an S3 server, and a link that can be disturbed."""
+"""Real DVC data registries, an S3 server, and a link to it with faults."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ BUCKET = "data"
 
 
 @contextmanager
-def own_settings(home: Path) -> Iterator[None]:
-    """Neither the machine's own git, DVC and AWS settings are touched, nor its scratch space.
+def isolated_settings(home: Path) -> Iterator[None]:
+    """Isolate from the machine's git, DVC and AWS settings, and from its scratch space.
 
     DVC leaves a folder there when a registry cannot be cloned, and a killed process leaves its own.
     """
@@ -68,7 +68,7 @@ class Registry:
 
     @classmethod
     def create(cls, root: Path, remote: Mapping[str, str]) -> Registry:
-        """A registry with a default remote, of which nothing is committed yet."""
+        """Create a registry with a default remote and no commit."""
         root.mkdir(parents=True)
         registry = cls(root)
         registry.git("init", "--quiet", "--initial-branch=main")
@@ -77,19 +77,19 @@ class Registry:
         return registry
 
     def configure(self, remote: Mapping[str, str]) -> None:
-        """Set the default remote; of no settings: have none."""
+        """Set the default remote, or remove it when there are no settings."""
         lines = ["[core]", "remote = store", "['remote \"store\"']"] if remote else []
         lines += [f"{name} = {value}" for name, value in remote.items()]
         (self.root / ".dvc" / "config").write_text("\n".join(lines))
 
     def git(self, *command: str) -> str:
-        """What git prints."""
+        """Return the output of git."""
         done = subprocess.run(["git", *command], cwd=self.root, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def track(self, datasets: Mapping[str, Mapping[str, bytes]], tag: str) -> None:
-        """Put datasets under DVC's control, push and commit them."""
+        """Add datasets to DVC, push and commit them."""
         for dataset, files in datasets.items():
             shutil.rmtree(self.root / dataset, ignore_errors=True)
             for name, data in files.items():
@@ -102,24 +102,24 @@ class Registry:
         self.commit(tag)
 
     def commit(self, tag: str) -> None:
-        """Commit what git sees, under an annotated tag."""
+        """Commit all changes with an annotated tag."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", tag)
         self.git("tag", "--annotate", "--message", tag, tag)
 
     def forget(self) -> None:
-        """Leave the bytes to the remote alone."""
+        """Remove the cache, so that only the remote has the files."""
         shutil.rmtree(self.root / ".dvc" / "cache")
 
 
 class Link:
-    """A way to a server on this machine that counts, cuts, holds up or refuses what comes from it."""
+    """A link to a local server that counts its bytes, and can break, hold or refuse them."""
 
     def __init__(self, target: int) -> None:
         self.target = target
         self._lock, self._closing = Lock(), Event()
         self.held = Event()
-        """Set when the link is held up."""
+        """Set when the link is held."""
         link = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -142,24 +142,24 @@ class Link:
         self._thread.join()
 
     def heal(self) -> None:
-        """From now on everything passes; the count begins anew."""
+        """Remove all faults and reset the count."""
         with self._lock:
             self.passed = 0
-            """Bytes that came from the server."""
+            """Bytes received from the server."""
             self._cuts: list[int] = []
             self._dead_after = self._hold_after = 2**62
             self.held.clear()
 
     def cut_after(self, *counts: int) -> None:
-        """Break the connection in use when so many bytes have passed, once for each count."""
+        """Break the connection in use after so many bytes, once per count."""
         self._cuts = sorted(counts)
 
     def dead_after(self, count: int) -> None:
-        """Break every connection once so many bytes have passed."""
+        """Break every connection after so many bytes."""
         self._dead_after = count
 
     def hold_after(self, count: int) -> None:
-        """Let nothing more pass once so many bytes have."""
+        """Hold all bytes after so many."""
         self._hold_after = count
 
     def _serve(self, client: socket.socket) -> None:
@@ -177,14 +177,14 @@ class Link:
                         return
 
     def _admit(self, data: bytes) -> bytes:
-        """What of the server's data may pass; less than all of it breaks the connection."""
+        """Return the data that may pass; less than all of it breaks the connection."""
         with self._lock:
             if self.passed >= self._hold_after:
                 self.held.set()
-            room = min([self._dead_after, *self._cuts[:1]]) - self.passed
-            if len(data) > room and self._cuts[:1] == [self.passed + room]:
+            allowed = min([self._dead_after, *self._cuts[:1]]) - self.passed
+            if len(data) > allowed and self._cuts[:1] == [self.passed + allowed]:
                 self._cuts.pop(0)
-            data = data[: max(room, 0)]
+            data = data[: max(allowed, 0)]
             self.passed += len(data)
         while self.held.is_set() and not self._closing.wait(0.05):
             pass
@@ -193,7 +193,7 @@ class Link:
 
 @contextmanager
 def s3_server() -> Iterator[int]:
-    """The port of a server that speaks S3's protocol and has an empty bucket."""
+    """Return the port of a server with the S3 protocol and an empty bucket."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -211,12 +211,12 @@ def put(port: int, key: str, data: bytes) -> None:
 
 
 def forbid(port: int, forbidden: bool) -> None:
-    """Have the server believe no key, or any again."""
+    """Make the server reject all keys, or accept all."""
     _request(port, "moto-api/reset-auth", b"0" if forbidden else b"inf", "POST")
 
 
 def _request(port: int, path: str, data: bytes, method: str) -> None:
-    signed = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"  # moto asks for no more
+    signed = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"  # moto requires no more
     headers = {"Authorization": signed, "Content-Type": "application/octet-stream"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data, headers, method=method)
     with urllib.request.urlopen(request):

@@ -1,4 +1,4 @@
-"""Small real media files whose pictures and sounds tell the time."""
+"""Small real media files whose frames and sound encode the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEVEL_STEP = 12
 
 
 def picture(number: int, width: int, height: int) -> NDArray[np.uint8]:
-    """Frame `number` of a sample, told by the gray levels of its left and right half (H, W, 3)."""
+    """Return frame `number` of a sample (H, W, 3); the gray levels of its two halves encode the number."""
     frame = np.empty((height, width, 3), np.uint8)
     frame[:, : width // 2], frame[:, width // 2 :] = (
         20 + LEVEL_STEP * (number // 16),
@@ -31,7 +31,7 @@ def picture(number: int, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def frame_numbers(frames: NDArray[np.uint8]) -> list[int]:
-    """Which frames of a sample these are: (T, H, W, 3)."""
+    """Return the numbers of frames (T, H, W, 3) of a sample."""
     width = frames.shape[2]
     halves = (frames[:, :, : width // 3], frames[:, :, -(width // 3) :])
     high, low = (np.round((half.mean((1, 2, 3)) - 20) / LEVEL_STEP).astype(int) for half in halves)
@@ -39,7 +39,7 @@ def frame_numbers(frames: NDArray[np.uint8]) -> list[int]:
 
 
 def ramp(seconds: float) -> NDArray[np.int16]:
-    """A sound whose value is its time: 5000 a second."""
+    """Return a sound whose value is its time: 5000 per second."""
     return np.round(np.arange(round(seconds * RATE)) / RATE * 5000).astype(np.int16)
 
 
@@ -52,7 +52,7 @@ def write_video(
     times: Sequence[float] | None = None,
     sound_seconds: float | None = None,
 ) -> Path:
-    """A clip (mkv or avi by name: H.264 and lossless sound; mp4: AAC) of width, height = `size`."""
+    """Write a clip (mkv or avi by name: H.264 and lossless sound; mp4: AAC) of width, height = `size`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     times = [i / FPS for i in range(round(seconds * FPS))] if times is None else times
     with av.open(str(path), "w") as file:
@@ -93,7 +93,7 @@ KINETICS = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
 def write_kinetics(
     root: Path, *, train: int = 6, val: int = 2, audio: bool = True, size: tuple[int, int] = (64, 48)
 ) -> Path:
-    """A Kinetics400 root with two classes; all clips have the same frames and sound."""
+    """Write a Kinetics400 root with two classes; all clips have the same frames and sound."""
     buffer = write_video(root.parent / f"{root.name}.mkv", audio=audio, size=size)
     for split, count in (("train", train), ("val", val)):
         rows = []
@@ -108,7 +108,7 @@ def write_kinetics(
 
 
 def decode(data: bytes) -> list[tuple[float, NDArray[np.uint8]]]:
-    """(time, picture) of every frame."""
+    """Return (time, frame) of every frame."""
     with av.open(io.BytesIO(data), "r") as file:
         frames = list(file.decode(video=0))
         return [
@@ -118,11 +118,11 @@ def decode(data: bytes) -> list[tuple[float, NDArray[np.uint8]]]:
 
 
 def recorded_picture(recorded: dict[str, Any], name: str) -> Tensor:
-    """A recorded PIL picture as (1, 3, 1, H, W) in [0, 1]."""
+    """Return a recorded PIL image as (1, 3, 1, H, W) in [0, 1]."""
     found: Tensor = recorded[f"video/{name}"]
     return found.permute(2, 0, 1)[None, :, None].float() / 255
 
 
 def noise(*shape: int) -> Tensor:
-    """Uniform in [0, 1), always the same."""
+    """Return fixed uniform values in [0, 1)."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))

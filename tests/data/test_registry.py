@@ -1,4 +1,4 @@
-"""Fetching from real DVC registries: one whose remote is a folder, one whose remote speaks S3."""
+"""Fetching from real DVC registries: one with a folder as its remote, one with an S3 bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from dvc.repo import Repo
 
 from components.fetch import fetch as component
-from tests.data.registries import BUCKET, Link, Registry, forbid, own_settings, put, s3_server
+from tests.data.registries import BUCKET, Link, Registry, forbid, isolated_settings, put, s3_server
 from tests.ports import free_port
 from xkd.data.fetch import remote as remote_module
 from xkd.data.fetch.download import CHUNK
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
 
 MIB = 2**20
 OVERHEAD = 100_000
-"""Bytes of a fetch that are not files': HTTP headers, lists, looking for the bucket's region."""
+"""Bytes of a fetch besides the files: HTTP headers, lists, the request for the bucket's region."""
 
 
 def noise(seed: int, count: int) -> bytes:
@@ -54,7 +54,7 @@ BYTES = sum(map(len, BIG.values()))
 
 @pytest.fixture(scope="module", autouse=True)
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with own_settings(tmp_path_factory.mktemp("home")):
+    with isolated_settings(tmp_path_factory.mktemp("home")):
         yield
 
 
@@ -70,7 +70,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry beside the folder that is its remote."""
+    """Return the folder of a registry and of its remote."""
     folder = tmp_path_factory.mktemp("local")
     registry = Registry.create(folder / "registry", {"url": "../../store"})
     (registry.root / "single.txt").write_text("one file")
@@ -90,7 +90,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(original: Path, tmp_path: Path) -> Registry:
-    """A copy that a test may damage."""
+    """Return a copy that a test may damage."""
     shutil.copytree(original, tmp_path / "copy")
     return Registry(tmp_path / "copy" / "registry")
 
@@ -105,7 +105,7 @@ def get(registry: Registry, out: Path, rev: str = "v1", name: str = "esc50") -> 
 
 
 def stored(registry: Registry, data: bytes) -> Path:
-    """Where the remote keeps bytes."""
+    """Return the remote's path of a content."""
     md5 = hashlib.md5(data).hexdigest()
     return registry.root.parent / "store" / "files" / "md5" / md5[:2] / md5[2:]
 
@@ -120,7 +120,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 
 def refusal(registry: Registry | str, out: Path, rev: str = "v1", name: str = "esc50") -> str:
-    """What a fetch in vain says."""
+    """Return the error of a fetch that fails."""
     root = registry if isinstance(registry, str) else str(registry.root)
     with pytest.raises(UserError) as caught:
         fetch_registered(name, root, rev, out)
@@ -142,13 +142,13 @@ def test_a_revision_is_a_tag_a_branch_a_commit_or_the_default_branch(
     assert f"md5: {fetched['v2'].hash}\n" in (registry.root / "esc50.dvc").read_text()
 
 
-def test_what_is_not_committed_is_no_revision(registry: Registry, out: Path) -> None:
+def test_uncommitted_changes_of_a_registry_are_ignored(registry: Registry, out: Path) -> None:
     (registry.root / "esc50.dvc").unlink()
     get(registry, out, "")
     assert content(out) == SECOND
 
 
-def test_the_record_says_what_is_there(registry: Registry, out: Path) -> None:
+def test_the_record_describes_the_content(registry: Registry, out: Path) -> None:
     origin = get(registry, out)
     assert json.loads((out / FETCHED).read_text()) == {
         "name": "esc50",
@@ -171,7 +171,7 @@ def test_a_complete_directory_needs_no_remote(
     assert "already holds esc50" in capsys.readouterr().err
 
 
-def test_equal_content_has_one_hash_by_whatever_revision(
+def test_equal_content_has_the_same_hash_at_every_revision(
     registry: Registry, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, again = get(registry, out), get(registry, out, "again")
@@ -181,7 +181,7 @@ def test_equal_content_has_one_hash_by_whatever_revision(
     assert json.loads((out / FETCHED).read_text())["rev"] == again.rev
 
 
-def test_what_was_lost_or_damaged_since_is_fetched_again(registry: Registry, out: Path) -> None:
+def test_files_lost_or_damaged_later_are_fetched_again(registry: Registry, out: Path) -> None:
     get(registry, out)
     kept = (out / "audio" / "1.tar").stat().st_ino
     (out / "audio" / "0.tar").write_bytes(b"damaged")
@@ -191,7 +191,7 @@ def test_what_was_lost_or_damaged_since_is_fetched_again(registry: Registry, out
     assert (out / "audio" / "1.tar").stat().st_ino == kept
 
 
-def test_a_url_is_cloned_and_nothing_is_left_of_the_clone(
+def test_a_url_is_cloned_and_the_clone_is_removed(
     registry: Registry, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
@@ -210,14 +210,14 @@ def test_a_url_is_cloned_and_nothing_is_left_of_the_clone(
     assert list(scratch.iterdir()) == []
 
 
-def test_another_revision_does_not_go_into_the_same_directory(registry: Registry, out: Path) -> None:
+def test_another_revision_or_dataset_is_refused(registry: Registry, out: Path) -> None:
     get(registry, out)
     assert "has another hash" in refusal(registry, out, "v2")
     assert "has another name esc50 (not fsd50k), hash" in refusal(registry, out, "v1", "fsd50k")
     assert content(out) == FIRST
 
 
-def test_two_revisions_are_not_mixed(registry: Registry, out: Path) -> None:
+def test_another_revision_is_refused_by_an_unfinished_directory(registry: Registry, out: Path) -> None:
     lost = stored(registry, FIRST["audio/0.tar"])
     lost.write_bytes(b"other bytes")
     refusal(registry, out)
@@ -227,7 +227,7 @@ def test_two_revisions_are_not_mixed(registry: Registry, out: Path) -> None:
     assert content(out) == FIRST
 
 
-def test_a_directory_of_other_things_is_left_alone(registry: Registry, out: Path) -> None:
+def test_a_directory_with_other_files_is_refused(registry: Registry, out: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     assert "mine.txt" in refusal(registry, out)
@@ -235,7 +235,7 @@ def test_a_directory_of_other_things_is_left_alone(registry: Registry, out: Path
     assert content(out) == {"mine.txt": b"mine"}
 
 
-def test_files_that_came_in_later_are_refused(registry: Registry, out: Path) -> None:
+def test_files_and_links_added_later_are_refused(registry: Registry, out: Path) -> None:
     get(registry, out)
     (out / "audio" / "3.tar").write_text("mine")
     assert "audio/3.tar" in refusal(registry, out)
@@ -245,13 +245,13 @@ def test_files_that_came_in_later_are_refused(registry: Registry, out: Path) -> 
     assert "audio/1.tar" in refusal(registry, out)
 
 
-def test_a_damaged_record_is_told(registry: Registry, out: Path) -> None:
+def test_a_damaged_record_is_an_error(registry: Registry, out: Path) -> None:
     get(registry, out)
     (out / FETCHED).write_text("{")
     assert f"{FETCHED} is not valid JSON" in refusal(registry, out)
 
 
-def test_a_write_that_was_killed_leaves_nothing(registry: Registry, out: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(registry: Registry, out: Path) -> None:
     get(registry, out)
     (out / FETCHED).rename(out / f".{FETCHED}.123")
     (out / ".unfinished").mkdir()
@@ -279,7 +279,7 @@ def test_only_a_directory_that_dvc_tracks_is_fetched(
     assert not out.exists()
 
 
-def test_a_registry_or_revision_that_is_not_there(registry: Registry, out: Path, tmp_path: Path) -> None:
+def test_a_missing_registry_or_revision_is_an_error(registry: Registry, out: Path, tmp_path: Path) -> None:
     assert "rev: the data registry" in refusal(registry, out, "v3")
     assert "cannot open" in refusal(str(tmp_path / "nowhere"), out)
     (tmp_path / "plain").mkdir()
@@ -288,19 +288,21 @@ def test_a_registry_or_revision_that_is_not_there(registry: Registry, out: Path,
     assert not out.exists()
 
 
-def test_a_token_in_a_url_is_not_repeated(out: Path) -> None:
+def test_errors_do_not_contain_the_token_of_a_url(out: Path) -> None:
     said = refusal(f"http://me:topsecret@127.0.0.1:{free_port()}/data.git", out)
     assert "topsecret" not in said
     assert "cannot open the data registry http://127.0.0.1:" in said
 
 
-def test_a_registry_without_remote(registry: Registry, out: Path) -> None:
+def test_a_registry_without_a_default_remote_is_an_error(registry: Registry, out: Path) -> None:
     registry.configure({})
     registry.commit("none")
     assert "names no default remote" in refusal(registry.root.as_uri(), out, "none")
 
 
-def test_what_the_remote_lacks_is_told_before_anything_is_fetched(registry: Registry, out: Path) -> None:
+def test_files_missing_from_the_remote_are_reported_before_any_download(
+    registry: Registry, out: Path
+) -> None:
     stored(registry, FIRST["audio/1.tar"]).unlink()
     message = refusal(registry, out)
     assert message.startswith("audio/1.tar is not at ")
@@ -311,7 +313,7 @@ def test_what_the_remote_lacks_is_told_before_anything_is_fetched(registry: Regi
     assert refusal(registry, out).startswith("the list of esc50's files is not at ")
 
 
-def test_other_bytes_on_the_remote_do_not_get_the_name(registry: Registry, out: Path) -> None:
+def test_a_file_that_does_not_match_its_md5_is_not_kept(registry: Registry, out: Path) -> None:
     stored(registry, FIRST["audio/1.tar"]).write_bytes(noise(9, 5_000))
     message = refusal(registry, out)
     assert message.startswith("audio/1.tar: ")
@@ -321,28 +323,28 @@ def test_other_bytes_on_the_remote_do_not_get_the_name(registry: Registry, out: 
     assert not (out / FETCHED).exists()
 
 
-def test_another_list_on_the_remote_is_not_believed(registry: Registry, out: Path) -> None:
+def test_a_list_of_files_that_does_not_match_its_md5_is_an_error(registry: Registry, out: Path) -> None:
     for listing in (registry.root.parent / "store").rglob("*.dir"):
         listing.write_text("[]")
     assert "the list of esc50's files: " in refusal(registry, out)
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "a//b", "a/./b"])
-def test_no_list_leads_out_of_the_directory(registry: Registry, out: Path, name: str) -> None:
+def test_a_listed_name_outside_the_directory_is_refused(registry: Registry, out: Path, name: str) -> None:
     relist(registry, [{"md5": hashlib.md5(FIRST["empty"]).hexdigest(), "relpath": name}])
     assert "lies outside" in refusal(registry, out, "listed")
     assert not out.exists()
 
 
 @pytest.mark.parametrize("name", [FETCHED, ".unfinished/a"])
-def test_names_that_fetch_needs_are_refused(registry: Registry, out: Path, name: str) -> None:
+def test_reserved_names_are_refused(registry: Registry, out: Path, name: str) -> None:
     md5 = hashlib.md5(FIRST["empty"]).hexdigest()
     relist(registry, [{"md5": md5, "relpath": "a"}, {"md5": md5, "relpath": name}])
     assert f"the registry has {name}" in refusal(registry, out, "listed")
 
 
 def relist(registry: Registry, files: list[dict[str, str]]) -> None:
-    """Have the registry track another list of files as esc50."""
+    """Make the registry track another list of files as esc50."""
     text = json.dumps(files)
     path = stored(registry, text.encode())
     path.parent.mkdir(exist_ok=True)
@@ -352,7 +354,7 @@ def relist(registry: Registry, files: list[dict[str, str]]) -> None:
     registry.commit("listed")
 
 
-def test_a_part_that_is_damaged_is_fetched_anew(registry: Registry, out: Path) -> None:
+def test_a_damaged_part_is_downloaded_again(registry: Registry, out: Path) -> None:
     lost = stored(registry, FIRST["audio/1.tar"])
     lost.write_bytes(b"other bytes")
     refusal(registry, out)
@@ -369,7 +371,7 @@ def test_a_directory_is_written_by_one_fetch_at_a_time(registry: Registry, out: 
         assert "is being written by another process" in refusal(registry, out)
 
 
-def test_a_disk_that_is_too_small_is_told_before(registry: Registry, out: Path) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_any_download(registry: Registry, out: Path) -> None:
     huge = stored(registry, FIRST["audio/0.tar"])
     os.truncate(huge, shutil.disk_usage(out.parent).free + 2**30)  # takes no space itself
     message = refusal(registry, out)
@@ -377,13 +379,13 @@ def test_a_disk_that_is_too_small_is_told_before(registry: Registry, out: Path) 
     assert not out.exists()
 
 
-def test_what_cannot_be_written_is_told(registry: Registry, out: Path) -> None:
+def test_a_file_that_cannot_be_written_is_one_line(registry: Registry, out: Path) -> None:
     (out / ".unfinished/parts/audio/0.tar").mkdir(parents=True)
     message = refusal(registry, out)
     assert message.startswith(f"cannot complete {out}: [Errno 21] Is a directory: ")
 
 
-def test_without_dvc_it_says_what_to_install(out: Path, tmp_path: Path) -> None:
+def test_without_dvc_the_error_names_the_package_to_install(out: Path, tmp_path: Path) -> None:
     (tmp_path / "dvc.py").write_text("raise ModuleNotFoundError")
     code = f"from xkd.data.fetch.registry import *; fetch_registered('a', '.', '', Path({str(out)!r}))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -407,7 +409,7 @@ def test_the_component_returns_the_revision(registry: Registry, out: Path) -> No
         component.python_func(**given, expected_revision="other")
 
 
-def test_without_a_registry_there_is_only_what_is_generated(out: Path) -> None:
+def test_without_a_registry_only_generated_datasets_are_available(out: Path) -> None:
     with pytest.raises(UserError, match=r"without a data registry \(--repo\) there are only embedded, "):
         fetch("esc50", out)
     with pytest.raises(UserError, match="give the registry with --repo"):
@@ -422,14 +424,14 @@ def test_without_a_registry_there_is_only_what_is_generated(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def link(settings: None) -> Iterator[Link]:
-    """The way to a server that speaks S3."""
+    """Return a link to a server with the S3 protocol."""
     with s3_server() as port, Link(port) as link:
         yield link
 
 
 @pytest.fixture(scope="module")
 def remote(link: Link, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A registry whose remote is in S3."""
+    """Return a registry whose remote is in S3."""
     root = tmp_path_factory.mktemp("s3") / "registry"
     registry = Registry.create(
         root, {"url": f"s3://{BUCKET}/registry", "endpointurl": f"http://127.0.0.1:{link.port}"}
@@ -441,7 +443,7 @@ def remote(link: Link, tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_module, "PAUSES", (0.1,) * len(remote_module.PAUSES))
 
 
@@ -452,7 +454,7 @@ def healed(link: Link) -> Iterator[Link]:
     link.heal()
 
 
-def test_it_comes_whole_from_s3(remote: Registry, healed: Link, out: Path) -> None:
+def test_a_dataset_is_downloaded_once_from_s3(remote: Registry, healed: Link, out: Path) -> None:
     get(remote, out, name="big")
     assert content(out) == BIG
     assert BYTES < healed.passed < BYTES + OVERHEAD
@@ -461,7 +463,9 @@ def test_it_comes_whole_from_s3(remote: Registry, healed: Link, out: Path) -> No
     assert healed.passed == passed
 
 
-def test_a_connection_that_breaks_is_gone_on_with(remote: Registry, healed: Link, out: Path) -> None:
+def test_a_broken_connection_is_retried_from_the_last_chunk(
+    remote: Registry, healed: Link, out: Path
+) -> None:
     breaks = [MIB, 5 * MIB, 6 * MIB, 13 * MIB]
     healed.cut_after(*breaks)
     get(remote, out, name="big")
@@ -469,7 +473,7 @@ def test_a_connection_that_breaks_is_gone_on_with(remote: Registry, healed: Link
     assert BYTES < healed.passed < BYTES + len(breaks) * CHUNK + OVERHEAD
 
 
-def test_a_connection_that_stays_broken_loses_nothing(remote: Registry, healed: Link, out: Path) -> None:
+def test_a_fetch_with_a_dead_connection_is_resumed(remote: Registry, healed: Link, out: Path) -> None:
     healed.dead_after(9 * MIB)
     message = refusal(remote, out, name="big")
     assert "cannot read s3://data/registry/files/md5/" in message
@@ -482,7 +486,7 @@ def test_a_connection_that_stays_broken_loses_nothing(remote: Registry, healed: 
     assert healed.passed < BYTES - there + OVERHEAD
 
 
-def test_a_fetch_that_was_killed_is_gone_on_with(remote: Registry, healed: Link, out: Path) -> None:
+def test_a_killed_fetch_is_resumed_within_a_file(remote: Registry, healed: Link, out: Path) -> None:
     healed.hold_after(9 * MIB)
     xkd = str(Path(sys.executable).parent / "xkd")
     command = [xkd, "fetch", "big", "--repo", str(remote.root), "--rev", "v1", "--out", str(out)]
@@ -500,7 +504,9 @@ def test_a_fetch_that_was_killed_is_gone_on_with(remote: Registry, healed: Link,
     assert healed.passed < 4 * MIB + OVERHEAD
 
 
-def test_other_bytes_in_s3_are_told(remote: Registry, healed: Link, out: Path) -> None:
+def test_an_object_in_s3_that_does_not_match_its_md5_is_an_error(
+    remote: Registry, healed: Link, out: Path
+) -> None:
     md5 = hashlib.md5(b"the first bytes").hexdigest()
     key = f"registry/files/md5/{md5[:2]}/{md5[2:]}"
     put(healed.target, key, b"the other bytes")
@@ -511,7 +517,7 @@ def test_other_bytes_in_s3_are_told(remote: Registry, healed: Link, out: Path) -
     get(remote, out, name="small")
 
 
-def test_who_may_not_read_is_told(
+def test_missing_access_to_s3_is_an_error(
     remote: Registry, healed: Link, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid(healed.target, True)

@@ -51,8 +51,7 @@ class Timbre:
         """Return the sound (S,) of an impact, `pitch` octaves up."""
         seconds = np.arange(round(RATE * min(1.0, 6.9 / self.decay.min()))) / RATE
         waves = np.sin(2 * np.pi * (self.frequency * 2**pitch)[:, None] * seconds)
-        sound: Floats = np.einsum("m,ms,ms->s", self.level, np.exp(-self.decay[:, None] * seconds), waves)
-        return sound
+        return np.asarray(np.einsum("m,ms,ms->s", self.level, np.exp(-self.decay[:, None] * seconds), waves))
 
     def friction(self, rng: np.random.Generator, loudness: Floats, pitch: Floats) -> Floats:
         """Return the sound (S,) of friction with a loudness and a pitch (octaves) per sample."""
@@ -85,7 +84,7 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
     loudness = np.interp(samples, control, _loudness(scene, control))
     friction = timbre.friction(rng, loudness, np.interp(samples, control, pitch(control)))
     sound += scene.action.friction * 0.5 * friction
-    sound /= np.sqrt(np.mean(sound**2)) + 1e-9
+    sound /= _level(sound)
     if rng.uniform() < 0.3:
         sound += _unrelated(rng)
     if rng.uniform() < 0.5:
@@ -109,8 +108,7 @@ def _loudness(scene: Scene, seconds: Floats) -> Floats:
     pose = scene.pose(seconds)
     speeds = [np.gradient(values) for values in (pose.x, pose.y, pose.size, 0.4 * pose.angle)]
     speed = np.sqrt(np.sum(np.square(speeds), axis=0))
-    loudness: Floats = np.clip(speed / (np.quantile(speed, 0.95) + 1e-9), 0, 1.5)
-    return loudness
+    return np.asarray(np.clip(speed / (np.quantile(speed, 0.95) + 1e-9), 0, 1.5))
 
 
 def _impacts(timbre: Timbre, times: Floats, strengths: Floats, pitches: Floats) -> Floats:
@@ -130,7 +128,7 @@ def _unrelated(rng: np.random.Generator) -> Floats:
     count = int(rng.integers(2, 6))
     drawn = (rng.uniform(low, high, count) for low, high in ((0, SECONDS), (0.3, 1), (-1, 1)))
     sound = _impacts(timbre, *drawn)
-    return np.asarray(sound * rng.uniform(0.4, 0.9) / (np.sqrt(np.mean(sound**2)) + 1e-9))
+    return np.asarray(sound * rng.uniform(0.4, 0.9) / _level(sound))
 
 
 def _reverberate(rng: np.random.Generator, sound: Floats) -> Floats:
@@ -139,12 +137,16 @@ def _reverberate(rng: np.random.Generator, sound: Floats) -> Floats:
     response = rng.normal(0, 1, len(seconds)) * np.exp(-6.9 * seconds / rng.uniform(0.15, 0.4))
     length = len(sound) + len(response)
     wet = np.fft.irfft(np.fft.rfft(sound, length) * np.fft.rfft(response, length), length)[: len(sound)]
-    reverberated: Floats = sound + rng.uniform(0.1, 0.4) * wet / (np.sqrt(np.mean(wet**2)) + 1e-9)
-    return reverberated
+    return np.asarray(sound + rng.uniform(0.1, 0.4) * wet / _level(wet))
 
 
 def _colored(sound: Floats, slope: float) -> Floats:
     """Scale the amplitudes by the frequency to the power of `slope`, and normalize the level."""
     spectrum = np.fft.rfft(sound)
-    tilted: Floats = np.fft.irfft(spectrum * (1.0 + np.arange(len(spectrum))) ** slope, len(sound))
-    return np.asarray(tilted / (np.sqrt(np.mean(tilted**2)) + 1e-9))
+    tilted = np.asarray(np.fft.irfft(spectrum * (1.0 + np.arange(len(spectrum))) ** slope, len(sound)))
+    return np.asarray(tilted / _level(tilted))
+
+
+def _level(sound: Floats) -> float:
+    """Return the root mean square."""
+    return float(np.sqrt(np.mean(sound**2)) + 1e-9)

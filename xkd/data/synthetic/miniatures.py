@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 
 from xkd.data.sources.kinetics import KINETICS_SOUND
 from xkd.data.sources.source import open_source
@@ -22,7 +21,7 @@ from xkd.io import OutputDir
 
 _SUFFIX = "-mini"
 
-_KINETICS400 = (
+_KINETICS = (
     "bowling",
     "hurling (sport)",
     "massaging person's head",
@@ -32,13 +31,8 @@ _KINETICS400 = (
 _UCF101 = ("ApplyEyeMakeup", "BoxingSpeedBag", "HandstandPushups", "PlayingCello", "YoYo")
 _HMDB51 = ("brush_hair", "cartwheel", "pour", "sit", "wave")
 _ESC50 = ("dog", "rooster", "rain", "sea_waves", "hand_saw")
-_FSD50K = {
-    "Acoustic_guitar": "Guitar",
-    "Electric_guitar": "Guitar",
-    "Snare_drum": "Drum",
-    "Bass_drum": "Drum",
-}
-"""Parents of the leaf labels."""
+_FSD50K = {"Guitar": ("Acoustic_guitar", "Electric_guitar"), "Drum": ("Snare_drum", "Bass_drum")}
+"""Leaf labels by their parent."""
 _AUDIOSET = {"balanced_train": ("train", 8, 100), "unbalanced_train": ("train", 16, 0), "eval": ("val", 6, 0)}
 """The split of each part, its number of clips, and the first of its scenes."""
 
@@ -145,7 +139,8 @@ def _esc50() -> Iterator[File]:
 
 
 def _fsd50k() -> Iterator[File]:
-    tags = sorted({*_FSD50K, *_FSD50K.values(), "Music"})
+    leaves = [(leaf, parent) for parent, children in _FSD50K.items() for leaf in children]
+    tags = sorted({*(label for pair in leaves for label in pair), "Music"})
     parts = {
         part: [
             (
@@ -155,22 +150,20 @@ def _fsd50k() -> Iterator[File]:
                 _plan(kind, number, split),
                 0.3 + (7 * number + 3 * kind) % 19 / 19 * (SECONDS - 0.3),
             )
-            for (kind, (leaf, parent)), number in product(enumerate(_FSD50K.items()), range(count))
+            for (kind, (leaf, parent)), number in product(enumerate(leaves), range(count))
         ]
         for part, first, split, count in (("dev", 64760, "train", 15), ("eval", 37199, "val", 4))
     }
     return fsd50k({tag: f"/m/0{number:04d}" for number, tag in enumerate(tags)}, parts)
 
 
-MINIATURES: Mapping[str, Callable[[], Iterator[File]]] = MappingProxyType(
-    {
-        "kinetics400-mini": lambda: _kinetics(_KINETICS400, train=6, val=3),
-        "kinetics_sound-mini": lambda: _kinetics((*KINETICS_SOUND, "yoga"), train=2, val=1),
-        "audioset-mini": _audioset,
-        "ucf101-mini": _ucf101,
-        "hmdb51-mini": _hmdb51,
-        "esc50-mini": _esc50,
-        "fsd50k-mini": _fsd50k,
-    }
-)
+MINIATURES: Mapping[str, Callable[[], Iterator[File]]] = {
+    "kinetics400-mini": lambda: _kinetics(_KINETICS, train=6, val=3),
+    "kinetics_sound-mini": lambda: _kinetics((*KINETICS_SOUND, "yoga"), train=2, val=1),
+    "audioset-mini": _audioset,
+    "ucf101-mini": _ucf101,
+    "hmdb51-mini": _hmdb51,
+    "esc50-mini": _esc50,
+    "fsd50k-mini": _fsd50k,
+}
 """By name: lists the files."""

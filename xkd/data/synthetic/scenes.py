@@ -57,8 +57,7 @@ def pose_at(cycles: Floats, **fields: Floats) -> Pose:
 
 def _ramp(point: Floats, start: float, end: float) -> Floats:
     """Return 0 before `start`, 1 after `end`, and linear values between."""
-    ramp: Floats = np.clip((point - start) / (end - start), 0.0, 1.0)
-    return ramp
+    return np.asarray(np.clip((point - start) / (end - start), 0.0, 1.0))
 
 
 def _smooth(ramp: Floats) -> Floats:

@@ -50,8 +50,7 @@ def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
     _draw(frames, rng, partner, partner_path + shake, partner_radius, rng.choice(MATERIALS))
     _draw(frames, rng, pose, path + shake, radius, scene.material, lit=True)
     _add_noise(frames, rng)
-    drawn: NDArray[np.uint8] = np.clip(frames, 0, 255).astype(np.uint8)
-    return drawn
+    return np.asarray(np.clip(frames, 0, 255).astype(np.uint8))
 
 
 def _still(rng: np.random.Generator, times: Floats) -> Pose:
@@ -62,8 +61,7 @@ def _still(rng: np.random.Generator, times: Floats) -> Pose:
 def _drift(rng: np.random.Generator, times: Floats, pixels: float) -> Floats:
     """Return a slow smooth path (T, 2) around the origin."""
     rates, phases = rng.uniform(0.08, 0.3, 2), rng.uniform(0, 2 * np.pi, 2)
-    path: Floats = pixels * np.sin(2 * np.pi * rates * times[:, None] + phases)
-    return path
+    return np.asarray(pixels * np.sin(2 * np.pi * rates * times[:, None] + phases))
 
 
 def _background(rng: np.random.Generator, times: Floats, shake: Floats) -> NDArray[np.float32]:
@@ -129,8 +127,7 @@ def _draw(
 def _color(rng: np.random.Generator) -> NDArray[np.float32]:
     """Return a light color (3,), 0..255."""
     wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (rng.uniform() + np.array((0, 1 / 3, 2 / 3))))
-    color: NDArray[np.float32] = (230 * (0.7 + 0.3 * wheel)).astype(np.float32)
-    return color
+    return np.asarray((230 * (0.7 + 0.3 * wheel)).astype(np.float32))
 
 
 def _texture(material: str, u: Floats, v: Floats) -> Floats:
