@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -16,7 +15,8 @@ from torch import Tensor
 from xkd.config import Modality, PretrainConfig
 from xkd.config.overrides import build, to_dict
 from xkd.data.transforms.params import window_samples
-from xkd.data.transforms.views import Views
+from xkd.data.transforms.resample import resize_short_side
+from xkd.data.transforms.views import Views, center_crop
 from xkd.errors import UserError
 from xkd.io import write_atomically
 from xkd.model.networks import CHANNELS
@@ -56,11 +56,9 @@ class PretrainedEncoder(Encoder):
         clip = torch.as_tensor(clip)
         if self.modality == "audio":
             return self._views.plain({"waveform": self._check_waveform(clip)[None]})["audio"]
-        frames = self._check_frames(clip).permute(0, 3, 1, 2)
-        short = self.config.video.global_view[1]
-        size = [max(short, int(side * short / min(frames.shape[-2:]))) for side in frames.shape[-2:]]
-        resized = F.interpolate(frames, size, mode="bilinear", antialias=True)
-        return self._views.plain({"frames": resized[None]})["video"]
+        _, height, width = self.config.video.global_view
+        frames = resize_short_side(self._check_frames(clip).permute(0, 3, 1, 2), height)
+        return self._views.plain({"frames": center_crop(frames, height, width)[None]})["video"]
 
     def _check_frames(self, frames: Tensor) -> Tensor:
         count, clip = self.config.video.global_view[0], self.config.clip

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xkd.config import PretrainConfig, RunConfig, load_config
+from xkd.config import PretrainConfig, load_config
 from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
@@ -123,7 +123,7 @@ def _train(
         else:
             _publish(stepper, checkpoints, steps, dataset, run)
 
-        if not verdict.healthy and _roll_back(state, config.run, checkpoints, monitor, verdict):
+        if not verdict.healthy and _roll_back(state, checkpoints, monitor, verdict):
             return False
         if context.is_main:
             state.record_end(verdict)
@@ -159,18 +159,14 @@ def _publish(
         save_samples(stepper.model, dataset, run.samples_file)
 
 
-def _roll_back(
-    state: RunState, config: RunConfig, checkpoints: Checkpoints, monitor: RunMonitor, verdict: Verdict
-) -> bool:
+def _roll_back(state: RunState, checkpoints: Checkpoints, monitor: RunMonitor, verdict: Verdict) -> bool:
     """Return to the newest checkpoint before a collapse.
 
     Returns:
         Whether there is one, and `run.on_collapse` and `run.max_rollbacks` allow it.
     """
-    if config.on_collapse != "rollback":
-        return False
     step = 0
-    if state.context.is_main and state.rollbacks < config.max_rollbacks:
+    if state.context.is_main and state.rollbacks < state.max_rollbacks:
         # Only finite states are saved, so the newest checkpoint is good if that is the only problem.
         last_good = verdict.step if verdict.verdict == "non_finite" else monitor.find_onset()
         step = checkpoints.drop_after(last_good)
@@ -181,7 +177,7 @@ def _roll_back(
     if state.context.is_main:
         print(
             f"xkd: {verdict.verdict}: {verdict.reason}; rolled back to step {step} with the learning rate "
-            f"times {ROLLBACK_LR**state.rollbacks:g} (rollback {state.rollbacks} of {config.max_rollbacks})",
+            f"times {ROLLBACK_LR**state.rollbacks:g} (rollback {state.rollbacks} of {state.max_rollbacks})",
             file=sys.stderr,
             flush=True,
         )

@@ -29,6 +29,8 @@ class RunState:
 
     def __init__(self, run: RunDir, dataset: PreparedDataset, context: DistributedContext) -> None:
         self.dir, self.context, config = run, context, run.config()
+        self.max_rollbacks = config.run.max_rollbacks if config.run.on_collapse == "rollback" else 0
+        """Number of rollbacks that the configuration allows."""
         self._begin = time.time()
         self.info: dict[str, Any] = run.info()
         """Content of run.json."""

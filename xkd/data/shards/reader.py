@@ -16,6 +16,7 @@ from xkd.config import Modality, PretrainConfig
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.media import WAV_HEADER, MediaError, read_video, to_waveform
 from xkd.data.transforms.params import Item, window_samples
+from xkd.data.transforms.resample import resize_short_side
 from xkd.errors import UserError
 
 _BATCH_TIMEOUT = 300.0
@@ -70,12 +71,8 @@ class WindowReader:
         times = np.add.outer(np.asarray(starts), np.arange(count) / self.config.clip.fps)
         mp4 = self._read(clip, clip.video_offset, clip.video_size)
         frames = torch.from_numpy(read_video(mp4, times.ravel())).permute(0, 3, 1, 2)
-        height, width = frames.shape[-2:]
-        scale = short / min(height, width)
-        size = (short, int(width * scale)) if height <= width else (int(height * scale), short)
-        if size != (height, width):
-            frames = F.interpolate(frames, size, mode="bilinear", antialias=True)
-        return frames.reshape(len(starts), count, 3, *size)
+        frames = resize_short_side(frames, short)
+        return frames.reshape(len(starts), count, *frames.shape[1:])
 
     def waveform(self, clip: Clip, starts: Sequence[float]) -> Tensor:
         """Read the sound of windows, padded with zeros where it ends early.

@@ -7,6 +7,7 @@ is still two batched matrix products.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -62,3 +63,11 @@ def _scatter(taps: Tensor, weights: Tensor, in_size: int) -> Tensor:
     """Return the matrix (B, out, in_size) of taps and weights (B, out, K)."""
     matrix = weights.new_zeros(*weights.shape[:2], in_size)
     return matrix.scatter_add_(2, taps, weights)
+
+
+def resize_short_side(frames: Tensor, short: int) -> Tensor:
+    """Resize frames (..., 3, H, W), uint8, so that their short side has `short` pixels."""
+    height, width = frames.shape[-2:]
+    scale = short / min(height, width)
+    size = (short, int(width * scale)) if height <= width else (int(height * scale), short)
+    return F.interpolate(frames, size, mode="bilinear", antialias=True) if size != (height, width) else frames
