@@ -17,6 +17,7 @@ from xkd.config.overrides import to_yaml
 from xkd.evaluate.features import published_hash
 from xkd.evaluate.score import INPUTS, Score
 from xkd.evaluate.task import Task, parse_task
+from xkd.model.terms import KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
 from xkd.model.xkd import XKD
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import save_encoders
@@ -138,12 +139,12 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
     rng, share, largest = np.random.default_rng(step), step / steps, math.log(config.projector.out_dim)
     alive = math.exp(-8 * share) if verdict.verdict == "one_hot" else 0.75 + 0.2 * math.exp(-5 * share)
     row: dict[str, Any] = {"step": step, "epoch": step / 18, "time": 1.79e9 + step / 2}
-    for m, taught in (("video", "audio"), ("audio", "video")):
-        noise = 1 + 0.02 * rng.normal()
-        row[f"reconstruct_{m}"] = (0.55 if m == "video" else 0.4) + 0.5 * math.exp(-6 * share) * noise
-        row[f"teacher_entropy_{m}_to_{taught}"] = largest * alive * (0.94 if m == "video" else 0.88)
-        row[f"kld_{m}_to_{taught}"] = largest * 0.12 * alive * noise
-        row[f"kd_{m}_to_{taught}"] = row[f"teacher_entropy_{m}_to_{taught}"] + row[f"kld_{m}_to_{taught}"]
+    for m in MODALITIES:
+        noise, d = 1 + 0.02 * rng.normal(), direction(m)
+        row[RECONSTRUCT[m]] = (0.55 if m == "video" else 0.4) + 0.5 * math.exp(-6 * share) * noise
+        row[TEACHER_ENTROPY[d]] = largest * alive * (0.94 if m == "video" else 0.88)
+        row[KLD[d]] = largest * 0.12 * alive * noise
+        row[KD[d]] = row[TEACHER_ENTROPY[d]] + row[KLD[d]]
     row["reconstruct"] = (row["reconstruct_video"] + row["reconstruct_audio"]) / 2
     row["distill"] = (row["kd_video_to_audio"] + row["kd_audio_to_video"]) / 2
     row["align_student"] = 0.4 * math.exp(-4 * share) + 0.05 * abs(rng.normal())
@@ -151,7 +152,7 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
     row["align"] = (row["align_student"] + row["align_teacher"]) / 2
     row["loss"] = (5 * row["reconstruct"] + row["distill"] + row["align"]) / 7
     row["lr"] = 5e-4 * min(share / 0.1, 0.5 * (1 + math.cos(math.pi * max(share - 0.1, 0) / 0.9)))
-    row |= {f"teacher_temperature_{m}": config.modality(m).teacher_temperature for m in MODALITIES}
+    row |= {TEACHER_TEMPERATURE[m]: config.modality(m).teacher_temperature for m in MODALITIES}
     row["momentum"] = 1 - 0.003 * 0.5 * (1 + math.cos(math.pi * share))
     row["samples_per_second"] = 40 + rng.normal()
     return row

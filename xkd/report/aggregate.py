@@ -95,14 +95,14 @@ class Record:
     group: Group
     encoder: EvaluatedEncoder
     column: Column
-    scores: tuple[Score, ...]
-    """The scores averaged: of runs with every fold, or else those of the first run."""
     mean: float | None
     """None if there are no scores."""
     std: float | None
     """Standard deviation over `over`; None for a single value."""
     n: int
     over: Literal["seeds", "folds"]
+    scores: tuple[Score, ...]
+    """The scores averaged: of runs with every fold, or else those of the first run."""
     complete: bool
     """Whether every fold of the split was evaluated; only such numbers are compared."""
     missing: str
@@ -164,11 +164,11 @@ def _record(group: Group, encoder: EvaluatedEncoder, column: Column) -> Record:
         group=group,
         encoder=encoder,
         column=column,
-        scores=tuple(score for scores in counted for score in scores),
         mean=fmean(means) if means else None,
         std=stdev(averaged) if len(averaged) > 1 else None,
         n=len(averaged),
         over="seeds" if len(means) > 1 else "folds",
+        scores=tuple(score for scores in counted for score in scores),
         complete=bool(every_fold),
         missing=missing,
         failed=failed,
