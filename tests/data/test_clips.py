@@ -75,7 +75,7 @@ def start_of(frames: Tensor, waveform: Tensor) -> tuple[float, float]:
     return first, float(waveform[0]) * 32767 / 5000
 
 
-def test_item(data: PreparedDataset) -> None:
+def test_an_item_is_a_window_with_parameters(data: PreparedDataset) -> None:
     item = TrainingClips(data, CONFIG)[0, 3]
     assert item["frames"].shape == (32, 3, 32, int(54 * 32 / 40))
     assert item["frames"].dtype == torch.uint8
@@ -96,7 +96,7 @@ def test_both_modalities_start_together_anywhere(data: PreparedDataset) -> None:
     assert len(set(times)) == len(times)
 
 
-def test_frames_follow_at_the_asked_rate(data: PreparedDataset) -> None:
+def test_frames_have_the_configured_rate(data: PreparedDataset) -> None:
     frames = TrainingClips(data, CONFIG)[0, 0]["frames"]
     numbers = frame_numbers(frames.permute(0, 2, 3, 1).numpy())
     assert np.diff(numbers).tolist() == [2] * 31
@@ -132,7 +132,7 @@ def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: PreparedD
             assert same_tensors(row(whole[step], number), row(halves[number // 2][step - 3], number % 2))
 
 
-def test_epoch_is_a_permutation_without_the_rest() -> None:
+def test_epoch_is_a_permutation_without_an_incomplete_batch() -> None:
     steps = list(ClipSampler(9, 4, seed=0, first=0, steps=6))
     epochs = [sorted(key for step in steps[first : first + 2] for key in step) for first in (0, 2, 4)]
     for epoch, keys in enumerate(epochs):
@@ -142,7 +142,7 @@ def test_epoch_is_a_permutation_without_the_rest() -> None:
     assert len(ClipSampler(9, 4, seed=0, first=2, steps=6)) == 4
 
 
-def test_impossible_batches() -> None:
+def test_impossible_batch_sizes_are_refused() -> None:
     with pytest.raises(UserError, match=r"batch_size 8 is more than the 4 training clips"):
         ClipSampler(4, 8, seed=0, first=0, steps=1)
     with pytest.raises(UserError, match="must be a multiple of the 3 processes"):
@@ -169,7 +169,7 @@ def test_unreadable_clip_is_replaced_and_counted(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_nothing_readable_is_one_line(data: PreparedDataset, tmp_path: Path, workers: int) -> None:
+def test_no_readable_clip_is_one_line(data: PreparedDataset, tmp_path: Path, workers: int) -> None:
     damaged = damage(data, tmp_path, range(9))
     config = with_settings(f"run.workers={workers}")
     with pytest.raises(UserError, match="nor 9 others; prepare the dataset again") as caught:
@@ -195,7 +195,7 @@ def damage(data: PreparedDataset, to: Path, places: Any) -> PreparedDataset:
     return PreparedDataset.open(to)
 
 
-def test_unequal_frames_are_padded(mixed: PreparedDataset) -> None:
+def test_frames_of_unequal_sizes_are_padded(mixed: PreparedDataset) -> None:
     clips = TrainingClips(mixed, replace(CONFIG, run=replace(CONFIG.run, workers=0)))
     (batch,) = clips.batches(0, 1)
     assert {tuple(clips[0, place]["frames"].shape[-2:]) for place in batch["clip"].tolist()} == {
@@ -225,14 +225,14 @@ def test_short_clip_repeats_its_last_frame_and_ends_in_silence(tmp_path: Path) -
     assert not item["waveform"][24000:].any()
 
 
-def test_wrong_sample_rate(data: PreparedDataset) -> None:
+def test_wrong_sample_rate_is_refused(data: PreparedDataset) -> None:
     audio = ("audio.global_view=[80,451]", "audio.patch=[40,11]", "audio.local_view=[80,110]")
     config = with_settings("clip.sample_rate=8000", "clip.hop=71", "clip.f_max=4000", *audio)
     with pytest.raises(UserError, match=r"audio at sample_rate 16000 but clip\.sample_rate is 8000"):
         TrainingClips(data, config)
 
 
-def test_split_without_sound(tmp_path: Path) -> None:
+def test_split_without_audio_is_refused(tmp_path: Path) -> None:
     root = write_kinetics(tmp_path / "k400", train=2, val=2)
     silent = write_video(tmp_path / "silent.mkv", audio=False).read_bytes()
     for path in (root / "train").rglob("*.mkv"):
@@ -242,7 +242,7 @@ def test_split_without_sound(tmp_path: Path) -> None:
         TrainingClips(PreparedDataset.open(tmp_path / "out"), CONFIG)
 
 
-def test_evaluation_windows_are_even(data: PreparedDataset) -> None:
+def test_evaluation_windows_are_evenly_spaced(data: PreparedDataset) -> None:
     clips = data.split("val")
     (batch,) = evaluation_batches(data, clips, CONFIG, 3)
     assert batch["clip"].tolist() == [0, 0, 0, 1, 1, 1]
@@ -251,7 +251,7 @@ def test_evaluation_windows_are_even(data: PreparedDataset) -> None:
     assert batch["frames"].shape == (6, 32, 3, 32, 32)
 
 
-def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: PreparedDataset) -> None:
+def test_training_windows_of_the_linear_probe_are_random_and_keyed_by_clip(data: PreparedDataset) -> None:
     clips = data.split("train")
     batches = list(evaluation_batches(data, clips, CONFIG, 5, train=True, seed=1))
     places = torch.cat([batch["clip"] for batch in batches]).tolist()
@@ -264,7 +264,7 @@ def test_training_windows_of_the_probe_are_random_and_keyed_by_clip(data: Prepar
     assert not torch.equal(reseeded["waveform"], other["waveform"])
 
 
-def test_one_modality_reads_only_that(data: PreparedDataset) -> None:
+def test_only_the_requested_modalities_are_read(data: PreparedDataset) -> None:
     clips = data.split("val")
     (heard,) = evaluation_batches(data, clips, CONFIG, 2, modalities=("audio",))
     assert sorted(heard) == ["clip", "waveform"]

@@ -36,7 +36,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_counts(miniature: Callable[[str], Path], name: str) -> None:
+def test_clips_folds_and_classes_are_counted(miniature: Callable[[str], Path], name: str) -> None:
     source = open_source(miniature(f"{name}-mini"))
     classes, folds = COUNTS[name]
     assert source.name == name
@@ -157,7 +157,7 @@ def test_media_may_stay_in_tars(copy: Callable[[str], Path], name: str) -> None:
         open_source(root)
 
 
-def test_links_inside_a_tar(copy: Callable[[str], Path]) -> None:
+def test_links_inside_a_tar_are_resolved(copy: Callable[[str], Path]) -> None:
     root = copy("kinetics400")
     before = open_source(root)
     folder = root / "train" / "bowling"
@@ -174,7 +174,7 @@ def test_links_inside_a_tar(copy: Callable[[str], Path]) -> None:
     assert {places[str(path.relative_to(root))].size for path in (first, second, third)} == {sizes}  # type: ignore[union-attr]
 
 
-def test_linked_folders_and_circles(copy: Callable[[str], Path], tmp_path: Path) -> None:
+def test_linked_folders_are_followed_and_cycles_are_not(copy: Callable[[str], Path], tmp_path: Path) -> None:
     root = copy("kinetics400")
     before = open_source(root)
     (root / "train").rename(tmp_path / "elsewhere")
@@ -225,7 +225,7 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
         open_source(root)
 
 
-def test_wrong_root(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+def test_wrong_root_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is in no known layout \(kinetics400 has train\.csv; audioset has"):
         open_source(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):
@@ -251,14 +251,14 @@ def test_wrong_root(miniature: Callable[[str], Path], tmp_path: Path) -> None:
         ("fsd50k", "FSD50K.ground_truth/eval.csv"),
     ],
 )
-def test_missing_part(copy: Callable[[str], Path], name: str, missing: str) -> None:
+def test_missing_annotation_file_is_named(copy: Callable[[str], Path], name: str, missing: str) -> None:
     root = copy(name)
     (root / missing).rename(root / "elsewhere")
     with pytest.raises(UserError, match=f"{Path(missing).name}.* is missing"):
         open_source(root)
 
 
-def test_absent_files(copy: Callable[[str], Path]) -> None:
+def test_missing_files_are_reported_by_class(copy: Callable[[str], Path]) -> None:
     root = copy("ucf101")
     for path in sorted((root / "UCF-101").rglob("*_g01_c01.avi"))[:2]:
         path.unlink()
@@ -320,7 +320,7 @@ def test_damaged_line_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_audioset_lists_are_held_against_their_heads(
+def test_audioset_lists_are_compared_with_their_headers(
     copy: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = copy("audioset")
@@ -337,7 +337,7 @@ def test_audioset_lists_are_held_against_their_heads(
     assert f"{root} has no balanced_train_segments.csv; continuing without it" in capsys.readouterr().err
 
 
-def test_lists_that_lack_something(copy: Callable[[str], Path]) -> None:
+def test_incomplete_split_lists_are_refused(copy: Callable[[str], Path]) -> None:
     root = copy("ucf101")
     (root / "ucfTrainTestlist" / "testlist02.txt").write_text("")
     with pytest.raises(UserError, match=r"testlist02\.txt is empty"):
@@ -349,7 +349,7 @@ def test_lists_that_lack_something(copy: Callable[[str], Path]) -> None:
         open_source(root)
 
 
-def test_listed_twice(copy: Callable[[str], Path]) -> None:
+def test_clip_that_is_listed_twice_is_refused(copy: Callable[[str], Path]) -> None:
     root = copy("kinetics400")
     line = (root / "train.csv").read_text().splitlines()[1]
     (root / "train.csv").write_text((root / "train.csv").read_text() + line + "\n")
@@ -367,7 +367,7 @@ def test_listed_twice(copy: Callable[[str], Path]) -> None:
         ("esc50", "meta/esc50.csv", b"filename\xff\n", "is not UTF-8 text"),
     ],
 )
-def test_damaged_table(
+def test_damaged_table_is_refused(
     copy: Callable[[str], Path], name: str, table: str, content: bytes, message: str
 ) -> None:
     root = copy(name)
@@ -376,7 +376,7 @@ def test_damaged_table(
         open_source(root)
 
 
-def test_bom_and_windows_line_ends(copy: Callable[[str], Path]) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_accepted(copy: Callable[[str], Path]) -> None:
     root = copy("kinetics400")
     before = open_source(root)
     for split in ("train", "val"):

@@ -26,7 +26,7 @@ def masks(seed: int, count: int, audio: FinetuneAudioConfig, mels: int, frames: 
     return AudioParams(*(values[:, 0] for values in params))
 
 
-def test_every_frame_is_augmented_alike() -> None:
+def test_rand_augment_is_the_same_for_every_frame() -> None:
     frame = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
     changed = 0
     for seed in range(12):
@@ -37,7 +37,7 @@ def test_every_frame_is_augmented_alike() -> None:
     assert changed >= 8
 
 
-def test_the_seed_decides_the_augmentation_and_nothing_else_is_disturbed() -> None:
+def test_rand_augment_follows_its_seed_and_leaves_the_global_generator_alone() -> None:
     frames = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     np.random.seed(3)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002
@@ -50,7 +50,7 @@ def test_the_seed_decides_the_augmentation_and_nothing_else_is_disturbed() -> No
     assert torch.equal(rand_augment(frames, still, 7), frames)
 
 
-def test_masks_are_as_wide_as_table_s7_says() -> None:
+def test_masks_have_the_widths_of_table_s7() -> None:
     found = masks(0, 2000, AUDIO, 80, 448)
     for bands, size, most in ((found.mel_masks, 80, 10), (found.time_masks, 448, 20)):
         starts, widths = bands.unbind(-1)
@@ -64,7 +64,7 @@ def test_masks_are_as_wide_as_table_s7_says() -> None:
     assert (center + shift).max() < 448
 
 
-def test_masked_bands_hold_the_mean_and_the_rest_stays() -> None:
+def test_masked_bands_hold_the_mean_and_the_rest_is_unchanged() -> None:
     view = torch.randn(6, 1, 80, 448)
     found = masks(1, 6, FinetuneAudioConfig(warp=0), 80, 448)
     masked = mask_spectrogram(view, found)
@@ -82,7 +82,7 @@ def test_masked_bands_hold_the_mean_and_the_rest_stays() -> None:
 
 
 @pytest.mark.parametrize("shift", [-20, -3, 0, 5, 20])
-def test_the_warp_moves_a_frame_where_it_should_go(shift: int) -> None:
+def test_time_warp_moves_a_frame_by_its_shift(shift: int) -> None:
     center = 100
     view = torch.zeros(1, 1, 4, 448)
     view[..., center:] = 1.0
@@ -92,7 +92,7 @@ def test_the_warp_moves_a_frame_where_it_should_go(shift: int) -> None:
     assert warped[0, 0, 0].gt(0.5).nonzero()[0] == center + shift
 
 
-def test_a_short_spectrogram_can_be_masked_too() -> None:
+def test_a_short_spectrogram_can_be_masked() -> None:
     found = masks(0, 200, AUDIO, 8, 12)
     assert mask_spectrogram(torch.randn(200, 1, 8, 12), found).isfinite().all()
 

@@ -51,13 +51,13 @@ def manifest(tmp_path: Path) -> PreparedDataset:
     return found
 
 
-def test_reads_what_was_written(manifest: PreparedDataset) -> None:
+def test_open_returns_the_written_dataset(manifest: PreparedDataset) -> None:
     assert PreparedDataset.open(manifest.root) == manifest
     assert not HEARD.has_video
     assert SEEN.has_video
 
 
-def test_columns_are_documented_order(manifest: PreparedDataset) -> None:
+def test_columns_are_in_the_documented_order(manifest: PreparedDataset) -> None:
     header, first = (manifest.root / "manifest.csv").read_text().splitlines()[:2]
     assert header == ("id,splits,labels,shard,video_offset,video_size,audio_offset,audio_size,duration")
     assert (
@@ -65,7 +65,7 @@ def test_columns_are_documented_order(manifest: PreparedDataset) -> None:
     )
 
 
-def test_dataset_json_counts(manifest: PreparedDataset) -> None:
+def test_dataset_json_has_counts(manifest: PreparedDataset) -> None:
     about = json.loads((manifest.root / "dataset.json").read_text())
     assert about["splits"] == {
         "fold 1 test": 1,
@@ -79,7 +79,7 @@ def test_dataset_json_counts(manifest: PreparedDataset) -> None:
     assert about["without_audio"] == 0
 
 
-def test_split(manifest: PreparedDataset) -> None:
+def test_split_selects_clips_of_a_fold(manifest: PreparedDataset) -> None:
     assert manifest.split("train") == [SEEN]
     assert manifest.split("test", 2) == [SEEN]
     with pytest.raises(UserError, match="no split val; it has test, train"):
@@ -88,23 +88,23 @@ def test_split(manifest: PreparedDataset) -> None:
         manifest.split("train", 3)
 
 
-def test_missing_directory(tmp_path: Path) -> None:
+def test_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere does not exist: make it with `xkd prepare"):
         PreparedDataset.open(tmp_path / "nowhere")
 
 
-def test_unprepared_directory(tmp_path: Path) -> None:
+def test_unprepared_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a prepared dataset"):
         PreparedDataset.open(tmp_path)
 
 
-def test_missing_shard(manifest: PreparedDataset) -> None:
+def test_missing_shard_is_reported(manifest: PreparedDataset) -> None:
     (manifest.root / SEEN.shard).unlink()
     with pytest.raises(UserError, match=r"000000\.tar is missing"):
         PreparedDataset.open(manifest.root)
 
 
-def test_shard_that_ends_too_early(manifest: PreparedDataset) -> None:
+def test_truncated_shard_is_reported(manifest: PreparedDataset) -> None:
     (manifest.root / SEEN.shard).write_bytes(bytes(1579))
     with pytest.raises(UserError, match=r"000000\.tar is truncated; prepare .* again"):
         PreparedDataset.open(manifest.root)
@@ -118,7 +118,7 @@ def test_damage_is_one_line(manifest: PreparedDataset, name: str, text: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_missing_rows(manifest: PreparedDataset) -> None:
+def test_missing_manifest_is_reported(manifest: PreparedDataset) -> None:
     (manifest.root / "manifest.csv").unlink()
     with pytest.raises(UserError, match=r"cannot read .*manifest\.csv"):
         PreparedDataset.open(manifest.root)

@@ -51,7 +51,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
     return write
 
 
-def test_each_kind_of_odd_file(good: Callable[..., bytes], tmp_path: Path) -> None:
+def test_each_kind_of_odd_file_is_prepared_or_skipped(good: Callable[..., bytes], tmp_path: Path) -> None:
     whole = good(".mkv")
     varying = [0, 0.1, 0.15, 0.6, 0.7, 1.5, 1.6, 2.9]
     stamp = "_000000_000010"

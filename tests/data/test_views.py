@@ -51,7 +51,7 @@ def sample(batch: Item, number: int) -> Item:
     return {"frames": batch["frames"][part], "waveform": batch["waveform"][part], "params": params}
 
 
-def test_draws_stay_in_their_tables() -> None:
+def test_parameters_are_within_the_published_ranges() -> None:
     many = [draw_params(np.random.default_rng(key), SPECS, CONFIG, 32, 40) for key in range(400)]
     video, audio = default_collate(many)
     area = video.box[..., 2] * video.box[..., 3] / (32 * 40)
@@ -99,14 +99,14 @@ def test_crop_that_never_fits_falls_back_to_the_center() -> None:
     assert box.tolist() == [0, 26, 20, 27]
 
 
-def test_shapes_and_order() -> None:
+def test_views_have_the_configured_shapes_global_first() -> None:
     views = Views(CONFIG)(batch_of(3))
     assert [tuple(view.shape) for view in views["video"]] == [(3, 3, 32, 32, 32), (3, 3, 8, 16, 16)]
     assert [tuple(view.shape) for view in views["audio"]] == [(3, 1, 80, 448), (3, 1, 80, 112)]
     assert all(view.isfinite().all() for views_ in views.values() for view in views_)
 
 
-def test_several_local_views_differ() -> None:
+def test_local_views_differ() -> None:
     config = replace(
         CONFIG, video=replace(CONFIG.video, local_views=3), audio=replace(CONFIG.audio, local_views=2)
     )
@@ -116,7 +116,7 @@ def test_several_local_views_differ() -> None:
     assert not torch.equal(views["audio"][1], views["audio"][2])
 
 
-def test_no_local_views() -> None:
+def test_local_views_are_optional() -> None:
     config = replace(
         CONFIG, video=replace(CONFIG.video, local_views=0), audio=replace(CONFIG.audio, local_views=0)
     )
@@ -125,7 +125,7 @@ def test_no_local_views() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_samples_views_depend_on_nothing_else(threads: int) -> None:
+def test_views_of_a_sample_do_not_depend_on_threads_or_other_samples(threads: int) -> None:
     before = torch.get_num_threads()
     batch = batch_of(5)
     torch.set_num_threads(1)
@@ -144,7 +144,7 @@ def test_a_samples_views_depend_on_nothing_else(threads: int) -> None:
                 torch.testing.assert_close(view[number], one[0], atol=1e-6, rtol=1e-6)
 
 
-def test_padding_is_never_seen() -> None:
+def test_views_do_not_depend_on_padding() -> None:
     batch = batch_of(3)
     padded = batch | {"frames": torch.nn.functional.pad(batch["frames"], (0, 9, 0, 5), value=255)}
     ours, theirs = Views(CONFIG)(batch), Views(CONFIG)(padded)
@@ -225,7 +225,7 @@ def test_linear_recipe_makes_one_augmented_global_view() -> None:
     assert (augment.crop_area, augment.gray, augment.blur) == ((0.08, 1.0), 0.2, 0.0)
 
 
-def test_plain_views_are_the_centers() -> None:
+def test_plain_views_are_the_standardized_window() -> None:
     batch = batch_of(2)
     expected = batch["frames"][..., 4:36].transpose(1, 2).float() / 255
     batch["frames"] = center_crop(batch["frames"], 32, 32)
@@ -234,14 +234,14 @@ def test_plain_views_are_the_centers() -> None:
     assert torch.equal(plain["audio"], LogMel(CONFIG.clip, 80)(batch["waveform"]))
 
 
-def test_one_modality_alone() -> None:
+def test_views_of_one_modality_alone() -> None:
     batch = batch_of(2)
     make = Views(CONFIG)
     assert list(make({"frames": batch["frames"], "params": batch["params"]})) == ["video"]
     assert list(make.plain({"waveform": batch["waveform"]})) == ["audio"]
 
 
-def test_the_order_of_draws_stays() -> None:
+def test_the_order_of_draws_is_unchanged() -> None:
     """Whoever changes it changes every run: what docs/results.md says was measured in this order."""
     config = PretrainConfig()
     drawn = draw_params(np.random.default_rng(7), pretrain_views(config), config, 128, 170)
@@ -261,7 +261,7 @@ def test_crop_equals_the_recorded_pil_crop(recorded: dict[str, Any], side: int) 
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_makes_the_same_views() -> None:
+def test_gpu_and_cpu_make_the_same_views() -> None:
     batch = batch_of(4)
     ours, theirs = Views(CONFIG)(batch), Views(CONFIG).cuda()(batch)
     for modality, views in ours.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -54,39 +55,35 @@ def evaluation_batches(
     Raises:
         UserError: a clip cannot be read.
     """
-    windows = _EvaluationClips(dataset, clips, config, count, seed if train else None, modalities)
+    reader = WindowReader(dataset, config)
+    windows = _EvaluationClips(reader, clips, count, seed if train else None, modalities)
     size = max(1, _BATCH_WINDOWS // count)
     batches = [list(range(first, min(first + size, len(clips)))) for first in range(0, len(clips), size)]
     return load_batches(windows, batches, config.run.workers)
 
 
+@dataclass(frozen=True)
 class FinetuneClips(Dataset[Item]):
     """Labeled clips of one modality; an item is a random window, its frames after RandAugment.
 
-    Args:
-        dataset: a prepared dataset.
-        clips: some of its clips.
-        config: of the run, with the global view to fine-tune on.
-        modality: what is read.
-        tuning: the augmentation.
-        seed: of everything drawn.
+    Raises:
+        UserError: the audio was prepared at another sample rate.
     """
 
-    def __init__(
-        self,
-        dataset: PreparedDataset,
-        clips: Sequence[Clip],
-        config: PretrainConfig,
-        modality: Modality,
-        tuning: FinetuneConfig,
-        seed: int,
-    ) -> None:
-        self._clips, self._config, self._modality, self._tuning = clips, config, modality, tuning
-        self._reader, self._specs = WindowReader(dataset, config), finetune_views(config, tuning)
-        self._seed = seed
+    dataset: PreparedDataset
+    clips: Sequence[Clip]
+    config: PretrainConfig
+    """Of the run, with the global view to fine-tune on."""
+    modality: Modality
+    tuning: FinetuneConfig
+    seed: int
+    """Of everything drawn."""
+
+    def __post_init__(self) -> None:
+        self.dataset.check(self.config)
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.clips)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return a random window of a clip, with the parameters of its view.
@@ -98,55 +95,49 @@ class FinetuneClips(Dataset[Item]):
             UserError: the clip cannot be read.
         """
         epoch, index = key
-        clip = self._clips[index]
-        rng = generator(_FINETUNE, self._seed, epoch, zlib.crc32(clip.id.encode()))
-        start = rng.uniform(0.0, max(0.0, clip.duration - self._config.clip.seconds))
-        (item,) = _read(self._reader, clip, [start], (self._modality,))
+        clip, config = self.clips[index], self.config
+        rng = generator(_FINETUNE, self.seed, epoch, zlib.crc32(clip.id.encode()))
+        start = rng.uniform(0.0, max(0.0, clip.duration - config.clip.seconds))
+        (item,) = _read(WindowReader(self.dataset, config), clip, [start], (self.modality,))
         item["clip"] = torch.tensor(index)
         if "frames" in item:
-            item["frames"] = rand_augment(item["frames"], self._tuning.video, int(rng.integers(2**32)))
-        return with_params(item, rng, self._specs, self._config)
+            item["frames"] = rand_augment(item["frames"], self.tuning.video, int(rng.integers(2**32)))
+        return with_params(item, rng, finetune_views(config, self.tuning), config)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Item]:
         """Return a whole batch, decoded in threads where there are no loader workers."""
         return in_threads(self.__getitem__, keys)
 
 
+@dataclass(frozen=True)
 class _EvaluationClips(Dataset[list[Item]]):
     """An item is all windows of one clip, which are decoded together."""
 
-    def __init__(
-        self,
-        dataset: PreparedDataset,
-        clips: Sequence[Clip],
-        config: PretrainConfig,
-        count: int,
-        seed: int | None,
-        modalities: Sequence[Modality],
-    ) -> None:
-        self._clips, self._config, self._count, self._seed = clips, config, count, seed
-        self._reader, self._specs, self._modalities = (
-            WindowReader(dataset, config),
-            linear_views(config),
-            modalities,
-        )
+    reader: WindowReader
+    clips: Sequence[Clip]
+    count: int
+    seed: int | None
+    """Of random windows; None for evenly spaced ones."""
+    modalities: Sequence[Modality]
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.clips)
 
     def __getitem__(self, index: int) -> list[Item]:
-        clip = self._clips[index]
-        spare = max(0.0, clip.duration - self._config.clip.seconds)
-        # Keyed by the clip's id, not its index: the selection of clips changes no window.
-        rng = None if self._seed is None else generator(_EVALUATION, self._seed, zlib.crc32(clip.id.encode()))
-        starts = np.linspace(0, spare, self._count) if rng is None else rng.uniform(0, spare, self._count)
-        items = _read(self._reader, clip, starts.tolist(), self._modalities)
+        clip, config, rng = self.clips[index], self.reader.config, None
+        spare = max(0.0, clip.duration - config.clip.seconds)
+        starts = np.linspace(0, spare, self.count)
+        if self.seed is not None:
+            # Keyed by the clip's id, not its index: the selection of clips changes no window.
+            rng = generator(_EVALUATION, self.seed, zlib.crc32(clip.id.encode()))
+            starts = rng.uniform(0, spare, self.count)
+        items = _read(self.reader, clip, starts.tolist(), self.modalities)
         for item in items:
             item["clip"] = torch.tensor(index)
             # Before collation, which pads frames of unequal sizes and would move their center.
             if rng is None and "frames" in item:
-                item["frames"] = center_crop(item["frames"], *self._config.video.global_view[1:])
-        return [with_params(item, rng, self._specs, self._config) for item in items] if rng else items
+                item["frames"] = center_crop(item["frames"], *config.video.global_view[1:])
+        return [with_params(item, rng, linear_views(config), config) for item in items] if rng else items
 
 
 def _read(
