@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""Fixtures that several packages' tests share."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Folder of the numbers the authors' code produced; it lies beside the checkout, not in it."""
+    """Return the folder of numbers recorded from the authors' code, next to the checkout."""
     folder = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
     if not folder.is_dir():
-        pytest.skip("the recorded reference numbers (../shared/reference) are not beside this checkout")
+        pytest.skip("the recorded reference numbers (../shared/reference) are not next to this checkout")
     return folder
 
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Miniatures of datasets by name, each made once; not to be changed."""
+    """Return a function that gives miniatures by name, each generated once; tests must not change them."""
     folder = tmp_path_factory.mktemp("miniatures")
 
     def get(name: str) -> Path:

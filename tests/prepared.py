@@ -1,4 +1,4 @@
-"""Forty real clips, generated and prepared once for all rooms' tests."""
+"""Forty real clips, generated and prepared once for all tests."""
 
 from __future__ import annotations
 

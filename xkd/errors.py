@@ -34,7 +34,7 @@ class TrainingError(XkdError):
 
 
 class RunInterruptedError(XkdError):
-    """A run was told to stop and saved its state; rerunning the command resumes it."""
+    """A run was interrupted and saved its state; rerunning the command resumes it."""
 
     exit_code = EXIT_TRY_AGAIN
 

@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        # torch.save hides the error of a full disk behind one of its own about positions.
+        # torch.save reports a full disk as an error about positions.
         reason: Exception = error
         if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
             reason = error.__context__

@@ -131,7 +131,7 @@ def _in_threads(
     """Return the results for all items; the first error stops the other threads and is raised.
 
     Args:
-        work: takes an item, and the event that tells it to stop.
+        work: takes an item, and the event that is set when it must stop.
         items: its arguments.
         on_done: called after each item.
     """

@@ -117,7 +117,7 @@ def _open(repo: str, rev: str) -> Iterator[Repo]:
                 _ = registry.index.data  # reads every .dvc file and the configuration of the remote
             except RevError as error:
                 raise UserError(f"rev: the data registry {shown} has no revision {rev or 'HEAD'}") from error
-            except Exception as error:  # DVC, git and each kind of remote have errors of their own
+            except Exception as error:  # DVC, git and each kind of remote raise different errors
                 why = root_cause(error).replace(repo, shown)
                 raise UserError(f"repo: cannot open the data registry {shown}: {why}") from error
             yield registry

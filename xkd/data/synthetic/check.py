@@ -209,7 +209,7 @@ def _supervised(modality: Modality, train: Split, val: Split, epochs: int) -> fl
     inputs, tests = (_motion(split) if modality == "video" else split.mel for split in (train, val))
     time = 2 if modality == "video" else 3
     length = round(inputs.shape[time] * _CLIP.seconds / SECONDS)
-    room = inputs.shape[time] - length
+    last = inputs.shape[time] - length
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = _network(modality)
@@ -219,7 +219,7 @@ def _supervised(modality: Modality, train: Split, val: Split, epochs: int) -> fl
         with progress(f"train {modality} network", steps) as bar:
             for _ in range(epochs):
                 for chosen in torch.randperm(len(inputs)).tensor_split(steps // epochs):
-                    window = inputs[chosen].narrow(time, int(torch.randint(room + 1, ())), length)
+                    window = inputs[chosen].narrow(time, int(torch.randint(last + 1, ())), length)
                     if modality == "video":  # positions carry no label
                         window = window.roll(torch.randint(-5, 6, (2,)).tolist(), (3, 4))
                     loss = F.cross_entropy(network(window), train.labels[chosen])
@@ -229,7 +229,7 @@ def _supervised(modality: Modality, train: Split, val: Split, epochs: int) -> fl
                     schedule.step()
                     bar.advance()
     network.eval()
-    starts = [room * index // (_WINDOWS - 1) for index in range(_WINDOWS)]
+    starts = [last * index // (_WINDOWS - 1) for index in range(_WINDOWS)]
     with torch.inference_mode():
         windows = [tests.narrow(time, start, length) for start in starts]
         chances = torch.stack([network(window).softmax(1) for window in windows]).mean(0)

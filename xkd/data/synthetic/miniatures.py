@@ -1,7 +1,7 @@
 """Miniatures of the seven datasets: a few real files each, in exactly the official layout.
 
-Their clips are scenes of the embedded dataset, so that classes can be told apart; they show what each reader
-expects, and whole workflows are tested on them. They say nothing about the real datasets.
+Their clips are scenes of the embedded dataset, so that classes are distinguishable. They show the format that
+each reader expects, and tests run whole workflows on them; results on them do not carry over to the datasets.
 """
 
 from __future__ import annotations
