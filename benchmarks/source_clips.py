@@ -105,10 +105,10 @@ def _window(
     """Return a window of the periodic texture, interpolated between pixels."""
     (top, left), (down, right) = np.floor(place).astype(int), place % 1
     rows, columns = np.arange(top, top + height + 1) % _CANVAS, np.arange(left, left + width + 1) % _CANVAS
-    seen = texture[rows[:, None], columns]
-    seen = (1 - down) * seen[:-1] + down * seen[1:]
-    between: NDArray[np.float64] = (1 - right) * seen[:, :-1] + right * seen[:, 1:]
-    return between
+    pixels = texture[rows[:, None], columns]
+    pixels = (1 - down) * pixels[:-1] + down * pixels[1:]
+    interpolated: NDArray[np.float64] = (1 - right) * pixels[:, :-1] + right * pixels[:, 1:]
+    return interpolated
 
 
 def _sound(rng: np.random.Generator) -> NDArray[np.float32]:

@@ -114,7 +114,7 @@ def saved_for_backward(model: XKD, objective: Callable[[], Tensor]) -> int:
 def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callable[[], object]]:
     """Return functions that compute single parts of the objective."""
     views, noise = part
-    seen = model.config.views.teacher_index
+    teacher_view = model.config.views.teacher_index
 
     def under(work: Callable[..., object], *arguments: object) -> Callable[[], object]:
         def run() -> None:
@@ -128,7 +128,7 @@ def forward_parts(stepper: Stepper, model: XKD, part: Part) -> dict[str, Callabl
         parts[f"masked autoencoder and local views, {m}"] = under(
             model.reconstruct, m, views[m][0], noise[m], views[m][1:]
         )
-    parts["teachers"] = under(model.teacher_features, {m: views[m][seen] for m in MODALITIES})
+    parts["teachers"] = under(model.teacher_features, {m: views[m][teacher_view] for m in MODALITIES})
     return parts
 
 
@@ -154,10 +154,10 @@ def main() -> None:
 
     for _ in range(WARM_UP):
         stepper.step([part], now)
-    among = products(context.device, stepper.dtype)
+    candidates = products(context.device, stepper.dtype)
 
     def measure_peaks() -> dict[str, float]:
-        return {name: peak(timer, stepper.dtype, product) for name, product in among.items()}
+        return {name: peak(timer, stepper.dtype, product) for name, product in candidates.items()}
 
     peaks, steps = [measure_peaks()], []
     for _ in range(args.repeats):
@@ -172,7 +172,7 @@ def main() -> None:
             flops / seconds / mean([before[name], after[name]])
             for seconds, (before, after) in zip(steps, pairwise(peaks), strict=True)
         ]
-        for name in among
+        for name in candidates
     }
     step = median(steps)
 

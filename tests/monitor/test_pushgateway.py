@@ -49,9 +49,9 @@ def test_pushed_scores_are_deleted_after_a_while(gateway: str) -> None:
     pushing = threading.Thread(target=push_scores, args=("mine", [(LABELS, 0.61)], gateway, 2.0))
     pushing.start()
     end = time.monotonic() + 2
-    while not (held := scores(gateway)) and time.monotonic() < end:
+    while not (pushed := scores(gateway)) and time.monotonic() < end:
         time.sleep(0.1)
-    (line,) = held
+    (line,) = pushed
     assert line.endswith(" 0.61")
     for label in (*(f'{name}="{value}"' for name, value in LABELS.items()), 'run="mine"'):
         assert label in line

@@ -84,14 +84,14 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def _status(row: Row, info: Mapping[str, Any]) -> Text:
     left = timedelta(seconds=round(row["eta_seconds"]))
     age = timedelta(seconds=max(0, round(time.time() - row["time"])))
-    parts = [
+    parts = (
         f"step {row['step']} of {info.get('steps', '?')}",
         f"epoch {row['epoch']:.1f}",
         f"{row['samples_per_second']:.1f} clips/s",
         f"waiting for data {row['seconds_data_wait'] / row['step_seconds']:.0%}",
         f"{left} left",
         f"logged {age} ago",
-    ]
+    )
     return Text("  ".join(parts))
 
 
