@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.worker import run_worker
+from xkd.log import get_logger
 from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
@@ -30,6 +30,8 @@ from xkd.train.schedules import schedule
 from xkd.train.step import Stepper, mask_noise, precision
 from xkd.train.visualize import save_samples
 from xkd.train.watch import StepWatch
+
+_log = get_logger(__name__)
 
 ROLLBACK_LR = 0.5
 """Factor of the learning rate per rollback."""
@@ -175,11 +177,9 @@ def _roll_back(state: RunState, checkpoints: Checkpoints, monitor: RunMonitor, v
         return False
     state.record_rollback(verdict, step)
     if state.context.is_main:
-        print(
-            f"xkd: {verdict.verdict}: {verdict.reason}; rolled back to step {step} with the learning rate "
-            f"times {ROLLBACK_LR**state.rollbacks:g} (rollback {state.rollbacks} of {state.max_rollbacks})",
-            file=sys.stderr,
-            flush=True,
+        _log.info(
+            f"{verdict.verdict}: {verdict.reason}; rolled back to step {step} with the learning rate "
+            f"times {ROLLBACK_LR**state.rollbacks:g} (rollback {state.rollbacks} of {state.max_rollbacks})"
         )
     return True
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,10 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.io import write_json
 from xkd.launch.distributed import DistributedContext
+from xkd.log import get_logger
 from xkd.rundir import RunDir, Verdict
+
+_log = get_logger(__name__)
 
 
 class RunState:
@@ -67,7 +69,7 @@ class RunState:
         write_json(self.dir.info_file, self.info)
         resumed = f", resumed after step {first}" if first else ""
         metrics = f", metrics at {metrics_address}" if metrics_address else ""
-        print(f"pretrain: {steps} steps into {self.dir.path}{resumed}{metrics}", file=sys.stderr, flush=True)
+        _log.info(f"pretrain: {steps} steps into {self.dir.path}{resumed}{metrics}")
 
     def record_time(self) -> None:
         """Record how long the run has trained so far."""
