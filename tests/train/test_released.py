@@ -80,7 +80,7 @@ def test_invalid_files_are_one_line_errors(recorded: Reference, files: Files, tm
     (tmp_path / "junk_teacher.pth.tar").write_bytes(b"not one")
     refused(tmp_path / "junk_teacher.pth.tar", "is not a file of weights")
     refused(tmp_path / "no_teacher.pth.tar", "no file")
-    refused(video.rename(tmp_path / "video.pth.tar"), "must say teacher or student")
+    refused(video.rename(tmp_path / "video.pth.tar"), "the name must contain teacher or student")
     torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoint_teacher.pth.tar")
     refused(tmp_path / "checkpoint_teacher.pth.tar", "is a training checkpoint")
     assert not out.exists()
