@@ -15,12 +15,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.common import parser
-from xkd.config import MODALITIES
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.evaluate.evaluate import evaluate
 from xkd.evaluate.plan import choose
-from xkd.evaluate.score import Score
 from xkd.launch.launcher import launch
 
 ENCODERS = ("teacher", "student", "random")
@@ -38,8 +36,8 @@ Scores = dict[tuple[str, tuple[str, str]], float]
 
 def scores_of(run: Path, data: Path, seed: int) -> Scores:
     """Return the scores of a finished run; the seed also determines the random initialization."""
-    tasks = [replace(task, seed=seed) for _, task in choose([data], ENCODERS, (), MODALITIES)]
-    scores = [Score.read(evaluate(run, data, task, run / "scores")) for task in tasks]
+    tasks = [replace(task, seed=seed) for _, task in choose([data], ENCODERS)]
+    scores = [evaluate(run, data, task, run / "scores") for task in tasks]
     return {(score.encoder, (score.modality, score.protocol)): 100 * score.score for score in scores}
 
 

@@ -20,13 +20,13 @@ def evaluate(
         score: the score with everything needed to reproduce it.
         metrics: the score by its task's name.
     """
-    import json
     import shutil
     from pathlib import Path
 
     from xkd.evaluate.evaluate import evaluate as evaluate_task
-    from xkd.evaluate.task import parse_task
+    from xkd.evaluate.plan import make_task
+    from xkd.evaluate.score import score_path
 
-    path = evaluate_task(Path(run), Path(item["data"]), parse_task(item["task"]), Path(out))
-    shutil.copy(path, score.path)
-    metrics.log_metric(path.stem, json.loads(path.read_text())["score"])
+    result = evaluate_task(Path(run), Path(item["data"]), make_task(**item["task"]), Path(out))
+    shutil.copy(score_path(Path(out), result.name), score.path)
+    metrics.log_metric(result.name, result.score)

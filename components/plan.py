@@ -28,11 +28,13 @@ def plan(
     """
     from pathlib import Path
 
-    from xkd.evaluate.plan import check
+    from xkd.config.overrides import read_settings
+    from xkd.evaluate.plan import choose
     from xkd.evaluate.plan import plan as plan_run
 
     prepared = [Path(data, f"{name}-prepared") for name in downstream or [dataset]]
+    settings = read_settings(None, finetune_settings)
     if run:
-        return plan_run(Path(run), prepared, encoders, protocols, finetune_settings)
-    check(prepared, encoders, protocols, finetune_settings)
+        return plan_run(Path(run), prepared, encoders, protocols, settings)
+    choose(prepared, encoders, protocols, finetune=settings)
     return []

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import xkd
-import xkd.evaluate.task
+import xkd.evaluate.plan
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES
 from xkd.data.datasets.evaluation import evaluation_batches
@@ -41,7 +41,7 @@ def test_the_api_page_shows_every_name_with_its_signature() -> None:
 
 def test_evaluate_is_callable_after_its_submodules_are_imported() -> None:
     assert callable(xkd.evaluate)
-    assert xkd.evaluate.task.Task is xkd.Task  # type: ignore[attr-defined]
+    assert xkd.evaluate.plan.make_task is xkd.make_task  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

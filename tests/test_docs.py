@@ -14,18 +14,18 @@ from typer.main import get_command
 
 import xkd
 from xkd.cli import app
-from xkd.config.overrides import resolve
+from xkd.config.overrides import read_settings, resolve
 from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
 from xkd.errors import UserError
-from xkd.evaluate.task import Task
+from xkd.evaluate.plan import make_task
+from xkd.evaluate.specs import EVAL_SPECS
 from xkd.launch.kubernetes.config import ClusterConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {f"xkd.{name}" for name in xkd.__all__}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-DEFAULTS: dict[str, Any] = {"prepare": PrepareConfig(), "evaluate": Task()}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -82,8 +82,13 @@ def test_command_lines_and_their_settings_are_accepted(page: Path) -> None:
         if line.startswith("xkd "):
             command, *arguments = shlex.split(line, comments=True)[1:]
             given = COMMANDS[command].make_context(command, arguments).params
-            if command in DEFAULTS:
-                resolve(DEFAULTS[command], None, given["set_"] or ())
+            if command == "prepare":
+                resolve(PrepareConfig(), None, given["set_"] or ())
+            elif command == "evaluate":
+                names = given["modality"], given["protocol"]
+                dataset = next(d for d, specs in EVAL_SPECS.items() if names in [s[:2] for s in specs])
+                settings = read_settings(None, given["set_"] or ())
+                make_task(dataset, *names, given["encoder"], settings=settings)
             elif "preset" in given:
                 resolve_pretrain(given["preset"], None, given["set_"] or ())
             resolve(ClusterConfig(), None, given.get("cluster_set") or ())

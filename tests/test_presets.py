@@ -127,7 +127,7 @@ def test_the_papers_results_are_of_known_presets_and_evaluations() -> None:
     kinds = []
     for result in paper_results():
         assert result.preset in PRESETS
-        spec = find_eval_spec(result.dataset, result.modality, result.protocol)  # type: ignore[arg-type]
+        spec = find_eval_spec(result.dataset, result.modality, result.protocol)
         assert spec.metric == "top1"
         assert result.encoder in ROLES
         assert result.split == ALL_SPLITS or (result.split == FIRST_SPLIT and spec.folds > 1)

@@ -177,15 +177,18 @@ def evaluate(
       fsd50k          audio: fc finetune
       embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion
 
-    `--set finetune.epochs=20` changes a setting of fine-tuning (Tables S6, S7), `--set seed=1` the seed.
-    `xkd tasks` lists all tasks of prepared datasets.
+    `--set test_windows=5` and `--set seed=1` change any task, `--set epochs=20` and the other settings of
+    Tables S6 and S7 fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
     """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"
-    from xkd.config.overrides import resolve
+    from xkd.config.overrides import read_settings
+    from xkd.data.shards.manifest import dataset_name
     from xkd.evaluate.evaluate import evaluate as score
-    from xkd.evaluate.task import Task
+    from xkd.evaluate.plan import make_task
 
-    options = {"modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
-    score(run, data, resolve(Task(), config, set_ or (), **options), out, processes)
+    settings = read_settings(config, set_ or ())
+    score(
+        run, data, make_task(dataset_name(data), modality, protocol, encoder, fold, settings), out, processes
+    )
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -106,6 +107,11 @@ def try_lock(file: IO[Any]) -> bool:
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line, or its type when it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def short_hash(text: str) -> str:
+    """Return twelve hexadecimal digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def is_empty(path: Path) -> bool:

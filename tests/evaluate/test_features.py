@@ -16,16 +16,17 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
+from xkd.evaluate.feature_store import FeatureStore
 from xkd.evaluate.features import (
+    ClipFeatures,
     FeatureExtractor,
-    FeatureStore,
-    build_feature_extractor,
-    extract,
     hash_weights,
     published_hash,
     raw_input,
 )
+from xkd.evaluate.score import Part
 from xkd.launch.distributed import DistributedContext
+from xkd.rundir import RunDir
 from xkd.weights import load
 
 CPU = torch.device("cpu")
@@ -33,13 +34,19 @@ ALONE = DistributedContext(0, 1, CPU)
 
 
 def features(
-    encoder: FeatureExtractor, prepared: Path, clips: list[Clip], *, train: bool, seed: int = 0
+    encoder: FeatureExtractor, prepared: Path, clips: list[Clip], part: Part, seed: int = 0
 ) -> NDArray[np.float32]:
     """Two windows of each clip, (windows, D)."""
-    parts = extract(
-        encoder, PreparedDataset.open(prepared), clips, tiny_config(), 2, train=train, seed=seed, device=CPU
-    )
+    store = FeatureStore(prepared, PreparedDataset.open(prepared), tiny_config(), seed, ALONE)
+    parts = store.extract(encoder, clips, part, 2)
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def stored(
+    store: FeatureStore, encoder: FeatureExtractor, clips: list[Clip], part: Part, count: int
+) -> ClipFeatures:
+    store.make(encoder, part, count)
+    return store.read(encoder, clips, part, count)
 
 
 def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, run: Path) -> None:
@@ -49,48 +56,44 @@ def test_features_are_the_mean_patch_tokens_of_the_plain_views(prepared: Path, r
     for m in MODALITIES:
         encoder = load(run / "encoders" / f"teacher_{m}.safetensors")
         expected = encoder(views[m])[:, 1:].mean(dim=1)
-        found = features(
-            build_feature_extractor(run, config, "teacher", m, 0, CPU), prepared, clips, train=False
-        )
+        found = features(FeatureExtractor.load(RunDir(run), config, "teacher", m, 0), prepared, clips, "test")
         np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
         assert batch["clip"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_extraction_repeats_itself_and_follows_the_seed(
-    prepared: Path, run: Path, modality: Modality
-) -> None:
+def test_extraction_depends_on_the_seed_alone(prepared: Path, run: Path, modality: Modality) -> None:
     config, clips = tiny_config(), PreparedDataset.open(prepared).split("train")[:3]
-    encoder = build_feature_extractor(run, config, "random", modality, 0, CPU)
-    first, again, other = (features(encoder, prepared, clips, train=True, seed=seed) for seed in (0, 0, 1))
+    encoder = FeatureExtractor.load(RunDir(run), config, "random", modality, 0)
+    first, again, other = (features(encoder, prepared, clips, "train", seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
 
 
-def test_a_window_does_not_depend_on_the_clips_beside_it(prepared: Path, run: Path) -> None:
+def test_features_do_not_depend_on_the_other_clips(prepared: Path, run: Path) -> None:
     config, clips = tiny_config(), PreparedDataset.open(prepared).split("train")[:4]
-    encoder = build_feature_extractor(run, config, "random", "video", 0, CPU)
-    together = features(encoder, prepared, clips, train=True)
-    alone = features(encoder, prepared, clips[2:3], train=True)
+    encoder = FeatureExtractor.load(RunDir(run), config, "random", "video", 0)
+    together = features(encoder, prepared, clips, "train")
+    alone = features(encoder, prepared, clips[2:3], "train")
     np.testing.assert_allclose(together[4:6], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_random_encoder_is_fresh_and_follows_the_seed(run: Path) -> None:
+def test_the_random_encoder_depends_on_the_seed_alone(run: Path) -> None:
     hashes = [
-        build_feature_extractor(run, tiny_config(), "random", "audio", seed, CPU).hash for seed in (0, 0, 1)
+        FeatureExtractor.load(RunDir(run), tiny_config(), "random", "audio", seed).hash for seed in (0, 0, 1)
     ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[0] != published_hash(run, "teacher", "audio")
 
 
-def test_the_hash_follows_the_weights_alone(run: Path) -> None:
+def test_the_hash_depends_on_the_weights_alone(run: Path) -> None:
     weights = load(run / "encoders" / "student_video.safetensors").state_dict()
     assert hash_weights(weights) == published_hash(run, "student", "video")
     weights["cls_token"] = weights["cls_token"] + 1e-6
     assert hash_weights(weights) != published_hash(run, "student", "video")
 
 
-def test_the_raw_baseline_is_the_shrunken_view() -> None:
+def test_the_raw_baseline_is_the_downsampled_view() -> None:
     video = torch.zeros(2, 3, 32, 64, 64)
     video[1, :, :4, :8, :8] = 3.0
     features = raw_input(video)
@@ -103,17 +106,17 @@ def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) 
     config, manifest = tiny_config(), PreparedDataset.open(prepared)
     clips = manifest.split("val")[:2]
     store = FeatureStore(tmp_path, manifest, config, 0, ALONE)
-    encoder = build_feature_extractor(run, config, "teacher", "audio", 0, CPU)
-    first = store.windows(encoder, clips, 2, train=False)
+    encoder = FeatureExtractor.load(RunDir(run), config, "teacher", "audio", 0)
+    first = stored(store, encoder, clips, "test", 2)
     (file,) = tmp_path.glob("*.npy")
     written = file.stat().st_mtime_ns
-    others = store.windows(encoder, manifest.split("val")[1:4], 2, train=False)
+    others = stored(store, encoder, manifest.split("val")[1:4], "test", 2)
     assert np.array_equal(first.features[2:], others.features[:2])
     assert first.clip.tolist() == [0, 0, 1, 1]
     assert np.load(file, mmap_mode="r").shape == (10, 2, 32)
     assert file.stat().st_mtime_ns == written
-    store.windows(encoder, clips, 3, train=False)
-    store.windows(build_feature_extractor(run, config, "random", "audio", 0, CPU), clips, 2, train=False)
+    stored(store, encoder, clips, "test", 3)
+    stored(store, FeatureExtractor.load(RunDir(run), config, "random", "audio", 0), clips, "test", 2)
     assert len(list(tmp_path.glob("*.npy"))) == 3
 
 
@@ -122,28 +125,30 @@ import sys, time
 from pathlib import Path
 from tests.tiny import tiny_config
 from xkd.data.shards.manifest import Clip, PreparedDataset
-from xkd.evaluate import features as module
+from xkd.evaluate import feature_store as module
+from xkd.evaluate.features import FeatureExtractor
+from xkd.rundir import RunDir
 from xkd.launch.distributed import DistributedContext
 import torch
 ALONE = DistributedContext(0, 1, torch.device("cpu"))
-module._SAVE_EVERY = 0.0
-extract = module.extract
-def slowly(*given, **named):
-    for number, part in enumerate(extract(*given, **named)):
+module._SAVE_SECONDS = 0.0
+extract = module.FeatureStore.extract
+def slowly(*given):
+    for number, part in enumerate(extract(*given)):
         yield part
         if number == 0:
             print("one part is there", flush=True)
             time.sleep(600)
-module.extract = slowly
+module.FeatureStore.extract = slowly
 run, prepared, out = map(Path, sys.argv[1:])
 manifest, config = PreparedDataset.open(prepared), tiny_config()
 store = module.FeatureStore(out, manifest, config, 0, ALONE)
-encoder = module.build_feature_extractor(run, config, "teacher", "audio", 0, ALONE.device)
-store.windows(encoder, manifest.split("train"), 2, train=True)
+encoder = FeatureExtractor.load(RunDir(run), config, "teacher", "audio", 0)
+store.make(encoder, "train", 2)
 """
 
 
-def test_a_killed_extraction_goes_on_where_it_was(
+def test_a_killed_extraction_resumes_with_the_missing_clips(
     prepared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-c", KILLED, str(run), str(prepared), str(tmp_path / "killed")]
@@ -159,20 +164,18 @@ def test_a_killed_extraction_goes_on_where_it_was(
     clips = manifest.split("train")
     assert 0 < done < len(clips)
     capsys.readouterr()
-    encoder = build_feature_extractor(run, config, "teacher", "audio", 0, CPU)
-    resumed = FeatureStore(tmp_path / "killed", manifest, config, 0, ALONE).windows(
-        encoder, clips, 2, train=True
+    encoder = FeatureExtractor.load(RunDir(run), config, "teacher", "audio", 0)
+    resumed = stored(
+        FeatureStore(tmp_path / "killed", manifest, config, 0, ALONE), encoder, clips, "train", 2
     )
     assert f"{len(clips)}/{len(clips)}" in capsys.readouterr().err
-    whole = FeatureStore(tmp_path / "whole", manifest, config, 0, ALONE).windows(
-        encoder, clips, 2, train=True
-    )
+    whole = stored(FeatureStore(tmp_path / "whole", manifest, config, 0, ALONE), encoder, clips, "train", 2)
     np.testing.assert_allclose(resumed.features, whole.features, rtol=1e-4, atol=1e-5)
     assert not list((tmp_path / "killed").glob("*.partial"))
 
 
-def test_a_run_without_encoders_is_a_clear_line(tmp_path: Path) -> None:
-    for find in (lambda: build_feature_extractor(tmp_path, tiny_config(), "teacher", "video", 0, CPU),
+def test_a_run_without_encoders_is_an_error(tmp_path: Path) -> None:
+    for find in (lambda: FeatureExtractor.load(RunDir(tmp_path), tiny_config(), "teacher", "video", 0),
                  lambda: published_hash(tmp_path, "teacher", "video")):  # fmt: skip
         with pytest.raises(UserError, match=r"no encoder at .*teacher_video\.safetensors"):
             find()

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,15 +20,15 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.plan import ENCODERS, check, choose, plan, stages
-from xkd.evaluate.task import parse_task
+from xkd.evaluate.plan import choose, make_task, plan, stages
+from xkd.evaluate.protocols.protocol import ENCODERS
 
 NAMES = ("ucf101", "esc50")
 
 
 @pytest.fixture(scope="module")
 def data(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Prepared miniatures of a dataset of pictures with three folds and one of sounds with five."""
+    """Prepared miniatures of a dataset of videos with three folds and one of sounds with five."""
     folder = tmp_path_factory.mktemp("minis")
     for name in NAMES:
         prepare(miniature(f"{name}-mini"), folder / name, PrepareConfig(short_side=32, max_fps=8))
@@ -48,7 +49,7 @@ def kinds(
     return found
 
 
-def test_every_protocol_on_every_fold_with_every_encoder(data: list[Path]) -> None:
+def test_all_protocols_folds_and_encoders_are_planned(data: list[Path]) -> None:
     assert kinds(data) == {
         (f"{protocol} of {modality}", encoder, dataset, fold)
         for dataset, modality, folds in (("ucf101", "video", 3), ("esc50", "audio", 5))
@@ -59,7 +60,7 @@ def test_every_protocol_on_every_fold_with_every_encoder(data: list[Path]) -> No
     }
 
 
-def test_fewer_of_them(prepared: Path, data: list[Path]) -> None:
+def test_encoders_and_protocols_can_be_selected(prepared: Path, data: list[Path]) -> None:
     chosen = kinds([*data, prepared], ["student", "raw"], ["fusion", "finetune"])
     assert {kind[:3] for kind in chosen} == {
         ("finetune of video", "student", "ucf101"),
@@ -71,7 +72,7 @@ def test_fewer_of_them(prepared: Path, data: list[Path]) -> None:
     }
 
 
-def test_what_the_run_or_the_data_lacks_is_left_out(prepared: Path, data: list[Path], tmp_path: Path) -> None:
+def test_missing_modalities_are_left_out(prepared: Path, data: list[Path], tmp_path: Path) -> None:
     video = {("svm of video", "embedded"), ("finetune of video", "embedded")}
     assert {(kind, name) for kind, _, name, _ in kinds([prepared], modalities=["video"])} == video
     shutil.copytree(prepared, tmp_path / "silent")
@@ -81,10 +82,10 @@ def test_what_the_run_or_the_data_lacks_is_left_out(prepared: Path, data: list[P
     assert {(kind, name) for kind, _, name, _ in kinds([tmp_path / "silent"])} == video
 
 
-def test_an_item_holds_what_its_score_depends_on(prepared: Path, run: Path, tmp_path: Path) -> None:
+def test_an_item_holds_all_that_its_score_depends_on(prepared: Path, run: Path, tmp_path: Path) -> None:
     items = plan(run, [prepared], protocols=["fusion"])
     assert json.loads(json.dumps(items)) == items
-    tasks = [parse_task(item["task"]) for item in items]
+    tasks = [make_task(**item["task"]) for item in items]
     assert [task.encoder for task in tasks] == list(ENCODERS)
     assert {item["data"] for item in items} == {str(prepared)}
     assert {item["revision"] for item in items} == {PreparedDataset.open(prepared).revision}
@@ -92,7 +93,7 @@ def test_an_item_holds_what_its_score_depends_on(prepared: Path, run: Path, tmp_
     assert weights["teacher"] == "+".join(published_hash(run, "teacher", m) for m in MODALITIES)
     assert weights["random"] != weights["raw"]
 
-    # Where it runs decides nothing; what the encoder is built like decides the baselines.
+    # How a run is executed does not matter; the architecture does, for the baselines.
     config = tiny_config()
     elsewhere = write_run(tmp_path / "elsewhere", replace(config, run=replace(config.run, workers=3)))
     other = write_run(tmp_path / "other", replace(config, encoder=replace(config.encoder, depth=1)))
@@ -101,28 +102,30 @@ def test_an_item_holds_what_its_score_depends_on(prepared: Path, run: Path, tmp_
         assert (item["weights"] == weights["random"]) is same
 
 
-def test_settings_of_a_fine_tuning_are_for_that_alone(prepared: Path, run: Path) -> None:
-    settings = ["epochs=3", "video.resolution=32"]
+def test_settings_of_fine_tuning_are_not_passed_to_other_protocols(prepared: Path, run: Path) -> None:
+    settings = {"epochs": 3, "video": {"resolution": 32}}
     items = plan(run, [prepared], ["teacher"], ["svm", "finetune"], settings)
-    given = {item["task"]["protocol"]: item["task"].get("finetune") for item in items}
-    assert given == {"svm": None, "finetune": {"epochs": 3, "video": {"resolution": 32}}}
+    given = {item["task"]["protocol"]: item["task"].get("settings") for item in items}
+    assert given == {"svm": None, "finetune": settings}
     with pytest.raises(UserError, match=r"finetune on embedded: no setting epoch.*epochs"):
-        plan(run, [prepared], ["teacher"], ["finetune"], ["epoch=3"])
+        plan(run, [prepared], ["teacher"], ["finetune"], {"epoch": 3})
 
 
 def test_mistakes_are_found_without_a_run(prepared: Path) -> None:
-    assert check([prepared], [], [], []) == 18
-    assert check([prepared], ["teacher"], ["finetune"], ["epochs=3"]) == 2
-    for given, said in [
-        ((["teachr"], [], []), r"no encoder teachr .*teacher"),
-        (([], ["svn"], []), r"no protocol svn .*svm"),
-        (([], [], ["epoch=3"]), r"finetune on embedded: no setting epoch.*epochs"),
-    ]:
+    assert len(choose([prepared])) == 18
+    chosen = choose([prepared], ["teacher"], ["finetune"], finetune={"epochs": 3})
+    assert [task.finetune.epochs for _, task in chosen if task.finetune] == [3, 3]
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"encoders": ["teachr"]}, r"no encoder teachr .*teacher"),
+        ({"protocols": ["svn"]}, r"no protocol svn .*svm"),
+        ({"finetune": {"epoch": 3}}, r"finetune on embedded: no setting epoch.*epochs"),
+    ]
+    for given, said in mistakes:
         with pytest.raises(UserError, match=said):
-            check([prepared], *given)
+            choose([prepared], **given)
 
 
-def test_other_preparation_is_another_key(
+def test_another_preparation_has_another_key(
     run: Path, miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     keys = []
@@ -133,7 +136,7 @@ def test_other_preparation_is_another_key(
     assert keys[0] != keys[1]
 
 
-def test_a_run_without_teachers_is_evaluated_by_what_it_published(
+def test_a_run_without_teachers_is_evaluated_on_its_student(
     prepared: Path, run: Path, tmp_path: Path
 ) -> None:
     alone = tmp_path / "alone"
@@ -146,7 +149,7 @@ def test_a_run_without_teachers_is_evaluated_by_what_it_published(
     ]
 
 
-def test_mistakes_are_one_clear_line(
+def test_mistakes_are_one_line_errors(
     prepared: Path, run: Path, data: list[Path], miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
     prepare(miniature("audioset-mini"), tmp_path / "audioset", PrepareConfig(short_side=32, max_fps=8))
@@ -158,7 +161,7 @@ def test_mistakes_are_one_clear_line(
         ((run, [prepared], [], ["svn"]), r"no protocol svn \(did you mean svm\?\)"),
         (
             (run, [tmp_path / "audioset"]),
-            "audioset holds audioset, which has no evaluation; embedded, ucf101",
+            "audioset holds audioset, which has no evaluation; available: embedded, ucf101",
         ),
         ((run, [data[0], prepared, data[0]]), "ucf101 and .*ucf101 both hold ucf101"),
         ((run, data, [], ["fc"]), "nothing to evaluate: none of ucf101, esc50 has an evaluation by fc"),
@@ -172,7 +175,7 @@ def test_mistakes_are_one_clear_line(
         assert "\n" not in str(caught.value)
 
 
-def test_the_command_prints_the_section_of_params(data: list[Path]) -> None:
+def test_the_command_prints_the_tasks_section_of_params_yaml(data: list[Path]) -> None:
     given = [*map(str, data), "--encoder", "teacher", "--protocol", "finetune"]
     printed = CliRunner().invoke(app, ["tasks", *given])
     assert printed.exit_code == 0

@@ -14,18 +14,18 @@ from typer.testing import CliRunner
 
 from xkd.cli import app
 from xkd.config.presets.finetune import FINETUNING
-from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.manifest import PreparedDataset, dataset_name
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.source import LAYOUTS
 from xkd.errors import UserError
 from xkd.evaluate.evaluate import evaluate
+from xkd.evaluate.features import ClipFeatures
 from xkd.evaluate.metrics import average_precisions, mean_over_classes
-from xkd.evaluate.protocols.classifier import load_classifier
-from xkd.evaluate.protocols.linear_head import RECIPES, Recipe, fit_and_decide
-from xkd.evaluate.protocols.svm import Windows
+from xkd.evaluate.plan import make_task
+from xkd.evaluate.protocols.finetune.classifier import load_classifier
+from xkd.evaluate.protocols.linear_head import RECIPES, Recipe, fit_and_predict
 from xkd.evaluate.score import Score
 from xkd.evaluate.specs import EVAL_SPECS
-from xkd.evaluate.task import parse_task
 
 FEW = {"train_windows": 2, "test_windows": 2}
 
@@ -43,12 +43,12 @@ def mini(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     return get
 
 
-def score_of(run: Path, data: Path, out: Path, **task: object) -> Score:
-    return Score.read(evaluate(run, data, parse_task(FEW | {"encoder": "raw"} | task), out))
+def score_of(run: Path, data: Path, out: Path, modality: str, protocol: str = "svm", fold: int = 1) -> Score:
+    return evaluate(run, data, make_task(dataset_name(data), modality, protocol, "raw", fold, FEW), out)
 
 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "esc50"])
-def test_a_score_of_each_fold(mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str) -> None:
+def test_every_fold_has_a_score(mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str) -> None:
     data, setup = mini(dataset), EVAL_SPECS[dataset][0]
     manifest, modality, folds = PreparedDataset.open(data), setup.modality, setup.folds
     assert manifest.folds == folds
@@ -56,7 +56,7 @@ def test_a_score_of_each_fold(mini: Callable[[str], Path], run: Path, tmp_path: 
     assert [score.fold for score in scores] == list(range(1, folds + 1))
     tested = [len(manifest.split("test", fold)) for fold in range(1, folds + 1)]
     assert [score.test_clips for score in scores] == tested
-    # The cost is chosen once, on the first fold's training clips, and the features are made once.
+    # The cost is chosen once, on the first fold's training clips, and the features are extracted once.
     assert len({score.C for score in scores}) == 1
     assert scores[0].sweep == scores[-1].sweep
     assert len(list((tmp_path / "features").glob("cost-*.json"))) == 1
@@ -70,8 +70,10 @@ def test_a_score_of_each_fold(mini: Callable[[str], Path], run: Path, tmp_path: 
         score_of(run, data, tmp_path, modality=modality, fold=folds + 1)
 
 
-def test_the_cost_cannot_see_any_test_clip(mini: Callable[[str], Path], run: Path, tmp_path: Path) -> None:
-    """Other labels on the test clips of the first fold would tempt who looks at them; the choice stays."""
+def test_the_cost_does_not_depend_on_test_clips(
+    mini: Callable[[str], Path], run: Path, tmp_path: Path
+) -> None:
+    """With other labels on the test clips of the first fold the choice is the same."""
     data = mini("esc50")
     honest = score_of(run, data, tmp_path / "honest", modality="audio", fold=2)
     table = data / "manifest.csv"
@@ -90,7 +92,9 @@ def test_the_cost_cannot_see_any_test_clip(mini: Callable[[str], Path], run: Pat
     assert planted.score != score_of(run, data, tmp_path / "honest", modality="audio", fold=1).score
 
 
-def test_fully_connected_layer_on_many_labels(mini: Callable[[str], Path], run: Path, tmp_path: Path) -> None:
+def test_the_linear_head_is_scored_on_several_labels(
+    mini: Callable[[str], Path], run: Path, tmp_path: Path
+) -> None:
     score = score_of(run, mini("fsd50k"), tmp_path, modality="audio", protocol="fc")
     assert (score.metric, score.C, score.sweep) == ("map", None, {})
     assert (score.train_clips, score.test_clips, len(score.classes)) == (48, 16, 7)
@@ -99,7 +103,9 @@ def test_fully_connected_layer_on_many_labels(mini: Callable[[str], Path], run: 
     assert score.chance == pytest.approx((4 / 16 * 4 + 8 / 16 * 2 + 1) / 7)
 
 
-def test_kinetics_by_all_its_protocols(mini: Callable[[str], Path], run: Path, tmp_path: Path) -> None:
+def test_kinetics_has_a_score_by_each_protocol(
+    mini: Callable[[str], Path], run: Path, tmp_path: Path
+) -> None:
     data = mini("kinetics400")
     for modality, protocol in (
         ("video", "svm"),
@@ -111,7 +117,7 @@ def test_kinetics_by_all_its_protocols(mini: Callable[[str], Path], run: Path, t
         assert (score.metric, score.train_clips, score.test_clips) == ("top1", 30, 15)
 
 
-def test_every_dataset_but_audioset_is_evaluated() -> None:
+def test_every_dataset_but_audioset_has_an_evaluation() -> None:
     assert set(EVAL_SPECS) == {*LAYOUTS, "embedded"} - {"audioset"}
     assert {
         dataset for dataset, setups in EVAL_SPECS.items() if any(s.protocol == "fc" for s in setups)
@@ -121,12 +127,12 @@ def test_every_dataset_but_audioset_is_evaluated() -> None:
 @pytest.mark.parametrize(
     ("dataset", "protocol", "said"),
     [
-        ("ucf101", "svm", "dataset ucf101 is not evaluated by svm of audio; it is by svm of video"),
-        ("fsd50k", "svm", "it is by fc of audio"),
-        ("audioset", "svm", "no evaluation of dataset audioset; there are embedded, ucf101"),
+        ("ucf101", "svm", "dataset ucf101 has no evaluation by svm of audio; available: svm of video"),
+        ("fsd50k", "svm", "available: fc of audio"),
+        ("audioset", "svm", "no evaluation of dataset audioset; available: embedded, ucf101"),
     ],
 )
-def test_wrong_pairs_are_one_clear_line(
+def test_wrong_pairs_are_one_line_errors(
     mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str, protocol: str, said: str
 ) -> None:
     with pytest.raises(UserError, match=said) as caught:
@@ -136,42 +142,47 @@ def test_wrong_pairs_are_one_clear_line(
 
 def test_mean_average_precision_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    labels, decisions = rng.random((50, 6)) < 0.2, rng.random((50, 6))
+    labels, predictions = rng.random((50, 6)) < 0.2, rng.random((50, 6))
     labels[:, 2] = False
-    found = average_precisions(decisions, labels, "abcdef")
+    found = average_precisions(predictions, labels, "abcdef")
     assert found["c"] is None
     rest = [0, 1, 3, 4, 5]
     assert mean_over_classes(found) == pytest.approx(
-        average_precision_score(labels[:, rest], decisions[:, rest])
+        average_precision_score(labels[:, rest], predictions[:, rest])
     )
     with pytest.raises(UserError, match="no class has a test clip"):
         mean_over_classes({"a": None})
 
 
-RECIPE = Recipe(
-    lr=0.05, decays=True, weight_decay=1e-5, dropout=0.3, batch_size=16, epochs=40, many_labels=True
-)
+RECIPE = Recipe(lr=0.05, decays=True, weight_decay=1e-5, dropout=0.3, batch_size=16, epochs=40)
 
 
-def test_the_layer_learns_several_labels_and_repeats_itself() -> None:
+def test_the_linear_head_learns_several_labels_and_depends_on_the_seed_alone() -> None:
     rng = np.random.default_rng(0)
     labels = rng.random((40, 3)) < 0.4
     clip = np.repeat(np.arange(40), 2)
     features = (labels[clip] @ rng.normal(size=(3, 12)) + 0.1 * rng.normal(size=(80, 12))).astype(np.float32)
-    windows = Windows(features, clip)
-    first, again, other = (fit_and_decide(windows, labels, windows, 40, RECIPE, seed) for seed in (0, 0, 1))
+    windows = ClipFeatures(features, clip, 40)
+    first, again, other = (
+        fit_and_predict(windows, labels, windows, RECIPE, seed, multi_label=True) for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert mean_over_classes(average_precisions(first, labels, "abc")) > 0.95
     assert ((first >= 0) & (first <= 1)).all()
-    one = fit_and_decide(
-        windows, np.eye(3, dtype=bool)[labels.argmax(1)], windows, 40, RECIPES["kinetics400"], 0
+    one = fit_and_predict(
+        windows,
+        np.eye(3, dtype=bool)[labels.argmax(1)],
+        windows,
+        RECIPES["kinetics400"],
+        0,
+        multi_label=False,
     )
     np.testing.assert_allclose(one.sum(1), 1, atol=1e-5)
 
 
 TUNED = {"epochs": 2, "batch_size": 4, "warmup_epochs": 1, "video": {"resolution": 32}}
-"""Enough to see that it trains; the recipes' own numbers are for other machines."""
+"""Enough to test that it trains; the paper's settings need GPUs."""
 
 
 @pytest.mark.parametrize(
@@ -184,7 +195,7 @@ TUNED = {"epochs": 2, "batch_size": 4, "warmup_epochs": 1, "video": {"resolution
         ("fsd50k", "audio", (1,)),
     ],
 )
-def test_fine_tuning_on_the_folds_of_its_dataset(
+def test_fine_tuning_is_scored_on_the_folds_of_its_dataset(
     mini: Callable[[str], Path],
     run: Path,
     tmp_path: Path,
@@ -193,9 +204,10 @@ def test_fine_tuning_on_the_folds_of_its_dataset(
     folds: tuple[int, ...],
 ) -> None:
     data = mini(dataset)
-    task = {"encoder": "teacher", "modality": modality, "protocol": "finetune", "finetune": TUNED}
     for fold in folds:
-        score = Score.read(evaluate(run, data, parse_task(task | {"fold": fold}), tmp_path))
+        score = evaluate(
+            run, data, make_task(dataset, modality, "finetune", "teacher", fold, TUNED), tmp_path
+        )
         manifest = PreparedDataset.open(data)
         part = "test" if any("test" in clip.splits for clip in manifest.clips) else "val"
         assert score.test_clips == len(manifest.split(part, fold))
@@ -209,7 +221,7 @@ def test_fine_tuning_on_the_folds_of_its_dataset(
         assert classifier.head.out_features == len(classes)
 
 
-def test_the_help_says_which_protocols_a_dataset_has() -> None:
+def test_the_help_lists_the_protocols_of_each_dataset() -> None:
     said = CliRunner().invoke(app, ["evaluate", "--help"]).output.split("By dataset:")[1].split("\n\n")[0]
     found = {}
     for line in said.strip().splitlines():
@@ -220,7 +232,7 @@ def test_the_help_says_which_protocols_a_dataset_has() -> None:
     assert found == {name: {(s.modality, s.protocol) for s in setups} for name, setups in EVAL_SPECS.items()}
 
 
-def test_the_recipes_are_those_of_tables_s6_and_s7() -> None:
+def test_the_settings_are_those_of_tables_s6_and_s7() -> None:
     """As printed: epochs, batch, lr, lr final, warm-up, weight decay, layer decay, dropout, smoothing."""
     printed = {
         ("kinetics400", "video"): (100, 96, 5e-4, 1e-6, 30, 0.05, 0.45, 0.5, 0.1),
@@ -246,7 +258,7 @@ def test_the_recipes_are_those_of_tables_s6_and_s7() -> None:
         2,
         20,
     )
-    # Every fine-tuning that there is has a recipe, and the other way around.
+    # Every fine-tuning has settings, and the reverse.
     setups = {name: [s for s in all_ if s.protocol == "finetune"] for name, all_ in EVAL_SPECS.items()}
     assert {(name, str(s.modality)) for name, tuned in setups.items() for s in tuned} == set(recipes)
     windows = {name: {s.test_windows for s in tuned} for name, tuned in setups.items()}

@@ -16,33 +16,33 @@ from xkd.evaluate.score import Score, TaskKey, parse_task_name, read_scores, tas
 
 def test_top1_and_per_class_equal_sklearn() -> None:
     rng = np.random.default_rng(0)
-    decisions, labels = rng.normal(size=(200, 7)), rng.integers(7, size=200)
-    predicted = decisions.argmax(axis=1)
-    assert top_k(decisions, labels, 1) == pytest.approx(accuracy_score(labels, predicted))
+    predictions, labels = rng.normal(size=(200, 7)), rng.integers(7, size=200)
+    predicted = predictions.argmax(axis=1)
+    assert top_k(predictions, labels, 1) == pytest.approx(accuracy_score(labels, predicted))
     expected = recall_score(labels, predicted, average=None, labels=range(7))
-    assert list(recalls(decisions, labels, list("abcdefg")).values()) == pytest.approx(list(expected))
+    assert list(recalls(predictions, labels, list("abcdefg")).values()) == pytest.approx(list(expected))
 
 
 def test_top5_and_confusion_equal_sklearn() -> None:
     rng = np.random.default_rng(1)
-    decisions, labels = rng.normal(size=(300, 9)), rng.integers(9, size=300)
-    expected = top_k_accuracy_score(labels, decisions, k=5, labels=range(9))
-    assert top_k(decisions, labels, 5) == pytest.approx(expected)
+    predictions, labels = rng.normal(size=(300, 9)), rng.integers(9, size=300)
+    expected = top_k_accuracy_score(labels, predictions, k=5, labels=range(9))
+    assert top_k(predictions, labels, 5) == pytest.approx(expected)
     names = list("abcdefghi")
-    found = confusion(decisions, labels, names)
+    found = confusion(predictions, labels, names)
     matrix = [[found[true].get(taken, 0) for taken in names] for true in names]
-    assert np.array_equal(matrix, confusion_matrix(labels, decisions.argmax(axis=1), labels=range(9)))
+    assert np.array_equal(matrix, confusion_matrix(labels, predictions.argmax(axis=1), labels=range(9)))
 
 
-def test_a_class_without_test_clips_has_no_score() -> None:
+def test_a_class_without_test_clips_has_no_recall() -> None:
     assert recalls(np.eye(2), np.array([0, 0]), ["a", "b"]) == {"a": 0.5, "b": None}
 
 
-def test_a_score_survives_its_file(tmp_path: Path) -> None:
+def test_a_score_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tiny_config(), rows=1)
     folder = write_scores(tmp_path / "scores", run, TASKS[:3])
     scores = read_scores(folder)
-    assert {score.name for score in scores} == {f"embedded{task.name}" for task in TASKS[:3]}
+    assert {score.name for score in scores} == {task.name for task in TASKS[:3]}
     for score in scores:
         assert Score.read(score.write(tmp_path / "copy")) == score
 
@@ -55,7 +55,7 @@ def test_a_score_survives_its_file(tmp_path: Path) -> None:
         ('{"dataset": "x", "protocol": "knn"}', "not a score"),
     ],
 )
-def test_a_damaged_score_is_one_clear_line(tmp_path: Path, damage: str, said: str) -> None:
+def test_a_damaged_score_is_a_one_line_error(tmp_path: Path, damage: str, said: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(damage)
     with pytest.raises(UserError, match=said) as caught:

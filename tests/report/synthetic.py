@@ -15,8 +15,9 @@ from torch.nn.functional import interpolate
 from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.evaluate.features import published_hash
+from xkd.evaluate.plan import make_task
 from xkd.evaluate.score import INPUTS, Score
-from xkd.evaluate.task import Task, parse_task
+from xkd.evaluate.task import Task
 from xkd.model.terms import KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
 from xkd.model.xkd import XKD
 from xkd.rundir import RunDir, Verdict
@@ -25,7 +26,7 @@ from xkd.train.visualize import FRAMES, RATIOS
 
 CLASSES = ["bounce", "collide", "hammer", "inflate", "jump", "orbit", "shake", "slide", "spin", "swing"]
 TASKS = tuple(
-    parse_task({"modality": modality, "protocol": protocol, "encoder": encoder})
+    make_task("embedded", modality, protocol, encoder)
     for encoder in ("teacher", "student", "random", "raw")
     for modality, protocol in (("video", "svm"), ("audio", "svm"), ("audiovisual", "fusion"))
 )
@@ -76,7 +77,7 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
         if task.encoder in ("teacher", "student"):
             identity = "+".join(published_hash(run, task.encoder, m) for m in INPUTS[task.modality])
         values: dict[str, Any] = {
-            "dataset": task.dataset or "embedded",
+            "dataset": task.dataset,
             "fold": task.fold,
             "modality": task.modality,
             "protocol": task.protocol,

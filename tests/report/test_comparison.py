@@ -13,12 +13,12 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.evaluate.task import Task
+from xkd.evaluate.plan import make_task
 from xkd.report.collect import collect
 from xkd.report.tabulate import tabulate
 
 PUBLISHED = tuple(
-    Task(dataset="ucf101", modality="video", protocol="svm", encoder=encoder, fold=fold)
+    make_task(dataset="ucf101", modality="video", protocol="svm", encoder=encoder, fold=fold)
     for encoder in ("teacher", "student")
     for fold in (1, 2, 3)
 )

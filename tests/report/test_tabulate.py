@@ -13,7 +13,7 @@ import pytest
 from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.evaluate.task import Task
+from xkd.evaluate.plan import make_task
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
 from xkd.report.tables import EMPTY
@@ -205,7 +205,7 @@ def test_folds_are_averaged_and_a_single_accuracy_has_its_standard_error(bare: P
     for fold, value in ((1, 0.4), (2, 0.6), (3, 0.5)):
         task = replace(TASKS[0], dataset="hmdb51", fold=fold)
         write_scores(tmp_path, bare, (task,), score=value)
-    write_scores(tmp_path, bare, (Task(dataset="fsd50k", modality="audio", protocol="fc"),), metric="map")
+    write_scores(tmp_path, bare, (make_task("fsd50k", "audio", "fc", "teacher"),), metric="map")
     records = aggregate([Group("run", (read_run(bare, tmp_path),))], ["hmdb51", "fsd50k"])
     first, overall, single = (record for record in records if record.mean is not None)
     assert (first.column.split, first.std, first.n) == ("1", None, 1)
@@ -268,7 +268,7 @@ def test_the_papers_number_is_compared_with_ours_of_the_same_splits(tmp_path: Pa
 
 
 TUNED = tuple(
-    Task(modality=modality, protocol="finetune", encoder=encoder)
+    make_task("embedded", modality=modality, protocol="finetune", encoder=encoder)
     for modality in ("video", "audio")
     for encoder in ("teacher", "student", "random")
 )
@@ -323,7 +323,7 @@ def test_many_classes_have_a_list_instead_of_a_matrix(bare: Path, tmp_path: Path
 
 
 def test_per_class_scores_are_means_over_folds(bare: Path, tmp_path: Path) -> None:
-    task = Task(dataset="hmdb51", modality="video", protocol="svm", encoder="teacher")
+    task = make_task(dataset="hmdb51", modality="video", protocol="svm", encoder="teacher")
     for fold, share in ((1, 0.2), (2, 0.4)):
         values = {"bounce": share, "slide": None if fold == 1 else 0.7}
         write_scores(tmp_path / "scores", bare, (replace(task, fold=fold),), per_class=values)

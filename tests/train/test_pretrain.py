@@ -25,7 +25,7 @@ from xkd.config.overrides import to_yaml
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
 from xkd.evaluate.evaluate import evaluate
-from xkd.evaluate.task import Task
+from xkd.evaluate.plan import make_task
 from xkd.launch.distributed import DistributedContext
 from xkd.model.terms import DIRECTIONS
 from xkd.model.xkd import XKD
@@ -141,9 +141,10 @@ def test_one_modality_alone_can_be_trained_evaluated_and_reported(prepared: Path
     assert "nothing is distilled" in verdict.reason
     assert [path.name for path in (run / "encoders").iterdir()] == ["student_video.safetensors"]
     assert not [name for name in numbers(run)[-1] if name.startswith(("kd", "align", "reconstruct_audio"))]
-    evaluate(run, prepared, Task(encoder="student", train_windows=1, test_windows=1), run / "scores")
+    one = {"train_windows": 1, "test_windows": 1}
+    evaluate(run, prepared, make_task("embedded", "video", "svm", "student", 1, one), run / "scores")
     with pytest.raises(UserError, match=r"no encoder at .*teacher_video"):
-        evaluate(run, prepared, Task(encoder="teacher"), run / "scores")
+        evaluate(run, prepared, make_task("embedded", "video", "svm", "teacher"), run / "scores")
     report = tabulate(run, run / "scores", run / "report").read_text()
     assert "Reconstruction, video" in report
     assert "nothing was distilled" in report

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -97,6 +98,12 @@ def resolve(
     return build(type(base), values, "configuration")
 
 
+def read_settings(file: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a file and of overrides as nested plain values; arguments as of `resolve`."""
+    layers = [load_file(file)] if file else []
+    return reduce(_joined, [*layers, *map(parse_override, overrides)], {})
+
+
 def overlay(base: Settings, values: Mapping[str, Any], source: str) -> Settings:
     """Return settings with some of them changed, given as nested plain values.
 
@@ -150,11 +157,11 @@ def _merge(
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
             _merge(into[key], value, source, hints[key], f"{prefix}{key}.")
         else:
-            into[key] = _joined(into[key], value)
+            into[key] = value
 
 
 def _joined(ours: Any, theirs: Any) -> Any:
-    """Join free-form mappings key by key; replace anything else."""
+    """Join mappings key by key; replace anything else."""
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return {**ours, **{key: _joined(ours.get(key), value) for key, value in theirs.items()}}
     return theirs

@@ -1,7 +1,6 @@
-"""How good a run's encoders are: frozen features, a probe, a score (supplement A.5)."""
+"""Evaluation of a run's encoders: features, protocols, scores (supplement A.5, A.6)."""
 
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -9,7 +8,7 @@ from typing import Any
 class _Evaluate(ModuleType):
     """A module that can be called: ``xkd.evaluate(...)`` is the function, though the package has its name."""
 
-    def __call__(self, *arguments: Any, **options: Any) -> Path:
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
         from xkd.evaluate.evaluate import evaluate
 
         return evaluate(*arguments, **options)

@@ -1,27 +1,116 @@
-"""plan: which evaluations a run gets, from what the prepared datasets hold."""
+"""Which evaluations a run gets, from the prepared datasets and the protocols that belong to them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.config.overrides import resolve, to_dict
+from xkd.config import MODALITIES, Modality
+from xkd.config.overrides import build, overlay, to_dict
+from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
 from xkd.evaluate.features import published_hash
-from xkd.evaluate.score import INPUTS, EvaluatedEncoder, ProtocolName
-from xkd.evaluate.specs import EVAL_SPECS
-from xkd.evaluate.task import Task, tuning_of
+from xkd.evaluate.protocols.protocol import ENCODERS
+from xkd.evaluate.protocols.registry import PROTOCOLS
+from xkd.evaluate.score import INPUTS, EvaluatedEncoder
+from xkd.evaluate.specs import EVAL_SPECS, find_eval_spec
+from xkd.evaluate.task import Task
+from xkd.io import short_hash
 from xkd.rundir import ROLES, RunDir
 
-ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+
+def make_task(
+    dataset: str,
+    modality: str,
+    protocol: str,
+    encoder: str,
+    fold: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> Task:
+    """Return a task with its dataset's windows and settings of fine-tuning, and `settings` laid over them.
+
+    Args:
+        dataset: one of `EVAL_SPECS`; the other names as in `Task`.
+        settings: ``train_windows``, ``test_windows``, ``seed`` (null: the default), and for fine-tuning
+            fields of `xkd.config.FinetuneConfig`.
+
+    Raises:
+        UserError: the dataset has no such evaluation, or a setting is unknown or out of range.
+    """
+    spec = find_eval_spec(dataset, modality, protocol)
+    method, source = PROTOCOLS[spec.protocol], f"{protocol} on {dataset}"
+    _check_known(f"protocol {protocol} has no encoder", [encoder], method.encoders)
+    given = dict(settings or {})
+    own = {name: given.pop(name) for name in method.settings if name in given}
+    if method.trains_encoder:
+        own["finetune"] = overlay(FINETUNING[dataset, INPUTS[spec.modality][0]], given, source)
+    else:
+        _check_known(f"protocol {protocol} has no setting", list(given), method.settings)
+    task = {"dataset": dataset, "modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
+    windows = {"train_windows": spec.train_windows, "test_windows": spec.test_windows}
+    changed = {name: value for name, value in own.items() if value is not None}
+    return build(Task, task | windows | changed, source)
+
+
+def choose(
+    data: Sequence[Path],
+    encoders: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    modalities: Sequence[Modality] = MODALITIES,
+    finetune: Mapping[str, Any] | None = None,
+) -> list[tuple[PreparedDataset, Task]]:
+    """Return every protocol of each dataset (`EVAL_SPECS`), on all its folds, with every encoder.
+
+    All first folds come first: they extract the features that the later ones would wait for.
+
+    Args:
+        data: prepared directories.
+        encoders: which to evaluate; empty: all.
+        protocols: by which; empty: all.
+        modalities: those of the run; what no clip of a dataset has is left out.
+        finetune: settings of every fine-tuning, see `make_task`.
+
+    Raises:
+        UserError: an encoder, a protocol or a setting is unknown, a dataset is not evaluated or given twice,
+            or nothing is left to evaluate.
+    """
+    _check_known("no encoder", encoders, ENCODERS)
+    _check_known("no protocol", protocols, list(PROTOCOLS))
+    datasets: dict[str, PreparedDataset] = {}
+    for dataset in map(PreparedDataset.open, data):
+        if dataset.name not in EVAL_SPECS:
+            known = ", ".join(EVAL_SPECS)
+            raise UserError(
+                f"{dataset.root} holds {dataset.name}, which has no evaluation; available: {known}"
+            )
+        other = datasets.setdefault(dataset.name, dataset)
+        if other is not dataset:
+            raise UserError(f"{other.root} and {dataset.root} both hold {dataset.name}; give one of them")
+    chosen = []
+    for dataset in datasets.values():
+        available = {m for m in modalities if any(clip.has((m,)) for clip in dataset.clips)}
+        for fold, spec in product(range(1, dataset.folds + 1), EVAL_SPECS[dataset.name]):
+            method = PROTOCOLS[spec.protocol]
+            if spec.protocol not in (protocols or PROTOCOLS) or not available.issuperset(
+                INPUTS[spec.modality]
+            ):
+                continue
+            settings = finetune if method.trains_encoder else None
+            for encoder in method.encoders:
+                if encoder in (encoders or ENCODERS):
+                    task = make_task(dataset.name, spec.modality, spec.protocol, encoder, fold, settings)
+                    chosen.append((dataset, task))
+    if not chosen:
+        raise UserError(
+            f"nothing to evaluate: none of {', '.join(datasets) or 'no dataset'} has an evaluation by "
+            f"{', '.join(protocols or PROTOCOLS)} of {', '.join(modalities)}"
+        )
+    return sorted(chosen, key=lambda pair: pair[1].fold)
 
 
 def plan(
@@ -29,164 +118,55 @@ def plan(
     data: Sequence[Path],
     encoders: Sequence[str] = (),
     protocols: Sequence[str] = (),
-    finetune: Sequence[str] = (),
+    finetune: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """The evaluations of a run, each with all that its outcome depends on, to be a caching key.
+    """Return the evaluations of a run, each with all that its outcome depends on, as a caching key.
 
     Args:
         run: directory of a finished pretraining; one of a single modality is evaluated on that alone.
-        data: prepared directories.
         encoders: which to evaluate; empty: the published ones (an autoencoder alone has no teacher) and
-            both baselines.
-        protocols: by which; empty: all.
-        finetune: settings of every fine-tuning (`xkd.config.FinetuneConfig`), each ``dotted.name=value``.
+            both baselines; the other arguments as of `choose`.
 
     Returns:
-        For each evaluation ``data`` (the directory), ``revision`` and ``preparation`` (what it was prepared
-        from, and how), ``weights`` (the hash of a published encoder; of a baseline one of the settings that
-        make it) and ``task`` (fields of `Task`).
+        For each evaluation ``data`` (the directory), ``revision`` and ``preparation`` of the data,
+        ``weights`` (the hash of a published encoder; of a baseline one of the settings that define it) and
+        ``task`` (arguments of `make_task`).
 
     Raises:
-        UserError: as `choose` and `tuning_of` do; or the run lacks an encoder.
+        UserError: see `choose`; or the run lacks an encoder.
     """
-    config = RunDir(run).config()
-    published = [role for role in ROLES if list(run.glob(f"encoders/{role}_*"))]
-    if not published:
-        raise UserError(f"no encoders in {run}; a finished run has them under encoders/")
-    wanted = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
-    chosen = choose(data, encoders or wanted, protocols, config.modalities)
-    tuned = _tuned(chosen, finetune)
+    directory = RunDir(run)
+    config, published = directory.config(), directory.published_roles()
+    settings = to_dict(config)
+    del settings["run"]  # changes no result
+    baseline = short_hash(json.dumps(settings, sort_keys=True))
 
     @cache
     def weights(encoder: EvaluatedEncoder, modality: Modality) -> str:
-        return _weights(run, config, encoder, modality)
+        return published_hash(run, encoder, modality) if encoder in ROLES else f"{encoder}-{baseline}"
 
+    available = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
     return [
         {
-            "data": str(manifest.root),
-            "revision": manifest.revision,
-            "preparation": manifest.preparation,
-            "weights": "+".join(weights(task.encoder, m) for m in INPUTS[task.modality]),
-            "task": _fields(task) | ({"finetune": tuned} if task.protocol == "finetune" else {}),
+            "data": str(dataset.root),
+            "revision": dataset.revision,
+            "preparation": dataset.preparation,
+            "weights": "+".join(weights(task.encoder, modality) for modality in task.inputs),
+            "task": task.key._asdict() | ({"settings": finetune} if task.finetune and finetune else {}),
         }
-        for manifest, task in chosen
+        for dataset, task in choose(data, encoders or available, protocols, config.modalities, finetune)
     ]
-
-
-def check(
-    data: Sequence[Path], encoders: Sequence[str], protocols: Sequence[str], finetune: Sequence[str]
-) -> int:
-    """How many evaluations are asked for, at the most, before there is a run; arguments as of `plan`.
-
-    Raises:
-        UserError: as `plan` does, but for the encoders.
-    """
-    chosen = choose(data, encoders, protocols, MODALITIES)
-    _tuned(chosen, finetune)
-    return len(chosen)
 
 
 def stages(
     data: Sequence[Path], encoders: Sequence[str] = (), protocols: Sequence[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """The evaluations under ``tasks`` of ``params.yaml``: by name ``data`` and the fields of `Task`.
-
-    Raises:
-        UserError: as `choose` does.
-    """
-    chosen = choose(data, encoders, protocols, MODALITIES)
-    return {task.name: {"data": str(manifest.root), **_fields(task)} for manifest, task in chosen}
+    """Return the section ``tasks`` of ``params.yaml``; see `choose`."""
+    chosen = choose(data, encoders, protocols)
+    return {task.name: {"data": str(dataset.root), **task.key._asdict()} for dataset, task in chosen}
 
 
-def choose(
-    data: Sequence[Path], encoders: Sequence[str], protocols: Sequence[str], modalities: Sequence[Modality]
-) -> list[tuple[PreparedDataset, Task]]:
-    """Every protocol of each dataset (`EVAL_SPECS`), on all its folds, with every encoder.
-
-    All first folds come first: they make the features that the later ones would wait for. The raw input is
-    nothing to fine-tune, and what no clip has is left out.
-
-    Raises:
-        UserError: an encoder or a protocol is unknown, a dataset is not evaluated or was given twice, or
-            nothing is left to evaluate.
-    """
-    _check_known("encoder", encoders, ENCODERS)
-    _check_known("protocol", protocols, PROTOCOLS)
-    manifests: dict[str, PreparedDataset] = {}
-    for manifest in map(PreparedDataset.open, data):
-        if manifest.name not in EVAL_SPECS:
-            raise UserError(
-                f"{manifest.root} holds {manifest.name}, which has no evaluation; "
-                f"{', '.join(EVAL_SPECS)} have"
-            )
-        other = manifests.setdefault(manifest.name, manifest)
-        if other is not manifest:
-            raise UserError(f"{other.root} and {manifest.root} both hold {manifest.name}; give one of them")
-    chosen = [
-        (manifest, task)
-        for manifest in manifests.values()
-        for task in _tasks(manifest, encoders or ENCODERS, protocols or PROTOCOLS, modalities)
-    ]
-    chosen.sort(key=lambda pair: pair[1].fold)
-    if not chosen:
-        raise UserError(
-            f"nothing to evaluate: none of {', '.join(manifests) or 'no dataset'} has an evaluation by "
-            f"{', '.join(protocols or PROTOCOLS)} of {', '.join(modalities)}"
-        )
-    return chosen
-
-
-def _tasks(
-    manifest: PreparedDataset,
-    encoders: Sequence[str],
-    protocols: Sequence[str],
-    modalities: Sequence[Modality],
-) -> list[Task]:
-    there = {m for m in modalities if any(clip.has((m,)) for clip in manifest.clips)}
-    return [
-        Task(
-            dataset=manifest.name,
-            modality=setup.modality,
-            protocol=setup.protocol,
-            encoder=encoder,
-            fold=fold,
-        )
-        for fold in range(1, manifest.folds + 1)
-        for setup in EVAL_SPECS[manifest.name]
-        if setup.protocol in protocols and there.issuperset(INPUTS[setup.modality])
-        for encoder in ENCODERS
-        if encoder in encoders and (encoder, setup.protocol) != ("raw", "finetune")
-    ]
-
-
-def _tuned(chosen: Sequence[tuple[PreparedDataset, Task]], finetune: Sequence[str]) -> dict[str, Any]:
-    """The settings of every fine-tuning, as `Task` has them, tried on each that is chosen."""
-    settings = [f"finetune.{setting}" for setting in finetune]
-    tuned = resolve(Task(protocol="finetune"), None, settings).finetune
-    for _, task in chosen:
-        if task.protocol == "finetune":
-            tuning_of(replace(task, finetune=tuned))
-    return tuned
-
-
-def _fields(task: Task) -> dict[str, Any]:
-    """What tells a task from the others of its run."""
-    return {name: getattr(task, name) for name in ("dataset", "modality", "protocol", "encoder", "fold")}
-
-
-def _weights(run: Path, config: PretrainConfig, encoder: EvaluatedEncoder, modality: Modality) -> str:
-    if encoder in ROLES:
-        return published_hash(run, encoder, modality)
-    values = to_dict(config)
-    del values["run"]
-    return f"{encoder}-{_digest(values)}"
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+def _check_known(problem: str, given: Sequence[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            raise UserError(f"no {what} {name}{nearest(name, known)}; there are {', '.join(known)}")
+            raise UserError(f"{problem} {name}{nearest(name, known)}; available: {', '.join(known)}")

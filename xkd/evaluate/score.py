@@ -18,6 +18,9 @@ EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
 """An encoder of the run; ``random``: the same encoder, never pretrained; ``raw``: the downsampled input."""
 ProtocolName = Literal["svm", "fusion", "fc", "finetune"]
+Part = Literal["train", "test"]
+"""Windows of ``train`` are random, with the linear evaluation's augmentation (Tables S1, S2); those of
+``test`` evenly spaced and not augmented."""
 
 INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
     "video": ("video",),
@@ -78,7 +81,7 @@ class Score:
 
     def write(self, folder: Path) -> Path:
         """Write ``{name}.json`` atomically."""
-        path = folder / f"{self.name}.json"
+        path = score_path(folder, self.name)
         write_json(path, to_dict(self))
         return path
 
@@ -95,6 +98,16 @@ class Score:
 def task_name(dataset: str, modality: str, protocol: str, encoder: str, fold: int) -> str:
     """Return the name of a task and its score; only later folds are part of it."""
     return f"{dataset}-{modality}-{protocol}-{encoder}" + (f"-fold{fold}" if fold > 1 else "")
+
+
+def score_path(folder: Path, name: str) -> Path:
+    """Return the score file of a task."""
+    return folder / f"{name}.json"
+
+
+def failure_path(folder: Path, name: str) -> Path:
+    """Return the file with the reason why a task has no score."""
+    return folder / f"{name}.failed"
 
 
 class TaskKey(NamedTuple):

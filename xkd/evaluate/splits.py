@@ -1,4 +1,4 @@
-"""The clips that a task fits and tests on, and their labels."""
+"""The clips that a task trains and tests on, and their labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from xkd.config import Modality
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluate.protocols.svm import validation_clips
+from xkd.evaluate.metrics import Labels, LabelSets
+
+VALIDATION_SHARE = 0.2
+"""Share of each class's training clips that C, or an epoch, is chosen on."""
 
 
 class Splits(NamedTuple):
@@ -21,74 +24,97 @@ class Splits(NamedTuple):
     test: list[Clip]
     first: list[Clip]
     """The training clips of the first fold."""
-    manifest: PreparedDataset
+    dataset: PreparedDataset
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in their order."""
-        return self.manifest.classes
+        """Names of the classes, in the order of label columns."""
+        return self.dataset.classes
 
-    def held_out(self, modality: Modality, seed: int) -> tuple[list[Clip], list[Clip]]:
-        """Training clips, and others to choose an epoch by, none of which is tested on.
+    def hold_out(self, modality: Modality, seed: int) -> tuple[list[Clip], list[Clip]]:
+        """Divide the training clips into those to train on and those to choose an epoch on.
 
-        The latter are the dataset's own validation clips where it has a test split beside them, as FSD50K;
-        else some of each class's training clips, of the first label of those with several.
+        The latter are the dataset's own validation clips where it also has a test split, as FSD50K; else a
+        part of each class's training clips (by the first label of a clip with several).
         """
-        known = {split for clip in self.manifest.clips for split in clip.splits}
-        own = [clip for clip in self.manifest.clips if "val" in clip.splits and clip.labels]
-        own = [clip for clip in own if clip.has((modality,))]
+        known = {split for clip in self.dataset.clips for split in clip.splits}
+        own = [c for c in self.dataset.clips if "val" in c.splits and c.labels and c.has((modality,))]
         if "test" in known and own:
             return self.train, own
-        chosen = validation_clips(self.label(self.train), seed)
-        kept = [clip for clip, out in zip(self.train, chosen, strict=True) if not out]
-        return kept, [clip for clip, out in zip(self.train, chosen, strict=True) if out]
+        chosen = validation_mask(self.first_label(self.train), seed)
+        kept = [clip for clip, held_out in zip(self.train, chosen, strict=True) if not held_out]
+        return kept, [clip for clip, held_out in zip(self.train, chosen, strict=True) if held_out]
 
-    def labels(self, clips: list[Clip]) -> NDArray[np.bool_]:
-        """(clips, classes), which of the classes each clip has."""
-        number = {name: place for place, name in enumerate(self.classes)}
-        found = np.zeros((len(clips), len(self.classes)), dtype=bool)
+    def label_sets(self, clips: Sequence[Clip]) -> LabelSets:
+        """Return which of the classes each clip has, (clips, classes)."""
+        column = {name: place for place, name in enumerate(self.classes)}
+        labels = np.zeros((len(clips), len(self.classes)), dtype=bool)
         for row, clip in enumerate(clips):
-            found[row, [number[label] for label in clip.labels]] = True
-        return found
+            labels[row, [column[label] for label in clip.labels]] = True
+        return labels
 
-    def label(self, clips: list[Clip]) -> NDArray[np.int64]:
-        """(clips,), each one's class number; of several labels the first class."""
-        return np.asarray(self.labels(clips).argmax(axis=1), np.int64)
+    def first_label(self, clips: Sequence[Clip]) -> NDArray[np.int64]:
+        """Return the class of each clip, (clips,); the first of several."""
+        return np.asarray(self.label_sets(clips).argmax(axis=1), np.int64)
 
 
 def read_splits(
-    manifest: PreparedDataset, dataset: str, fold: int, modalities: Sequence[Modality], *, one_label: bool
+    dataset: PreparedDataset, fold: int, modalities: Sequence[Modality], *, single_label: bool
 ) -> Splits:
-    """The clips of a fold that have the modalities; without a test split, the validation split is the test.
+    """Return the clips of a fold that have the modalities; without a test split, test on val.
 
     Args:
-        manifest: a prepared dataset.
-        dataset: name that it must have.
+        dataset: a prepared dataset.
         fold: which of its divisions, from 1.
-        modalities: what the clips must have.
-        one_label: whether several labels of a clip are a mistake.
+        modalities: required of every clip.
+        single_label: whether several labels of a clip are an error.
 
     Raises:
-        UserError: it holds another dataset, or lacks the fold, a split, the modalities or labels.
+        UserError: the dataset lacks the fold, a split, the modalities or labels.
     """
-    data = manifest.root
-    if manifest.name != dataset:
-        raise UserError(f"the task is for dataset {dataset}, but {data} holds {manifest.name}")
 
-    def of(split: str, number: int) -> list[Clip]:
-        clips = [clip for clip in manifest.split(split, number) if clip.has(modalities)]
+    def read(split: str, fold: int) -> list[Clip]:
+        clips = [clip for clip in dataset.split(split, fold) if clip.has(modalities)]
         if not clips:
             raise UserError(
-                f"no clip of split {split} in {data} has {' and '.join(modalities)}; choose another modality"
+                f"no clip of split {split} in {dataset.root} has {' and '.join(modalities)}; choose another "
+                "modality"
             )
         for clip in clips:
-            if not clip.labels or (one_label and len(clip.labels) > 1):
-                wanted = "one label" if one_label else "labels"
+            if not clip.labels or (single_label and len(clip.labels) > 1):
                 raise UserError(
-                    f"the protocol needs {wanted} a clip; {clip.id} in {data} has {len(clip.labels)}"
+                    f"the protocol needs {'one label' if single_label else 'labels'} per clip; {clip.id} in "
+                    f"{dataset.root} has {len(clip.labels)}"
                 )
         return clips
 
-    train = of("train", fold)
-    test = of("test" if any("test" in clip.splits for clip in manifest.clips) else "val", fold)
-    return Splits(train, test, train if fold == 1 else of("train", 1), manifest)
+    train = read("train", fold)
+    test = read("test" if any("test" in clip.splits for clip in dataset.clips) else "val", fold)
+    return Splits(train, test, train if fold == 1 else read("train", 1), dataset)
+
+
+def validation_mask(labels: Labels, seed: int) -> NDArray[np.bool_]:
+    """Mark the training clips to choose on: `VALIDATION_SHARE` of each class, never all of one.
+
+    Whole clips are held out: windows of one clip resemble each other, so a clip on both sides would favor
+    memorization.
+
+    Args:
+        labels: (clips,), the class of each.
+        seed: of the choice.
+
+    Raises:
+        UserError: there are too few clips or classes.
+    """
+    rng = np.random.default_rng(seed)
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(VALIDATION_SHARE * len(members))), len(members) - 1)
+        held_out[members[:count]] = True
+    if not held_out.any() or len(np.unique(labels)) < 2:
+        raise UserError(
+            "the protocol needs at least two classes and two training clips of some class to hold out; "
+            f"the train split has {len(labels)} clips of {len(np.unique(labels))} classes"
+        )
+    return held_out

@@ -12,6 +12,7 @@ from typing import Literal
 from xkd.config.overrides import to_dict
 from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, PaperResult, paper_results
 from xkd.evaluate.metrics import METRIC_NAMES
+from xkd.evaluate.protocols.registry import PROTOCOLS
 from xkd.evaluate.score import EvaluatedEncoder, EvaluatedModality, Score, TaskKey
 from xkd.evaluate.specs import EVAL_SPECS, EvalSpec
 from xkd.report.load import EvaluatedRun
@@ -182,7 +183,7 @@ def _missing(
 ) -> tuple[str, bool]:
     """Return why scores of a column are missing, by fold, and whether one of them failed."""
     spec = column.spec
-    if (encoder, spec.protocol) == ("raw", "finetune"):
+    if encoder not in PROTOCOLS[spec.protocol].encoders:
         return "raw input has nothing to fine-tune", False
     reasons: dict[str, list[int]] = {}
     for fold in sorted({*column.folds} - {score.fold for score in scores}):

@@ -20,7 +20,7 @@ from typing import Any
 
 from xkd.config import Modality, PretrainConfig
 from xkd.errors import UserError
-from xkd.io import require_finished, write_text
+from xkd.io import read_json, require_finished, write_text
 
 ROWS = "manifest.csv"
 DATASET = "dataset.json"
@@ -117,10 +117,7 @@ class PreparedDataset:
         Raises:
             UserError: the directory is missing, was not (completely) prepared, or lacks a shard.
         """
-        if not (root / DATASET).is_file():
-            require_finished(root)
-            state = "is not a prepared dataset" if root.is_dir() else "does not exist"
-            raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE --out {root}`")
+        _require_prepared(root)
         try:
             values = json.loads((root / DATASET).read_text())
             with (root / ROWS).open(newline="", encoding="utf-8") as file:
@@ -228,6 +225,23 @@ class PreparedDataset:
             known = ", ".join(sorted({clip.splits[fold - 1] for clip in self.clips}))
             raise UserError(f"{self.root} has no split {name}; it has {known}")
         return clips
+
+
+def dataset_name(root: Path) -> str:
+    """Return the name of a prepared dataset without reading its clips.
+
+    Raises:
+        UserError: the directory is missing or was not (completely) prepared.
+    """
+    _require_prepared(root)
+    return str(read_json(root / DATASET).get("name"))
+
+
+def _require_prepared(root: Path) -> None:
+    if not (root / DATASET).is_file():
+        require_finished(root)
+        state = "is not a prepared dataset" if root.is_dir() else "does not exist"
+        raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE --out {root}`")
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:

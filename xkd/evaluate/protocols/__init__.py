@@ -1,1 +1,1 @@
-"""Evaluation protocols (supplement A.5, A.6)."""
+"""Evaluation protocols: features or clips in, predictions out."""

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xkd.evaluate.protocols.svm import Rows, Windows, mean_by_clip
+from xkd.evaluate.features import ClipFeatures
+from xkd.evaluate.metrics import LabelSets, Predictions
+from xkd.evaluate.protocols.protocol import Evaluation, FeatureProtocol, FeatureReader, Prediction
 from xkd.progress import progress
 from xkd.train.schedules import cosine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the layer is trained; AdamW with its usual betas."""
+    """Hyperparameters of the layer's training; AdamW with its default betas."""
 
     lr: float
     decays: bool
@@ -27,39 +27,51 @@ class Recipe:
     dropout: float
     batch_size: int
     epochs: int
-    many_labels: bool
-    """Binary cross-entropy for each class and sigmoids, instead of cross-entropy and a softmax."""
 
 
 RECIPES = {
-    "fsd50k": Recipe(
-        lr=1e-3, decays=False, weight_decay=1e-5, dropout=0.3, batch_size=256, epochs=50, many_labels=True
-    ),
-    # The text says neither weight decay nor dropout; the authors' code has none.
-    "kinetics400": Recipe(
-        lr=1e-2, decays=True, weight_decay=0.0, dropout=0.0, batch_size=512, epochs=20, many_labels=False
-    ),
+    "fsd50k": Recipe(lr=1e-3, decays=False, weight_decay=1e-5, dropout=0.3, batch_size=256, epochs=50),
+    # The paper gives neither weight decay nor dropout; the authors' code has none.
+    "kinetics400": Recipe(lr=1e-2, decays=True, weight_decay=0.0, dropout=0.0, batch_size=512, epochs=20),
 }
 """By dataset."""
 
 
-def fit_and_decide(
-    train: Windows, labels: NDArray[np.bool_], test: Windows, test_clips: int, recipe: Recipe, seed: int
-) -> Rows:
-    """Train the layer on training windows, each a row of its own; mean probabilities of test clips.
+class LinearHead(FeatureProtocol):
+    """A fully connected layer on frozen features."""
 
-    The last epoch counts: nothing is chosen on the test split.
+    def fit(self, evaluation: Evaluation, read: FeatureReader) -> Prediction:
+        """Train by the recipe of the dataset."""
+        task, splits = evaluation.task, evaluation.splits
+        train, test = read(splits.train, "train"), read(splits.test, "test")
+        labels, recipe = splits.label_sets(splits.train), RECIPES[task.dataset]
+        values = fit_and_predict(train, labels, test, recipe, task.seed, multi_label=evaluation.multi_label)
+        return Prediction(values)
+
+
+def fit_and_predict(
+    train: ClipFeatures,
+    labels: LabelSets,
+    test: ClipFeatures,
+    recipe: Recipe,
+    seed: int,
+    *,
+    multi_label: bool,
+) -> Predictions:
+    """Train the layer on training windows, one row each; predict test clips by the mean probability.
+
+    The last epoch is used: nothing is chosen on the test split.
 
     Args:
         train: features of the training windows.
-        labels: (training clips, classes), which of the classes a clip has, indexed by ``train.clip``.
+        labels: (training clips, classes), which of the classes a clip has.
         test: features of the test windows.
-        test_clips: number of test clips, indexed by ``test.clip``.
-        recipe: how.
+        recipe: hyperparameters.
         seed: of the layer, the order of rows, and dropout.
+        multi_label: sigmoids instead of a softmax, see `classification_loss`.
 
     Returns:
-        (test_clips, classes) in [0, 1].
+        (test clips, classes) in [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
     features = torch.from_numpy(np.ascontiguousarray(train.features))
@@ -78,8 +90,8 @@ def fit_and_decide(
                 if recipe.decays:
                     step = epoch * batches + number
                     optimizer.param_groups[0]["lr"] = cosine(step, steps, recipe.lr, 0.0)
-                seen = _dropped(features[batch], recipe.dropout, generator)
-                loss = _loss(layer(seen), targets[rows[batch]], recipe)
+                inputs = _dropout(features[batch], recipe.dropout, generator)
+                loss = classification_loss(layer(inputs), targets[rows[batch]], multi_label=multi_label)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
@@ -87,18 +99,17 @@ def fit_and_decide(
             bar.advance()
     with torch.no_grad():
         outputs = layer(torch.from_numpy(np.ascontiguousarray(test.features)))
-        shares: NDArray[Any] = (outputs.sigmoid() if recipe.many_labels else outputs.softmax(-1)).numpy()
-    return mean_by_clip(shares, test.clip, test_clips)
+        probabilities = outputs.sigmoid() if multi_label else outputs.softmax(-1)
+    return test.mean(probabilities.numpy())
 
 
-def _loss(outputs: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
-    if recipe.many_labels:
-        return F.binary_cross_entropy_with_logits(outputs, targets)
-    return F.cross_entropy(outputs, targets)
+def classification_loss(logits: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
+    """Return binary cross-entropy per class, or cross-entropy; `targets` are (B, classes)."""
+    return (F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy)(logits, targets)
 
 
-def _dropped(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Dropout with random numbers of our own, so that a seed repeats the result."""
+def _dropout(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Apply dropout with an explicit generator, so that the result depends on the seed alone."""
     if not share:
         return features
     kept = torch.rand(features.shape, generator=generator) >= share

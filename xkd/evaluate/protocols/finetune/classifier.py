@@ -1,4 +1,4 @@
-"""An encoder with a classifier on top, as fine-tuning trains it (supplement A.6)."""
+"""The network that fine-settings trains: an encoder with a classifier on top (supplement A.6)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from xkd.weights import read_weights
 
 
 class Classifier(nn.Module):
-    """An encoder, the mean of its patch tokens, dropout and a fully connected layer.
+    """An encoder, the mean of its patch tokens, dropout and a linear layer.
 
     Args:
-        encoder: any of ours.
-        classes: outputs.
-        dropout: share of features that a training step drops.
+        encoder: of one modality.
+        classes: number of outputs.
+        dropout: probability, before the linear layer.
     """
 
     def __init__(self, encoder: Encoder, classes: int, dropout: float) -> None:
@@ -33,48 +33,48 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, view: Tensor) -> Tensor:
-        """A view (B, C, *sizes), of any size that the patch divides, to logits (B, classes)."""
+        """Return logits (B, classes) of views (B, C, *sizes) of any size that is a multiple of the patch."""
         features: Tensor = self.dropout(self.encoder.pool(self.encoder(view)))
         logits: Tensor = self.head(features)
         return logits
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:  # noqa: ARG002
-        """Where timm finds layer 0 (patches, class token, positions) and the blocks; the rest is the top."""
+        """Return timm's patterns of layer 0 and of the blocks; the rest is the top."""
         return {"stem": r"^encoder\.(?:embed|cls_token|positions)", "blocks": r"^encoder\.blocks\.(\d+)\."}
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...]]:
-    """A fine-tuned network that an evaluation published, in evaluation mode, and its classes' names.
+    """Load a fine-tuned network, in evaluation mode, and the names of its classes.
 
     Args:
-        path: a ``classifier.safetensors`` under the scores' ``finetuned``.
+        path: a ``classifier.safetensors`` in ``scores/finetuned`` of a run.
 
     Raises:
-        UserError: the file is missing or no classifier of ours.
+        UserError: the file is missing or not a classifier that xkd wrote.
     """
     weights, facts = read_weights(Path(path), "classifier")
     if "classes" not in facts:
         raise UserError(f"{path} holds an encoder without a classifier; xkd.load reads it")
     config = build(PretrainConfig, facts["config"], str(path))
     encoder = build_encoder(config, facts["modality"])
-    # The tables are those of pretraining's size; they are interpolated to what is fine-tuned on.
+    # Position tables have pretraining's size; the encoder interpolates them to larger views.
     classifier = Classifier(encoder, len(facts["classes"]), 0.0)
     classifier.load_state_dict(weights)
     return classifier.eval(), tuple(facts["classes"])
 
 
-def layer_groups(classifier: Classifier, tuning: FinetuneConfig) -> list[dict[str, Any]]:
-    """Parameter groups with layer-wise decay: ``lr_scale`` is `layer_decay` ** (depth + 1 - layer).
+def layer_groups(classifier: Classifier, settings: FinetuneConfig) -> list[dict[str, Any]]:
+    """Return parameter groups with layer-wise decay: ``lr_scale`` is `layer_decay` ** (depth + 1 - layer).
 
     Layer 0 is the patch projection, the class token and the position table; layer i + 1 is block i; final
     norm and classifier are layer depth + 1. Biases, norms, class token and positions do not decay.
     """
-    from timm.optim import param_groups_layer_decay  # imported late: it takes seconds
+    from timm.optim import param_groups_layer_decay  # slow import
 
     groups: list[dict[str, Any]] = param_groups_layer_decay(
         classifier,
-        weight_decay=tuning.weight_decay,
+        weight_decay=settings.weight_decay,
         no_weight_decay_list=("encoder.cls_token", "encoder.positions"),
-        layer_decay=tuning.layer_decay,
+        layer_decay=settings.layer_decay,
     )
     return groups

@@ -1,0 +1,18 @@
+"""Late fusion: a linear SVM on the features of both modalities (supplement A.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xkd.evaluate.features import ClipFeatures
+from xkd.evaluate.protocols.svm import LinearSVM
+
+
+class LateFusion(LinearSVM):
+    """A linear SVM on concatenated features."""
+
+    def join(self, features: Sequence[ClipFeatures]) -> ClipFeatures:
+        """Concatenate the features of each window."""
+        return features[0]._replace(features=np.concatenate([part.features for part in features], axis=1))

@@ -1,0 +1,129 @@
+"""The interface of evaluation protocols: features or clips in, predictions out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from xkd.config import PretrainConfig
+from xkd.config.overrides import to_dict
+from xkd.data.shards.manifest import Clip
+from xkd.evaluate.feature_store import FeatureStore
+from xkd.evaluate.features import ClipFeatures, FeatureExtractor
+from xkd.evaluate.metrics import Metric, Predictions, compute_metrics
+from xkd.evaluate.score import EvaluatedEncoder, Part
+from xkd.evaluate.splits import Splits
+from xkd.evaluate.task import Task
+from xkd.io import short_hash
+from xkd.launch.distributed import DistributedContext
+
+ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A task with the data and the encoders that it needs."""
+
+    task: Task
+    metric: Metric
+    config: PretrainConfig
+    """The run's."""
+    splits: Splits
+    extractors: Sequence[FeatureExtractor]
+    """One per modality of the task."""
+    out: Path
+    """Folder of scores."""
+    context: DistributedContext
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether clips may have several labels."""
+        return self.metric == "map"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of the `Score` that decide its value."""
+        task, dataset = self.task, self.splits.dataset
+        return {
+            "encoder_hash": "+".join(extractor.hash for extractor in self.extractors),
+            "data_revision": dataset.revision,
+            "preparation": dataset.preparation,
+            "windows": task.windows,
+            "seed": task.seed,
+            "finetune": to_dict(task.finetune) if task.finetune else {},
+        }
+
+    def key(self, *values: object) -> str:
+        """Return a hash of the encoders, the data and further values."""
+        encoders, revision, preparation, *_ = self.identity.values()
+        return short_hash(repr((encoders, (revision, preparation), *values)))
+
+    def measure(self, predictions: Predictions, clips: Sequence[Clip]) -> dict[str, Any]:
+        """Return the metrics of predictions for clips; see `compute_metrics`."""
+        labels, classes = self.splits.label_sets(clips), self.splits.classes
+        return compute_metrics(predictions, labels, classes, self.metric)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a protocol predicts for the test clips."""
+
+    values: Predictions
+    """(test clips, classes)"""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Fields of the `Score` that describe how it was made."""
+    summary: str = ""
+    """The same in a few words."""
+
+
+class Protocol(ABC):
+    """A way to measure an encoder."""
+
+    encoders: Sequence[EvaluatedEncoder] = ENCODERS
+    """Those that it can evaluate."""
+    settings: Sequence[str] = ("train_windows", "test_windows", "seed")
+    """Fields of a `Task` that may be changed."""
+    trains_encoder = False
+    """Whether a task has settings of fine-tuning."""
+
+    @abstractmethod
+    def start(self, evaluation: Evaluation) -> Callable[[], Prediction]:
+        """Do what all processes do together, and return the rest of the work, for the main process alone.
+
+        The others may leave then: fitting on the CPU can take longer than processes wait for each other.
+        """
+
+
+FeatureReader = Callable[[Sequence[Clip], Part], ClipFeatures]
+"""Returns the features of clips of a split."""
+
+
+class FeatureProtocol(Protocol):
+    """A protocol on frozen features."""
+
+    def start(self, evaluation: Evaluation) -> Callable[[], Prediction]:
+        """Extract the features together; then fit."""
+        task, extractors = evaluation.task, evaluation.extractors
+        folder, dataset = evaluation.out / "features", evaluation.splits.dataset
+        store = FeatureStore(folder, dataset, evaluation.config, task.seed, evaluation.context)
+        for extractor in extractors:
+            for part, count in task.windows.items():
+                store.make(extractor, part, count)
+
+        def read(clips: Sequence[Clip], part: Part) -> ClipFeatures:
+            count = task.windows[part]
+            return self.join([store.read(extractor, clips, part, count) for extractor in extractors])
+
+        return lambda: self.fit(evaluation, read)
+
+    def join(self, features: Sequence[ClipFeatures]) -> ClipFeatures:
+        """Combine the features of all modalities."""
+        (single,) = features
+        return single
+
+    @abstractmethod
+    def fit(self, evaluation: Evaluation, read: FeatureReader) -> Prediction:
+        """Fit on the training clips and predict the test clips."""
