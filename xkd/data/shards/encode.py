@@ -65,10 +65,5 @@ def append_clip(tar: tarfile.TarFile, shard: str, clip: SourceClip, encoded: Enc
             offsets[f"{kind}_offset"] = tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             offsets[f"{kind}_size"] = len(data)
     return Clip(
-        id=clip.id,
-        splits=clip.splits,
-        labels=clip.labels,
-        shard=shard,
-        duration=encoded.duration,
-        **offsets,
+        id=clip.id, splits=clip.splits, labels=clip.labels, shard=shard, duration=encoded.duration, **offsets
     )

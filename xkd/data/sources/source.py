@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xkd.data.sources.audioset import AUDIOSET
 from xkd.data.sources.esc50 import ESC50
@@ -18,7 +18,7 @@ from xkd.data.sources.kinetics import KINETICS
 from xkd.data.sources.layout import Kind, Layout, SourceClip
 from xkd.data.sources.ucf_hmdb import HMDB51, UCF101
 from xkd.errors import UserError, nearest
-from xkd.io import require_finished
+from xkd.io import find_json, require_finished
 
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout for layout in (*KINETICS, AUDIOSET, UCF101, HMDB51, ESC50, FSD50K)
@@ -72,13 +72,14 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
     if (root / "manifest.csv").is_file():
         raise UserError(f"{root} is already prepared; pass it to xkd pretrain or xkd evaluate as --data")
     origin = _read_origin(root)
-    description = _Description.read(root)
-    if description:
-        layout = LAYOUTS[name or "kinetics400"]
-        files = Files(root / description.folder(layout.name))
+    embedded = _read_record(root / DESCRIPTION, "name", "revision", "layouts")
+    if embedded:
+        layout, folders = LAYOUTS[name or "kinetics400"], embedded["layouts"]
+        if layout.name not in folders:
+            raise UserError(f"{root / DESCRIPTION} has no layout {layout.name}; it has {', '.join(folders)}")
+        files = Files(root / folders[layout.name])
     else:
-        layout = LAYOUTS[name] if name else _recognize(root)
-        files = Files(root)
+        layout, files = LAYOUTS[name] if name else _recognize(root), Files(root)
     listed = _list_clips(layout, files)
     clips = tuple(clip for clip in listed if clip.file)
     missing = tuple(clip for clip in listed if not clip.file)
@@ -87,10 +88,10 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
             f"{root}: {describe_missing(missing, len(listed))}, first {files.root / missing[0].place}; "
             f"complete them{', or continue without them by --allow-missing' if clips else ''}"
         )
-    own = description.revision if description else origin["hash"] if origin else None
+    own = embedded["revision"] if embedded else origin["hash"] if origin else None
     return Source(
         root=root,
-        name=description.name if description and not name else layout.name,
+        name=embedded["name"] if embedded and not name else layout.name,
         revision=own or _hash_clips(clips),
         kind=layout.kind,
         clips=clips,
@@ -107,31 +108,12 @@ def describe_missing(missing: Sequence[SourceClip], listed: int) -> str:
     return f"{len(missing)} of {listed} listed files are missing (by class: {shown}{more})"
 
 
-@dataclass(frozen=True)
-class _Description:
-    """The description of an embedded dataset."""
-
-    path: Path
-    name: str
-    revision: str
-    layouts: Mapping[str, str]
-    """Folder of each layout."""
-
-    @classmethod
-    def read(cls, root: Path) -> _Description | None:
-        path = root / DESCRIPTION
-        if not path.is_file():
-            return None
-        try:
-            values = json.loads(path.read_text())
-            return cls(path, values["name"], values["revision"], dict(values["layouts"]))
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path} lacks name, revision or layouts; fetch the dataset again") from None
-
-    def folder(self, layout: str) -> str:
-        if layout not in self.layouts:
-            raise UserError(f"{self.path} has no layout {layout}; it has {', '.join(self.layouts)}")
-        return self.layouts[layout]
+def _read_record(path: Path, *keys: str) -> dict[str, Any] | None:
+    """Return a JSON object that must have these keys, None when there is no file."""
+    values = find_json(path)
+    if values is not None and (lacking := [key for key in keys if key not in values]):
+        raise UserError(f"{path} has no {lacking[0]}; fetch the dataset again")
+    return values
 
 
 def _recognize(root: Path) -> Layout:
@@ -165,14 +147,10 @@ def _read_origin(root: Path) -> Mapping[str, str] | None:
     """Return the origin of a fetched dataset after checking that it is unchanged."""
     require_finished(root)
     path = root / FETCHED
-    if not path.is_file():
+    fetched = _read_record(path, "repo", "rev", "hash", "files", "bytes")
+    if fetched is None:
         return None
-    try:
-        fetched = json.loads(path.read_text())
-        origin = {key: str(fetched[key]) for key in ("repo", "rev", "hash")}
-        expected = (fetched["files"], fetched["bytes"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged; fetch the dataset again") from None
+    expected = (fetched["files"], fetched["bytes"])
     sizes = [Path(folder, name).stat().st_size for folder, _, names in os.walk(root) for name in names]
     found = (len(sizes) - 1, sum(sizes) - path.stat().st_size)
     if found != expected:
@@ -180,7 +158,7 @@ def _read_origin(root: Path) -> Mapping[str, str] | None:
             f"{root} was changed after it was fetched ({found[0]} files of {found[1]} bytes, expected "
             f"{expected[0]} of {expected[1]}); rerun the same xkd fetch to repair it"
         )
-    return origin
+    return {key: str(fetched[key]) for key in ("repo", "rev", "hash")}
 
 
 def _hash_clips(clips: Sequence[SourceClip]) -> str:

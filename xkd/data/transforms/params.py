@@ -124,9 +124,7 @@ def finetune_views(config: PretrainConfig, tuning: FinetuneConfig) -> ViewSpecs:
         hue=0.0,
     )
     audio = AudioAugment(
-        volume=tuning.audio.volume,
-        crop_range=tuning.audio.crop_range,
-        crop_canvas=tuning.audio.crop_canvas,
+        volume=tuning.audio.volume, crop_range=tuning.audio.crop_range, crop_canvas=tuning.audio.crop_canvas
     )
     return ViewSpecs(
         video=((crop, config.video.global_view),),
