@@ -1,7 +1,7 @@
-# Everything a person or a machine does with a checkout. Nothing here needs root.
+# The commands of a checkout. None needs root.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup check test demo collapse-lab monitor clean
+.PHONY: help setup check test test-all demo collapse-lab monitor clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ help: ## List these targets
 
 setup: $(VENV)/.installed ## Install the locked dependencies and xkd itself into .venv
 
-# The kfp script of this package replaces the one kfp installs, so xkd always comes last, and anew.
+# The kfp script of this package replaces the one that kfp installs, so xkd is installed last and reinstalled.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@if command -v uv >/dev/null; then \
 	    set -ex; \
@@ -33,30 +33,33 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	fi
 	@touch $@
 
-check: setup ## Lint, formatting and types, without exclusions
+check: setup ## Lint, check formatting and types, without exclusions
 	ruff check
 	ruff format --check
 	mypy
 
-test: setup ## The quick tests
+test: setup ## The quick tier of the tests
+	pytest -m "not system and not slow"
+
+test-all: setup ## Every tier: processes, servers, pipelines, whole workflows
 	pytest
 
-demo: setup ## The whole pipeline on the embedded dataset: a table and a report at the end
+demo: setup ## The whole pipeline on the embedded dataset, up to its table and report
 	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \
 	    'prepare_settings=["short_side=64", "max_fps=8"]'
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
 
-collapse-lab: setup ## Small runs that collapse in the paper's ways, and what the detector calls them
+collapse-lab: setup ## Small runs that collapse as in the paper, and the detector's verdicts
 	xkd fetch embedded --out runs/data/embedded
 	xkd prepare runs/data/embedded --out runs/data/embedded-prepared --set short_side=64 --set max_fps=8
 	python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
 
-monitor: setup ## Prometheus with the shipped rules over a run of this machine (Debian package prometheus)
+monitor: setup ## Prometheus with our rules, scraping a run on this machine (Debian package prometheus)
 	mkdir -p runs/monitor
 	cp k8s/monitoring/local/prometheus.yaml runs/monitor
 	python -c 'import yaml; print(yaml.safe_dump(yaml.safe_load(open("k8s/monitoring/rules.yaml"))["spec"]))' \
 	    > runs/monitor/rules.yaml
 	prometheus --config.file=runs/monitor/prometheus.yaml --storage.tsdb.path=runs/monitor/data
 
-clean: ## Remove what runs and tools left behind; the environment stays
+clean: ## Remove outputs of runs and tools; the environment stays
 	rm -rf runs data dvc_plots build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

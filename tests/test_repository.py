@@ -59,7 +59,7 @@ def test_dvc_stages_depend_on_folders_of_the_code_that_exist() -> None:
         assert [path for path in sources if not (ROOT / path).is_dir()] == []
 
 
-TARGETS = ["help", "setup", "check", "test", "demo", "collapse-lab", "monitor", "clean"]
+TARGETS = ["help", "setup", "check", "test", "test-all", "demo", "collapse-lab", "monitor", "clean"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
