@@ -157,7 +157,7 @@ def _merge(
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
             _merge(into[key], value, source, hints[key], f"{prefix}{key}.")
         else:
-            into[key] = value
+            into[key] = _joined(into[key], value)
 
 
 def _joined(ours: Any, theirs: Any) -> Any:
