@@ -94,17 +94,15 @@ def choose(
     chosen = []
     for dataset in datasets.values():
         available = {m for m in modalities if any(clip.has((m,)) for clip in dataset.clips)}
-        for fold, spec in product(range(1, dataset.folds + 1), EVAL_SPECS[dataset.name]):
-            method = PROTOCOLS[spec.protocol]
-            if spec.protocol not in (protocols or PROTOCOLS) or not available.issuperset(
-                INPUTS[spec.modality]
-            ):
-                continue
+        specs = [s for s in EVAL_SPECS[dataset.name] if available.issuperset(INPUTS[s.modality])]
+        for fold, spec in product(range(1, dataset.folds + 1), specs):
+            method, names = PROTOCOLS[spec.protocol], (dataset.name, spec.modality, spec.protocol)
             settings = finetune if method.trains_encoder else None
-            for encoder in method.encoders:
-                if encoder in (encoders or ENCODERS):
-                    task = make_task(dataset.name, spec.modality, spec.protocol, encoder, fold, settings)
-                    chosen.append((dataset, task))
+            chosen += [
+                (dataset, make_task(*names, encoder, fold, settings))
+                for encoder in method.encoders
+                if encoder in (encoders or ENCODERS) and spec.protocol in (protocols or PROTOCOLS)
+            ]
     if not chosen:
         raise UserError(
             f"nothing to evaluate: none of {', '.join(datasets) or 'no dataset'} has an evaluation by "
