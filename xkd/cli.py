@@ -47,15 +47,11 @@ def fetch(
     rev: Annotated[str, typer.Option(help="Branch, tag or commit of the registry; empty: its default.")] = "",
     clips: Annotated[int, typer.Option(help="Number of clips of the embedded dataset.")] = 800,
     seed: Annotated[int, typer.Option(help="Seed of the embedded dataset.")] = 0,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Also check that the embedded dataset is learnable, without shortcuts."),
-    ] = False,
 ) -> None:
     """Fetch or generate a dataset in its official layout."""
     from xkd.data.fetch.fetch import fetch as run
 
-    run(name, out, repo=repo, rev=rev, clips=clips, seed=seed, check=check)
+    run(name, out, repo=repo, rev=rev, clips=clips, seed=seed)
 
 
 @app.command()

@@ -18,9 +18,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from xkd.data.sources.source import open_source
-from xkd.data.synthetic.audio import RATE
-from xkd.data.synthetic.check import (
+from benchmarks.embedded_check import (
     MAX_SHORTCUT,
     MIN_LEARNED,
     CheckReport,
@@ -30,6 +28,8 @@ from xkd.data.synthetic.check import (
     read,
     shortcuts,
 )
+from xkd.data.sources.source import open_source
+from xkd.data.synthetic.audio import RATE
 from xkd.data.synthetic.dataset import generate
 from xkd.data.synthetic.plan import Plan
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from xkd.data.fetch.registry import fetch_registered
-from xkd.data.synthetic.check import check as check_embedded
 from xkd.data.synthetic.dataset import generate
 from xkd.data.synthetic.miniatures import MINIATURES, generate_miniature
 from xkd.errors import UserError, nearest
@@ -22,7 +21,6 @@ def fetch(
     rev: str = "",
     clips: int = 800,
     seed: int = 0,
-    check: bool = False,
 ) -> str:
     """Write the dataset `name` to `out`.
 
@@ -33,17 +31,13 @@ def fetch(
         rev: its branch, tag or commit; empty: the default branch.
         clips: number of clips of the embedded dataset.
         seed: seed of the embedded dataset.
-        check: also measure that the embedded dataset's shortcuts fail and that it can be learned (minutes).
 
     Returns:
         The revision, equal for equal content: DVC's hash, or that of the generated files.
 
     Raises:
-        UserError: `name` is not a dataset that can be fetched, `out` holds something else, or the check
-            fails.
+        UserError: `name` is not a dataset that can be fetched, or `out` holds something else.
     """
-    if check and (repo or name != "embedded"):
-        raise UserError("check: only the embedded dataset has one; omit --check")
     if repo:
         return fetch_registered(name, repo, rev, out).hash
     if rev:
@@ -55,7 +49,4 @@ def fetch(
         )
     if name != "embedded":
         return generate_miniature(name, out)
-    revision = generate(out, clips=clips, seed=seed)
-    if check:
-        print(check_embedded(out))
-    return revision
+    return generate(out, clips=clips, seed=seed)

@@ -3,7 +3,7 @@
 Two independent labels: ten actions determine the trajectory and the time pattern of the sound, five
 materials the texture and the timbre. The clips are written in Kinetics400's layout (label: the
 action), some of their soundtracks in ESC-50's (the action) and in FSD50K's (action and material),
-so that one generator exercises every reader. `xkd.data.synthetic.check` measures that the labels
+so that one generator exercises every reader. `benchmarks/embedded_check.py` measures that the labels
 are neither trivial nor out of reach.
 """
 
