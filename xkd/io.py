@@ -18,9 +18,10 @@ from typing import IO, Any, BinaryIO
 
 from xkd.errors import UserError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MISPLACED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-_PERMANENT = (*_FULL, *_MISPLACED, errno.ENAMETOOLONG)
+_PERMANENT = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # full
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 """Errors that the next attempt would meet again; those of a file server or a device may be transient."""
 UNFINISHED = ".unfinished"
 """Folder that an `OutputDir` has until it is complete."""
@@ -119,22 +120,6 @@ def is_empty(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
-def check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Compare what identifies the content of `path` with the expected values; other fields may differ.
-
-    Raises:
-        UserError: one line with every difference.
-    """
-    expected = json.loads(json.dumps(expected))
-    different = [
-        f"{name} {found.get(name)} (not {value})"
-        for name, value in expected.items()
-        if found.get(name) != value
-    ]
-    if different:
-        raise UserError(f"{path} has another {', '.join(different)}; use another directory or delete it")
-
-
 def require_finished(path: Path) -> None:
     """Refuse a directory that is being filled, or whose filling was interrupted.
 
@@ -171,19 +156,25 @@ class OutputDir:
         """Return whether nothing is left to write; False when the directory is absent, empty or unfinished.
 
         Raises:
-            UserError: it has another identity, or files of another origin.
+            UserError: it has another identity, with every difference, or files of another origin.
         """
-        if (found := self._find()) is not None:
-            check_identity(self.path, found, self.identity)
-            return True
-        if (found := find_json(self._marker)) is not None:
-            check_identity(self.path, found, self.identity)
+        record = self._find()
+        found = find_json(self._marker) if record is None else record
+        if found is not None:
+            different = [
+                f"{name} {found.get(name)} (not {value})"
+                for name, value in json.loads(json.dumps(self.identity)).items()
+                if found.get(name) != value
+            ]
+            if different:
+                differences = ", ".join(different)
+                raise UserError(f"{self.path} has another {differences}; use another directory or delete it")
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is not a directory; use a new or empty directory")
         elif not self.unfinished.is_dir() and not is_empty(self.path):
             some = min(self.path.iterdir()).name
             raise UserError(f"{self.path} is not empty, it has {some}; use a new or empty directory")
-        return False
+        return record is not None
 
     @contextmanager
     def fill(
@@ -211,7 +202,7 @@ class OutputDir:
             while not decide(functools.partial(self._claim, wait)):
                 time.sleep(1)
             yield decide(lambda: self._lock is not None)
-            decide(self._complete)
+            decide(functools.partial(self._release, complete=True))
         except OSError as error:
             if error.errno not in _PERMANENT:
                 raise
@@ -223,13 +214,12 @@ class OutputDir:
         """Lock the directory unless it is complete; return False to try again."""
         if self.is_complete() and not self.unfinished.is_dir():
             return True
-        lock = self.unfinished / "lock"
         try:
             self.unfinished.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
+            file = (self.unfinished / "lock").open("w")
+        except FileNotFoundError:  # another process has just removed the folder
+            return False
         except OSError as error:
-            if isinstance(error, FileNotFoundError):  # another process has just removed the folder
-                return False
             raise UserError(f"cannot write {self.path}: {one_line(error)}") from error
         if not try_lock(file) or os.fstat(file.fileno()).st_nlink == 0:  # 0: removed before the lock
             file.close()
@@ -243,26 +233,19 @@ class OutputDir:
         os.register_at_fork(after_in_child=file.close)
         self._lock = file
         if self.is_complete():  # another process has just completed it, or was killed while it did
-            return self._complete()
+            return self._release(complete=True)
         write_json(self._marker, self.identity)
         return True
 
-    def _complete(self) -> bool:
-        """Unlock the directory, whose record is written, and remove the scratch folder."""
-        if self._lock:
-            self._lock.close()  # before its removal: NFS keeps a removed file while it is open
+    def _release(self, *, complete: bool = False) -> bool:
+        """Unlock the directory; remove what it has only until it is complete, or if nothing was written."""
+        if lock := self._lock:
             self._lock = None
-            shutil.rmtree(self.unfinished, ignore_errors=True)
+            if complete:
+                lock.close()  # before its removal: NFS keeps a removed file while it is open
+            if complete or {self.unfinished, self._marker, Path(lock.name)}.issuperset(self.path.rglob("*")):
+                shutil.rmtree(self.unfinished, ignore_errors=True)
+                with suppress(OSError):  # it is not empty
+                    self.path.rmdir()
+            lock.close()
         return True
-
-    def _release(self) -> None:
-        """Unlock the directory after an error, and remove it when nothing was written to it."""
-        if not self._lock:
-            return
-        own = {self.unfinished, self._marker, Path(self._lock.name)}
-        if own.issuperset(self.path.rglob("*")):
-            shutil.rmtree(self.unfinished, ignore_errors=True)
-            with suppress(OSError):
-                self.path.rmdir()
-        self._lock.close()
-        self._lock = None
