@@ -24,8 +24,9 @@ from statistics import median
 from matplotlib.figure import Figure
 
 from benchmarks.common import parser
+from xkd.config.pretrain import WINDOW
 from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
-from xkd.monitor.collapse import WINDOW, CollapseThresholds, judge
+from xkd.monitor.collapse import CollapseThresholds, judge
 from xkd.progress import progress
 from xkd.report.figures import save
 from xkd.report.plots.training import COLORS, DASHED, GRAY, loss_curves

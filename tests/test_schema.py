@@ -78,6 +78,13 @@ def test_settings_are_immutable_and_refuse_unknown_names(kind: type[Any]) -> Non
             "run.metrics_port: Input should be less than or equal to 65535, got 70000",
         ),
         ("run.keep_checkpoints=0", "run.keep_checkpoints: Input should be greater than 0, got 0"),
+        (
+            "run={on_collapse: rollback, checkpoint_every: 5}",
+            (
+                "run: on_collapse rollback: a verdict is based on 90 steps, but the oldest of "
+                "keep_checkpoints=2 may be only 5 steps old; increase keep_checkpoints"
+            ),
+        ),
         ("modalities=[]", "modalities must be video, audio or both, each once"),
         ("modalities=[video, video]", "modalities must be video, audio or both, each once"),
         ("modalities=[video]", "a single modality needs loss.align=0, loss.distill=0 and share=none"),

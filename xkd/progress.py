@@ -32,17 +32,14 @@ class Bar:
         self._bars.advance(self._id, count)
         if self._lines and (time.monotonic() - self._last_line >= LINE_SECONDS or self._bars.finished):
             self._last_line = time.monotonic()
-            self._print_line()
-
-    def _print_line(self) -> None:
-        task = self._bars.tasks[0]
-        elapsed = task.elapsed or 0.0
-        # The mean since the start: the estimate of rich covers its last 30 seconds, maybe a step or less.
-        remaining = elapsed / max(task.completed - self._resumed_at, 1) * (task.remaining or 0)
-        times = [str(timedelta(seconds=round(seconds))) for seconds in (elapsed, remaining)]
-        parts = [f"{int(task.completed)}/{task.total}", f"{times[0]} elapsed", f"{times[1]} left"]
-        parts += [task.fields["note"]] if task.fields["note"] else []
-        print(f"{task.description}: {', '.join(parts)}", file=sys.stderr, flush=True)
+            task = self._bars.tasks[0]
+            elapsed = task.elapsed or 0.0
+            # The mean since the start: the estimate of rich covers its last 30 seconds, maybe a step or less.
+            remaining = elapsed / max(task.completed - self._resumed_at, 1) * (task.remaining or 0)
+            times = [timedelta(seconds=round(seconds)) for seconds in (elapsed, remaining)]
+            counts = f"{task.description}: {int(task.completed)}/{task.total}"
+            note = f", {task.fields['note']}" if task.fields["note"] else ""
+            print(f"{counts}, {times[0]} elapsed, {times[1]} left{note}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -50,9 +47,7 @@ def progress(description: str, total: int, *, done: int = 0, show: bool = True) 
     """Show the progress of work on stderr.
 
     Args:
-        description: name of the work.
-        total: number of items.
-        done: items that an earlier run has completed.
+        done: items of `total` that an earlier run has completed.
         show: False shows nothing, as on all ranks but the main one.
     """
     console = Console(stderr=True)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.tiny import tiny_config
+from xkd.config.pretrain import WINDOW
 from xkd.model.terms import DIRECTIONS
 from xkd.monitor.collapse import (
     MAX_GRACE_STEPS,
-    WINDOW,
     CollapseThresholds,
     detect_stall,
     find_onset,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
+from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE, SCORE_LABELS
-from xkd.monitor.pushgateway import push_scores
 
 LABELS = dict(zip(SCORE_LABELS, ("embedded", "video", "svm", "teacher", "1"), strict=True))
 

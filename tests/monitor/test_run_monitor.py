@@ -19,9 +19,10 @@ from pydantic import ValidationError
 
 from xkd.config import RunConfig
 from xkd.config.presets import get_preset
+from xkd.config.pretrain import WINDOW
 from xkd.errors import UserError
 from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
-from xkd.monitor.collapse import WINDOW, CollapseThresholds
+from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.metrics import METRICS
 from xkd.monitor.run_monitor import RunMonitor

@@ -15,7 +15,7 @@ import torch
 from tests.tiny import COLLAPSE_ONSET, COLLAPSE_STEP, collapsing_config, tiny_config
 from xkd.config import PretrainConfig
 from xkd.config.overrides import to_yaml
-from xkd.errors import CollapsedError, UserError
+from xkd.errors import CollapsedError
 from xkd.launch.launcher import launch
 from xkd.rundir import read_rows
 from xkd.train.pretrain import pretrain
@@ -99,12 +99,6 @@ def test_non_finite_values_roll_back_to_the_newest_checkpoint(
     (rollback,) = json.loads((tmp_path / "run.json").read_text())["rollbacks"]
     assert rollback["verdict"] == "non_finite"
     assert (rollback["step"], rollback["to"]) == (17, 15)
-
-
-def test_a_rollback_without_a_reachable_checkpoint_is_rejected(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run\.keep_checkpoints"):
-        pretrain(collapsing(on_collapse="rollback", checkpoint_every=5), prepared, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_without_a_checkpoint_before_the_collapse_ends(prepared: Path, tmp_path: Path) -> None:

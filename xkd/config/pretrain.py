@@ -18,6 +18,9 @@ from xkd.config.types import MODALITIES, Fraction, Modality, Precision, Probabil
 from xkd.config.views import ClipConfig, ViewsConfig
 from xkd.errors import UserError
 
+WINDOW = 10
+"""Rows of metrics that a verdict on a collapse is based on (`xkd.monitor.collapse`)."""
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
@@ -88,6 +91,17 @@ class RunConfig:
     peer_seconds: PositiveInt = 300
     """Seconds that a process waits for the others before it considers them lost and ends, to be restarted.
     Must exceed the time of a checkpoint, for which they wait."""
+
+    @model_validator(mode="after")
+    def _check_rollback(self) -> RunConfig:
+        window, kept = (WINDOW - 1) * self.log_every, (self.keep_checkpoints - 1) * self.checkpoint_every
+        if self.on_collapse == "rollback" and kept < window:
+            raise ValueError(
+                f"on_collapse rollback: a verdict is based on {window} steps, but the oldest of "
+                f"keep_checkpoints={self.keep_checkpoints} may be only {kept} steps old; "
+                "increase keep_checkpoints"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -17,12 +17,10 @@ from statistics import median
 from typing import Any
 
 from xkd.config import PretrainConfig
-from xkd.errors import UserError
+from xkd.config.pretrain import WINDOW
 from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
 from xkd.rundir import Verdict
 
-WINDOW = 10
-"""Rows of metrics that a verdict is based on."""
 ZERO = 0.02
 """KD or KLD counts as zero below this share of ln K, the largest possible entropy; information below this
 share of ln(batch size), the largest possible information."""
@@ -51,19 +49,7 @@ class CollapseThresholds:
 
     @staticmethod
     def from_config(config: PretrainConfig, steps_per_epoch: int) -> CollapseThresholds:
-        """Return the thresholds of a run.
-
-        Raises:
-            UserError: `run.on_collapse` is rollback, but checkpoints may be newer than a verdict's window.
-        """
-        run, window = config.run, (WINDOW - 1) * config.run.log_every
-        kept = (run.keep_checkpoints - 1) * run.checkpoint_every
-        if run.on_collapse == "rollback" and kept < window:
-            raise UserError(
-                f"run.on_collapse rollback: a verdict is based on {window} steps, but the oldest of "
-                f"run.keep_checkpoints={run.keep_checkpoints} may be only {kept} steps old; "
-                "increase keep_checkpoints"
-            )
+        """Return the thresholds of a run."""
         warmup = math.ceil(config.optim.warmup_epochs * steps_per_epoch)
         out_dim = config.projector.out_dim if config.loss.distill else None
         return CollapseThresholds(out_dim, config.optim.batch_size, min(warmup, MAX_GRACE_STEPS))
@@ -85,24 +71,17 @@ class CollapseThresholds:
 
 
 def judge(history: Collection[Mapping[str, Any]], thresholds: CollapseThresholds) -> Verdict:
-    """Return the verdict on the newest rows of metrics.jsonl.
+    """Return the verdict on the newest `WINDOW` rows of metrics.jsonl, oldest first.
 
-    Args:
-        history: rows with ``step``, ``loss`` and, per direction, ``kd_*``, ``kld_*``, ``information_*``;
-            oldest first. Only the last `WINDOW` count.
-        thresholds: those of the run.
+    They have ``step``, ``loss`` and, per direction, ``kd_*``, ``kld_*`` and ``information_*``.
     """
     if not history:
         return Verdict("non_finite", "the run logged no metrics", 0)
     window = list(history)[-WINDOW:]
     for row in window:
         # In fp16 gradients may overflow; such a step is skipped without harm.
-        bad = [
-            name
-            for name, value in row.items()
-            if isinstance(value, float) and not math.isfinite(value) and name != "grad_norm"
-        ]
-        if bad:
+        numbers = {name: x for name, x in row.items() if isinstance(x, float) and name != "grad_norm"}
+        if bad := [name for name, value in numbers.items() if not math.isfinite(value)]:
             step = int(row["step"])
             return Verdict("non_finite", f"{', '.join(bad)} not finite at step {step}", step)
     return _judge_distillation(window, thresholds)
@@ -111,9 +90,7 @@ def judge(history: Collection[Mapping[str, Any]], thresholds: CollapseThresholds
 def find_onset(history: Sequence[Mapping[str, Any]], thresholds: CollapseThresholds) -> int:
     """Return the first step of the earliest window of the current collapse; later states are affected.
 
-    Args:
-        history: all rows; the newest are not healthy.
-        thresholds: those of the run.
+    The history has all rows; the newest are not healthy.
     """
     end = len(history)
     while end > WINDOW and not judge(history[end - 1 - WINDOW : end - 1], thresholds).healthy:
@@ -122,11 +99,9 @@ def find_onset(history: Sequence[Mapping[str, Any]], thresholds: CollapseThresho
 
 
 def detect_stall(history: Sequence[Mapping[str, Any]], now: float) -> Verdict | None:
-    """Return the verdict "stalled" when a running run has been silent for too long, else None.
+    """Return the verdict "stalled" when a run was silent for too long at the Unix time `now`, else None.
 
-    Args:
-        history: rows with ``step`` and ``time``, oldest first; at least one.
-        now: Unix time.
+    The history has at least one row with ``step`` and ``time``, oldest first.
     """
     times = [row["time"] for row in history[-WINDOW:]]
     usual_interval = median(b - a for a, b in pairwise(times)) if len(times) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""The Prometheus endpoint of a run."""
+"""The Prometheus endpoint of a run, and the publication of its final scores."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    delete_from_gateway,
+    push_to_gateway,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from xkd.errors import UserError
-from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, INFO, METRICS
+from xkd.io import one_line
+from xkd.log import get_logger
+from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, INFO, METRICS, SCORE, SCORE_LABELS
+
+_log = get_logger(__name__)
 
 
 class MetricsExporter(Collector):
@@ -91,3 +102,32 @@ class MetricsExporter(Collector):
                 labels = [self._run, label_value] if metric.label else [self._run]
                 family.add_metric(labels, values.get(field, 0.0 if counter else math.nan))
             yield family
+
+
+def push_scores(
+    run: str,
+    scores: Iterable[tuple[Mapping[str, str], float]],
+    address: str,
+    hold_seconds: float = DEFAULT_SCRAPE_SECONDS,
+) -> None:
+    """Push a run's scores to a Pushgateway, wait for a scrape, and delete them: it never expires metrics.
+
+    Evaluation processes end before a scrape. An unreachable Pushgateway is reported in one line; the scores
+    on disk do not depend on it.
+
+    Args:
+        run: name of the run.
+        scores: labels (`SCORE_LABELS`) and a score between 0 and 1.
+        address: URL of the Pushgateway.
+        hold_seconds: time between pushing and deleting.
+    """
+    registry = CollectorRegistry()
+    gauge = Gauge(SCORE, "Evaluation score, between 0 and 1", SCORE_LABELS, registry=registry)
+    for labels, score in scores:
+        gauge.labels(*(labels[name] for name in SCORE_LABELS)).set(score)
+    try:
+        push_to_gateway(address, "xkd", registry, {"run": run}, timeout=10)
+        time.sleep(hold_seconds)
+        delete_from_gateway(address, "xkd", {"run": run}, timeout=10)
+    except (OSError, ValueError, HTTPException) as error:
+        _log.warning("cannot push the scores to the Pushgateway %s: %s", address, one_line(error))

@@ -73,7 +73,7 @@ METRICS = tuple(metric for metric in TABLE if metric.name)
 INFO = ("preset", "commit", "dataset", "data_revision", "processes", "device", "torch", "kfp_run")
 """Labels of ``xkd_run_info``, a series that is always 1, besides ``run``."""
 SCORE = "xkd_evaluation_score"
-"""The metric that `xkd.monitor.pushgateway` pushes."""
+"""The metric that `xkd.monitor.exporter.push_scores` pushes."""
 SCORE_LABELS = ("dataset", "modality", "protocol", "encoder", "fold")
 
 

@@ -7,9 +7,10 @@ import os
 import time
 from collections import deque
 
+from xkd.config.pretrain import WINDOW
 from xkd.io import write_text
 from xkd.log import get_logger
-from xkd.monitor.collapse import WINDOW, CollapseThresholds, find_onset, judge
+from xkd.monitor.collapse import CollapseThresholds, find_onset, judge
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.metrics import METRICS, RUN_VERDICTS
 from xkd.rundir import Row, RunDir, Verdict
@@ -68,14 +69,19 @@ class RunMonitor:
             self._export(self.rows[-1], self.judge())
 
     def log(self, row: Row) -> Verdict:
-        """Write, judge and export one row; NaN and Infinity are written as such.
-
-        Returns:
-            The verdict on the newest rows.
-        """
+        """Write, judge and export one row; NaN and Infinity are written as such."""
         self.rows.append(row)
         if self._write:
-            self._append(row)
+            try:
+                with self._run.metrics_file.open("a") as file:
+                    file.write(self._line_start + json.dumps(row) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                self._line_start = ""
+            except OSError as error:
+                self._line_start = "\n"
+                path, reason = self._run.metrics_file, error.strerror
+                _log.warning("cannot write the row of step %d to %s: %s", row["step"], path, reason)
         verdict = self.judge()
         self._export(row, verdict)
         return verdict
@@ -92,18 +98,6 @@ class RunMonitor:
         """Export the final verdict until the next scrape, if Prometheus has scraped this run before."""
         self._export({}, verdict)
         self.exporter.await_scrape()
-
-    def _append(self, row: Row) -> None:
-        path = self._run.metrics_file
-        try:
-            with path.open("a") as file:
-                file.write(self._line_start + json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            self._line_start = ""
-        except OSError as error:
-            self._line_start = "\n"
-            _log.warning("cannot write the row of step %d to %s: %s", row["step"], path, error.strerror)
 
     def _export(self, row: Row, verdict: Verdict) -> None:
         raised = {name: max(row[name], minimum) for name, minimum in self._minimum.items() if name in row}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -62,7 +61,17 @@ def render(run: RunDir, width: int) -> Group:
         verdict = detect_stall(rows, time.time()) or verdict
     style = STYLES.get(verdict.verdict, "red bold")
     line = Text.assemble((verdict.verdict, style), f": {verdict.reason}")
-    return Group(title, _status(rows[-1], info), line, _curves(rows, thresholds, width))
+    row = rows[-1]
+    age = timedelta(seconds=max(0, round(time.time() - row["time"])))
+    parts = (
+        f"step {row['step']} of {info.get('steps', '?')}",
+        f"epoch {row['epoch']:.1f}",
+        f"{row['samples_per_second']:.1f} clips/s",
+        f"waiting for data {row['seconds_data_wait'] / row['step_seconds']:.0%}",
+        f"{timedelta(seconds=round(row['eta_seconds']))} left",
+        f"logged {age} ago",
+    )
+    return Group(title, Text("  ".join(parts)), line, _curves(rows, thresholds, width))
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -79,20 +88,6 @@ def sparkline(values: Sequence[float], width: int) -> str:
         LEVELS[round(steps * min(max(value / top, 0), 1)) if top > 0 else 0] if math.isfinite(value) else "·"
         for value in values
     )
-
-
-def _status(row: Row, info: Mapping[str, Any]) -> Text:
-    left = timedelta(seconds=round(row["eta_seconds"]))
-    age = timedelta(seconds=max(0, round(time.time() - row["time"])))
-    parts = (
-        f"step {row['step']} of {info.get('steps', '?')}",
-        f"epoch {row['epoch']:.1f}",
-        f"{row['samples_per_second']:.1f} clips/s",
-        f"waiting for data {row['seconds_data_wait'] / row['step_seconds']:.0%}",
-        f"{left} left",
-        f"logged {age} ago",
-    )
-    return Text("  ".join(parts))
 
 
 def _curves(rows: Sequence[Row], thresholds: CollapseThresholds, width: int) -> Table:

@@ -14,8 +14,8 @@ from typing import Any
 from xkd.evaluate.score import Score
 from xkd.io import write_json, write_text
 from xkd.model.terms import DIRECTIONS, KD, KLD
+from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE_LABELS
-from xkd.monitor.pushgateway import push_scores
 from xkd.report.aggregate import Record
 from xkd.report.collect import ReportData, collect
 from xkd.report.figures import draw_figures
