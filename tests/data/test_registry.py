@@ -21,7 +21,7 @@ from dvc.repo import Repo
 from components.fetch import fetch as component
 from tests.data.registries import BUCKET, Link, Registry, forbid, isolated_settings, put, s3_server
 from tests.ports import free_port
-from xkd.data.fetch import remote as remote_module
+from xkd.data.fetch import download as download_module
 from xkd.data.fetch.download import CHUNK
 from xkd.data.fetch.fetch import fetch
 from xkd.data.fetch.registry import Origin, fetch_registered
@@ -442,7 +442,7 @@ def remote(link: Link, tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "PAUSES", (0.1,) * len(remote_module.PAUSES))
+    monkeypatch.setattr(download_module, "PAUSES", (0.1,) * len(download_module.PAUSES))
 
 
 @pytest.fixture

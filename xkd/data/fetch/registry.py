@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +17,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from xkd.data.fetch.download import Download
-from xkd.data.fetch.remote import ListedFile, locate, root_cause
+from xkd.data.fetch.download import Download, ListedFile, root_cause
 from xkd.data.sources.source import FETCHED
 from xkd.errors import UserError, nearest
 from xkd.io import UNFINISHED, OutputDir, find_json, write_json
@@ -40,21 +39,6 @@ class Origin:
     """DVC's hash of the directory, which ends in ``.dir``: equal content, equal hash."""
 
 
-@dataclass(frozen=True)
-class _Tracked:
-    """A directory as DVC tracks it."""
-
-    name: str
-    hash: str
-    stores: tuple[HashFileDB, ...]
-    """Content-addressed stores of its files: the registry's own cache, then its remote."""
-
-    def file(self, name: str, md5: str, suffix: str = "") -> ListedFile:
-        """Return one of its files, or the list of them, whose object has the suffix ``.dir``."""
-        places = tuple((store.fs, store.oid_to_path(md5 + suffix)) for store in self.stores)
-        return ListedFile(name, md5, places)
-
-
 def fetch_registered(name: str, repo: str, rev: str, out: Path) -> Origin:
     """Download what the registry tracks as `name` into `out`, or what is missing of it.
 
@@ -74,9 +58,9 @@ def fetch_registered(name: str, repo: str, rev: str, out: Path) -> Origin:
     """
     name, record = name.rstrip("/"), out / FETCHED
     with _open(repo, rev) as registry:
-        tracked = _track(registry, name)
-        origin = Origin(repo=_without_secrets(repo), rev=registry.get_rev(), hash=tracked.hash)
-        output = OutputDir(out, {"name": name, "hash": tracked.hash}, lambda: find_json(record))
+        revision, stores = _track(registry, name)
+        origin = Origin(repo=_without_secrets(repo), rev=registry.get_rev(), hash=revision)
+        output = OutputDir(out, {"name": name, "hash": revision}, lambda: find_json(record))
         # A complete directory that has changed since becomes unfinished, and its files are not trusted.
         changed = output.unfinished / FETCHED
         found = find_json(record) or {}
@@ -86,7 +70,7 @@ def fetch_registered(name: str, repo: str, rev: str, out: Path) -> Origin:
             record.replace(changed)
         with output.fill() as missing:
             if missing:
-                files = _list_files(tracked)
+                files = _list_files(name, revision, stores)
                 _check_names(files, out)
                 Download(name, out, output.unfinished / "parts", files).run(verify=changed.exists())
             values = {"name": name, **asdict(origin), **_count(out)}
@@ -126,8 +110,8 @@ def _open(repo: str, rev: str) -> Iterator[Repo]:
             clean_repos()
 
 
-def _track(registry: Repo, name: str) -> _Tracked:
-    """Look a directory up in DVC's index.
+def _track(registry: Repo, name: str) -> tuple[str, Sequence[HashFileDB]]:
+    """Return a directory's hash in DVC's index, and the stores of its files: own cache, then remote.
 
     Raises:
         UserError: DVC tracks no directory of this name, or does not keep it by md5.
@@ -147,7 +131,7 @@ def _track(registry: Repo, name: str) -> _Tracked:
     if registry.url and storage.remote not in places:
         shown = _without_secrets(registry.url)
         raise UserError(f"repo: {shown} names no default remote for {name}; see `dvc remote default`")
-    return _Tracked(name, tracked.value, tuple(place.odb for place in places))
+    return tracked.value, [place.odb for place in places]
 
 
 def _why_untracked(registry: Repo, name: str, tracked: Iterable[str]) -> str:
@@ -160,23 +144,25 @@ def _why_untracked(registry: Repo, name: str, tracked: Iterable[str]) -> str:
     return f"no {name} in the data registry{nearest(name, tracked)}; DVC tracks there: {known}"
 
 
-def _list_files(tracked: _Tracked) -> list[ListedFile]:
-    """List the directory's files from its ``.dir`` object, whose md5 is the directory's hash.
+def _list_files(dataset: str, revision: str, stores: Iterable[HashFileDB]) -> list[ListedFile]:
+    """List a directory's files from its ``.dir`` object, whose md5 is the directory's hash.
 
     Raises:
         UserError: the list is missing, damaged or cannot be read, or has a name outside the directory.
     """
     from dvc_data.hashfile.tree import Tree
 
-    suffix = ".dir"
-    listing = tracked.file(f"the list of {tracked.name}'s files", tracked.hash.removesuffix(suffix), suffix)
-    listed = json.loads(locate(listing, Event()).read_all())
+    def place(name: str, md5: str, suffix: str = "") -> ListedFile:
+        return ListedFile(name, md5, tuple((s.fs, s.oid_to_path(md5 + suffix)) for s in stores))
+
+    listing = place(f"the list of {dataset}'s files", revision.removesuffix(".dir"), ".dir")
+    listed = json.loads(listing.locate(Event()).read_all())
     files = []
     for key, (_, hashed) in Tree.from_list(listed, hash_name="md5").iteritems():
         name = "/".join(key)
         if any(part in ("", ".", "..") or "\0" in part for part in key):
-            raise UserError(f"{listing.name} has {name!r}, which lies outside; {tracked.name} is not fetched")
-        files.append(tracked.file(name, hashed.value))
+            raise UserError(f"{listing.name} has {name!r}, which lies outside; {dataset} is not fetched")
+        files.append(place(name, hashed.value))
     return files
 
 
@@ -187,10 +173,8 @@ def _check_names(files: Iterable[ListedFile], out: Path) -> None:
         raise UserError(f"the registry has {min(taken)}, a name that fetch reserves; rename it there")
     for leftover in out.glob(f".{FETCHED}.*"):  # of a process that was killed in `write_json`
         leftover.unlink()
-    strange = sorted(
-        name for name, path in _find_files(out).items() if name not in names or path.is_symlink()
-    )
-    if strange:
+    found = _find_files(out).items()
+    if strange := sorted(name for name, path in found if name not in names or path.is_symlink()):
         some = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
         raise UserError(
             f"{out} has files that were not fetched into it ({some}); use another directory or delete it"
