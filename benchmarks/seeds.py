@@ -17,8 +17,8 @@ from statistics import mean, stdev
 from benchmarks.common import parser
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
-from xkd.evaluate.evaluate import evaluate
-from xkd.evaluate.plan import choose
+from xkd.evaluation.evaluate import evaluate
+from xkd.evaluation.plan import choose
 from xkd.launch.launcher import launch
 
 ENCODERS = ("teacher", "student", "random")

@@ -23,9 +23,9 @@ def evaluate(
     import shutil
     from pathlib import Path
 
-    from xkd.evaluate.evaluate import evaluate as evaluate_task
-    from xkd.evaluate.plan import make_task
-    from xkd.evaluate.score import score_path
+    from xkd.evaluation.evaluate import evaluate as evaluate_task
+    from xkd.evaluation.plan import make_task
+    from xkd.evaluation.score import score_path
 
     result = evaluate_task(Path(run), Path(item["data"]), make_task(**item["task"]), Path(out))
     shutil.copy(score_path(Path(out), result.name), score.path)

@@ -29,8 +29,8 @@ def plan(
     from pathlib import Path
 
     from xkd.config.overrides import read_settings
-    from xkd.evaluate.plan import choose
-    from xkd.evaluate.plan import plan as plan_run
+    from xkd.evaluation.plan import choose
+    from xkd.evaluation.plan import plan as plan_run
 
     prepared = [Path(data, f"{name}-prepared") for name in downstream or [dataset]]
     settings = read_settings(None, finetune_settings)

@@ -75,8 +75,8 @@ def xkd_full(
         prepare_settings: overrides for every dataset, for example ``["short_side=64", "max_fps=8"]``.
         downstream: datasets to evaluate on, for example ``["ucf101", "esc50"]``; empty: the pretraining
             dataset.
-        encoders: encoders to evaluate (`xkd.evaluate.plan.ENCODERS`); empty: all.
-        protocols: evaluation protocols (`xkd.evaluate.plan.PROTOCOLS`); empty: all that a dataset has.
+        encoders: encoders to evaluate (`xkd.evaluation.protocols.protocol.ENCODERS`); empty: all.
+        protocols: evaluation protocols (`PROTOCOLS` in the same package); empty: all that a dataset has.
         finetune_settings: overrides for every fine-tuning, for example ``["accumulate=2"]``.
         processes: training processes, if no job is started.
         nodes: hosts of the job that trains; 0: start no job, the task itself trains, without a GPU.

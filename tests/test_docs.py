@@ -18,8 +18,8 @@ from xkd.config.overrides import read_settings, resolve
 from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
 from xkd.errors import UserError
-from xkd.evaluate.plan import make_task
-from xkd.evaluate.specs import EVAL_SPECS
+from xkd.evaluation.plan import make_task
+from xkd.evaluation.specs import EVAL_SPECS
 from xkd.launch.kubernetes.config import ClusterConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from xkd.config.presets.finetune import FINETUNING
 from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, paper_results
 from xkd.config.presets.registry import Preset, build_preset
 from xkd.errors import UserError
-from xkd.evaluate.specs import EVAL_SPECS, find_eval_spec
+from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
 from xkd.launch.distributed import DistributedContext
 from xkd.model.networks import CHANNELS
 from xkd.model.xkd import XKD

@@ -15,7 +15,7 @@ import yaml
 from xkd.config.overrides import load_yaml, resolve
 from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
-from xkd.evaluate import plan
+from xkd.evaluation import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()

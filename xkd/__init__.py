@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from xkd.data.fetch.fetch import fetch as fetch
     from xkd.data.shards.prepare import PrepareConfig as PrepareConfig
     from xkd.data.shards.prepare import prepare as prepare
-    from xkd.evaluate.evaluate import evaluate as evaluate
-    from xkd.evaluate.plan import make_task as make_task
+    from xkd.evaluation.evaluate import evaluate as evaluate
+    from xkd.evaluation.plan import make_task as make_task
     from xkd.train.pretrain import pretrain as pretrain
     from xkd.weights import load as load
 
@@ -21,11 +21,11 @@ __version__ = "0.1.0"
 _MODULES = {
     "PrepareConfig": "xkd.data.shards.prepare",
     "PretrainConfig": "xkd.config",
-    "evaluate": "xkd.evaluate.evaluate",
+    "evaluate": "xkd.evaluation.evaluate",
     "fetch": "xkd.data.fetch.fetch",
     "get_preset": "xkd.config.presets",
     "load": "xkd.weights",
-    "make_task": "xkd.evaluate.plan",
+    "make_task": "xkd.evaluation.plan",
     "prepare": "xkd.data.shards.prepare",
     "pretrain": "xkd.train.pretrain",
 }

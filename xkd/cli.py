@@ -178,8 +178,8 @@ def evaluate(
     """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"
     from xkd.config.overrides import read_settings
     from xkd.data.shards.manifest import dataset_name
-    from xkd.evaluate.evaluate import evaluate as score
-    from xkd.evaluate.plan import make_task
+    from xkd.evaluation.evaluate import evaluate as score
+    from xkd.evaluation.plan import make_task
 
     settings = read_settings(config, set_ or ())
     score(
@@ -200,7 +200,7 @@ def tasks(
     """Print every evaluation of datasets as a section of params.yaml."""
     import yaml
 
-    from xkd.evaluate.plan import stages
+    from xkd.evaluation.plan import stages
 
     section = {"tasks": stages(data, encoder or (), protocol or ())}
     print(yaml.safe_dump(section, default_flow_style=None, sort_keys=False, width=math.inf), end="")

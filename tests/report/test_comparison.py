@@ -13,7 +13,7 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.evaluate.plan import make_task
+from xkd.evaluation.plan import make_task
 from xkd.report.collect import collect
 from xkd.report.tabulate import tabulate
 

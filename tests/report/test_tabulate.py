@@ -13,7 +13,7 @@ import pytest
 from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
-from xkd.evaluate.plan import make_task
+from xkd.evaluation.plan import make_task
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
 from xkd.report.tables import EMPTY

@@ -24,8 +24,8 @@ from xkd.config import LossConfig, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
-from xkd.evaluate.evaluate import evaluate
-from xkd.evaluate.plan import make_task
+from xkd.evaluation.evaluate import evaluate
+from xkd.evaluation.plan import make_task
 from xkd.launch.distributed import DistributedContext
 from xkd.model.terms import DIRECTIONS
 from xkd.model.xkd import XKD

@@ -16,8 +16,8 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import difference, to_dict
 from xkd.config.presets import PRESETS, get_preset
 from xkd.errors import UserError
-from xkd.evaluate.features import published_hash
-from xkd.evaluate.score import INPUTS, Score, TaskKey, read_failures, read_scores
+from xkd.evaluation.features import published_hash
+from xkd.evaluation.score import INPUTS, Score, TaskKey, read_failures, read_scores
 from xkd.rundir import ROLES, RunDir, Verdict
 
 Samples = dict[str, Tensor]

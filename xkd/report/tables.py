@@ -8,7 +8,7 @@ from itertools import product
 from typing import NamedTuple
 
 from xkd.config.presets.paper_results import ALL_SPLITS
-from xkd.evaluate.score import EvaluatedEncoder
+from xkd.evaluation.score import EvaluatedEncoder
 from xkd.report.aggregate import ENCODERS, NOT_EVALUATED, SPLITS, Column, Group, Record
 from xkd.rundir import ROLES
 

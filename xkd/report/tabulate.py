@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from xkd.evaluate.score import Score
+from xkd.evaluation.score import Score
 from xkd.io import write_json, write_text
 from xkd.model.terms import DIRECTIONS, KD, KLD
 from xkd.monitor.exporter import push_scores

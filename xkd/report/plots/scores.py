@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from xkd.evaluate.score import EvaluatedEncoder, Score
+from xkd.evaluation.score import EvaluatedEncoder, Score
 from xkd.report.aggregate import ENCODERS, Column, Record
 from xkd.report.plots.training import COLORS, DASHED, GRAY, INK, WIDTH, label_line, panels
 from xkd.report.tables import Block, Comparison, DatasetTable

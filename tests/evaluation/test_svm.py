@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 from xkd.errors import UserError
-from xkd.evaluate.features import ClipFeatures
-from xkd.evaluate.metrics import top_k
-from xkd.evaluate.protocols.svm import COSTS, choose_cost, fit_and_predict
-from xkd.evaluate.splits import VALIDATION_SHARE, validation_mask
+from xkd.evaluation.features import ClipFeatures
+from xkd.evaluation.metrics import top_k
+from xkd.evaluation.protocols.svm import COSTS, choose_cost, fit_and_predict
+from xkd.evaluation.splits import VALIDATION_SHARE, validation_mask
 
 CLASSES = 4
 

@@ -19,9 +19,9 @@ from xkd.config.overrides import to_yaml
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
-from xkd.evaluate.features import published_hash
-from xkd.evaluate.plan import choose, make_task, plan, stages
-from xkd.evaluate.protocols.protocol import ENCODERS
+from xkd.evaluation.features import published_hash
+from xkd.evaluation.plan import choose, make_task, plan, stages
+from xkd.evaluation.protocols.protocol import ENCODERS
 
 NAMES = ("ucf101", "esc50")
 

@@ -17,10 +17,10 @@ from xkd.data.transforms.finetune import seeded
 from xkd.data.transforms.params import Item, finetune_views
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
-from xkd.evaluate.metrics import Predictions
-from xkd.evaluate.protocols.finetune.classifier import Classifier, layer_groups
-from xkd.evaluate.protocols.finetune.job import FinetuneJob
-from xkd.evaluate.protocols.linear_head import classification_loss
+from xkd.evaluation.metrics import Predictions
+from xkd.evaluation.protocols.finetune.classifier import Classifier, layer_groups
+from xkd.evaluation.protocols.finetune.job import FinetuneJob
+from xkd.evaluation.protocols.linear_head import classification_loss
 from xkd.train.step import SMALLEST_SCALE, autocast, exchange_gradients, precision
 
 Epoch = dict[str, float]

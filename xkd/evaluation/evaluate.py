@@ -15,14 +15,14 @@ import torch
 from xkd.config.overrides import build, difference, to_dict
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluate.features import FeatureExtractor
-from xkd.evaluate.metrics import METRIC_NAMES
-from xkd.evaluate.protocols.protocol import Evaluation, Prediction
-from xkd.evaluate.protocols.registry import PROTOCOLS
-from xkd.evaluate.score import Score, failure_path, score_path
-from xkd.evaluate.specs import find_eval_spec
-from xkd.evaluate.splits import read_splits
-from xkd.evaluate.task import Task
+from xkd.evaluation.features import FeatureExtractor
+from xkd.evaluation.metrics import METRIC_NAMES
+from xkd.evaluation.protocols.protocol import Evaluation, Prediction
+from xkd.evaluation.protocols.registry import PROTOCOLS
+from xkd.evaluation.score import Score, failure_path, score_path
+from xkd.evaluation.specs import find_eval_spec
+from xkd.evaluation.splits import read_splits
+from xkd.evaluation.task import Task
 from xkd.io import one_line
 from xkd.launch.distributed import distributed_context
 from xkd.launch.launcher import launch_workers
@@ -60,7 +60,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
         workers = processes or torch.cuda.device_count() or 1
         if workers > 1:
             arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(to_dict(task))]
-            launch_workers("xkd.evaluate.evaluate", [str(argument) for argument in arguments], workers)
+            launch_workers("xkd.evaluation.evaluate", [str(argument) for argument in arguments], workers)
         else:
             evaluate_here(run, data, task, out)
     except BaseException as error:
@@ -141,10 +141,10 @@ def _check_same(path: Path, evaluation: Evaluation) -> None:
 
 def main() -> dict[str, Any]:
     """Evaluate as a process that torchrun starts: ``--run DIR --data DIR --out DIR --task JSON``."""
-    parser = argparse.ArgumentParser(prog="python -m xkd.evaluate.evaluate", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m xkd.evaluation.evaluate", description=main.__doc__)
     for name in ("run", "data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--task", required=True, help="fields of xkd.evaluate.task.Task")
+    parser.add_argument("--task", required=True, help="fields of xkd.evaluation.task.Task")
     given = parser.parse_args()
     task = build(Task, json.loads(given.task), "--task")
     evaluate_here(given.run, given.data, task, given.out)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xkd.config import Modality
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluate.metrics import Labels, LabelSets
+from xkd.evaluation.metrics import Labels, LabelSets
 
 VALIDATION_SHARE = 0.2
 """Share of each class's training clips that C, or an epoch, is chosen on."""

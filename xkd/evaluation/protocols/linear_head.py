@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xkd.evaluate.features import ClipFeatures
-from xkd.evaluate.metrics import LabelSets, Predictions
-from xkd.evaluate.protocols.protocol import Evaluation, FeatureProtocol, FeatureReader, Prediction
+from xkd.evaluation.features import ClipFeatures
+from xkd.evaluation.metrics import LabelSets, Predictions
+from xkd.evaluation.protocols.protocol import Evaluation, FeatureProtocol, FeatureReader, Prediction
 from xkd.progress import progress
 from xkd.train.schedules import cosine
 

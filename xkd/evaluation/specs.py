@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xkd.errors import UserError, nearest
-from xkd.evaluate.metrics import Metric
-from xkd.evaluate.score import EvaluatedModality, ProtocolName
+from xkd.evaluation.metrics import Metric
+from xkd.evaluation.score import EvaluatedModality, ProtocolName
 
 
 class EvalSpec(NamedTuple):

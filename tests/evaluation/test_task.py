@@ -14,10 +14,10 @@ from xkd.config.overrides import build, read_settings, to_dict
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluate.evaluate import evaluate
-from xkd.evaluate.plan import make_task
-from xkd.evaluate.score import Score, score_path
-from xkd.evaluate.task import Task
+from xkd.evaluation.evaluate import evaluate
+from xkd.evaluation.plan import make_task
+from xkd.evaluation.score import Score, score_path
+from xkd.evaluation.task import Task
 
 
 def task(
@@ -281,7 +281,7 @@ def test_an_interrupted_task_is_recorded(
         assert note.read_text() == "running, or killed before it could record a reason"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xkd.evaluate.evaluate.evaluate_here", interrupt)
+    monkeypatch.setattr("xkd.evaluation.evaluate.evaluate_here", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, prepared, task("audio"), tmp_path)
     (note,) = tmp_path.glob("*.failed")

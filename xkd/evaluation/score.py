@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from xkd.config import Modality
 from xkd.config.overrides import STRICT, build, to_dict
-from xkd.evaluate.metrics import Metric
+from xkd.evaluation.metrics import Metric
 from xkd.io import read_json, write_json
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]

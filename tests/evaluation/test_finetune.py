@@ -14,13 +14,13 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
-from xkd.evaluate.features import FeatureExtractor
-from xkd.evaluate.plan import make_task
-from xkd.evaluate.protocols.finetune.classifier import Classifier, layer_groups
-from xkd.evaluate.protocols.finetune.job import FinetuneJob
-from xkd.evaluate.protocols.finetune.protocol import _batches, fine_tune, train
-from xkd.evaluate.protocols.finetune.step import FinetuneStepper, predict
-from xkd.evaluate.splits import read_splits
+from xkd.evaluation.features import FeatureExtractor
+from xkd.evaluation.plan import make_task
+from xkd.evaluation.protocols.finetune.classifier import Classifier, layer_groups
+from xkd.evaluation.protocols.finetune.job import FinetuneJob
+from xkd.evaluation.protocols.finetune.protocol import _batches, fine_tune, train
+from xkd.evaluation.protocols.finetune.step import FinetuneStepper, predict
+from xkd.evaluation.splits import read_splits
 from xkd.launch.distributed import DistributedContext
 from xkd.model.networks import build_encoder
 from xkd.rundir import RunDir
@@ -197,7 +197,9 @@ def test_a_published_network_is_not_retrained(
 ) -> None:
     first, curve = fine_tune(make_job(prepared, "audio"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["classifier.safetensors"]
-    monkeypatch.setattr("xkd.evaluate.protocols.finetune.protocol.train", lambda *_: pytest.fail("retrained"))
+    monkeypatch.setattr(
+        "xkd.evaluation.protocols.finetune.protocol.train", lambda *_: pytest.fail("retrained")
+    )
     again, same_curve = fine_tune(make_job(prepared, "audio"), tmp_path)
     assert same_curve == curve
     for name, weight in first.state_dict().items():

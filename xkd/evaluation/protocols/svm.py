@@ -13,10 +13,10 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
-from xkd.evaluate.features import ClipFeatures
-from xkd.evaluate.metrics import Labels, Predictions, top_k
-from xkd.evaluate.protocols.protocol import Evaluation, FeatureProtocol, FeatureReader, Prediction
-from xkd.evaluate.splits import validation_mask
+from xkd.evaluation.features import ClipFeatures
+from xkd.evaluation.metrics import Labels, Predictions, top_k
+from xkd.evaluation.protocols.protocol import Evaluation, FeatureProtocol, FeatureReader, Prediction
+from xkd.evaluation.splits import validation_mask
 from xkd.io import read_json, write_json
 from xkd.progress import progress
 

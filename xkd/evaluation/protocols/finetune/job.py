@@ -10,7 +10,7 @@ from xkd.config import FinetuneConfig, Modality, PretrainConfig
 from xkd.data.datasets.training import steps_per_epoch
 from xkd.data.shards.manifest import Clip
 from xkd.errors import UserError
-from xkd.evaluate.protocols.protocol import Evaluation
+from xkd.evaluation.protocols.protocol import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

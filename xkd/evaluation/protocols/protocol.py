@@ -11,12 +11,12 @@ from typing import Any, get_args
 from xkd.config import PretrainConfig
 from xkd.config.overrides import to_dict
 from xkd.data.shards.manifest import Clip
-from xkd.evaluate.feature_store import FeatureStore
-from xkd.evaluate.features import ClipFeatures, FeatureExtractor
-from xkd.evaluate.metrics import Metric, Predictions, compute_metrics
-from xkd.evaluate.score import EvaluatedEncoder, Part
-from xkd.evaluate.splits import Splits
-from xkd.evaluate.task import Task
+from xkd.evaluation.feature_store import FeatureStore
+from xkd.evaluation.features import ClipFeatures, FeatureExtractor
+from xkd.evaluation.metrics import Metric, Predictions, compute_metrics
+from xkd.evaluation.score import EvaluatedEncoder, Part
+from xkd.evaluation.splits import Splits
+from xkd.evaluation.task import Task
 from xkd.io import short_hash
 from xkd.launch.distributed import DistributedContext
 

@@ -16,15 +16,15 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
-from xkd.evaluate.feature_store import FeatureStore
-from xkd.evaluate.features import (
+from xkd.evaluation.feature_store import FeatureStore
+from xkd.evaluation.features import (
     ClipFeatures,
     FeatureExtractor,
     hash_weights,
     published_hash,
     raw_input,
 )
-from xkd.evaluate.score import Part
+from xkd.evaluation.score import Part
 from xkd.launch.distributed import DistributedContext
 from xkd.rundir import RunDir
 from xkd.weights import load
@@ -125,8 +125,8 @@ import sys, time
 from pathlib import Path
 from tests.tiny import tiny_config
 from xkd.data.shards.manifest import Clip, PreparedDataset
-from xkd.evaluate import feature_store as module
-from xkd.evaluate.features import FeatureExtractor
+from xkd.evaluation import feature_store as module
+from xkd.evaluation.features import FeatureExtractor
 from xkd.rundir import RunDir
 from xkd.launch.distributed import DistributedContext
 import torch

@@ -20,8 +20,8 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.params import linear_views
 from xkd.data.transforms.views import Views
-from xkd.evaluate.features import ClipFeatures, FeatureExtractor
-from xkd.evaluate.score import Part
+from xkd.evaluation.features import ClipFeatures, FeatureExtractor
+from xkd.evaluation.score import Part
 from xkd.io import short_hash, try_lock
 from xkd.launch.distributed import DistributedContext
 from xkd.progress import progress

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xkd.evaluate.features import ClipFeatures
-from xkd.evaluate.protocols.svm import LinearSVM
+from xkd.evaluation.features import ClipFeatures
+from xkd.evaluation.protocols.svm import LinearSVM
 
 
 class LateFusion(LinearSVM):

@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from xkd.config import FinetuneConfig, Modality
 from xkd.config.overrides import STRICT
-from xkd.evaluate.score import (
+from xkd.evaluation.score import (
     INPUTS,
     EvaluatedEncoder,
     EvaluatedModality,
@@ -20,13 +20,13 @@ from xkd.evaluate.score import (
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Task:
-    """One evaluation with all its settings; `xkd.evaluate.plan.make_task` fills in the defaults."""
+    """One evaluation with all its settings; `xkd.evaluation.plan.make_task` fills in the defaults."""
 
     dataset: str
     """Name that the prepared dataset must have."""
     modality: EvaluatedModality
     protocol: ProtocolName
-    """Key of `xkd.evaluate.protocols.registry.PROTOCOLS`."""
+    """Key of `xkd.evaluation.protocols.registry.PROTOCOLS`."""
     encoder: EvaluatedEncoder
     fold: PositiveInt = 1
     """Which of the dataset's divisions into training and test clips."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
-from xkd.evaluate.score import EvaluatedEncoder
+from xkd.evaluation.score import EvaluatedEncoder
 from xkd.model.networks import build_encoder
 from xkd.model.vit import Encoder
 from xkd.rundir import RunDir

@@ -18,14 +18,14 @@ from xkd.data.shards.manifest import PreparedDataset, dataset_name
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.source import LAYOUTS
 from xkd.errors import UserError
-from xkd.evaluate.evaluate import evaluate
-from xkd.evaluate.features import ClipFeatures
-from xkd.evaluate.metrics import average_precisions, mean_over_classes
-from xkd.evaluate.plan import make_task
-from xkd.evaluate.protocols.finetune.classifier import load_classifier
-from xkd.evaluate.protocols.linear_head import RECIPES, Recipe, fit_and_predict
-from xkd.evaluate.score import Score
-from xkd.evaluate.specs import EVAL_SPECS
+from xkd.evaluation.evaluate import evaluate
+from xkd.evaluation.features import ClipFeatures
+from xkd.evaluation.metrics import average_precisions, mean_over_classes
+from xkd.evaluation.plan import make_task
+from xkd.evaluation.protocols.finetune.classifier import load_classifier
+from xkd.evaluation.protocols.linear_head import RECIPES, Recipe, fit_and_predict
+from xkd.evaluation.score import Score
+from xkd.evaluation.specs import EVAL_SPECS
 
 FEW = {"train_windows": 2, "test_windows": 2}
 

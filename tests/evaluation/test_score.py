@@ -10,8 +10,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score, top_
 from tests.report.synthetic import TASKS, write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.errors import UserError
-from xkd.evaluate.metrics import confusion, recalls, top_k
-from xkd.evaluate.score import Score, TaskKey, parse_task_name, read_scores, task_name
+from xkd.evaluation.metrics import confusion, recalls, top_k
+from xkd.evaluation.score import Score, TaskKey, parse_task_name, read_scores, task_name
 
 
 def test_top1_and_per_class_equal_sklearn() -> None:
