@@ -44,7 +44,7 @@ def main() -> None:
     timer = Timer(torch.device("cpu"))
     threads = torch.get_num_threads()
     print(f"preset {args.preset}, batch {args.batch}, {threads} threads, forward and backward")
-    print("\n| blocks of | plain ms | with ms | time |\n|---|---:|---:|---:|")
+    print("\n| blocks, change | ms without | ms with | time |\n|---|---:|---:|---:|")
     for modality in config.modalities:
         torch.manual_seed(0)
         encoder = build_encoder(config, modality)

@@ -171,7 +171,7 @@ def time_stages(
 
 def print_stages(watches: dict[str, Stopwatch]) -> None:
     """Print the table of stages and totals."""
-    print("\nms of one core per clip:\n")
+    print("\nCPU ms per clip:\n")
     print(f"| | {' | '.join(watches)} |\n|---|{'---:|' * len(watches)}")
     for stage in STAGES:
         print(f"| {stage} | {' | '.join(f'{watch.ms(stage):.1f}' for watch in watches.values())} |")
