@@ -8,9 +8,9 @@
 #   the locked stack in /opt/xkd      7.9 GiB: NVIDIA's libraries 4.3, torch 1.7, triton 0.6, all else 1.3
 #   this package                      2 MB
 #
-# (unpacked size of the same packages in a virtual environment), so that a change of code only ships a small layer. All
-# packages are wheels or plain Python: nothing is compiled, and the wheels contain their libraries, except those of
-# Debian slim. torch's wheel is for CUDA 12.8, which still supports the V100 (sm_70); the machine only needs the driver.
+# (unpacked sizes, measured in a virtual environment). A code change therefore only ships a small layer. All packages
+# are wheels or pure Python: nothing is compiled, and wheels bundle all native libraries that Debian slim lacks. The
+# torch wheel is built for CUDA 12.8, which still supports the V100 (sm_70); the machine only needs the driver.
 
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS stack
 RUN groupadd --gid 10001 xkd \
@@ -20,7 +20,7 @@ COPY requirements.lock /opt/
 RUN python -m venv /opt/xkd \
     && /opt/xkd/bin/pip install --no-cache-dir --disable-pip-version-check -r /opt/requirements.lock
 
-# The sources stay in this stage. setuptools is part of the lock.
+# The sources do not leave this stage. setuptools is in the lock file.
 FROM stack AS package
 COPY pyproject.toml README.md LICENSE /src/
 COPY xkd /src/xkd
@@ -31,13 +31,13 @@ FROM stack
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
     /opt/xkd/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /wheels/*.whl
 
-# Training pods have a read-only file system: they write to volumes and to /tmp, which as HOME also has the caches of
-# matplotlib, torch and triton. GKE installs the driver's libraries outside the default search path.
+# Training pods have a read-only root file system: they write to volumes and to /tmp. As HOME, /tmp also holds the
+# caches of matplotlib, torch and triton. GKE installs the driver's libraries outside the default search path.
 ENV PATH=/opt/xkd/bin:$PATH \
     HOME=/tmp \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     PYTHONUNBUFFERED=1
-# By number, because Kubernetes cannot check that a user name is not root.
+# A numeric user, because Kubernetes cannot verify that a named user is not root.
 USER 10001:10001
 WORKDIR /workspace
 # KFP overrides the entry point of components with `python3 -m kfp.dsl.executor_main`.

@@ -1,4 +1,4 @@
-# The commands of a checkout. None needs root.
+# Developer commands. None needs root.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup check test test-all demo collapse-lab monitor clean
@@ -13,7 +13,7 @@ help: ## List these targets
 
 setup: $(VENV)/.installed ## Install the locked dependencies and xkd itself into .venv
 
-# The kfp script of this package replaces the one that kfp installs, so xkd is installed last and reinstalled.
+# This package's kfp script replaces the one that kfp installs, so xkd is always (re)installed last.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@if command -v uv >/dev/null; then \
 	    set -ex; \
@@ -33,33 +33,33 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	fi
 	@touch $@
 
-check: setup ## Lint, check formatting and types, without exclusions
+check: setup ## Lint, and check formatting and types
 	ruff check
 	ruff format --check
 	mypy
 
-test: setup ## The quick tier of the tests
+test: setup ## Run the quick tier of the tests
 	pytest -m "not system and not slow"
 
-test-all: setup ## Every tier: processes, servers, pipelines, whole workflows
+test-all: setup ## Run every tier: also processes, servers, pipelines, whole workflows
 	pytest
 
-demo: setup ## The whole pipeline on the embedded dataset, up to its table and report
+demo: setup ## Run the whole pipeline on the embedded dataset, up to the tables and the report
 	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \
 	    'prepare_settings=["short_side=64", "max_fps=8"]'
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
 
-collapse-lab: setup ## Small runs that collapse as in the paper, and the detector's verdicts
+collapse-lab: setup ## Train small runs that collapse as in the paper, and check the verdicts on them
 	xkd fetch embedded --out runs/data/embedded
 	xkd prepare runs/data/embedded --out runs/data/embedded-prepared --set short_side=64 --set max_fps=8
 	python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
 
-monitor: setup ## Prometheus with our rules, scraping a run on this machine (Debian package prometheus)
+monitor: setup ## Start Prometheus with our rules for a run on this machine (Debian package prometheus)
 	mkdir -p runs/monitor
 	cp k8s/monitoring/local/prometheus.yaml runs/monitor
 	python -c 'import yaml; print(yaml.safe_dump(yaml.safe_load(open("k8s/monitoring/rules.yaml"))["spec"]))' \
 	    > runs/monitor/rules.yaml
 	prometheus --config.file=runs/monitor/prometheus.yaml --storage.tsdb.path=runs/monitor/data
 
-clean: ## Remove outputs of runs and tools; the environment stays
+clean: ## Remove the outputs of runs and tools, but not .venv
 	rm -rf runs data dvc_plots build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
