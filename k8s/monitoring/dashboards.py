@@ -1,6 +1,6 @@
 """Generator of the Grafana dashboards: ``python k8s/monitoring/dashboards.py`` writes grafana/*.json.
 
-The panels and their queries are in dashboards.yaml.
+The panels and their queries are in grafana/dashboards.yaml.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def dashboard(uid: str, content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_CONTENT: dict[str, Any] = yaml.safe_load((HERE / "dashboards.yaml").read_text())
+_CONTENT: dict[str, Any] = yaml.safe_load((HERE / "grafana" / "dashboards.yaml").read_text())
 DASHBOARDS = {uid: dashboard(uid, content) for uid, content in _CONTENT["dashboards"].items()}
 
 

@@ -149,9 +149,9 @@ def test_the_dashboards_have_the_verdicts_and_the_threshold_of_the_detector() ->
 
 
 def test_the_generator_writes_the_committed_files(tmp_path: Path) -> None:
-    for name in ("dashboards.py", "dashboards.yaml"):
-        shutil.copy(MONITORING / name, tmp_path)
     (tmp_path / "grafana").mkdir()
+    for name in ("dashboards.py", "grafana/dashboards.yaml"):
+        shutil.copy(MONITORING / name, tmp_path / name)
     subprocess.run([sys.executable, "dashboards.py"], cwd=tmp_path, check=True)
     for name in DASHBOARDS:
         committed = (MONITORING / "grafana" / f"{name}.json").read_text()
