@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
+import yaml
 
 from xkd.errors import XkdError
-
-if TYPE_CHECKING:
-    from xkd.config import PretrainConfig
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -87,7 +85,12 @@ def pretrain(
     processes: Annotated[int, typer.Option(help="Number of training processes on this machine.")] = 1,
 ) -> None:
     """Pretrain on this machine; rerun the command to resume."""
-    _launch(_pretrain_config(preset, config, set_), data, out, processes=processes)
+    from xkd.config.presets import resolve_pretrain
+    from xkd.launch.launcher import describe
+    from xkd.launch.launcher import launch as run
+
+    verdict = run(resolve_pretrain(preset, config, set_ or ()), data, out, processes)
+    print("verdict: {}: {}".format(*describe(verdict, out)))
 
 
 @app.command()
@@ -109,18 +112,18 @@ def launch(
     ] = False,
 ) -> None:
     """Pretrain on a Kubernetes cluster; rerun to reattach to the job."""
-    import yaml
-
     from xkd.config.overrides import resolve
+    from xkd.config.presets import resolve_pretrain
     from xkd.launch.kubernetes.config import ClusterConfig
-    from xkd.launch.launcher import training_job
+    from xkd.launch.launcher import describe, training_job
+    from xkd.launch.launcher import launch as run
 
-    settings = _pretrain_config(preset, config, set_)
+    settings = resolve_pretrain(preset, config, set_ or ())
     where = resolve(ClusterConfig(), cluster, cluster_set or ())
     if dry_run:
         print(yaml.safe_dump(training_job(settings, data, out, where).manifest(), sort_keys=False), end="")
     else:
-        _launch(settings, data, out, cluster=where)
+        print("verdict: {}: {}".format(*describe(run(settings, data, out, cluster=where), out)))
 
 
 @app.command()
@@ -141,10 +144,7 @@ def evaluate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Directory of scores; one JSON file is added.")],
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
-    protocol: Annotated[
-        str,
-        typer.Option(help="svm, fc, fusion or finetune; see the table above."),
-    ],
+    protocol: Annotated[str, typer.Option(help="svm, fc, fusion or finetune; see the table above.")],
     encoder: Annotated[
         str, typer.Option(help="teacher or student of the run; random: not pretrained; raw: no encoder.")
     ],
@@ -182,9 +182,8 @@ def evaluate(
     from xkd.evaluation.plan import make_task
 
     settings = read_settings(config, set_ or ())
-    score(
-        run, data, make_task(dataset_name(data), modality, protocol, encoder, fold, settings), out, processes
-    )
+    task = make_task(dataset_name(data), modality, protocol, encoder, fold, settings)
+    score(run, data, task, out, processes)
 
 
 @app.command()
@@ -198,8 +197,6 @@ def tasks(
     ] = None,
 ) -> None:
     """Print every evaluation of datasets as a section of params.yaml."""
-    import yaml
-
     from xkd.evaluation.plan import stages
 
     section = {"tasks": stages(data, encoder or (), protocol or ())}
@@ -237,9 +234,10 @@ def import_weights(
     set_: Set = None,
 ) -> None:
     """Import the authors' released encoders as a run directory."""
+    from xkd.config.presets import resolve_pretrain
     from xkd.train.import_released import import_released
 
-    for path in import_released(files, modality, _pretrain_config(preset, config, set_), out):
+    for path in import_released(files, modality, resolve_pretrain(preset, config, set_ or ()), out):
         print(path)
 
 
@@ -258,26 +256,9 @@ def presets() -> None:
 def show_config(preset: Preset = None, config: Config = None, set_: Set = None) -> None:
     """Print the resolved configuration of a pretraining run."""
     from xkd.config.overrides import to_yaml
-
-    print(to_yaml(_pretrain_config(preset, config, set_)), end="")
-
-
-def _pretrain_config(preset: str | None, file: str | None, overrides: list[str] | None) -> PretrainConfig:
     from xkd.config.presets import resolve_pretrain
 
-    return resolve_pretrain(preset, file, overrides or ())
-
-
-def _launch(config: PretrainConfig, data: Path, out: Path, **where: Any) -> None:
-    """Train and print the verdict.
-
-    Raises:
-        CollapsedError: the run ended early because of its verdict.
-    """
-    from xkd.launch.launcher import describe
-    from xkd.launch.launcher import launch as run
-
-    print("verdict: {}: {}".format(*describe(run(config, data, out, **where), out)))
+    print(to_yaml(resolve_pretrain(preset, config, set_ or ())), end="")
 
 
 def main() -> None:
