@@ -45,7 +45,7 @@ def pretrain(
         processes: training processes, if the task itself trains.
         nodes: hosts of the job that trains; 0: the task itself trains, on this machine.
         image: image of the job's pods.
-        node_type: a GPU node by name (`xkd.launch.kubernetes.node_types`); empty: none.
+        node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); empty: none.
         cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, each ``name=value``.
         task: the task's Kubernetes settings; KFP fills it in.
         config: the resolved configuration.

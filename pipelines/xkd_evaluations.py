@@ -9,7 +9,7 @@ from components import IMAGE
 from components.evaluate import evaluate
 from components.plan import plan
 from pipelines import configure_task, request_gpus
-from xkd.launch.kubernetes.node_types import TOLERATIONS
+from xkd.launch.kubernetes.config import TOLERATIONS
 
 PARALLELISM = 8
 """Evaluations that run at a time; KFP's local runner runs two."""

@@ -15,7 +15,7 @@ from components.pretrain import pretrain
 from components.release import release
 from components.tabulate import tabulate
 from pipelines import configure_task, request_gpus, xkd_evaluations
-from xkd.launch.kubernetes.node_types import TOLERATIONS
+from xkd.launch.kubernetes.config import TOLERATIONS
 
 PREPARE_PARALLELISM = 2
 """Datasets that are fetched and prepared at a time."""
@@ -82,7 +82,7 @@ def xkd_full(
         nodes: hosts of the job that trains; 0: start no job, the task itself trains, without a GPU.
         gpus: GPUs per host. A string, because KFP ignores a limit that is a number.
         evaluation_gpus: GPUs of each evaluation, which uses all of them; "0": the CPU.
-        node_type: a GPU node by name (`xkd.launch.kubernetes.node_types`); sets what is not set here.
+        node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); sets what is not set here.
         node_selector: labels of the nodes for the job and the evaluations.
         tolerations: taints that they tolerate.
         cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, for example

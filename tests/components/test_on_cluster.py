@@ -22,8 +22,7 @@ from kfp import compiler
 from pipelines.xkd_full import xkd_full
 from tests.kubernetes.server import Cluster
 from tests.waiting import until
-from xkd.launch.kubernetes.config import VOLUME
-from xkd.launch.kubernetes.node_types import TOLERATIONS
+from xkd.launch.kubernetes.config import TOLERATIONS, VOLUME
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 VERDICT = {"verdict": "healthy", "reason": "it learns", "step": 28}

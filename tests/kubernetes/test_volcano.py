@@ -20,9 +20,8 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import build, resolve
 from xkd.config.presets import get_preset
 from xkd.errors import CollapsedError, UserError
-from xkd.launch.kubernetes.config import USER, ClusterConfig
+from xkd.launch.kubernetes.config import NODE_TYPES, USER, ClusterConfig
 from xkd.launch.kubernetes.job import job_name
-from xkd.launch.kubernetes.node_types import NODE_TYPES
 from xkd.launch.launcher import training_job
 
 DATA, OUT = Path("runs/data/kinetics400-prepared"), Path("runs/paper")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
-from xkd.launch.interrupts import StopSignal
-from xkd.launch.worker import run_worker
+from xkd.launch.interrupts import stop_signals_collected
+from xkd.launch.termination import run_worker
 from xkd.rundir import Verdict
 
 
@@ -28,9 +28,9 @@ def main() -> dict[str, Any]:
     if what == "collapse":
         raise CollapsedError(Verdict("one_hot", "KD is 0", 12).to_dict())
     if what == "save" and rank == "1":
-        with StopSignal() as stop:
+        with stop_signals_collected() as received:
             (folder / "1.ready").touch()
-            while not stop.received:
+            while not received:
                 time.sleep(0.1)
             time.sleep(3)
         raise RunInterruptedError("stopped and saved")

@@ -9,8 +9,8 @@ from kfp import compiler
 
 from components import IMAGE
 from pipelines.xkd_full import xkd_full
-from xkd.launch.kubernetes import job, node_types
-from xkd.launch.kubernetes.config import USER, VOLUME
+from xkd.launch.kubernetes import job
+from xkd.launch.kubernetes.config import NODE_TYPES, TOLERATIONS, USER, VOLUME
 
 COMMANDS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
 
@@ -191,7 +191,7 @@ def test_only_the_job_and_the_evaluations_request_gpus(
     # KFP's backend reads the parameter as a string; a number would be empty, and set no limit.
     for name in ("gpus", "evaluation_gpus"):
         assert compiled[0]["root"]["inputDefinitions"]["parameters"][name]["parameterType"] == "STRING"
-    assert defaults["gpus"] == node_types.node_type("v100_gke")["resources"]["nvidia.com/gpu"]
+    assert defaults["gpus"] == NODE_TYPES["v100_gke"]["resources"]["nvidia.com/gpu"]
     assert defaults["evaluation_gpus"] == "0"
 
 
@@ -214,7 +214,7 @@ def test_only_the_job_and_the_evaluations_select_nodes(
     inputs = loop["inputDefinitions"]["parameters"]
     assert {"pipelinechannel--tolerations", "pipelinechannel--node_selector"} <= set(inputs)
     assert "pretrain" in compiled[0]["root"]["dag"]["tasks"]
-    assert defaults["tolerations"] == list(node_types.TOLERATIONS)
+    assert defaults["tolerations"] == list(TOLERATIONS)
     assert defaults["node_selector"] == {}
 
 

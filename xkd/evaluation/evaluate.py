@@ -25,8 +25,8 @@ from xkd.evaluation.splits import read_splits
 from xkd.evaluation.task import Task
 from xkd.io import one_line
 from xkd.launch.distributed import distributed_context
-from xkd.launch.launcher import launch_workers
-from xkd.launch.worker import run_worker
+from xkd.launch.local import run_locally
+from xkd.launch.termination import run_worker
 from xkd.rundir import RunDir
 from xkd.train.run_state import git_commit
 
@@ -60,7 +60,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
         workers = processes or torch.cuda.device_count() or 1
         if workers > 1:
             arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(to_dict(task))]
-            launch_workers("xkd.evaluation.evaluate", [str(argument) for argument in arguments], workers)
+            run_locally(["xkd.evaluation.evaluate", *map(str, arguments)], workers)
         else:
             evaluate_here(run, data, task, out)
     except BaseException as error:

@@ -27,9 +27,9 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 from xkd.errors import EXIT_PEERS_LOST, NON_RETRYABLE_EXIT_CODES
+from xkd.io import one_line
 from xkd.launch.interrupts import STOP_SIGNALS, end_with_parent, signal_children
-from xkd.launch.termination import ERROR_FILE, report_failure
-from xkd.launch.worker import AGENT_ERROR_FILE
+from xkd.launch.termination import AGENT_ERROR_FILE, ERROR_FILE, report_failure
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
@@ -38,11 +38,8 @@ GRACE_SECONDS = 600
 """Default time that workers have to finish their step and save it."""
 DEBOUNCE_SECONDS = 5.0
 """Signals closer together than this count as one: a terminal and a parent process may both send it."""
-_POLL_SECONDS = 0.1
 _JOIN_SECONDS = 900
 """How long hosts wait for each other at first: one may have to pull its image."""
-_LAST_CALL_SECONDS = 15
-"""How long the minimum number of hosts waits for more."""
 _STORE_SECONDS = 20
 """How long the rendezvous store may take to respond, once the hosts have met, before they count as lost."""
 _REJOIN_SECONDS = 60
@@ -50,14 +47,7 @@ _REJOIN_SECONDS = 60
 
 
 def agent_command(job: str, processes: int, work: Sequence[str], options: Sequence[str] = ()) -> list[str]:
-    """Return the arguments that make Python an agent.
-
-    Args:
-        job: name that all hosts of the job share.
-        processes: workers on this host.
-        work: the module that each worker runs, and its arguments.
-        options: further options of the agent.
-    """
+    """Return the arguments that make Python an agent, whose workers run the module and arguments `work`."""
     return ["-m", "xkd.launch.agent", "--job", job, "--processes", str(processes), *options, *work]
 
 
@@ -79,8 +69,7 @@ def main() -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = parser.parse_args()
     code = _run(options, _Interrupts(options.grace))
-    if code:
-        sys.exit(code if code > 0 else 128 - code)
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 class _Interrupts:
@@ -90,20 +79,14 @@ class _Interrupts:
     """
 
     def __init__(self, grace: int) -> None:
-        self._grace = grace
-        self._first: float | None = None
+        self._grace, self._first, self.received = grace, 0.0, False
         for number in (*STOP_SIGNALS, signal.SIGALRM):
             signal.signal(number, self._handle)
 
-    @property
-    def received(self) -> bool:
-        """Whether a signal to stop has come."""
-        return self._first is not None
-
     def _handle(self, number: int, _frame: object) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = now
+        if not self.received:
+            self._first, self.received = now, True
             signal.alarm(self._grace)
             if not signal_children(signal.SIGTERM):
                 sys.exit(128 + signal.SIGTERM)
@@ -112,11 +95,7 @@ class _Interrupts:
 
 
 def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
-    """Run the workers to their end and report it.
-
-    Returns:
-        The exit code of the first worker that failed, negative for a signal; 0 for success.
-    """
+    """Run the workers to their end, report it and return the exit code, negative for a signal."""
     from torch.distributed import DistError
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -137,15 +116,15 @@ def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
             entrypoint=sys.executable,
             args=("-u", "-m", options.module, *options.arguments),
             max_restarts=options.restarts,
-            monitor_interval=_POLL_SECONDS,
+            monitor_interval=0.1,
             local_addr=options.address,
         )
         result = _build_agent(interrupts, spec).run()
         if not interrupts.received:
             handler.shutdown()  # hosts that still wait for this one end too
     except (RendezvousError, DistError) as error:
-        reason = " ".join(str(error).split())
-        return report_failure(f"lost the other hosts at {options.rendezvous}: {reason}", EXIT_PEERS_LOST)
+        lost = f"lost the other hosts at {options.rendezvous}: {one_line(error)}"
+        return report_failure(lost, EXIT_PEERS_LOST)
     except SignalException as error:
         return report_failure(f"terminated by {error.sigval.name}", -error.sigval)
     return _report(result)
@@ -153,30 +132,25 @@ def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
 
 def _join_rendezvous(options: argparse.Namespace) -> Any:
     """Return the rendezvous handler, once host 0 is reachable."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
     from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousParameters
     from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
     min_nodes, max_nodes = map(int, options.nodes.split(":"))
     parameters = RendezvousParameters(
-        "c10d",
-        options.rendezvous,
-        options.job,
-        min_nodes,
-        max_nodes,
-        options.address,
+        *("c10d", options.rendezvous, options.job, min_nodes, max_nodes, options.address),
         is_host=options.node == 0,
         read_timeout=_STORE_SECONDS,
         join_timeout=_JOIN_SECONDS,
-        last_call_timeout=_LAST_CALL_SECONDS,
+        last_call_timeout=15,  # how long the minimum number of hosts waits for more
     )
-    begin = time.monotonic()
-    while True:
-        try:
-            return get_rendezvous_handler(parameters)
-        except RendezvousConnectionError:
-            if options.node == 0 or time.monotonic() - begin > _JOIN_SECONDS:
-                raise
-            time.sleep(1)  # a host name that DNS does not know yet fails at once
+    retrying = Retrying(  # a host name that DNS does not know yet fails at once
+        retry=retry_if_exception_type(RendezvousConnectionError),
+        wait=wait_fixed(1),
+        stop=stop_after_delay(_JOIN_SECONDS if options.node else 0),
+        reraise=True,
+    )
+    return retrying(get_rendezvous_handler, parameters)
 
 
 def _build_agent(interrupts: _Interrupts, spec: WorkerSpec) -> Any:
@@ -243,12 +217,11 @@ def _report(result: RunResult | None) -> int:
         result.failures.items(),
         key=lambda item: (item[1].exitcode not in NON_RETRYABLE_EXIT_CODES, item[1].timestamp),
     )
-    entry = failure.error_file_data.get("message")
+    code, entry = failure.exitcode, failure.error_file_data.get("message")
     if isinstance(entry, dict):
-        return report_failure(entry["message"], failure.exitcode, **entry.get("extraInfo", {}))
-    if failure.exitcode < 0:
-        return report_failure(f"worker {rank} was terminated by {failure.signal_name()}", failure.exitcode)
-    return report_failure(f"worker {rank} failed with exit code {failure.exitcode}", failure.exitcode)
+        return report_failure(entry["message"], code, **entry.get("extraInfo", {}))
+    end = f"was terminated by {failure.signal_name()}" if code < 0 else f"failed with exit code {code}"
+    return report_failure(f"worker {rank} {end}", code)
 
 
 if __name__ == "__main__":

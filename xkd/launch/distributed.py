@@ -15,9 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""M_TRIM_THRESHOLD and M_MMAP_MAX of mallopt(3)."""
-
 
 @dataclass(frozen=True)
 class DistributedContext:
@@ -66,8 +63,8 @@ def keep_freed_memory() -> None:
     Memory returned to Linux comes back as page faults, which cost a tenth of a step on a CPU.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, -1)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX of mallopt(3)
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD
 
 
 @contextmanager

@@ -10,30 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-
-
-class StopSignal:
-    """Context in which SIGTERM and SIGINT only set `received`, so that a step can be finished and saved."""
-
-    def __init__(self) -> None:
-        self.received = False
-
-    def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        self.received = True
 
 
 @contextmanager
@@ -45,6 +23,16 @@ def signal_handlers_restored() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stop_signals_collected() -> Iterator[list[int]]:
+    """Yield a list that SIGTERM and SIGINT are only added to, so that a step can be finished and saved."""
+    received = list[int]()
+    with signal_handlers_restored():
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda number, _frame: received.append(number))
+        yield received
 
 
 @contextmanager
@@ -78,23 +66,19 @@ def stop_signals_raised() -> Iterator[Callable[[], None]]:
 
 def signal_children(number: signal.Signals, command: str = "") -> int:
     """Send a signal to the child processes whose command line contains `command`; return their number."""
-    count = 0
-    for child in _children():
-        with suppress(ProcessLookupError, FileNotFoundError):
-            if command in Path(f"/proc/{child}/cmdline").read_text():
-                os.kill(child, number)
-                count += 1
-    return count
-
-
-def _children() -> Iterator[int]:
-    """Yield the child processes of every thread."""
+    children, count = list[str](), 0
     for thread in Path("/proc/self/task").iterdir():
         with suppress(ProcessLookupError, FileNotFoundError):  # a thread may end meanwhile
-            yield from map(int, (thread / "children").read_text().split())
+            children += (thread / "children").read_text().split()
+    for child in children:
+        with suppress(ProcessLookupError, FileNotFoundError):
+            if command in Path(f"/proc/{child}/cmdline").read_text():
+                os.kill(int(child), number)
+                count += 1
+    return count
 
 
 def end_with_parent() -> None:
     """Have Linux send this process SIGTERM when its parent ends, however that ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of prctl(2)

@@ -21,16 +21,13 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from xkd.errors import UserError, XkdError, nearest
-
-LOCAL_ROOT = Path("runs/.kfp")
-"""Directory of the small artifacts of local runs."""
 
 
 class _Submission(NamedTuple):
@@ -45,24 +42,24 @@ class _Submission(NamedTuple):
 
 def main() -> None:
     """Run the command."""
+    submission = _parse(sys.argv[1:])
+    if submission is None:
+        _run_upstream(sys.argv[1:])
+    elif "--local" in submission.words:
+        submission.words.remove("--local")
+        sys.exit(_run_in_process_group(submission))
+    else:
+        sys.exit(_reported(_create, submission))
+
+
+def _reported(run: Callable[[_Submission], None], submission: _Submission) -> int:
+    """Run a submission; print an error as one line; return the exit code."""
     try:
-        submission = _parse(sys.argv[1:])
-        if submission is None:
-            _run_upstream(sys.argv[1:])
-        elif not submission.file.is_file():
-            raise UserError(f"no pipeline file {submission.file}")
-        elif "--local" in submission.words:
-            submission.words.remove("--local")
-            sys.exit(_run_in_process_group(submission))
-        else:
-            _create(submission)
+        run(submission)
     except XkdError as error:
-        sys.exit(_report(error))
-
-
-def _report(error: XkdError) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
 
 
 def _parse(arguments: Sequence[str]) -> _Submission | None:
@@ -128,9 +125,7 @@ def _run_in_process_group(submission: _Submission) -> int:
         # A shell has its background processes ignore SIGINT, and the tasks would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            os._exit(_run_locally(submission))
-        except XkdError as error:
-            os._exit(_report(error))
+            os._exit(_reported(_run_locally, submission))
         except KeyboardInterrupt:
             os._exit(130)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -139,42 +134,38 @@ def _run_in_process_group(submission: _Submission) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _run_locally(submission: _Submission) -> int:
+def _run_locally(submission: _Submission) -> None:
     """Run a pipeline on this machine; its tasks are processes of this environment."""
     from kfp import local
 
     pipeline = _load(submission.file)
     values = _parameters(pipeline, submission.words)
-    _disable_retries(pipeline)
+    # Failed tasks fail at once: retries are for evicted pods and lost nodes.
+    spec = pipeline.pipeline_spec
+    for component in (spec.root, *spec.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")
     warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(LOCAL_ROOT))
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root="runs/.kfp")
     # The executor logs its whole input, which would hide the output of the task.
     with redirect_stdout(_LineFilter(sys.stdout, r"""\s*(\[KFP Executor .* INFO\]|["{}\]])""")):
         try:
             pipeline(**values)
         except RuntimeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    return 0
+            raise XkdError(str(error)) from None
 
 
 def _load(file: Path) -> Any:
     """Return the only pipeline of a Python file."""
     from kfp.cli.compile_ import collect_pipeline_or_component_func
 
+    if not file.is_file():
+        raise UserError(f"no pipeline file {file}")
     try:
         return collect_pipeline_or_component_func(str(file), None)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
-
-
-def _disable_retries(pipeline: Any) -> None:
-    """Have failed tasks fail at once: retries are for evicted pods and lost nodes."""
-    spec = pipeline.pipeline_spec
-    for component in (spec.root, *spec.components.values()):
-        for task in component.dag.tasks.values():
-            task.ClearField("retry_policy")
 
 
 def _parameters(pipeline: Any, words: Sequence[str]) -> dict[str, Any]:
@@ -201,16 +192,13 @@ def _quote_strings(pipeline: Any, words: Sequence[str]) -> list[str]:
     """Quote strings that upstream would parse as numbers, which the server would reject."""
     from kfp.cli.utils.parsing import parse_parameter_value
 
-    known = pipeline.component_spec.inputs or {}
-
-    def quote(word: str) -> str:
+    strings = {name for name, of in (pipeline.component_spec.inputs or {}).items() if of.type == "String"}
+    quoted = []
+    for word in words:
         name, equals, text = word.partition("=")
-        is_string = equals and name in known and known[name].type == "String"
-        if is_string and not isinstance(parse_parameter_value(text), str):
-            return f"{name}={json.dumps(text)}"
-        return word
-
-    return [quote(word) for word in words]
+        parsed = parse_parameter_value(text) if equals and name in strings else ""
+        quoted.append(word if isinstance(parsed, str) else f"{name}={json.dumps(text)}")
+    return quoted
 
 
 class _LineFilter(io.TextIOBase):

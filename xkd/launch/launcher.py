@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +16,6 @@ from xkd.rundir import RunDir, Verdict
 
 if TYPE_CHECKING:
     from xkd.launch.kubernetes.job import Job
-
-_TRAINING = "xkd.train.pretrain"
-"""Module that each worker runs."""
 
 
 def launch(
@@ -37,9 +32,8 @@ def launch(
     job of the same name is followed.
 
     Args:
-        config: settings of the run.
-        data: the prepared dataset.
-        out: the run directory. On a cluster both are paths in the pods.
+        data: the prepared dataset. On a cluster, this and `out` are paths in the pods.
+        out: the run directory.
         processes: workers on this machine.
         cluster: settings of the job on a cluster; None: train on this machine.
         run_id: the pipeline run that the job on a cluster belongs to.
@@ -61,29 +55,16 @@ def launch(
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
     # The data loader's workers need cores too.
-    threads = len(os.sched_getaffinity(0)) // processes - config.run.workers
-    arguments = _worker_arguments(config, data.resolve(), out.resolve())
-    run_locally([_TRAINING, *arguments], processes, max(1, threads))
+    run_locally(_work(config, data.resolve(), out.resolve()), processes, idle_cores=config.run.workers)
     return RunDir(out).outcome()
-
-
-def launch_workers(module: str, arguments: Sequence[str], processes: int) -> None:
-    """Run ``python -m module`` in several processes of this machine that work together, and wait for the end.
-
-    Raises:
-        UserError, TrainingError, RunInterruptedError, KeyboardInterrupt, SystemExit: as `launch` does.
-    """
-    run_locally([module, *arguments], processes, max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def describe(verdict: Verdict | None, out: Path) -> tuple[str, str]:
     """Return a verdict of `launch` and its reason; "unknown" and where to find it if there is none."""
     if verdict:
         return verdict.verdict, verdict.reason
-    return (
-        "unknown",
-        f"the job completed; its verdict is in {RunDir(out).verdict_file} on the cluster's volume",
-    )
+    place = f"{RunDir(out).verdict_file} on the cluster's volume"
+    return "unknown", f"the job completed; its verdict is in {place}"
 
 
 def training_job(
@@ -100,10 +81,10 @@ def training_job(
     for nodes in range(cluster.min_nodes or cluster.nodes, cluster.nodes + 1):
         # A worker would find this out only after the job got its nodes.
         check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
-    arguments = _worker_arguments(config, data, out)
+    work = _work(config, data, out)
     return Job(
-        name=job_name(out.name, run_id, arguments, cluster.image, cluster.nodes),
-        work=[_TRAINING, *arguments],
+        name=job_name(out.name, run_id, work[1:], cluster.image, cluster.nodes),
+        work=work,
         out=out,
         cluster=cluster,
         threads=max(0, cluster.cores // cluster.workers - config.run.workers),
@@ -112,28 +93,29 @@ def training_job(
     )
 
 
-def _worker_arguments(config: PretrainConfig, data: Path, out: Path) -> list[str]:
-    """Return a worker's arguments, with the settings as text: pods see no file of this machine."""
-    return ["--settings", json.dumps(to_dict(config)), "--data", str(data), "--out", str(out)]
+def _work(config: PretrainConfig, data: Path, out: Path) -> list[str]:
+    """Return a worker's module and arguments, with the settings as text: pods see no file of this machine."""
+    settings = json.dumps(to_dict(config))
+    return ["xkd.train.pretrain", "--settings", settings, "--data", str(data), "--out", str(out)]
 
 
 def _launch_job(job: Job) -> Verdict | None:
     """Follow a job to its end; return or raise as the most informative of its pods says."""
     from xkd.launch.kubernetes.follow import run
+    from xkd.launch.kubernetes.status import SUCCEEDED
 
     outcome = run(job, lambda: _progress(job.out))
-    ends = sorted(outcome.ends, key=lambda end: end.termination.code not in NON_RETRYABLE_EXIT_CODES)
-    terminations = [end.termination for end in ends]
-    if outcome.succeeded:
+    if outcome.phase == SUCCEEDED:
+        for end in outcome.ends.values():
+            if "verdict" in end.facts:
+                return Verdict(**end.facts["verdict"])
         # The pods may be deleted, and the kubelet truncates long termination messages.
-        facts = [termination.facts for termination in terminations if "verdict" in termination.facts]
-        if facts:
-            return Verdict(**facts[0]["verdict"])
         run_dir = RunDir(job.out)
         return run_dir.verdict() if run_dir.ended else None
-    if terminations and terminations[0].code in NON_RETRYABLE_EXIT_CODES:
-        raise terminations[0].final_error()
-    reasons = "; ".join(str(end) for end in ends if end.termination.code)
+    for end in outcome.ends.values():
+        if end.code in NON_RETRYABLE_EXIT_CODES:
+            raise end.final_error()
+    reasons = "; ".join(f"{pod}: {end.message}" for pod, end in outcome.ends.items() if end.code)
     rerun = "another run of the pipeline resumes" if job.run_id else "rerun the command to resume"
     raise TrainingError(
         f"pretraining failed: job {job.name} is {outcome.phase} after {outcome.restarts} restart(s): "

@@ -13,45 +13,54 @@ from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
 from torchx.specs import AppDef, AppState, AppStatus, Role
 
-from xkd.errors import EXIT_COLLAPSED, EXIT_FAILURE, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TrainingError, XkdError
+from xkd.errors import EXIT_COLLAPSED, EXIT_FAILURE, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TrainingError
 from xkd.launch.agent import agent_command
 from xkd.launch.interrupts import signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
 
-_POLL_SECONDS = 0.5
 
-
-def run_locally(work: Sequence[str], processes: int, threads: int) -> None:
+def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> None:
     """Run workers on this machine to their end; none is left when this returns or raises.
 
     Args:
         work: the module that each worker runs, and its arguments.
-        processes: number of workers.
-        threads: threads that each computes on, unless the environment sets OMP_NUM_THREADS.
+        idle_cores: cores of its share that each worker leaves to processes of its own; it has a thread for
+            each of the others, unless the environment sets OMP_NUM_THREADS.
 
     Raises:
         XkdError: as `xkd.launch.launcher.launch` does.
         KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after the workers ended without saving.
     """
+    threads = max(1, len(os.sched_getaffinity(0)) // processes - idle_cores)
     env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     command = agent_command("xkd", processes, work)
+
+    def scheduler(session_name: str, **_: Any) -> LocalScheduler:
+        return LocalScheduler(session_name, image_provider_class=_ConsoleImageProvider)
+
     role = Role(name="train", image="", entrypoint=sys.executable, args=command, env=env)
-    with signal_handlers_restored(), Runner("xkd", {"local_cwd": _local_scheduler}) as runner:
+    with signal_handlers_restored(), Runner("xkd", {"local_cwd": scheduler}) as runner:
         job = runner.run(AppDef(name="xkd", roles=[role]), "local_cwd")
         try:
-            status = runner.wait(job, wait_interval=_POLL_SECONDS)
+            status = runner.wait(job, wait_interval=0.5)
         except SignalException as error:
             # Workers finish their step and save; a second signal ends them at once.
             signal_children(signal.SIGTERM, command="xkd.launch.agent")
             with suppress(SignalException):
-                termination = _termination(runner.wait(job, wait_interval=_POLL_SECONDS))
+                termination = _termination(runner.wait(job, wait_interval=0.5))
                 if termination.code == EXIT_TRY_AGAIN:
                     raise termination.final_error() from None
             if error.sigval is signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
     if status is None or status.state is not AppState.SUCCEEDED:
-        raise _error(_termination(status))
+        termination = _termination(status)
+        if termination.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
+            raise termination.final_error()
+        hint = ", likely out of memory" if termination.code == -signal.SIGKILL else ""
+        raise TrainingError(
+            f"{termination.message}{hint}; see the output above, and rerun the command to resume"
+        )
 
 
 def _termination(status: AppStatus | None) -> Termination:
@@ -60,22 +69,8 @@ def _termination(status: AppStatus | None) -> Termination:
     return message or Termination("torchrun failed", EXIT_FAILURE)
 
 
-def _error(termination: Termination) -> XkdError:
-    """Return the error to raise for a failed agent."""
-    if termination.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
-        return termination.final_error()
-    hint = ", likely out of memory" if termination.code == -signal.SIGKILL else ""
-    return TrainingError(
-        f"{termination.message}{hint}; see the output above, and rerun the command to resume"
-    )
-
-
 class _ConsoleImageProvider(CWDImageProvider):  # type: ignore[misc]
     """Gives the workers this process's stdout and stderr, so that progress bars work."""
 
     def get_replica_param(self, img_root: str, role: Role, *_files: str | None) -> ReplicaParam:
         return super().get_replica_param(img_root, role)
-
-
-def _local_scheduler(session_name: str, **_: Any) -> LocalScheduler:
-    return LocalScheduler(session_name, image_provider_class=_ConsoleImageProvider)

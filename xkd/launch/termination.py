@@ -1,7 +1,7 @@
-"""Process termination messages, in the format of torchrun's error files.
+"""The main function of a worker, and termination messages, in the format of torchrun's error files.
 
-A process writes one before it exits. TorchX (on this machine) or the kubelet (as a pod's termination message)
-passes it to the process that started it.
+A process writes a message before it exits. TorchX (on this machine) or the kubelet (as a pod's termination
+message) passes it to the process that started it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,19 @@ from typing import Any
 
 from xkd.errors import (
     EXIT_COLLAPSED,
+    EXIT_FAILURE,
     EXIT_TRY_AGAIN,
     CollapsedError,
     RunInterruptedError,
     UserError,
     XkdError,
 )
+from xkd.launch.interrupts import end_with_parent
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable with the path of a process's termination message."""
+AGENT_ERROR_FILE = "XKD_AGENT_ERROR_FILE"
+"""The same of the agent, for its workers: torchrun sets another file for each worker."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,25 @@ def report_failure(message: str, code: int, **facts: Any) -> int:
     else:
         print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def run_worker(main: Callable[[], dict[str, Any]]) -> None:
+    """Run `main`; report an `XkdError` as one line, and what `main` returns as the result of the job.
+
+    The line goes to torchrun's error file, once for any number of workers; without torchrun to stderr. The
+    process ends with its parent.
+    """
+    end_with_parent()
+    try:
+        result = main()
+    except XkdError as error:
+        facts = {"verdict": error.verdict} if isinstance(error, CollapsedError) else {}
+        sys.exit(report_failure(str(error), error.exit_code, **facts))
+    except Exception as error:
+        if ERROR_FILE in os.environ:
+            # The kubelet truncates a termination message at 4096 bytes.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
+            report_failure(f"worker {os.environ['RANK']} failed: {reason}", EXIT_FAILURE)
+        raise
+    if AGENT_ERROR_FILE in os.environ and os.environ["RANK"] == "0":
+        write_termination_message(os.environ[AGENT_ERROR_FILE], "finished", 0, **result)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from xkd.errors import RunInterruptedError
-from xkd.launch.interrupts import StopSignal
+from xkd.launch.interrupts import stop_signals_collected
 from xkd.progress import progress
 from xkd.train.checkpoint import Checkpoints, Trainee
 
@@ -50,7 +50,7 @@ class ResumableLoop:
         self._contexts = ExitStack()
         bar = progress(self._name, self.steps, done=self.first, show=self._context.is_main)
         self._bar = self._contexts.enter_context(bar)
-        self._signal = self._contexts.enter_context(StopSignal())
+        self._stop_signals = self._contexts.enter_context(stop_signals_collected())
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class ResumableLoop:
             due = step % every == 0
         else:
             due = self._context.is_main and time.monotonic() > self._save_at
-        decision = self._context.all_reduce_max(2 if self._signal.received else int(due))
+        decision = self._context.all_reduce_max(2 if self._stop_signals else int(due))
         self._stopping = decision == 2
         return decision > 0
 

@@ -16,7 +16,7 @@ from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.launch.distributed import DistributedContext, distributed_context
-from xkd.launch.worker import run_worker
+from xkd.launch.termination import run_worker
 from xkd.log import get_logger
 from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds

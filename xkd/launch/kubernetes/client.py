@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kubernetes import client, config, watch
 from kubernetes.client.rest import ApiException
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 from urllib3.exceptions import HTTPError
 
 from xkd.errors import EXIT_TRY_AGAIN, UserError, XkdError
+from xkd.io import one_line
 from xkd.log import get_logger
 
 FAILURES = (ApiException, HTTPError, HTTPException, OSError)
 """Exceptions of a server that is unreachable, or in trouble."""
 
-_VOLCANO = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"}
-_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_VOLCANO: dict[str, Any] = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"}
 _TIMEOUT = (5, 60)
 """Seconds to connect to the API, and to wait for its next byte."""
-_WATCH_SECONDS = 50
-"""Duration of one watch request; less than the timeout of silence."""
 _CANCEL_SECONDS = 30.0
 """Time that cancelling may take: an interrupted process is killed before long."""
+_REJECTIONS = {
+    401: "the cluster does not accept your credentials: {reason}; log in to it again",
+    403: "the cluster does not allow this: {reason}; apply k8s/base to namespace {namespace}",
+    404: "the cluster has no Volcano jobs ({reason}); install Volcano",
+}
 
-Result = TypeVar("Result")
 log = get_logger(__name__)
 
 
@@ -67,14 +67,15 @@ POLL_POLICY = PollPolicy()
 
 
 class Api:
-    """Volcano's jobs and their pods in one namespace."""
+    """Volcano's jobs and their pods in one namespace.
+
+    Connects from inside the cluster or by the kubeconfig, to `namespace` or the one found there.
+
+    Raises:
+        UserError: no cluster is configured.
+    """
 
     def __init__(self, namespace: str = "") -> None:
-        """Connect from inside the cluster or by the kubeconfig, to `namespace` or the one found there.
-
-        Raises:
-            UserError: no cluster is configured.
-        """
         api, found = _connect()
         self.namespace, self.policy = namespace or found or "default", POLL_POLICY
         self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
@@ -82,32 +83,25 @@ class Api:
 
     def create(self, manifest: dict[str, Any]) -> bool:
         """Create a job; return False if one of that name exists."""
-        request = partial(self._jobs.create_namespaced_custom_object, **self._location, body=manifest)
-        return self._unless(409, request) is not None
+        create = self._jobs.create_namespaced_custom_object
+        return self._request(create, unless=409, **self._location, body=manifest) is not None
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a job; None if there is none of that name."""
-        return self._unless(404, lambda: self._jobs.get_namespaced_custom_object(**self._location, name=name))
+        read = self._jobs.get_namespaced_custom_object
+        job: dict[str, Any] | None = self._request(read, unless=404, **self._location, name=name)
+        return job
 
     def jobs(self, label: str) -> list[dict[str, Any]]:
         """Return the jobs with a label."""
-        request = partial(self._jobs.list_namespaced_custom_object, **self._location, label_selector=label)
-        return list(self._retry(request)["items"])
+        listed = self._jobs.list_namespaced_custom_object
+        return list(self._request(listed, **self._location, label_selector=label)["items"])
 
     def delete(self, name: str) -> None:
         """Delete a job and its pods, which save first."""
-        options = {**self._location, "name": name, "_request_timeout": (5, _CANCEL_SECONDS / 2)}
-        request = self._jobs.delete_namespaced_custom_object
-        self._unless(404, lambda: request(**options, propagation_policy="Foreground"))
-
-    def wait_deleted(self, name: str, timeout: float) -> bool:
-        """Wait until a job no longer exists; return False after `timeout` seconds."""
-        end = time.monotonic() + timeout
-        while self.read(name):
-            if time.monotonic() > end:
-                return False
-            time.sleep(self.policy.first)
-        return True
+        delete = self._jobs.delete_namespaced_custom_object
+        location = {**self._location, "_request_timeout": (5, _CANCEL_SECONDS / 2)}
+        self._request(delete, unless=404, **location, name=name, propagation_policy="Foreground")
 
     def cancel(self, name: str) -> str:
         """Delete a job within a short time; return the outcome as text, with a command if that failed."""
@@ -120,31 +114,19 @@ class Api:
 
     def pods(self, name: str) -> list[client.V1Pod]:
         """Return the pods of a job."""
-        request = partial(self._core.list_namespaced_pod, **self._pods_of(name))
-        return list(self._retry(request).items)
+        return list(self._request(self._core.list_namespaced_pod, **self._pods_of(name)).items)
 
     def watch_pods(self, name: str, version: str | None) -> Iterator[client.V1Pod]:
         """Yield a job's pods whenever they change, since a resource version, until the request times out."""
-        events = watch.Watch().stream(
-            self._core.list_namespaced_pod,
-            **self._pods_of(name),
-            resource_version=version,
-            timeout_seconds=_WATCH_SECONDS,
-        )
-        for event in events:
+        options = {"resource_version": version, "timeout_seconds": 50}  # less than `_TIMEOUT` of silence
+        for event in watch.Watch().stream(self._core.list_namespaced_pod, **self._pods_of(name), **options):
             yield event["object"]
 
     def log_lines(self, pod: str, since_seconds: int | None) -> Iterator[bytes]:
         """Yield a pod's lines with their times, until its container or the connection ends."""
-        since = {} if since_seconds is None else {"since_seconds": since_seconds}
+        options = {"timestamps": True, "_preload_content": False, "_request_timeout": _TIMEOUT}
         response = self._core.read_namespaced_pod_log(
-            pod,
-            self.namespace,
-            follow=True,
-            timestamps=True,
-            _preload_content=False,
-            _request_timeout=_TIMEOUT,
-            **since,
+            pod, self.namespace, follow=True, since_seconds=since_seconds, **options
         )
         try:
             yield from response
@@ -155,21 +137,8 @@ class Api:
         label = f"volcano.sh/job-name={name}"
         return {"namespace": self.namespace, "label_selector": label, "_request_timeout": _TIMEOUT}
 
-    def _unless(self, status: int, call: Callable[[], Result]) -> Result | None:
-        """Return the result of `call`, retried; None where the server returns this HTTP status."""
-
-        def attempt() -> Result | None:
-            try:
-                return call()
-            except ApiException as error:
-                if error.status == status:
-                    return None
-                raise
-
-        return self._retry(attempt)
-
-    def _retry(self, call: Callable[[], Result]) -> Result:
-        """Return the result of `call`, retried until the server responds.
+    def _request(self, send: Callable[..., Any], *, unless: int = -1, **options: Any) -> Any:
+        """Return the response, retried until the server responds; None for the HTTP status `unless`.
 
         Raises:
             ApiRejectedError: the server rejects the request.
@@ -179,17 +148,24 @@ class Api:
             retry=retry_if_exception(lambda error: isinstance(error, FAILURES) and not _is_rejection(error)),
             wait=wait_exponential(multiplier=self.policy.first, max=4 * self.policy.longest),
             stop=stop_after_delay(self.policy.patience),
-            before_sleep=_log_retry,
+            before_sleep=lambda state: log.warning(
+                "the Kubernetes API does not respond (%s); retrying",
+                _reason(state.outcome.exception() if state.outcome else None),
+            ),
             reraise=True,
         )
         try:
-            return retrying(call)
+            return retrying(send, **options)
         except FAILURES as error:
+            status, reason = getattr(error, "status", 0), _reason(error)
+            if status == unless:
+                return None
             if _is_rejection(error):
-                raise ApiRejectedError(_explain_rejection(error, self.namespace)) from None
+                line = _REJECTIONS.get(status, "the cluster rejects the job: {reason}")
+                raise ApiRejectedError(line.format(reason=reason, namespace=self.namespace)) from None
             raise ApiUnavailableError(
-                f"Kubernetes API unreachable for {self.policy.patience:.0f} s ({_reason(error)}); the job "
-                "continues, rerun the command to attach to it"
+                f"Kubernetes API unreachable for {self.policy.patience:.0f} s ({reason}); the job continues, "
+                "rerun the command to attach to it"
             ) from None
 
 
@@ -198,7 +174,7 @@ def _connect() -> tuple[client.ApiClient, str]:
     configuration, namespace = client.Configuration(), ""
     try:
         config.load_incluster_config(client_configuration=configuration)
-        namespace = _NAMESPACE.read_text().strip()
+        namespace = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
     except config.ConfigException:
         file = os.environ.get("KUBECONFIG")  # the library reads it only once, when it is imported
         try:
@@ -206,7 +182,7 @@ def _connect() -> tuple[client.ApiClient, str]:
             _, context = config.list_kube_config_contexts(file)
         except config.ConfigException as error:
             raise UserError(
-                f"no Kubernetes cluster: {' '.join(str(error).split())} Set KUBECONFIG, or train on this "
+                f"no Kubernetes cluster: {one_line(error)} Set KUBECONFIG, or train on this "
                 "machine with xkd pretrain"
             ) from None
         namespace = context["context"].get("namespace", "")
@@ -219,28 +195,10 @@ def _is_rejection(error: BaseException) -> bool:
     return isinstance(error, ApiException) and 400 <= error.status < 500 and error.status not in (408, 429)
 
 
-def _explain_rejection(error: Exception, namespace: str) -> str:
-    """Return a rejected request as a line that says what to do."""
-    reason = _reason(error)
-    lines = {
-        401: f"the cluster does not accept your credentials: {reason}; log in to it again",
-        403: f"the cluster does not allow this: {reason}; apply k8s/base to namespace {namespace}",
-        404: f"the cluster has no Volcano jobs ({reason}); install Volcano",
-    }
-    return lines.get(getattr(error, "status", 0), f"the cluster rejects the job: {reason}")
-
-
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
     """Return an API error's own message, on one line."""
     if isinstance(error, ApiException):
         with suppress(ValueError, KeyError, TypeError):
             return " ".join(str(json.loads(error.body)["message"]).split())
         return f"{error.status} {error.reason}"
-    return " ".join(str(error).split())
-
-
-def _log_retry(state: RetryCallState) -> None:
-    assert state.outcome
-    error = state.outcome.exception()
-    assert error
-    log.warning("the Kubernetes API does not respond (%s); retrying", _reason(error))
+    return one_line(error) if error else ""

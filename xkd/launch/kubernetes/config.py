@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
-from xkd.config.overrides import STRICT
-from xkd.launch.kubernetes.node_types import TOLERATIONS, node_type
+from xkd.config.overrides import STRICT, load_yaml
+from xkd.errors import UserError, nearest
 
 USER = 10001
 """The image's user; see the Dockerfile."""
@@ -19,6 +20,12 @@ VOLUME = "xkd"
 """The claim of the volume that all pods share."""
 MOUNT = f"{WORKSPACE}/runs"
 """Where they mount it."""
+NODE_TYPES: dict[str, dict[str, Any]] = load_yaml(Path(__file__).with_name("node_types.yaml"))
+"""GPU nodes by name."""
+TOLERATIONS: tuple[dict[str, Any], ...] = (
+    {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+)
+"""GPU nodes are commonly tainted, to keep away pods that need no GPU."""
 
 
 def _check_quantity(amount: str) -> str:
@@ -51,7 +58,7 @@ class ClusterConfig:
     """Hosts to start with, if fewer than `nodes` suffice; the others join later. The batch must divide among
     every number in between. None: all."""
     node_type: str = ""
-    """GPU node by name (`node_types`): sets the resources, selector and tolerations that are not given."""
+    """GPU node by name (`NODE_TYPES`): sets the resources, selector and tolerations that are not given."""
     processes: NonNegativeInt = 0
     """Workers per host; 0: one per GPU, or one."""
     resources: dict[str, dict[str, Quantity]] = field(default_factory=dict)
@@ -92,7 +99,10 @@ class ClusterConfig:
         """
         if not self.node_type:
             return self
-        node = node_type(self.node_type)
+        if self.node_type not in NODE_TYPES:
+            known = f"{nearest(self.node_type, NODE_TYPES)}; known: {', '.join(NODE_TYPES)}"
+            raise UserError(f"no node type {self.node_type!r}{known}")
+        node = NODE_TYPES[self.node_type]
         requests, limits = self.resources.get("requests", {}), self.resources.get("limits", {})
         # Requests and limits of GPUs must be equal, and the user may give only one of them.
         return replace(

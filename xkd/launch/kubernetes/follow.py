@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,12 @@ from xkd.launch.interrupts import stop_signals_raised
 from xkd.launch.kubernetes import status
 from xkd.launch.kubernetes.client import FAILURES, Api, ApiRejectedError, ApiUnavailableError
 from xkd.launch.kubernetes.job import Job
-from xkd.launch.kubernetes.logs import logs_shown
 from xkd.launch.kubernetes.submit import LaunchError, submit_or_attach
+from xkd.launch.termination import Termination
 from xkd.log import get_logger
+
+_FLUSH_SECONDS = 5.0
+"""Time that the last log lines may take after the job ended."""
 
 log = get_logger(__name__)
 
@@ -33,13 +37,8 @@ class Outcome:
 
     phase: str
     restarts: int
-    ends: Collection[status.PodEnd]
+    ends: Mapping[str, Termination]
     """The last known end of each of its pods."""
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it completed."""
-        return self.phase == status.SUCCEEDED
 
 
 class _DeadlineError(Exception):
@@ -53,7 +52,6 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
     same pipeline run (`submit_or_attach`).
 
     Args:
-        job: the job.
         progress: returns how far the work is, for the summary; "" where unknown.
 
     Raises:
@@ -67,7 +65,10 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
     with stop_signals_raised() as ignore_signals:
         try:
             submit_or_attach(api, job)
-            with logs_shown(api, job.first_pod):
+            with (
+                _thread(_show_logs, api, job.first_pod, wait=_FLUSH_SECONDS),
+                _thread(follower.watch_pods),
+            ):
                 outcome = follower.follow()
         except (KeyboardInterrupt, SystemExit, _DeadlineError) as error:
             ignore_signals()
@@ -81,6 +82,41 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
     return outcome
 
 
+@contextmanager
+def _thread(target: Callable[..., None], *args: Any, wait: float = 0.0) -> Iterator[None]:
+    """Run a function in a thread; set the event that is its last argument at the end, and wait for it."""
+    done = threading.Event()
+    thread = threading.Thread(target=target, args=(*args, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+    thread.join(wait)
+
+
+def _show_logs(api: Api, pod: str, done: threading.Event) -> None:
+    """Print each line of a pod once, through restarts and broken connections, and the last ones at the end.
+
+    A new connection repeats lines, none of them newer than those printed.
+    """
+    newest, received, last, pause = "", None, False, api.policy.first
+    while not last:
+        last, before = done.is_set(), newest
+        since = None if received is None else int(time.monotonic() - received) + 10
+        with suppress(*FAILURES):
+            for line in api.log_lines(pod, since):
+                when, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
+                seconds, _, fraction = when.rstrip("Z").partition(".")
+                when = f"{seconds}.{fraction:0<9}"  # some servers omit trailing zeros
+                if when > newest:
+                    newest, received = when, time.monotonic()
+                    print(text, flush=True)
+        # A pod that waits for its node or image may have no lines for a long time.
+        pause = api.policy.next_pause(pause, changed=newest != before)
+        done.wait(pause)
+
+
 class _Follower:
     """Polls one job until its end."""
 
@@ -90,7 +126,7 @@ class _Follower:
         """The job as last read."""
         self._changed_pods = deque[client.V1Pod]()
         """Pods that changed since the last poll: a restart of the job deletes its pods at once."""
-        self._ends: dict[str, status.PodEnd] = {}
+        self._ends: dict[str, Termination] = {}
         """The last known end of each pod."""
         self._pending_reasons: set[str] = set()
         """Reported reasons why pods do not start in the present phase."""
@@ -103,30 +139,33 @@ class _Follower:
             ApiUnavailableError: the API does not respond, or rejects a request; the job continues.
             _DeadlineError: it waits, or runs, for too long.
         """
-        done = threading.Event()
-        threading.Thread(target=self._watch_pods, args=(done,), daemon=True).start()
-        try:
-            return self._poll()
-        except ApiRejectedError as error:
-            raise ApiUnavailableError(
-                f"{error}; job {self._name} continues, rerun the command to attach to it"
-            ) from None
-        finally:
-            done.set()
+        pause, previous = self._api.policy.first, ""
+        while True:
+            try:
+                job, pods = self._api.read(self._name), self._api.pods(self._name)
+            except ApiRejectedError as error:
+                raise ApiUnavailableError(
+                    f"{error}; job {self._name} continues, rerun the command to attach to it"
+                ) from None
+            if job is None:
+                raise LaunchError(
+                    f"job {self._name} no longer exists: somebody deleted it, or its time to live passed; "
+                    "rerun the command to restart it"
+                )
+            self._job, phase = job, status.phase_of(job)
+            changed = self._report_ends(pods) or phase != previous
+            if phase != previous:
+                restart = f", restart {self._restarts}" if self._restarts else ""
+                log.info("job %s: %s%s", self._name, phase, restart)
+                self._pending_reasons.clear()
+            self._report_pending(pods)
+            if status.has_ended(job):
+                return Outcome(phase, self._restarts, self._ends)
+            self._check_deadlines(phase)
+            pause, previous = self._api.policy.next_pause(pause, changed), phase
+            time.sleep(pause)
 
-    def summary(self) -> str:
-        """Return the phase, the times, the attempts and the progress in one line."""
-        if not self._job:
-            return f"job {self._name}: not started"
-        seconds = status.seconds_by_phase(self._job)
-        waiting = sum(seconds.get(phase, 0.0) for phase in status.WAITING)
-        return (
-            f"job {self._name}: {status.phase_of(self._job)}, {self._restarts + 1} attempt(s), "
-            f"{status.duration(seconds.get('Running', 0.0))} running, "
-            f"{status.duration(waiting)} waiting for nodes{self._progress()}"
-        )
-
-    def _watch_pods(self, done: threading.Event) -> None:
+    def watch_pods(self, done: threading.Event) -> None:
         """Collect each change of a pod for the next poll."""
         version = None
         while not done.is_set():
@@ -139,29 +178,17 @@ class _Follower:
                 version, pause = None, self._api.policy.longest
             done.wait(pause)
 
-    def _poll(self) -> Outcome:
-        pause, previous = self._api.policy.first, ""
-        while True:
-            job = self._api.read(self._name)
-            if job is None:
-                raise LaunchError(
-                    f"job {self._name} no longer exists: somebody deleted it, or its time to live passed; "
-                    "rerun the command to restart it"
-                )
-            self._job = job
-            pods, phase = self._api.pods(self._name), status.phase_of(job)
-            changed = self._report_ends(pods)
-            if phase != previous:
-                restart = f", restart {self._restarts}" if self._restarts else ""
-                log.info("job %s: %s%s", self._name, phase, restart)
-                self._pending_reasons.clear()
-            self._report_pending(pods)
-            if status.has_ended(job):
-                return Outcome(phase, self._restarts, self._ends.values())
-            self._check_deadlines(phase)
-            pause = self._api.policy.next_pause(pause, changed or phase != previous)
-            previous = phase
-            time.sleep(pause)
+    def summary(self) -> str:
+        """Return the phase, the times, the attempts and the progress in one line."""
+        if not self._job:
+            return f"job {self._name}: not started"
+        seconds, _ = status.seconds_by_phase(self._job)
+        waiting = sum(seconds.get(phase, 0.0) for phase in status.WAITING)
+        return (
+            f"job {self._name}: {status.phase_of(self._job)}, {self._restarts + 1} attempt(s), "
+            f"{status.duration(seconds.get('Running', 0.0))} running, "
+            f"{status.duration(waiting)} waiting for nodes{self._progress()}"
+        )
 
     @property
     def _restarts(self) -> int:
@@ -172,12 +199,12 @@ class _Follower:
         """Record how pods ended, and log each failure; return whether there was a new end."""
         changed = [self._changed_pods.popleft() for _ in range(len(self._changed_pods))]
         news = False
-        for end in filter(None, map(status.end_of, (*changed, *pods))):
-            if self._ends.get(end.pod) != end:
-                self._ends[end.pod] = end
-                news = True
-                if end.termination.code:
-                    log.warning("pod %s", end)
+        for pod in (*changed, *pods):
+            name, end = pod.metadata.name, status.end_of(pod)
+            if end and self._ends.get(name) != end:
+                self._ends[name], news = end, True
+                if end.code:
+                    log.warning("pod %s: %s", name, end.message)
         return news
 
     def _report_pending(self, pods: Collection[client.V1Pod]) -> None:
@@ -189,8 +216,8 @@ class _Follower:
                 log.warning("pod %s waits: %s: %s", pod.metadata.name, reason, " ".join(message.split()))
 
     def _check_deadlines(self, phase: str) -> None:
-        waited = status.seconds_in_phase(self._job)
-        ran = status.seconds_by_phase(self._job).get("Running", 0.0)
+        seconds, waited = status.seconds_by_phase(self._job)
+        ran = seconds.get("Running", 0.0)
         if phase in status.WAITING and waited > self._cluster.queue_seconds:
             raise _DeadlineError(
                 f"job {self._name} waited {status.duration(waited)} for nodes, longer than queue_seconds"

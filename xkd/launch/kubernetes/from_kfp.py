@@ -25,8 +25,7 @@ def cluster_of_task(
     Args:
         nodes: hosts; 0: there is no job.
         settings: settings of `ClusterConfig`, each ``name=value``.
-        image: image of the job's pods.
-        node_type: a GPU node by name; empty: none.
+        node_type: a key of `NODE_TYPES`; empty: none.
         task: the task's own settings, a ``kfp.dsl.TaskConfig``, if any.
 
     Raises:

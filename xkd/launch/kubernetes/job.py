@@ -35,9 +35,8 @@ _POD = load_yaml(Path(__file__).with_name("pod.yaml"))
 def job_name(run: str, *identity: object) -> str:
     """Return a name that is the same for the same work, so that another launcher finds the job.
 
-    Args:
-        run: the run directory's name, for people.
-        identity: everything that distinguishes the work from other work.
+    It starts with the run directory's name, for people, and ends with a hash of everything that distinguishes
+    the work from other work.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", run.lower())[:24].strip("-")
@@ -84,11 +83,7 @@ class Job:
             self._app(), cluster.queue, cluster.service_account, cluster.priority_class or None
         )
         job: dict[str, Any] = ApiClient().sanitize_for_serialization(resource)
-        labels = {
-            "app.kubernetes.io/name": "xkd",
-            "app.kubernetes.io/part-of": "xkd",
-            OUT_LABEL: self.out_hash,
-        }
+        labels = _POD["labels"] | {OUT_LABEL: self.out_hash}
         if self.run_id:
             labels[RUN_LABEL] = self.run_id
         # TorchX names the job at random, in its metadata and in a label of each pod.
@@ -112,8 +107,7 @@ class Job:
             pod["metadata"]["labels"] |= {**labels, LABEL_UNIQUE_NAME: self.name}
             pod["metadata"]["annotations"] |= _POD["annotations"]
             self._complete_pod(pod["spec"])
-        copied: dict[str, Any] = json.loads(json.dumps(job))  # YAML writes shared parts as aliases
-        return copied
+        return dict(json.loads(json.dumps(job)))  # YAML writes shared parts as aliases
 
     def _app(self) -> AppDef:
         """Return the job for TorchX: one role with a replica per host."""

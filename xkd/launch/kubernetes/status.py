@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from kubernetes import client
@@ -22,17 +22,6 @@ ENDED = (SUCCEEDED, FAILED, "Terminated", "Aborted")
 """Final phases of a job. Unknown phases are taken as transient."""
 
 
-@dataclass(frozen=True)
-class PodEnd:
-    """How a pod ended."""
-
-    pod: str
-    termination: Termination
-
-    def __str__(self) -> str:
-        return f"{self.pod}: {self.termination.message}"
-
-
 def phase_of(job: Mapping[str, Any]) -> str:
     """Return the phase of a job; a new one is pending."""
     return str(job.get("status", {}).get("state", {}).get("phase", "Pending"))
@@ -43,53 +32,36 @@ def has_ended(job: Mapping[str, Any]) -> bool:
     return phase_of(job) in ENDED
 
 
-def is_being_deleted(job: Mapping[str, Any]) -> bool:
-    """Return whether somebody deleted a job that still exists."""
-    return "deletionTimestamp" in job["metadata"]
-
-
-def _transitions(job: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """Return when a job entered which phase, in seconds since the epoch."""
+def seconds_by_phase(job: Mapping[str, Any]) -> tuple[dict[str, float], float]:
+    """Return how long a job has been in each phase, over all its launchers, and in its present one now."""
     status = job.get("status", {})
-    transitions = [(job["metadata"].get("creationTimestamp"), "Pending")]
-    transitions += [(each.get("lastTransitionTime"), each["status"]) for each in status.get("conditions", [])]
+    entered = [(job["metadata"].get("creationTimestamp"), "Pending")]
+    entered += [(each.get("lastTransitionTime"), each["status"]) for each in status.get("conditions", [])]
     if not status.get("conditions"):
-        transitions.append((status.get("state", {}).get("lastTransitionTime"), phase_of(job)))
-    return [(datetime.fromisoformat(when).timestamp(), phase) for when, phase in transitions if when]
-
-
-def seconds_by_phase(job: Mapping[str, Any]) -> dict[str, float]:
-    """Return how long a job has been in each phase, over all its launchers."""
-    transitions, spent = _transitions(job), dict[str, float]()
-    ends = [when for when, _ in transitions[1:]] + [time.time()]
-    for (begin, phase), end in zip(transitions, ends, strict=True):
+        entered.append((status.get("state", {}).get("lastTransitionTime"), phase_of(job)))
+    begins = [(datetime.fromisoformat(when).timestamp(), phase) for when, phase in entered if when]
+    spent, last = dict[str, float](), 0.0
+    for (begin, phase), (end, _) in pairwise([*begins, (time.time(), "")]):
+        last = end - begin
         if phase not in ENDED:
-            spent[phase] = spent.get(phase, 0.0) + max(0.0, end - begin)
-    return spent
+            spent[phase] = spent.get(phase, 0.0) + max(0.0, last)
+    return spent, last
 
 
-def seconds_in_phase(job: Mapping[str, Any]) -> float:
-    """Return how long a job has been in its present phase."""
-    transitions = _transitions(job)
-    return time.time() - transitions[-1][0] if transitions else 0.0
-
-
-def end_of(pod: client.V1Pod) -> PodEnd | None:
+def end_of(pod: client.V1Pod) -> Termination | None:
     """Return how a pod ended, by its termination message or else by its status; None if it has not."""
-    name, status = pod.metadata.name, pod.status
+    status = pod.status
     prefix = f"{status.reason}: " if status.reason else ""
     for container in status.container_statuses or []:
         if terminated := container.state.terminated:
-            written = read_termination_message(terminated.message)
-            reason = (
-                "out of memory" if terminated.reason == "OOMKilled" else f"exit code {terminated.exit_code}"
-            )
-            message = (written and written.message) or status.message or f"ended with {reason}"
-            facts = written.facts if written else {}
-            return PodEnd(name, Termination(prefix + message, terminated.exit_code, facts))
+            code, killed = terminated.exit_code, terminated.reason == "OOMKilled"
+            written = read_termination_message(terminated.message) or Termination("", code)
+            reason = "out of memory" if killed else f"exit code {code}"
+            message = written.message or status.message or f"ended with {reason}"
+            return Termination(prefix + message, code, written.facts)
     if status.phase == "Failed":  # before its container started, or with its node
         message = (prefix or "failed: ") + (status.message or "no details available")
-        return PodEnd(name, Termination(message, EXIT_FAILURE))
+        return Termination(message, EXIT_FAILURE)
     return None
 
 

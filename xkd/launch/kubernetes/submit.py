@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ def submit_or_attach(api: Api, job: Job) -> None:
         LaunchError: an earlier job cannot be deleted.
     """
     existing = api.read(job.name)
-    if existing and status.is_being_deleted(existing):
+    if existing and "deletionTimestamp" in existing["metadata"]:
         _wait_deleted(api, job, job.name)
     elif existing and _needs_restart(api, job, existing):
         log.info("earlier job %s is %s; restarting it", job.name, status.phase_of(existing))
@@ -38,7 +39,15 @@ def submit_or_attach(api: Api, job: Job) -> None:
     elif existing:
         log.info("job %s exists (%s); attaching", job.name, status.phase_of(existing))
         return
-    _check_directory_is_free(api, job)
+    for other in api.jobs(f"{OUT_LABEL}={job.out_hash}"):
+        name = other["metadata"]["name"]
+        if "deletionTimestamp" in other["metadata"]:
+            _wait_deleted(api, job, name)
+        elif not status.has_ended(other):
+            raise UserError(
+                f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait for its end, "
+                f"use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
+            )
     if api.create(job.manifest()):
         log.info("job %s submitted in namespace %s", job.name, api.namespace)
 
@@ -46,9 +55,8 @@ def submit_or_attach(api: Api, job: Job) -> None:
 def release(run_id: str, namespace: str = "") -> list[str]:
     """Cancel the jobs of a pipeline run that have not ended; return their names."""
     api = Api(namespace)
-    names = [
-        str(job["metadata"]["name"]) for job in api.jobs(f"{RUN_LABEL}={run_id}") if not status.has_ended(job)
-    ]
+    jobs = api.jobs(f"{RUN_LABEL}={run_id}")
+    names = [str(job["metadata"]["name"]) for job in jobs if not status.has_ended(job)]
     for name in names:
         api.delete(name)
     return names
@@ -65,30 +73,20 @@ def _needs_restart(api: Api, job: Job, existing: Mapping[str, Any]) -> bool:
     if not job.run_id:
         return True
     ends = map(status.end_of, api.pods(job.name))
-    final = any(end and end.termination.code in NON_RETRYABLE_EXIT_CODES for end in ends)
+    final = any(end and end.code in NON_RETRYABLE_EXIT_CODES for end in ends)
     return status.phase_of(existing) != status.FAILED and not final
-
-
-def _check_directory_is_free(api: Api, job: Job) -> None:
-    """Raise UserError if another job writes to the same directory; wait for one that is being deleted."""
-    for other in api.jobs(f"{OUT_LABEL}={job.out_hash}"):
-        name = other["metadata"]["name"]
-        if status.is_being_deleted(other):
-            _wait_deleted(api, job, name)
-        elif not status.has_ended(other):
-            raise UserError(
-                f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait for its end, "
-                f"use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
-            )
 
 
 def _wait_deleted(api: Api, job: Job, name: str) -> None:
     """Wait until an earlier job is deleted, whose pods save first; raise LaunchError after a timeout."""
     limit = job.cluster.grace_seconds + _DELETION_SECONDS
     log.info("waiting until earlier job %s is deleted", name)
-    if not api.wait_deleted(name, limit):
-        raise LaunchError(
-            f"earlier job {name} is not deleted after {status.duration(limit)}; a pod on a lost node stays "
-            f"until the node or the pod is deleted: kubectl delete pod -l volcano.sh/job-name={name} "
-            f"--force -n {api.namespace}"
-        )
+    end = time.monotonic() + limit
+    while api.read(name):
+        if time.monotonic() > end:
+            raise LaunchError(
+                f"earlier job {name} is not deleted after {status.duration(limit)}; a pod on a lost node "
+                "stays until the node or the pod is deleted: kubectl delete pod "
+                f"-l volcano.sh/job-name={name} --force -n {api.namespace}"
+            )
+        time.sleep(api.policy.first)
