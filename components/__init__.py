@@ -15,10 +15,5 @@ IMAGE = "xkd:0.1.0"
 
 
 def component(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Make a component that runs in this project's image, where everything is installed.
-
-    Args:
-        function: the function to run.
-        options: further arguments of ``kfp.dsl.component``.
-    """
+    """Make a ``kfp.dsl.component`` that runs in this project's image, where everything is installed."""
     return dsl.component(function, base_image=IMAGE, install_kfp_package=False, **options)

@@ -138,7 +138,12 @@ def _join_rendezvous(options: argparse.Namespace) -> Any:
 
     min_nodes, max_nodes = map(int, options.nodes.split(":"))
     parameters = RendezvousParameters(
-        *("c10d", options.rendezvous, options.job, min_nodes, max_nodes, options.address),
+        "c10d",
+        options.rendezvous,
+        options.job,
+        min_nodes,
+        max_nodes,
+        options.address,
         is_host=options.node == 0,
         read_timeout=_STORE_SECONDS,
         join_timeout=_JOIN_SECONDS,

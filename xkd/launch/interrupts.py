@@ -27,7 +27,7 @@ def signal_handlers_restored() -> Iterator[None]:
 
 @contextmanager
 def stop_signals_collected() -> Iterator[list[int]]:
-    """Yield a list that SIGTERM and SIGINT are only added to, so that a step can be finished and saved."""
+    """Collect SIGTERM and SIGINT in the list that this yields, so that a step can be finished and saved."""
     received = list[int]()
     with signal_handlers_restored():
         for number in STOP_SIGNALS:

@@ -24,8 +24,8 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
 
     Args:
         work: the module that each worker runs, and its arguments.
-        idle_cores: cores of its share that each worker leaves to processes of its own; it has a thread for
-            each of the others, unless the environment sets OMP_NUM_THREADS.
+        idle_cores: cores per worker for its child processes; it has a thread for each of the others, unless
+            the environment sets OMP_NUM_THREADS.
 
     Raises:
         XkdError: as `xkd.launch.launcher.launch` does.

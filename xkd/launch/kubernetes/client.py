@@ -67,9 +67,7 @@ POLL_POLICY = PollPolicy()
 
 
 class Api:
-    """Volcano's jobs and their pods in one namespace.
-
-    Connects from inside the cluster or by the kubeconfig, to `namespace` or the one found there.
+    """Volcano's jobs and their pods in a namespace: the given one, or that of the pod or the kubeconfig.
 
     Raises:
         UserError: no cluster is configured.

@@ -33,7 +33,7 @@ def has_ended(job: Mapping[str, Any]) -> bool:
 
 
 def seconds_by_phase(job: Mapping[str, Any]) -> tuple[dict[str, float], float]:
-    """Return how long a job has been in each phase, over all its launchers, and in its present one now."""
+    """Return the time a job spent in each phase, over all its launchers, and since its last transition."""
     status = job.get("status", {})
     entered = [(job["metadata"].get("creationTimestamp"), "Pending")]
     entered += [(each.get("lastTransitionTime"), each["status"]) for each in status.get("conditions", [])]
