@@ -137,7 +137,6 @@ class OutputDir:
     to resume; readers refuse it by `require_finished`. The command writes a record of the identity last.
 
     Args:
-        path: the directory.
         identity: what distinguishes its content from other content.
         find: returns the identity recorded in a complete directory, None when there is no record.
     """

@@ -31,7 +31,7 @@ from benchmarks.embedded_check import (
 from xkd.data.sources.source import open_source
 from xkd.data.synthetic.audio import RATE
 from xkd.data.synthetic.dataset import generate
-from xkd.data.synthetic.plan import Plan
+from xkd.data.synthetic.files import Plan
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene
 from xkd.errors import UserError
 

@@ -26,7 +26,7 @@ from xkd.data.fetch.download import CHUNK
 from xkd.data.fetch.fetch import fetch
 from xkd.data.fetch.registry import Origin, fetch_registered
 from xkd.data.sources.source import FETCHED
-from xkd.data.synthetic.plan import VERSION
+from xkd.data.synthetic.files import VERSION
 from xkd.errors import UserError
 
 # DVC uses an older way of the tries that it adds files to.

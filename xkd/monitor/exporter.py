@@ -9,14 +9,9 @@ from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from typing import Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    Gauge,
-    delete_from_gateway,
-    push_to_gateway,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import delete_from_gateway, push_to_gateway
 from prometheus_client.registry import Collector
 
 from xkd.errors import UserError
@@ -94,12 +89,11 @@ class MetricsExporter(Collector):
         info.add_metric([self._run, *self._info.values()], 1)
         yield info
         for metric in METRICS:
-            counter = metric.kind == "counter"
-            family = (CounterMetricFamily if counter else GaugeMetricFamily)(
-                metric.name, metric.description, labels=["run", metric.label] if metric.label else ["run"]
-            )
-            for label_value, field in metric.fields.items():
-                labels = [self._run, label_value] if metric.label else [self._run]
+            counter, extra = metric.kind == "counter", [metric.label] if metric.label else []
+            kind = CounterMetricFamily if counter else GaugeMetricFamily
+            family = kind(metric.name, metric.description, labels=["run", *extra])
+            for label, field in metric.fields.items():
+                labels = [self._run, label] if extra else [self._run]
                 family.add_metric(labels, values.get(field, 0.0 if counter else math.nan))
             yield family
 
@@ -113,13 +107,7 @@ def push_scores(
     """Push a run's scores to a Pushgateway, wait for a scrape, and delete them: it never expires metrics.
 
     Evaluation processes end before a scrape. An unreachable Pushgateway is reported in one line; the scores
-    on disk do not depend on it.
-
-    Args:
-        run: name of the run.
-        scores: labels (`SCORE_LABELS`) and a score between 0 and 1.
-        address: URL of the Pushgateway.
-        hold_seconds: time between pushing and deleting.
+    on disk do not depend on it. Each score, between 0 and 1, comes with its labels (`SCORE_LABELS`).
     """
     registry = CollectorRegistry()
     gauge = Gauge(SCORE, "Evaluation score, between 0 and 1", SCORE_LABELS, registry=registry)

@@ -25,8 +25,6 @@ class RunMonitor:
     cannot be written is reported and still exported.
 
     Args:
-        run: the run directory.
-        thresholds: those that rows are judged by.
         exporter: of this run; already serving, because a taken port may belong to another process of the run,
             whose rows must not be dropped.
         resume_step: rows of later steps, left by a crash, are dropped.

@@ -35,7 +35,7 @@ _THREADS = 8
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
+new_md5 = functools.partial(hashlib.md5, usedforsecurity=False)
 
 
 class BrokenConnectionError(UserError):
@@ -99,17 +99,6 @@ class RemoteFile:
         except FileNotFoundError as error:
             raise UserError(f"{self.file.name} is no longer at {self.url}") from error
 
-    def read_all(self) -> bytes:
-        """Read a small file.
-
-        Raises:
-            UserError: its content does not match its md5, or it cannot be read.
-        """
-        data = self.read(0, self.size, Event())
-        if _new_md5(data).hexdigest() != self.file.md5:
-            raise self.corrupt()
-        return data
-
     def corrupt(self) -> UserError:
         """Return the error of content that does not match its md5."""
         return UserError(
@@ -118,83 +107,76 @@ class RemoteFile:
         )
 
 
-@dataclass(frozen=True)
-class Download:
-    """A download of listed files into a directory; those that it already has are not downloaded again."""
+def download(name: str, files: Sequence[ListedFile], out: Path, parts: Path, *, verify: bool) -> None:
+    """Download the listed files that a directory does not have yet.
 
-    name: str
-    """Of the dataset, for messages."""
-    out: Path
-    parts: Path
-    """A folder on the same file system, for files that are not complete."""
-    files: Sequence[ListedFile]
+    Args:
+        name: of the dataset, for messages.
+        files: all files of the dataset.
+        out: its directory.
+        parts: a folder on the same file system, for files that are not complete.
+        verify: check the md5 of every existing file and replace those that fail. Otherwise the name is
+            enough: a file gets it when its content is verified and on the disk.
 
-    def run(self, *, verify: bool) -> None:
-        """Download what is missing.
+    Raises:
+        UserError: a file is missing from the remote, or the disk has too little space, before any download;
+            later a file cannot be read or does not match its md5; everything received is kept.
+    """
+    with progress(f"check {out}, files", len(files), show=verify) as bar:
 
-        Args:
-            verify: check the md5 of every existing file and replace those that fail. Otherwise the name is
-                enough: a file gets it when its content is verified and on the disk.
+        def find(file: ListedFile, stop: Event) -> RemoteFile | None:
+            path = out / file.name
+            if path.is_file() and verify:
+                with path.open("rb") as opened:
+                    intact = hashlib.file_digest(opened, new_md5).hexdigest() == file.md5
+                if not intact:
+                    path.unlink()
+            return None if path.is_file() else file.locate(stop)
 
-        Raises:
-            UserError: a file is missing from the remote, or the disk has too little space, before any
-                download; later a file cannot be read or does not match its md5; everything received is kept.
-        """
-        with progress(f"check {self.out}, files", len(self.files), show=verify) as bar:
+        missing = [remote for remote in _in_threads(find, files, bar.advance) if remote]
 
-            def find(file: ListedFile, stop: Event) -> RemoteFile | None:
-                path = self.out / file.name
-                if path.is_file() and verify:
-                    with path.open("rb") as opened:
-                        intact = hashlib.file_digest(opened, _new_md5).hexdigest() == file.md5
-                    if not intact:
-                        path.unlink()
-                return None if path.is_file() else file.locate(stop)
+    def count_bytes() -> int:
+        return sum(_size(folder / file.name) for folder in (out, parts) for file in files)
 
-            missing = [remote for remote in _in_threads(find, self.files, bar.advance) if remote]
-        done = self._count_bytes()
-        needed = sum(remote.size - _size(self.parts / remote.file.name) for remote in missing)
-        if needed > (free := shutil.disk_usage(self.out).free):
-            raise UserError(f"{self.out} needs {needed:,} more bytes, and the disk has {free:,} free")
-        lock = Lock()
-        with progress(f"fetch {self.name}, bytes", done + needed, done=done) as bar:
+    done, needed = count_bytes(), sum(remote.size - _size(parts / remote.file.name) for remote in missing)
+    if needed > (free := shutil.disk_usage(out).free):
+        raise UserError(f"{out} needs {needed:,} more bytes, and the disk has {free:,} free")
+    lock = Lock()
+    with progress(f"fetch {name}, bytes", done + needed, done=done) as bar:
 
-            def advance(count: int) -> None:
-                with lock:
-                    bar.advance(count)
+        def advance(count: int) -> None:
+            with lock:
+                bar.advance(count)
 
-            try:
-                _in_threads(lambda remote, stop: self._complete(remote, advance, stop), missing)
-            except BrokenConnectionError as error:
-                have = f"{self._count_bytes():,} of {done + needed:,} bytes of {self.name} are in {self.out}"
-                raise UserError(f"{error}; {have}; rerun to resume") from error
+        def complete(remote: RemoteFile, stop: Event) -> None:
+            _complete(remote, parts / remote.file.name, out / remote.file.name, advance, stop)
 
-    def _count_bytes(self) -> int:
-        """Count the bytes of complete and partial files."""
-        return sum(_size(folder / file.name) for folder in (self.out, self.parts) for file in self.files)
+        try:
+            _in_threads(complete, missing)
+        except BrokenConnectionError as error:
+            have = f"{count_bytes():,} of {done + needed:,} bytes of {name} are in {out}"
+            raise UserError(f"{error}; {have}; rerun to resume") from error
 
-    def _complete(self, remote: RemoteFile, advance: Callable[[int], None], stop: Event) -> None:
-        """Complete one file.
 
-        Raises:
-            UserError: it does not match its md5, or cannot be read.
-        """
-        part, path = self.parts / remote.file.name, self.out / remote.file.name
-        for folder in (part.parent, path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        # A part from before a power failure, for example, may be damaged: restart.
-        for _ in range(2 if part.exists() else 1):
-            if _append(remote, part, advance, stop) == remote.file.md5:
-                part.replace(path)
-                return
-            advance(-_size(part))
-            part.unlink()
-        raise remote.corrupt()
+def _complete(
+    remote: RemoteFile, part: Path, path: Path, advance: Callable[[int], None], stop: Event
+) -> None:
+    """Complete a part of a file, and give it its name once it matches its md5."""
+    for folder in (part.parent, path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    # A part from before a power failure, for example, may be damaged: restart.
+    for _ in range(2 if part.exists() else 1):
+        if _append(remote, part, advance, stop) == remote.file.md5:
+            part.replace(path)
+            return
+        advance(-_size(part))
+        part.unlink()
+    raise remote.corrupt()
 
 
 def _append(remote: RemoteFile, part: Path, advance: Callable[[int], None], stop: Event) -> str:
     """Append to a part of a file what is missing; return the md5 of the result."""
-    digest = _new_md5()
+    digest = new_md5()
     with part.open("a+b") as file:
         file.seek(0)
         while chunk := file.read(CHUNK):
@@ -212,12 +194,9 @@ def _append(remote: RemoteFile, part: Path, advance: Callable[[int], None], stop
 def _in_threads(
     work: Callable[[Item, Event], Result], items: Iterable[Item], on_done: Callable[[], object] = lambda: None
 ) -> list[Result]:
-    """Return the results for all items; the first error stops the other threads and is raised.
+    """Return the results of `work(item, stop)`; `on_done` is called after each.
 
-    Args:
-        work: takes an item, and the event that is set when it must stop.
-        items: its arguments.
-        on_done: called after each item.
+    The first error is raised after setting `stop`, so that the work in the other threads ends.
     """
     stop = Event()
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -22,7 +22,7 @@ def fetch(
     clips: int = 800,
     seed: int = 0,
 ) -> str:
-    """Write the dataset `name` to `out`.
+    """Write the dataset `name` to `out`; return its revision, equal for equal content.
 
     Args:
         name: path that a data registry tracks; without a registry one of `GENERATED`.
@@ -31,9 +31,6 @@ def fetch(
         rev: its branch, tag or commit; empty: the default branch.
         clips: number of clips of the embedded dataset.
         seed: seed of the embedded dataset.
-
-    Returns:
-        The revision, equal for equal content: DVC's hash, or that of the generated files.
 
     Raises:
         UserError: `name` is not a dataset that can be fetched, or `out` holds something else.

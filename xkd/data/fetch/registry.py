@@ -17,7 +17,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from xkd.data.fetch.download import Download, ListedFile, root_cause
+from xkd.data.fetch.download import ListedFile, download, new_md5, root_cause
 from xkd.data.sources.source import FETCHED
 from xkd.errors import UserError, nearest
 from xkd.io import UNFINISHED, OutputDir, find_json, write_json
@@ -47,7 +47,7 @@ def fetch_registered(name: str, repo: str, rev: str, out: Path) -> Origin:
 
     Args:
         name: path of a directory that DVC tracks in the registry.
-        repo: the git repository that is the registry: a path or a URL.
+        repo: path or URL of the registry, a git repository.
         rev: branch, tag or commit; empty: the default branch.
         out: directory to write; absent, empty, or written by an earlier call with the same content.
 
@@ -72,7 +72,7 @@ def fetch_registered(name: str, repo: str, rev: str, out: Path) -> Origin:
             if missing:
                 files = _list_files(name, revision, stores)
                 _check_names(files, out)
-                Download(name, out, output.unfinished / "parts", files).run(verify=changed.exists())
+                download(name, files, out, output.unfinished / "parts", verify=changed.exists())
             values = {"name": name, **asdict(origin), **_count(out)}
             if missing or found != values:  # the same content may have another revision
                 write_json(record, values)
@@ -156,9 +156,12 @@ def _list_files(dataset: str, revision: str, stores: Iterable[HashFileDB]) -> li
         return ListedFile(name, md5, tuple((s.fs, s.oid_to_path(md5 + suffix)) for s in stores))
 
     listing = place(f"the list of {dataset}'s files", revision.removesuffix(".dir"), ".dir")
-    listed = json.loads(listing.locate(Event()).read_all())
+    remote = listing.locate(Event())
+    data = remote.read(0, remote.size, Event())
+    if new_md5(data).hexdigest() != listing.md5:
+        raise remote.corrupt()
     files = []
-    for key, (_, hashed) in Tree.from_list(listed, hash_name="md5").iteritems():
+    for key, (_, hashed) in Tree.from_list(json.loads(data), hash_name="md5").iteritems():
         name = "/".join(key)
         if any(part in ("", ".", "..") or "\0" in part for part in key):
             raise UserError(f"{listing.name} has {name!r}, which lies outside; {dataset} is not fetched")

@@ -74,9 +74,9 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
     shift, wander, rate, phase = rng.uniform((-0.5, 0, 0.05, 0), (0.5, 0.1, 0.3, 1))
 
     def pitch(seconds: Floats) -> Floats:
-        return np.asarray(
-            shift + wander * np.sin(2 * np.pi * (rate * seconds + phase)) + _pitch(scene, seconds)
-        )
+        """Return octaves that rise with the height and fall with the size."""
+        pose, drift = scene.pose(seconds), wander * np.sin(2 * np.pi * (rate * seconds + phase))
+        return np.asarray(shift + drift + (-0.8 * pose.y - 1.2 * np.log2(pose.size)))
 
     times, strengths = scene.contacts()
     sound = _impacts(timbre, times, strengths * rng.uniform(0.85, 1.15, len(times)), pitch(times))
@@ -95,12 +95,6 @@ def synthesize(rng: np.random.Generator, scene: Scene, timbre: Timbre) -> NDArra
     # Equal loudness rather than equal peaks: the level must not distinguish impacts from friction.
     sound *= 10 ** (rng.uniform(-25, -23) / 20) / np.sqrt(np.mean(sound**2))
     return np.asarray((sound / max(1.0, np.abs(sound).max())).astype(np.float32))
-
-
-def _pitch(scene: Scene, seconds: Floats) -> Floats:
-    """Return octaves that rise with the height and fall with the size."""
-    pose = scene.pose(seconds)
-    return -0.8 * pose.y - 1.2 * np.log2(pose.size)
 
 
 def _loudness(scene: Scene, seconds: Floats) -> Floats:

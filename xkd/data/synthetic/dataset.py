@@ -17,13 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from numpy.typing import NDArray
 
 from xkd.data.sources.source import DESCRIPTION
-from xkd.data.synthetic.files import File, write_files
-from xkd.data.synthetic.layouts import esc50, fsd50k, kinetics
-from xkd.data.synthetic.plan import VERSION, Plan
+from xkd.data.synthetic.files import VERSION, File, Plan, esc50, fsd50k, kinetics, write_files
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS
 from xkd.errors import UserError
 from xkd.io import OutputDir, find_json, read_json, write_json
@@ -32,19 +28,12 @@ MIN_CLIPS = 20
 """With fewer clips some action would have no training clip."""
 
 _HASHED = 4  # first and last clips whose decoded arrays the revision covers
-_LAYOUTS = {"kinetics400": "kinetics400", "esc50": "esc50", "fsd50k": "fsd50k"}
 
 
 def generate(out: Path, *, clips: int = 800, seed: int = 0) -> str:
-    """Write the dataset, or keep it when exactly this one is complete.
+    """Write the dataset, or keep it when exactly this one is complete; return its revision.
 
-    Args:
-        out: the dataset's directory; absent, empty, or this same dataset.
-        clips: number of clips; three quarters are for training, the rest for validation.
-        seed: another seed gives another dataset.
-
-    Returns:
-        The revision.
+    Three quarters of the clips are for training, the rest for validation.
 
     Raises:
         UserError: too few clips, or `out` holds something else.
@@ -61,7 +50,8 @@ def generate(out: Path, *, clips: int = 800, seed: int = 0) -> str:
             write_files("embedded", out, files)
             videos = [out / file.path for file in files if file.path.endswith(".mp4")]
             revision = _revision(identity, [*videos[:_HASHED], *videos[-_HASHED:]])
-            write_json(record, {**identity, "revision": revision, "layouts": _LAYOUTS})
+            layouts = {name: name for name in ("kinetics400", "esc50", "fsd50k")}
+            write_json(record, {**identity, "revision": revision, "layouts": layouts})
         else:
             print(f"{out}: the embedded dataset ({clips} clips, seed {seed}) exists; kept", file=sys.stderr)
     return str(read_json(record)["revision"])
@@ -82,39 +72,31 @@ def _lay_out(clips: int, seed: int) -> Iterator[File]:
     sounds = ((plan.fold, plan.index, "A", number, plan.action, False, plan) for plan, number in numbered)
     yield from esc50(sounds, "esc50/")
 
+    heldout = val[: max(1, clips // 16)]
     tags = sorted(tag.capitalize() for tag in (*ACTIONS, *MATERIALS))
-    parts = {
-        part: [
-            (
-                first + plan.index,
-                (plan.action.capitalize(), plan.material.capitalize()),
-                "val" if plan.fold == 5 else "train",
-                plan,
-                plan.rng("length").uniform(3.0, SECONDS),
-            )
-            for plan in plans
-        ]
-        for part, first, plans in (
-            ("dev", 1000, train[: clips * 3 // 16]),
-            ("eval", 5000, val[: max(1, clips // 16)]),
+    tagged = (
+        (
+            part,
+            first + plan.index,
+            (plan.action.capitalize(), plan.material.capitalize()),
+            "val" if plan.fold == 5 else "train",
+            plan,
+            plan.rng("length").uniform(3.0, SECONDS),
         )
-    }
-    yield from fsd50k({tag: f"/m/xkd{index:02d}" for index, tag in enumerate(tags)}, parts, "fsd50k/")
+        for part, first, plans in (("dev", 1000, train[: clips * 3 // 16]), ("eval", 5000, heldout))
+        for plan in plans
+    )
+    yield from fsd50k({tag: f"/m/xkd{index:02d}" for index, tag in enumerate(tags)}, tagged, "fsd50k/")
 
 
 def _revision(identity: dict[str, Any], paths: Iterable[Path]) -> str:
     """Return the SHA-256 of the identity and of some clips as decoded: mp4 bytes vary between builds."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     for path in paths:
-        for array in _decode(path):
-            digest.update(array.tobytes())
+        with av.open(str(path)) as file:
+            for picture in file.decode(video=0):
+                digest.update(picture.to_ndarray(format="rgb24").tobytes())
+        with av.open(str(path)) as file:
+            for sound in file.decode(audio=0):
+                digest.update(sound.to_ndarray()[0].tobytes())
     return digest.hexdigest()
-
-
-def _decode(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the frames (T, H, W, 3) and the mono waveform (S,) of an mp4 file."""
-    with av.open(str(path)) as file:
-        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    with av.open(str(path)) as file:
-        sound = [frame.to_ndarray() for frame in file.decode(audio=0)]
-    return np.stack(frames), np.concatenate(sound, axis=1)[0]

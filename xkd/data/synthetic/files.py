@@ -1,13 +1,14 @@
-"""The files of generated datasets: encoded video with sound, wav, annotation files."""
+"""The clips of generated datasets, and their files in official layouts: video, wav, annotations."""
 
 from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import io
 import os
 import wave
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,18 +17,82 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from xkd.data.synthetic.audio import RATE
-from xkd.data.synthetic.plan import Plan
-from xkd.data.synthetic.scenes import SECONDS
-from xkd.data.synthetic.video import FPS, SIDE
+from xkd.data.synthetic.audio import RATE, Timbre, synthesize
+from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene
+from xkd.data.synthetic.video import FPS, SIDE, render
 from xkd.errors import UserError
 from xkd.io import write_text
 from xkd.parallel.processes import Failure, run_each
 from xkd.progress import progress
 
+VERSION = 2
+"""Part of the embedded dataset's revision: raise it whenever a clip would come out differently."""
+
+_SPECIMENS = {"train": 10, "val": 4}
 _WAV_RATE = 44100
 _SECONDS_LIMIT = 120.0
 """Longest that a single clip may take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One clip of a seed and a split; rendering it needs nothing else.
+
+    Its representation, ``Plan(seed=..., split=..., index=...)``, determines `name`.
+    """
+
+    seed: int
+    split: str
+    index: int
+
+    @property
+    def action(self) -> str:
+        """The first label."""
+        return list(ACTIONS)[self.index % len(ACTIONS)]
+
+    @property
+    def material(self) -> str:
+        """The second label, independent of the first."""
+        return MATERIALS[self.index // len(ACTIONS) % len(MATERIALS)]
+
+    @property
+    def specimen(self) -> int:
+        """Number of the specimen that sounds, among the split's of this material; covers all pairs."""
+        block = self.index // len(ACTIONS)
+        return sum(divmod(block, len(MATERIALS))) % _SPECIMENS[self.split]
+
+    @property
+    def fold(self) -> int:
+        """ESC-50's fold, 1-5: no two folds share a specimen."""
+        return self.specimen % 5 + 1
+
+    @property
+    def name(self) -> str:
+        """Eleven characters, as Kinetics names its clips."""
+        return f"{self.split[0]}-{hashlib.sha256(repr(self).encode()).hexdigest()[:9]}"
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Return an independent stream of random numbers per purpose."""
+        key = hashlib.sha256(f"{purpose} {self.split} {self.index}".encode()).digest()
+        return np.random.default_rng([self.seed, VERSION, int.from_bytes(key[:8])])
+
+    def timbre(self) -> Timbre:
+        """Return the specimen's modes: equal in all clips of the split, absent from the other split."""
+        key = hashlib.sha256(f"{self.split} {self.material} {self.specimen}".encode()).digest()
+        return Timbre.draw(np.random.default_rng([self.seed, int.from_bytes(key[:8])]), self.material)
+
+    def frames(self) -> NDArray[np.uint8]:
+        """Render the frames (T, SIDE, SIDE, 3)."""
+        return render(self.rng("frames"), self._scene)
+
+    def waveform(self) -> NDArray[np.float32]:
+        """Synthesize the sound (SECONDS * RATE,) within ±1."""
+        return synthesize(self.rng("sound"), self._scene, self.timbre())
+
+    @property
+    def _scene(self) -> Scene:
+        """The motion that is both rendered and synthesized."""
+        return Scene.draw(self.rng("scene"), self.action, self.material)
 
 
 @dataclass(frozen=True)
@@ -51,20 +116,59 @@ class TextFile:
     """Relative to the dataset."""
     text: str
 
+    @classmethod
+    def table(cls, path: str, rows: Iterable[Sequence[object]]) -> TextFile:
+        """Return a CSV file with Unix line ends."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return cls(path, text.getvalue())
+
+    @classmethod
+    def lines(cls, path: str, lines: Iterable[str]) -> TextFile:
+        """Return a file of lines."""
+        return cls(path, "".join(f"{line}\n" for line in lines))
+
 
 File = MediaFile | TextFile
+Rows = list[Sequence[object]]
 
 
-def make_table(path: str, rows: Iterable[Sequence[object]]) -> TextFile:
-    """Return a CSV file with Unix line ends."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return TextFile(path, text.getvalue())
+def kinetics(split: str, clips: Iterable[tuple[str, str, Plan, int, int]], root: str = "") -> Iterator[File]:
+    """Lay out a split of Kinetics400 from (label, folder, plan, start, end) of each clip."""
+    rows: Rows = [("label", "youtube_id", "time_start", "time_end", "split", "is_cc")]
+    for label, folder, plan, start, end in clips:
+        rows.append((label, plan.name, start, end, split, 0))
+        yield MediaFile(f"{root}{split}/{folder}/{plan.name}_{start:06d}_{end:06d}.mp4", plan)
+    yield TextFile.table(f"{root}{split}.csv", rows)
 
 
-def make_list(path: str, lines: Iterable[str]) -> TextFile:
-    """Return a file of lines."""
-    return TextFile(path, "".join(f"{line}\n" for line in lines))
+def esc50(clips: Iterable[tuple[int, int, str, int, str, bool, Plan]], root: str = "") -> Iterator[File]:
+    """Lay out ESC-50 from (fold, source file, take, target, label, whether in ESC-10, plan) of each clip."""
+    rows: Rows = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
+    for fold, source, take, target, label, esc10, plan in clips:
+        name = f"{fold}-{source}-{take}-{target}.wav"
+        rows.append((name, fold, target, label, esc10, source, take))
+        yield MediaFile(f"{root}audio/{name}", plan, seconds=5.0)
+    yield TextFile.table(f"{root}meta/esc50.csv", rows)
+
+
+def fsd50k(
+    mids: Mapping[str, str],
+    clips: Iterable[tuple[str, int, tuple[str, ...], str, Plan, float]],
+    root: str = "",
+) -> Iterator[File]:
+    """Lay out FSD50K from (``dev`` or ``eval``, number, labels, split, plan, seconds) of each clip.
+
+    The vocabulary `mids` has the sorted labels and their identifiers. Only the table of ``dev`` has a split.
+    """
+    truth = f"{root}FSD50K.ground_truth"
+    yield TextFile.table(f"{truth}/vocabulary.csv", ((row, *item) for row, item in enumerate(mids.items())))
+    rows = {part: [("fname", "labels", "mids", "split")] for part in ("dev", "eval")}
+    for part, number, labels, split, plan, seconds in clips:
+        rows[part].append((str(number), ",".join(labels), ",".join(mids[tag] for tag in labels), split))
+        yield MediaFile(f"{root}FSD50K.{part}_audio/{number}.wav", plan, seconds=seconds)
+    yield TextFile.table(f"{truth}/dev.csv", rows["dev"])
+    yield TextFile.table(f"{truth}/eval.csv", [row[:3] for row in rows["eval"]])
 
 
 def write_files(name: str, root: Path, files: Iterable[File]) -> None:

@@ -13,21 +13,11 @@ from pathlib import Path
 
 from xkd.data.sources.kinetics import KINETICS_SOUND
 from xkd.data.sources.source import open_source
-from xkd.data.synthetic.files import File, MediaFile, TextFile, make_list, write_files
-from xkd.data.synthetic.layouts import esc50, fsd50k, kinetics
-from xkd.data.synthetic.plan import Plan
+from xkd.data.synthetic.files import File, MediaFile, Plan, TextFile, esc50, fsd50k, kinetics, write_files
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS
 from xkd.io import OutputDir
 
-_SUFFIX = "-mini"
-
-_KINETICS = (
-    "bowling",
-    "hurling (sport)",
-    "massaging person's head",
-    "petting animal (not cat)",
-    "tap dancing",
-)
+_KINETICS = "bowling", "hurling (sport)", "massaging person's head", "petting animal (not cat)", "tap dancing"
 _UCF101 = ("ApplyEyeMakeup", "BoxingSpeedBag", "HandstandPushups", "PlayingCello", "YoYo")
 _HMDB51 = ("brush_hair", "cartwheel", "pour", "sit", "wave")
 _ESC50 = ("dog", "rooster", "rain", "sea_waves", "hand_saw")
@@ -38,10 +28,7 @@ _AUDIOSET = {"balanced_train": ("train", 8, 100), "unbalanced_train": ("train", 
 
 
 def generate_miniature(name: str, out: Path) -> str:
-    """Write the miniature `name` to `out`, or keep it when it is complete.
-
-    Returns:
-        Its revision (see `xkd.data.sources.source.Source`).
+    """Write the miniature `name` to `out`, or keep it when it is complete; return its revision.
 
     Raises:
         UserError: `out` holds something else, or cannot be written.
@@ -58,7 +45,7 @@ def generate_miniature(name: str, out: Path) -> str:
             write_files(name, out, files)
         else:
             print(f"{out}: {name} ({len(files) - len(texts)} clips) exists; kept", file=sys.stderr)
-    return open_source(out, name.removesuffix(_SUFFIX)).revision
+    return open_source(out, name.removesuffix("-mini")).revision
 
 
 def _plan(kind: int, number: int, split: str = "train") -> Plan:
@@ -89,12 +76,12 @@ def _audioset() -> Iterator[File]:
             # There is no official name; the two here are common.
             stem = name if part == "eval" else f"{name}_{start}_{start + 10}"
             yield MediaFile(f"{part}_segments/{stem}.mp4", plan)
-        yield make_list(f"{part}_segments.csv", lines)
+        yield TextFile.lines(f"{part}_segments.csv", lines)
 
 
 def _ucf101() -> Iterator[File]:
     lists = "ucfTrainTestlist"
-    yield make_list(f"{lists}/classInd.txt", (f"{number} {label}" for number, label in enumerate(_UCF101, 1)))
+    yield TextFile.lines(f"{lists}/classInd.txt", (f"{n} {label}" for n, label in enumerate(_UCF101, 1)))
     # The folder HandstandPushups holds files called HandStandPushups.
     clips = [
         (kind, group, f"{label}/v_{label.replace('Handstand', 'HandStand')}_g{group + 1:02d}_c01.avi")
@@ -105,9 +92,9 @@ def _ucf101() -> Iterator[File]:
         yield MediaFile(f"UCF-101/{place}", _plan(kind, group), silent=place.startswith("YoYo"))
     for fold in range(3):
         train = (f"{place} {kind + 1}" for kind, group, place in clips if group % 3 != fold)
-        yield make_list(f"{lists}/trainlist0{fold + 1}.txt", train)
+        yield TextFile.lines(f"{lists}/trainlist0{fold + 1}.txt", train)
         test = (place for _, group, place in clips if group % 3 == fold)
-        yield make_list(f"{lists}/testlist0{fold + 1}.txt", test)
+        yield TextFile.lines(f"{lists}/testlist0{fold + 1}.txt", test)
 
 
 def _hmdb51() -> Iterator[File]:
@@ -117,44 +104,35 @@ def _hmdb51() -> Iterator[File]:
         for fold in range(3):
             tagged = zip(names, tags[fold:] + tags[:fold], strict=True)
             path = f"testTrainMulti_7030_splits/{label}_test_split{fold + 1}.txt"
-            yield make_list(path, (f"{name} {tag} " for name, tag in tagged))
+            yield TextFile.lines(path, (f"{name} {tag} " for name, tag in tagged))
         for number, name in enumerate(names):
             yield MediaFile(f"HMDB-51/{label}/{name}", _plan(kind, number), silent=True)
 
 
 def _esc50() -> Iterator[File]:
     return esc50(
-        (
-            fold,
-            1000 + 10 * number + target,
-            "ABC"[number % 3],
-            target,
-            label,
-            target < 2,
-            _plan(target, number),
-        )
+        (fold, 1000 + 10 * n + target, "ABC"[n % 3], target, label, target < 2, _plan(target, n))
         for fold, (target, label), take in product(range(1, 6), enumerate(_ESC50), range(3))
-        for number in (3 * fold + take,)
+        for n in (3 * fold + take,)
     )
 
 
 def _fsd50k() -> Iterator[File]:
     leaves = [(leaf, parent) for parent, children in _FSD50K.items() for leaf in children]
     tags = sorted({*(label for pair in leaves for label in pair), "Music"})
-    parts = {
-        part: [
-            (
-                first + 100 * kind + number,
-                (leaf, parent, "Music"),
-                "val" if number % 5 == 4 else "train",
-                _plan(kind, number, split),
-                0.3 + (7 * number + 3 * kind) % 19 / 19 * (SECONDS - 0.3),
-            )
-            for (kind, (leaf, parent)), number in product(enumerate(leaves), range(count))
-        ]
+    clips = (
+        (
+            part,
+            first + 100 * kind + number,
+            (leaf, parent, "Music"),
+            "val" if number % 5 == 4 else "train",
+            _plan(kind, number, split),
+            0.3 + (7 * number + 3 * kind) % 19 / 19 * (SECONDS - 0.3),
+        )
         for part, first, split, count in (("dev", 64760, "train", 15), ("eval", 37199, "val", 4))
-    }
-    return fsd50k({tag: f"/m/0{number:04d}" for number, tag in enumerate(tags)}, parts)
+        for (kind, (leaf, parent)), number in product(enumerate(leaves), range(count))
+    )
+    return fsd50k({tag: f"/m/0{number:04d}" for number, tag in enumerate(tags)}, clips)
 
 
 MINIATURES: Mapping[str, Callable[[], Iterator[File]]] = {

@@ -95,11 +95,6 @@ def _slide(cycles: Floats) -> Pose:
     return pose_at(cycles, x=2 * (_ramp(point, 0.0, 0.35) - _ramp(point, 0.5, 0.85)) - 1)
 
 
-def _collide(cycles: Floats) -> Pose:
-    """Return the distance to the partner: contact at 0, farthest at 0.5 (see `render`)."""
-    return pose_at(cycles, x=np.abs(2 * ((cycles + 0.5) % 1) - 1))
-
-
 def _inflate(cycles: Floats) -> Pose:
     point = cycles % 1
     return pose_at(cycles, size=0.65 + 0.8 * (_smooth(_ramp(point, 0.0, 0.65)) - _ramp(point, 0.7, 0.82)))
@@ -118,20 +113,21 @@ def _shake(cycles: Floats) -> Pose:
     return pose_at(cycles, x=0.7 * np.sin(6 * np.pi * burst), angle=0.35 * np.sin(6 * np.pi * burst))
 
 
-def _orbit(cycles: Floats) -> Pose:
-    return pose_at(cycles, x=np.cos(2 * np.pi * cycles), y=np.sin(2 * np.pi * cycles))
-
-
 ACTIONS: dict[str, Action] = {
     "bounce": Action(_bounce, 2.0, ((0.0, 0.4), (0.5, 1.0), (0.82, 0.65)), 0.4),
-    "collide": Action(_collide, 1.4, ((0.0, 1.0), (0.5, 0.4)), 0.4, gravity=False),
+    # The distance to the partner: contact at 0, farthest at 0.5 (see `render`).
+    "collide": Action(
+        lambda at: pose_at(at, x=np.abs(2 * ((at + 0.5) % 1) - 1)), 1.4, ((0.0, 1.0), (0.5, 0.4)), 0.4, False
+    ),
     "hammer": Action(_hammer, 1.1, ((0.85, 1.0),), 0.4),
     "inflate": Action(_inflate, 1.8, (), 1.0),
     "jump": Action(_jump, 1.3, ((0.4, 0.35), (0.82, 1.0)), 0.5),
-    "orbit": Action(_orbit, 1.6, (), 1.0),
+    "orbit": Action(lambda at: pose_at(at, x=np.cos(2 * np.pi * at), y=np.sin(2 * np.pi * at)), 1.6, (), 1.0),
     "shake": Action(_shake, 2.0, tuple((k * 0.1 + 0.05, 0.7) for k in range(6)), 0.4, gravity=False),
     "slide": Action(_slide, 2.2, ((0.35, 0.3), (0.85, 0.3)), 1.0, gravity=False),
-    "spin": Action(_spin, 1.6, ((0.0, 0.6), (0.25, 0.6), (0.5, 0.6), (0.75, 0.6)), 0.6),
+    "spin": Action(
+        lambda at: pose_at(at, angle=2 * np.pi * at), 1.6, tuple((k / 4, 0.6) for k in range(4)), 0.6
+    ),
     "swing": Action(_swing, 1.6, (), 1.0),
 }
 

@@ -49,7 +49,11 @@ def render(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
     partner = _still(rng, times)
     _draw(frames, rng, partner, partner_path + shake, partner_radius, rng.choice(MATERIALS))
     _draw(frames, rng, pose, path + shake, radius, scene.material, lit=True)
-    _add_noise(frames, rng)
+    # Flicker, and grain: one field shifted from frame to frame.
+    grain = rng.normal(0, rng.uniform(0.5, 2.0), (2 * SIDE, 2 * SIDE, 1)).astype(np.float32)
+    flicker = rng.normal(0, 0.7, len(frames)).astype(np.float32)
+    for frame, shift, (x, y) in zip(frames, flicker, rng.integers(0, SIDE, (len(frames), 2)), strict=True):
+        frame += grain[y : y + SIDE, x : x + SIDE] + shift
     return np.asarray(np.clip(frames, 0, 255).astype(np.uint8))
 
 
@@ -93,7 +97,8 @@ def _draw(
     The path (T, 2) has the centers, in pixels; the radius, in pixels, is at relative size 1. A lit shape is
     brighter than any background, the others are darker.
     """
-    color = _color(rng) * (1.0 if lit else 0.18)
+    wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (rng.uniform() + np.array((0, 1 / 3, 2 / 3))))
+    color = (230 * (0.7 + 0.3 * wheel)).astype(np.float32) * (1.0 if lit else 0.18)
     sides = int(rng.choice((3, 4, 5, 6, 40)))
     tilt = rng.uniform(0, 2 * np.pi)
     half = int(np.ceil(radius * pose.size.max() * np.sqrt(pose.stretch.max()) * 1.56)) + 1
@@ -124,12 +129,6 @@ def _draw(
         target += cover[rows, columns] * (patch[rows, columns] - target)
 
 
-def _color(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a light color (3,), 0..255."""
-    wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (rng.uniform() + np.array((0, 1 / 3, 2 / 3))))
-    return np.asarray((230 * (0.7 + 0.3 * wheel)).astype(np.float32))
-
-
 def _texture(material: str, u: Floats, v: Floats) -> Floats:
     """Return a material's pattern, -1..1, in the object's coordinates; none is symmetric under rotation."""
     if material == "glass":
@@ -143,11 +142,3 @@ def _texture(material: str, u: Floats, v: Floats) -> Floats:
     else:
         pattern = np.sin(9 * v + 1.5 * np.sin(2 * u))
     return pattern.astype(np.float32) + np.float32(0.3) * np.sign(u)
-
-
-def _add_noise(frames: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Add flicker and grain, one field shifted from frame to frame, in place."""
-    grain = rng.normal(0, rng.uniform(0.5, 2.0), (2 * SIDE, 2 * SIDE, 1)).astype(np.float32)
-    flicker = rng.normal(0, 0.7, len(frames)).astype(np.float32)
-    for frame, shift, (x, y) in zip(frames, flicker, rng.integers(0, SIDE, (len(frames), 2)), strict=True):
-        frame += grain[y : y + SIDE, x : x + SIDE] + shift
