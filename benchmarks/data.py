@@ -47,7 +47,7 @@ PREPARATIONS = {
 }
 BASELINE = "baseline"
 STAGES = ("seek + decode", "audio", "log-mel", "video views", "audio views", "collate")
-READ = "of it read: decode, audio, params, collate"
+READ = "of which reading: decode, audio, params, collate"
 """The part that remains on the processor when a GPU makes the views."""
 BATCH = 8
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -184,12 +184,12 @@ def print_stages(watches: dict[str, Stopwatch]) -> None:
     row("all, fastest batch", lambda watch: f"{min(watch.values['all']):.1f}")
     row(READ, lambda watch: f"{watch.ms(READ):.1f}")
     row("**clips/s per core**", lambda watch: f"**{1000 / watch.ms('all'):.1f}**")
-    row("times the baseline", lambda watch: f"{base / watch.ms('all'):.1f}")
-    row("clips/s per core, views by a GPU", lambda watch: f"{1000 / watch.ms(READ):.1f}")
+    row("speedup over the baseline", lambda watch: f"{base / watch.ms('all'):.1f}")
+    row("clips/s per core, views on a GPU", lambda watch: f"{1000 / watch.ms(READ):.1f}")
 
 
 def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list[int], steps: int) -> None:
-    """Print the clips per second of the training loader, without and with views by the main process."""
+    """Print the clips per second of the training loader, without and with views computed."""
     print(
         f"\nClips/s (wall clock), training loader, batches of {2 * BATCH}, {steps} steps; then with views:\n"
     )
@@ -245,7 +245,7 @@ def main() -> None:
     """Create the data, measure and print the tables."""
     arguments = parser(__doc__)
     arguments.add_argument(
-        "--out", type=Path, required=True, help="folder of the clips; existing ones are kept"
+        "--out", type=Path, required=True, help="directory of the clips; existing clips are kept"
     )
     arguments.add_argument("--preset", default="paper")
     arguments.add_argument("--clips", type=int, default=24, help=f"training clips; at least {2 * BATCH}")

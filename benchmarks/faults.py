@@ -59,7 +59,7 @@ class DisturbedRun:
         deadline = time.monotonic() + TIMEOUT
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"nothing for {TIMEOUT:.0f} s; see {self.hosts.folder}/host*.log")
+                raise TimeoutError(f"no progress for {TIMEOUT:.0f} s; see {self.hosts.folder}/host*.log")
             time.sleep(0.05)
 
     def wait_for_end(self, hosts: int) -> None:

@@ -23,7 +23,7 @@ SETTINGS = ("optim.batch_size=4", "optim.warmup_epochs=1", "run.workers=0", "run
 def main() -> None:
     """Print the tables."""
     arguments = parser(__doc__)
-    arguments.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    arguments.add_argument("--out", type=Path, required=True, help="new output directory")
     out = arguments.parse_args().out.resolve()
     fetch("embedded", out / "source", clips=40)
     prepare(out / "source", out / "prepared", PrepareConfig(short_side=48, max_fps=8))
@@ -31,7 +31,7 @@ def main() -> None:
     for name, scenario in (("two hosts", fixed_hosts), ("one or two hosts", elastic_hosts)):
         costs, verdict = scenario(out / scenario.__name__, out / "prepared", config)
         print(f"\n{name}: verdict {verdict.verdict} at step {verdict.step}\n")
-        print("| fault | continues after | steps trained again | hosts |\n|---|---|---|---|")
+        print("| fault | training resumes after | repeated steps | hosts |\n|---|---|---|---|")
         for cost in costs:
             repeated = f"{cost.repeated} of {CHECKPOINT_STEPS}"
             print(f"| {cost.fault} | {cost.seconds:.0f} s | {repeated} | {cost.hosts} |")

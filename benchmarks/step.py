@@ -140,7 +140,7 @@ def main() -> None:
     args = parser.parse_args()
     config = resolve(get_preset(args.preset), None, args.set, optim={"batch_size": args.batch})
     if len(config.modalities) < 2 or config.run.accumulate > 1:
-        parser.error("only a step of XKD in one part is timed: two modalities, run.accumulate=1")
+        parser.error("only steps with two modalities and run.accumulate=1 can be timed")
     context = DistributedContext(0, 1, torch.device(args.device))
     keep_freed_memory()
     timer = Timer(context.device)

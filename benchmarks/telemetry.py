@@ -67,7 +67,7 @@ def main() -> None:
     print("| | ms | share of a step |\n|---|---:|---:|")
     print(f"| step | {1000 * step:.1f} | |")
     print(f"| signals, every {every} steps | {1000 * signals:.2f} | {signals / every / step:.3%} |")
-    print(f"| numbers to the host | {1000 * fetching:.2f} | {fetching / every / step:.3%} |")
+    print(f"| values to the host | {1000 * fetching:.2f} | {fetching / every / step:.3%} |")
     print(f"| row, verdict, disk | {1000 * logging:.2f} | {logging / every / step:.3%} |")
     print(f"| a scrape, every {SCRAPE_SECONDS:.0f} s | {1000 * scrape:.2f} | {scraping:.3%} |")
     print(f"| **all** | | **{per_step / step + scraping:.3%}** |")

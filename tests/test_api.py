@@ -102,5 +102,5 @@ def test_files_that_are_not_encoders_are_refused(encoders: Path, tmp_path: Path)
     with pytest.raises(UserError, match="no encoder at"):
         xkd.load(tmp_path / "missing")
     save_weights({}, {"classes": ["a"]}, tmp_path / "classifier")
-    with pytest.raises(UserError, match="holds a classifier"):
+    with pytest.raises(UserError, match="contains a classifier"):
         xkd.load(tmp_path / "classifier")

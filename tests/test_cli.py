@@ -118,7 +118,7 @@ def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, ru
     ("words", "error"),
     [
         (["--preset", "toi"], "unknown preset 'toi' (did you mean toy?); see xkd presets"),
-        (["--set", "optim.lrr=1"], "optim.lrr=1: no setting optim.lrr (did you mean lr?)"),
+        (["--set", "optim.lrr=1"], "optim.lrr=1: unknown setting optim.lrr (did you mean lr?)"),
         (["--set", "optim.lr"], "optim.lr: write a setting as name=value, for example optim.lr=1e-4"),
         (
             ["--set", "optim.lr=fast"],

@@ -105,22 +105,22 @@ def test_a_section_of_a_file_can_be_selected(tmp_path: Path) -> None:
     assert resolve(Outer(), f"{file}:train").epochs == 7
     with pytest.raises(UserError, match=r"settings\.yaml has no section 'trian' \(did you mean train\?\)$"):
         resolve(Outer(), f"{file}:trian")
-    with pytest.raises(UserError, match=r"settings\.yaml must hold a mapping of settings$"):
+    with pytest.raises(UserError, match=r"settings\.yaml must contain a mapping of settings$"):
         resolve(Outer(), f"{file}:name")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 3", r"settings\.yaml: no setting epoch \(did you mean epochs\?\)"),
-        ("optim: {beta: 3}", r"settings\.yaml: no setting optim\.beta \(did you mean betas\?\)"),
+        ("epoch: 3", r"settings\.yaml: unknown setting epoch \(did you mean epochs\?\)"),
+        ("optim: {beta: 3}", r"settings\.yaml: unknown setting optim\.beta \(did you mean betas\?\)"),
         ("optim: 3", r"settings\.yaml: optim is a section; set one of lr, betas"),
-        ("1: 2", r"settings\.yaml: no setting 1"),
+        ("1: 2", r"settings\.yaml: unknown setting 1"),
         ("epochs: many", r"configuration: epochs: Input should be a valid integer, .* got 'many'"),
         ("optim: {lr: 0}", r"configuration: optim\.lr: Input should be greater than 0, got 0"),
         ("optim: {betas: [1]}", r"configuration: optim\.betas.*: .*"),
-        ("- a", r"settings\.yaml must hold a mapping of settings"),
-        ("", r"settings\.yaml must hold a mapping of settings"),
+        ("- a", r"settings\.yaml must contain a mapping of settings"),
+        ("", r"settings\.yaml must contain a mapping of settings"),
         ("a: [", r"settings\.yaml is not valid YAML: .*"),
     ],
 )
@@ -134,8 +134,8 @@ def test_a_mistake_in_a_file_is_one_line_with_the_field(tmp_path: Path, text: st
     ("override", "message"),
     [
         ("epochs", r"^epochs: write a setting as name=value, for example optim\.lr=1e-4$"),
-        ("epoch=3", r"^epoch=3: no setting epoch \(did you mean epochs\?\)$"),
-        ("optim.x.y=3", r"^optim\.x\.y=3: no setting optim\.x$"),
+        ("epoch=3", r"^epoch=3: unknown setting epoch \(did you mean epochs\?\)$"),
+        ("optim.x.y=3", r"^optim\.x\.y=3: unknown setting optim\.x$"),
         ("optim=3", r"^optim=3: optim is a section; set one of lr, betas$"),
         ("name=[", r"^name=\[: the value is not valid YAML: "),
         ("epochs=1.5", r"^configuration: epochs: .*got 1\.5$"),
@@ -165,7 +165,7 @@ def test_free_form_mappings_are_joined_key_by_key() -> None:
 def test_overlay_names_its_source() -> None:
     assert overlay(Outer(), {"optim": {"lr": 1}}, "here") == Outer(optim=Inner(lr=1.0))
     for values, message in (
-        ({"epoch": 1}, "here: no setting epoch"),
+        ({"epoch": 1}, "here: unknown setting epoch"),
         ({"epochs": "x"}, "here: epochs: "),
         ({"optim": {"lr": -1}}, r"here: optim\.lr: Input should be greater than 0, got -1"),
     ):
@@ -174,7 +174,7 @@ def test_overlay_names_its_source() -> None:
 
 
 def test_build_names_an_unknown_field_with_its_neighbor() -> None:
-    with pytest.raises(UserError, match=r"^task: no setting epoch \(did you mean epochs\?\)$"):
+    with pytest.raises(UserError, match=r"^task: unknown setting epoch \(did you mean epochs\?\)$"):
         build(Outer, {"epoch": 3}, "task")
 
 

@@ -57,7 +57,7 @@ def test_settings_are_immutable_and_refuse_unknown_names(kind: type[Any]) -> Non
         ("video.patch=[16, 16]", "video: global_view (32, 112, 112) must be a multiple of patch (16, 16)"),
         (
             "audio.mask=tube",
-            "audio: mask tube hides the same positions in all frames; it is not for spectrograms",
+            "audio: mask tube is only for video: it hides the same positions in all frames",
         ),
         ("audio.mask=tubes", "audio.mask: Input should be 'random' or 'tube', got 'tubes'"),
         ("audio.teacher_temperature=0", "audio.teacher_temperature: Input should be greater than 0, got 0"),

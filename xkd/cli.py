@@ -18,16 +18,16 @@ app = typer.Typer(
 
 Preset = Annotated[
     str | None,
-    typer.Option(help="Named configuration (see xkd presets); default: the file's preset, or paper."),
+    typer.Option(help="Preset (see xkd presets); default: the file's preset, or paper."),
 ]
 Config = Annotated[
-    str | None, typer.Option(metavar="FILE[:SECTION]", help="Settings in a YAML file or a section of it.")
+    str | None, typer.Option(metavar="FILE[:SECTION]", help="YAML file with settings, or a section of one.")
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as optim.lr=1e-4; repeatable."),
 ]
-Out = Annotated[Path, typer.Option(help="Directory to write.")]
+Out = Annotated[Path, typer.Option(help="Output directory.")]
 Data = Annotated[Path, typer.Option(help="Prepared dataset (from xkd prepare).")]
 Run = Annotated[Path, typer.Option(help="Run directory (from xkd pretrain).")]
 
@@ -58,7 +58,7 @@ def prepare(
     out: Out,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Layout of the source where it is ambiguous: kinetics_sound in Kinetics400."),
+        typer.Option(help="Layout of the source, if ambiguous: kinetics_sound for Kinetics400."),
     ] = None,
     allow_missing: Annotated[
         bool | None, typer.Option("--allow-missing", help="Skip listed files that are missing.")
@@ -101,11 +101,11 @@ def launch(
     config: Config = None,
     set_: Set = None,
     cluster: Annotated[
-        str | None, typer.Option(metavar="FILE[:SECTION]", help="Settings of the cluster in a YAML file.")
+        str | None, typer.Option(metavar="FILE[:SECTION]", help="YAML file with cluster settings.")
     ] = None,
     cluster_set: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A setting of the cluster, such as nodes=2; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="A cluster setting, such as nodes=2; repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Volcano job instead of starting it.")
@@ -142,7 +142,7 @@ def watch(
 def evaluate(
     run: Run,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Directory of scores; one JSON file is added.")],
+    out: Annotated[Path, typer.Option(help="Directory of scores, to which one JSON file is added.")],
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
     protocol: Annotated[str, typer.Option(help="svm, fc, fusion or finetune; see the table above.")],
     encoder: Annotated[
@@ -150,7 +150,7 @@ def evaluate(
     ],
     fold: Annotated[int, typer.Option(help="Fold of the dataset: UCF101 has 3, ESC-50 has 5.")] = 1,
     processes: Annotated[
-        int, typer.Option(help="Processes on this machine; 0: one per GPU, or one without GPUs.")
+        int, typer.Option(help="Processes on this machine; 0: one per GPU, or a single one.")
     ] = 0,
     config: Config = None,
     set_: Set = None,
@@ -173,8 +173,8 @@ def evaluate(
       fsd50k          audio: fc finetune
       embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion
 
-    `--set test_windows=5` and `--set seed=1` change any task, `--set epochs=20` and the other settings of
-    Tables S6 and S7 fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
+    `--set test_windows=5` and `--set seed=1` apply to any task, `--set epochs=20` and the other settings of
+    Tables S6 and S7 to fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
     """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"
     from xkd.config.overrides import read_settings
     from xkd.data.shards.manifest import dataset_name
@@ -196,7 +196,7 @@ def tasks(
         list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; default: all.")
     ] = None,
 ) -> None:
-    """Print every evaluation of datasets as a section of params.yaml."""
+    """Print all evaluations of the datasets as a section of params.yaml."""
     from xkd.evaluation.plan import stages
 
     section = {"tasks": stages(data, encoder or (), protocol or ())}
@@ -209,14 +209,15 @@ def tabulate(
     scores: Annotated[Path, typer.Option(help="Directory of scores (from xkd evaluate).")],
     out: Out,
     pushgateway: Annotated[
-        str, typer.Option(envvar="XKD_PUSHGATEWAY", help="URL of a Prometheus Pushgateway for the scores.")
+        str,
+        typer.Option(envvar="XKD_PUSHGATEWAY", help="URL of a Prometheus Pushgateway that gets the scores."),
     ] = "",
     compare: Annotated[
         list[Path] | None,
         typer.Option(help="Another run to compare with; its scores are in RUN/scores; repeatable."),
     ] = None,
 ) -> None:
-    """Write tables, figures and a report of one run or several."""
+    """Write tables, figures and a report for one or several runs."""
     from xkd.report.tabulate import tabulate as write
 
     report = write(run, scores, out, pushgateway, compare or ())
@@ -229,7 +230,7 @@ def import_weights(
     files: Annotated[list[Path], typer.Argument(help="The authors' *_teacher.pth.tar or *_student.pth.tar.")],
     modality: Annotated[Literal["video", "audio"], typer.Option(help="Modality of the encoders.")],
     out: Out,
-    preset: Annotated[str, typer.Option(help="Configuration they were trained with.")] = "released",
+    preset: Annotated[str, typer.Option(help="Preset they were trained with.")] = "released",
     config: Config = None,
     set_: Set = None,
 ) -> None:
@@ -243,10 +244,10 @@ def import_weights(
 
 @app.command()
 def presets() -> None:
-    """List the named configurations with the paper's results."""
+    """List the presets with the paper's results."""
     from xkd.config.presets import PRESETS
 
-    print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  what it is, or changes")
+    print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  description")
     for preset in PRESETS.values():
         results = "".join(f"{percent or '':>8}" for percent in preset.paper)
         print(f"{preset.name:28}{preset.source:18}{results}  {preset.summary}")

@@ -90,7 +90,7 @@ def find_json(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} does not hold a JSON object")
+        raise UserError(f"{path} does not contain a JSON object")
     return values
 
 

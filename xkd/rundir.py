@@ -93,7 +93,7 @@ class RunDir:
                     f"{self.path} holds a run with another {', '.join(changed)}; use another --out"
                 )
         elif not is_empty(self.path):
-            raise UserError(f"{self.path} is not empty and holds no run; use another --out")
+            raise UserError(f"{self.path} is not empty and contains no run; use another --out")
         write_text(self.config_file, text)
 
     def config(self) -> PretrainConfig:

@@ -90,7 +90,7 @@ def load(path: str | Path) -> PretrainedEncoder:
     """
     weights, metadata = read_weights(Path(path))
     if "classes" in metadata:
-        raise UserError(f"{path} holds a classifier; xkd.load reads encoders")
+        raise UserError(f"{path} contains a classifier; xkd.load reads only encoders")
     encoder = PretrainedEncoder(build(PretrainConfig, metadata["config"], str(path)), metadata["modality"])
     encoder.load_state_dict(weights)
     return encoder.eval()
@@ -132,6 +132,6 @@ def read_weights(
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file: {error}") from None
     if "xkd" not in entry:
-        raise UserError(f"{path} carries no xkd configuration; xkd did not write it")
+        raise UserError(f"{path} contains no xkd configuration; it was not written by xkd")
     metadata: dict[str, Any] = json.loads(entry["xkd"])
     return weights, metadata

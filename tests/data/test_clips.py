@@ -143,7 +143,7 @@ def test_epoch_is_a_permutation_without_an_incomplete_batch() -> None:
 
 
 def test_impossible_batch_sizes_are_refused() -> None:
-    with pytest.raises(UserError, match=r"batch_size 8 is more than the 4 training clips"):
+    with pytest.raises(UserError, match=r"batch_size 8 exceeds the number of training clips, 4"):
         ClipSampler(4, 8, seed=0, first=0, steps=1)
     with pytest.raises(UserError, match="must be a multiple of the 3 processes"):
         ClipSampler(40, 8, seed=0, first=0, steps=1, world_size=3)

@@ -226,7 +226,7 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
 
 
 def test_wrong_root_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is in no known layout \(kinetics400 has train\.csv; audioset has"):
+    with pytest.raises(UserError, match=r"has no known layout \(kinetics400 has train\.csv; audioset has"):
         open_source(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):
         open_source(tmp_path / "nowhere")

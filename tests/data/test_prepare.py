@@ -163,7 +163,7 @@ def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:
 
 def test_audiovisual_dataset_without_audio_is_refused(tmp_path: Path) -> None:
     root = write_kinetics(tmp_path / "silent", train=2, val=1, audio=False)
-    with pytest.raises(UserError, match="silent: no clip has any audio"):
+    with pytest.raises(UserError, match="silent: no clip has audio"):
         prepare(root, tmp_path / "out", CONFIG)
 
 

@@ -263,11 +263,11 @@ def test_temporary_files_of_a_killed_process_are_removed(registry: Registry, out
     ("name", "said"),
     [
         ("esc5", "did you mean esc50?"),
-        ("../esc50", "DVC tracks there: esc50, fsd50k, single.txt"),
+        ("../esc50", "tracked by DVC: esc50, fsd50k, single.txt"),
         ("", "DVC tracks there"),
         ("single.txt", "is a single file"),
         ("esc50/audio", "is a part of esc50"),
-        ("notes", "is in the registry's git, not tracked by DVC"),
+        ("notes", "is tracked by the registry's git, not by DVC"),
     ],
 )
 def test_only_a_directory_that_dvc_tracks_is_fetched(
@@ -297,7 +297,7 @@ def test_errors_do_not_contain_the_token_of_a_url(out: Path) -> None:
 def test_a_registry_without_a_default_remote_is_an_error(registry: Registry, out: Path) -> None:
     registry.configure({})
     registry.commit("none")
-    assert "names no default remote" in refusal(registry.root.as_uri(), out, "none")
+    assert "has no default remote" in refusal(registry.root.as_uri(), out, "none")
 
 
 def test_files_missing_from_the_remote_are_reported_before_any_download(
@@ -332,7 +332,7 @@ def test_a_list_of_files_that_does_not_match_its_md5_is_an_error(registry: Regis
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "a//b", "a/./b"])
 def test_a_listed_name_outside_the_directory_is_refused(registry: Registry, out: Path, name: str) -> None:
     relist(registry, [{"md5": hashlib.md5(FIRST["empty"]).hexdigest(), "relpath": name}])
-    assert "lies outside" in refusal(registry, out, "listed")
+    assert "is outside the dataset" in refusal(registry, out, "listed")
     assert not out.exists()
 
 

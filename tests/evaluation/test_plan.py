@@ -107,7 +107,7 @@ def test_settings_of_fine_tuning_are_not_passed_to_other_protocols(prepared: Pat
     items = plan(run, [prepared], ["teacher"], ["svm", "finetune"], settings)
     given = {item["task"]["protocol"]: item["task"].get("settings") for item in items}
     assert given == {"svm": None, "finetune": settings}
-    with pytest.raises(UserError, match=r"finetune on embedded: no setting epoch.*epochs"):
+    with pytest.raises(UserError, match=r"finetune on embedded: unknown setting epoch.*epochs"):
         plan(run, [prepared], ["teacher"], ["finetune"], {"epoch": 3})
 
 
@@ -118,7 +118,7 @@ def test_mistakes_are_found_without_a_run(prepared: Path) -> None:
     mistakes: list[tuple[dict[str, Any], str]] = [
         ({"encoders": ["teachr"]}, r"no encoder teachr .*teacher"),
         ({"protocols": ["svn"]}, r"no protocol svn .*svm"),
-        ({"finetune": {"epoch": 3}}, r"finetune on embedded: no setting epoch.*epochs"),
+        ({"finetune": {"epoch": 3}}, r"finetune on embedded: unknown setting epoch.*epochs"),
     ]
     for given, said in mistakes:
         with pytest.raises(UserError, match=said):

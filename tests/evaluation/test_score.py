@@ -51,7 +51,7 @@ def test_a_score_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("damage", "said"),
     [
         ("{", "not valid JSON"),
-        ("[]", "does not hold a JSON object"),
+        ("[]", "does not contain a JSON object"),
         ('{"dataset": "x", "protocol": "knn"}', "not a score"),
     ],
 )

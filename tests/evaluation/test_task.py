@@ -72,7 +72,11 @@ def test_a_task_is_equal_after_json_even_with_whole_floats() -> None:
             {},
             "finetune has no encoder raw; available: teacher",
         ),
-        (("video", "finetune", "random"), {"train_windows": 3}, "finetune on embedded: no setting train_w"),
+        (
+            ("video", "finetune", "random"),
+            {"train_windows": 3},
+            "finetune on embedded: unknown setting train_w",
+        ),
     ],
 )
 def test_an_impossible_task_is_a_one_line_error(
@@ -133,9 +137,9 @@ def test_an_existing_score_is_kept(prepared: Path, run: Path, tmp_path: Path) ->
     written = path.stat().st_mtime_ns
     assert evaluate(run, prepared, task("audio"), tmp_path) == score
     assert path.stat().st_mtime_ns == written
-    with pytest.raises(UserError, match=r"a score of another windows\.train"):
+    with pytest.raises(UserError, match=r"computed with a different windows\.train"):
         evaluate(run, prepared, task("audio", train_windows=3), tmp_path)
-    with pytest.raises(UserError, match="a score of another encoder_hash, seed"):
+    with pytest.raises(UserError, match="computed with a different encoder_hash, seed"):
         evaluate(run, prepared, task("audio", seed=1), tmp_path)
 
 
@@ -199,7 +203,7 @@ def test_settings_of_fine_tuning_are_laid_over_the_datasets(
     score = evaluate(run, prepared, finetune(*small), tmp_path)
     assert (score.finetune["batch_size"], score.finetune["audio"]["masks"]) == (8, 1)
     assert score.finetune["audio"]["warp"] == FINETUNING["embedded", "audio"].audio.warp
-    with pytest.raises(UserError, match=r"batch_size 512 is more than the 30 training clips"):
+    with pytest.raises(UserError, match=r"batch_size 512 exceeds the number of training clips, 30"):
         evaluate(run, prepared, finetune(*small, "batch_size=512"), tmp_path / "wrong")
     with pytest.raises(UserError, match=r"score of another finetune\.epochs"):
         evaluate(run, prepared, finetune(*small, "epochs=2"), tmp_path)
@@ -208,8 +212,8 @@ def test_settings_of_fine_tuning_are_laid_over_the_datasets(
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("epoch=3", r"no setting epoch.*epochs"),
-        ("audio.mask=3", r"no setting audio\.mask"),
+        ("epoch=3", r"unknown setting epoch.*epochs"),
+        ("audio.mask=3", r"unknown setting audio\.mask"),
         ("audio.warp=-4", "audio"),
         ("patience=-1", "patience"),
         ("lr=quick", "lr"),

@@ -273,7 +273,7 @@ def test_expired_credentials_leave_the_job_running(cluster: Cluster) -> None:
     error = launcher.end()
     assert isinstance(error, ApiUnavailableError)
     assert str(error) == (
-        "the cluster does not accept your credentials: Unauthorized; log in to it again; "
+        "the cluster rejected your credentials: Unauthorized; log in again; "
         f"job {cluster.name} continues, rerun the command to attach to it"
     )
     complete(cluster)
@@ -325,7 +325,7 @@ def test_waiting_for_a_deletion_has_a_timeout(cluster: Cluster, monkeypatch: pyt
     cluster.stuck = True
     error = Launch(config=config).end()
     assert isinstance(error, LaunchError)
-    assert "is not deleted after 0 min 1 s; a pod on a lost node stays until the node or" in str(error)
+    assert "was not deleted within 0 min 1 s; a pod on a lost node remains until the node or" in str(error)
     assert cluster.submitted == 1
 
 
@@ -340,7 +340,7 @@ def test_a_failed_cancellation_is_reported_with_a_command(cluster: Cluster) -> N
     launcher = started(cluster, config=replace(CONFIG, run_seconds=1))
     error = launcher.end()
     assert isinstance(error, LaunchError)
-    assert "longer than run_seconds; not cancelled (the cluster does not allow this: " in str(error)
+    assert "longer than run_seconds; not cancelled (permission denied by the cluster: " in str(error)
     assert str(error).endswith(f": kubectl delete vcjob {cluster.name} -n research")
     complete(cluster)
 
@@ -395,7 +395,7 @@ def test_a_deleted_job_is_an_error(cluster: Cluster) -> None:
     cluster.jobs.clear()
     error = launcher.end()
     assert isinstance(error, LaunchError)
-    assert "no longer exists: somebody deleted it, or its time to live passed" in str(error)
+    assert "no longer exists: it was deleted, or its time to live expired" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -501,8 +501,8 @@ def test_a_job_past_its_deadline_is_cancelled(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (403, "the cluster does not allow this: forbidden by policy; apply k8s/base to namespace research"),
-        (422, "the cluster rejects the job: forbidden by policy"),
+        (403, "permission denied by the cluster: forbidden by policy; apply k8s/base to namespace research"),
+        (422, "the cluster rejected the job: forbidden by policy"),
         (404, "the cluster has no Volcano jobs (forbidden by policy); install Volcano"),
     ],
 )

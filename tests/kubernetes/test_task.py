@@ -98,7 +98,7 @@ def test_a_node_type_sets_what_the_task_does_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("nodes", "setting", "line"),
     [
-        (1, "quue=research", "no setting quue (did you mean queue?)"),
+        (1, "quue=research", "unknown setting quue (did you mean queue?)"),
         (1, "restarts=many", "restarts: Input should be a valid integer"),
         (-1, "restarts=1", "nodes: Input should be greater than 0, got -1"),
     ],

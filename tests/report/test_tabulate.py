@@ -376,8 +376,8 @@ def test_user_errors_are_reported_in_one_line(bare: Path, tmp_path: Path) -> Non
     for arguments, message in (
         ((tmp_path / "none", mixed), "no run in .*none"),
         ((unfinished, mixed), "no verdict.json in .*unfinished"),
-        ((bare, tmp_path / "none"), "no directory of scores at .*none"),
-        ((bare, foreign), "teacher.json is a score of another run"),
+        ((bare, tmp_path / "none"), "none does not exist; run xkd evaluate"),
+        ((bare, foreign), "teacher.json belongs to another run"),
         ((bare, mixed), "another revision of embedded"),
     ):
         with pytest.raises(UserError, match=message) as caught:

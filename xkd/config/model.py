@@ -43,7 +43,7 @@ class ModalityConfig:
             if len(size) != len(self.patch) or any(s % p for s, p in zip(size, self.patch, strict=False)):
                 raise ValueError(f"{name} {size} must be a multiple of patch {self.patch}")
         if self.mask == "tube" and len(self.patch) == 2:
-            raise ValueError("mask tube hides the same positions in all frames; it is not for spectrograms")
+            raise ValueError("mask tube is only for video: it hides the same positions in all frames")
         return self
 
     @property

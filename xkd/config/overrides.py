@@ -65,7 +65,7 @@ def load_yaml(path: str | Path, section: str | None = None) -> dict[str, Any]:
             raise UserError(f"{path} has no section {section!r}{nearest(section, values or ())}")
         values = values[section]
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold a mapping of settings")
+        raise UserError(f"{path} must contain a mapping of settings")
     return values
 
 
@@ -151,7 +151,7 @@ def _merge(
     hints = get_type_hints(kind)
     for key, value in values.items():
         if key not in into:
-            raise UserError(f"{source}: no setting {prefix}{key}{nearest(str(key), into)}")
+            raise UserError(f"{source}: unknown setting {prefix}{key}{nearest(str(key), into)}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
@@ -172,7 +172,7 @@ def _first_problem(error: ValidationError, kind: type[Any]) -> str:
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"no setting {name}{nearest(name, [field.name for field in dataclasses.fields(kind)])}"
+        return f"unknown setting {name}{nearest(name, [field.name for field in dataclasses.fields(kind)])}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
     return f"{name}: {message}{shown}" if name else message

@@ -135,7 +135,7 @@ def _check_same(path: Path, evaluation: Evaluation) -> None:
     found, expected = to_dict(Score.read(path)), evaluation.identity
     if changed := difference({name: found[name] for name in expected}, expected):
         raise UserError(
-            f"{path} is a score of another {', '.join(changed)}; delete it, or use another directory"
+            f"{path} was computed with a different {', '.join(changed)}; delete it, or use another directory"
         )
 
 

@@ -90,7 +90,9 @@ def choose(
             )
         other = datasets.setdefault(dataset.name, dataset)
         if other is not dataset:
-            raise UserError(f"{other.root} and {dataset.root} both hold {dataset.name}; give one of them")
+            raise UserError(
+                f"{other.root} and {dataset.root} both hold {dataset.name}; give only one of them"
+            )
     chosen = []
     for dataset in datasets.values():
         available = {m for m in modalities if any(clip.has((m,)) for clip in dataset.clips)}

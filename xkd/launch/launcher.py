@@ -1,4 +1,4 @@
-"""Start pretraining on this machine or on a cluster, wait for its end, leave nothing running."""
+"""Start pretraining on this machine or on a cluster, wait until it ends, leave nothing running."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _launch_job(job: Job) -> Verdict | None:
     rerun = "another run of the pipeline resumes" if job.run_id else "rerun the command to resume"
     raise TrainingError(
         f"pretraining failed: job {job.name} is {outcome.phase} after {outcome.restarts} restart(s): "
-        f"{reasons or 'none of its pods is left to say why'}; {rerun} from the last checkpoint"
+        f"{reasons or 'none of its pods is left to report the reason'}; {rerun} from the last checkpoint"
     )
 
 

@@ -88,7 +88,7 @@ def read_run(path: Path, scores_dir: Path) -> EvaluatedRun:
     run = RunDir(path)
     config, verdict = run.config(), run.verdict()
     if not scores_dir.is_dir() and verdict.healthy:
-        raise UserError(f"no directory of scores at {scores_dir}; run xkd evaluate first")
+        raise UserError(f"{scores_dir} does not exist; run xkd evaluate first")
     scores = read_scores(scores_dir)
     published = cache(partial(published_hash, path))
     for score in scores:
@@ -96,7 +96,7 @@ def read_run(path: Path, scores_dir: Path) -> EvaluatedRun:
             expected = "+".join(published(score.encoder, m) for m in INPUTS[score.modality])
             if score.encoder_hash != expected:
                 raise UserError(
-                    f"{scores_dir / score.name}.json is a score of another run (its encoder is "
+                    f"{scores_dir / score.name}.json belongs to another run (its encoder is "
                     f"{score.encoder_hash}, the one in {path} is {expected}); remove it"
                 )
     return EvaluatedRun(run, config, run.info(), verdict, scores, read_failures(scores_dir), scores_dir)
@@ -122,9 +122,12 @@ def check_comparable(runs: Iterable[EvaluatedRun]) -> None:
         revision = revisions.setdefault(score.dataset, score.data_revision)
         if score.data_revision != revision:
             raise UserError(
-                f"{run.scores_dir / score.name}.json is of another revision of {score.dataset} than other "
-                f"scores ({score.data_revision[:12]}, not {revision[:12]}); remove it or evaluate again"
+                f"{run.scores_dir / score.name}.json was computed on another revision of {score.dataset} "
+                f"({score.data_revision[:12]}, not {revision[:12]}) than other scores; remove it or rerun the "
+                "evaluation"
             )
         owner = owners.setdefault((score.name, score.encoder_hash), run)
         if score.encoder in ROLES and owner is not run:
-            raise UserError(f"{owner.dir.path} and {run.dir.path} contain the same weights; give one of them")
+            raise UserError(
+                f"{owner.dir.path} and {run.dir.path} contain the same weights; give only one of them"
+            )

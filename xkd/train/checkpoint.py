@@ -107,7 +107,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # the unpickler raises anything on a truncated file
                 aside = path.rename(path.with_suffix(".unreadable"))
-                message = f"{aside} is unreadable ({one_line(error)}); trying the one before"
+                message = f"{aside} is unreadable ({one_line(error)}); trying the previous one"
                 warnings.warn(message, stacklevel=3)
         if paths or any(self.folder.glob("*.unreadable")):
             raise UserError(f"no checkpoint in {self.folder} is readable; delete the run to restart it")

@@ -97,14 +97,14 @@ def _read(path: Path, modality: Modality, config: PretrainConfig) -> dict[str, T
 def _load(path: Path) -> Mapping[str, Tensor]:
     """Return the state dict in a file; nothing in the file is executed."""
     if not path.is_file():
-        raise UserError(f"no file {path}")
+        raise UserError(f"{path} does not exist")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises anything on files of other kinds
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is not a file of weights: {reason}") from None
+        raise UserError(f"{path} is not a weights file: {reason}") from None
     if isinstance(content, dict) and "model" in content:
         raise UserError(f"{path} is a training checkpoint; import its *_teacher.pth.tar or *_student.pth.tar")
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} is not a released encoder: it does not hold weights by name")
+        raise UserError(f"{path} is not a released encoder: it does not map names to weights")
     return content

@@ -65,7 +65,9 @@ class ListedFile:
             except FileNotFoundError:
                 continue
             return RemoteFile(self, system, path, url, size)
-        raise UserError(f"{self.name} is not at {url}; run `dvc push` where it was added to the registry")
+        raise UserError(
+            f"{self.name} is not at {url}; run `dvc push` in the clone that added it to the registry"
+        )
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def _retry(call: Callable[[], Result], url: str, stop: Event) -> Result:
     except Exception as error:  # each kind of remote has its own errors
         if _is_final(error):
             raise UserError(
-                f"no access to {url} ({root_cause(error)}); credentials come from the registry's DVC "
+                f"no access to {url} ({root_cause(error)}); set credentials in the registry's DVC "
                 "configuration, from the AWS_ variables or from ~/.aws"
             ) from error
         raise BrokenConnectionError(f"cannot read {url}: {root_cause(error)}") from error

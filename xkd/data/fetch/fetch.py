@@ -38,7 +38,7 @@ def fetch(
     if repo:
         return fetch_registered(name, repo, rev, out).hash
     if rev:
-        raise UserError(f"rev: {rev} is a revision of a data registry; give the registry with --repo")
+        raise UserError(f"rev: {rev} needs a data registry; give one with --repo")
     if name not in GENERATED:
         raise UserError(
             f"no dataset {name}{nearest(name, GENERATED)}; without a data registry (--repo) there are only "

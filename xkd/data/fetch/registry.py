@@ -124,24 +124,24 @@ def _track(registry: Repo, name: str) -> tuple[str, Sequence[HashFileDB]]:
     index = registry.index.data["repo"]
     tracked, storage = index[keys[name]].hash_info, index.storage_map[keys[name]]
     if not tracked or tracked.name != "md5":
-        raise UserError(f"name: the registry has no md5 of {name} as DVC 3 makes it; `dvc add {name}` does")
+        raise UserError(f"name: the registry has no DVC 3 md5 of {name}; run `dvc add {name}` there")
     if not tracked.isdir:
-        raise UserError(f"name: {name} is a single file; what can be fetched is a directory that DVC tracks")
+        raise UserError(f"name: {name} is a single file; only directories tracked by DVC can be fetched")
     places = [place for place in (storage.cache, storage.remote) if isinstance(place, ObjectStorage)]
     if registry.url and storage.remote not in places:
         shown = _without_secrets(registry.url)
-        raise UserError(f"repo: {shown} names no default remote for {name}; see `dvc remote default`")
+        raise UserError(f"repo: {shown} has no default remote for {name}; set one with `dvc remote default`")
     return tracked.value, [place.odb for place in places]
 
 
 def _why_untracked(registry: Repo, name: str, tracked: Iterable[str]) -> str:
     """Return why a name is not a directory that DVC tracks."""
     if whole := next((other for other in tracked if name.startswith(f"{other}/")), None):
-        return f"{name} is a part of {whole}, which is what DVC tracks and can be fetched"
+        return f"{name} is a part of {whole}, which DVC tracks as a whole; fetch that"
     if name and registry.fs.exists(f"/{name}"):
-        return f"{name} is in the registry's git, not tracked by DVC; `dvc add {name}` does that"
+        return f"{name} is tracked by the registry's git, not by DVC; run `dvc add {name}` there"
     known = ", ".join(sorted(tracked)) or "nothing"
-    return f"no {name} in the data registry{nearest(name, tracked)}; DVC tracks there: {known}"
+    return f"no {name} in the data registry{nearest(name, tracked)}; tracked by DVC: {known}"
 
 
 def _list_files(dataset: str, revision: str, stores: Iterable[HashFileDB]) -> list[ListedFile]:
@@ -164,7 +164,9 @@ def _list_files(dataset: str, revision: str, stores: Iterable[HashFileDB]) -> li
     for key, (_, hashed) in Tree.from_list(json.loads(data), hash_name="md5").iteritems():
         name = "/".join(key)
         if any(part in ("", ".", "..") or "\0" in part for part in key):
-            raise UserError(f"{listing.name} has {name!r}, which lies outside; {dataset} is not fetched")
+            raise UserError(
+                f"{listing.name} names {name!r}, which is outside the dataset; {dataset} is not fetched"
+            )
         files.append(place(name, hashed.value))
     return files
 
@@ -173,7 +175,7 @@ def _check_names(files: Iterable[ListedFile], out: Path) -> None:
     """Refuse reserved names in the registry, and files in the directory that the registry does not list."""
     names = {file.name for file in files}
     if taken := [name for name in names if name.split("/")[0] in (FETCHED, UNFINISHED)]:
-        raise UserError(f"the registry has {min(taken)}, a name that fetch reserves; rename it there")
+        raise UserError(f"the registry has {min(taken)}, a name reserved by fetch; rename it there")
     for leftover in out.glob(f".{FETCHED}.*"):  # of a process that was killed in `write_json`
         leftover.unlink()
     found = _find_files(out).items()

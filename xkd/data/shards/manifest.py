@@ -219,7 +219,7 @@ class PreparedDataset:
             UserError: the dataset has no such fold or split.
         """
         if not 1 <= fold <= self.folds:
-            raise UserError(f"{self.root} has no fold {fold}; it has {self.folds}")
+            raise UserError(f"{self.root} has no fold {fold}; the number of folds is {self.folds}")
         clips = [clip for clip in self.clips if clip.splits[fold - 1] == name]
         if not clips:
             known = ", ".join(sorted({clip.splits[fold - 1] for clip in self.clips}))

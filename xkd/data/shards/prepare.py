@@ -200,7 +200,7 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, shards: _Shards) 
             f"{dataset.root}: none of {len(skipped)} clips could be prepared; see {out / 'skipped.csv'}"
         )
     if dataset.kind == "audiovisual" and not any(clip.has_audio for clip in clips):
-        raise UserError(f"{dataset.root}: no clip has any audio; XKD learns from video and audio together")
+        raise UserError(f"{dataset.root}: no clip has audio, but XKD learns from video and audio together")
     prepared = PreparedDataset(
         root=out,
         name=dataset.name,

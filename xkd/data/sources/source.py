@@ -68,7 +68,9 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
     if not root.is_dir():
         raise UserError(f"{root} is not a directory; use the root of a dataset as downloaded and unpacked")
     if name and name not in LAYOUTS:
-        raise UserError(f"dataset: no {name}{nearest(name, LAYOUTS)}; known are {', '.join(LAYOUTS)}")
+        raise UserError(
+            f"dataset: unknown layout {name}{nearest(name, LAYOUTS)}; available: {', '.join(LAYOUTS)}"
+        )
     if (root / "manifest.csv").is_file():
         raise UserError(f"{root} is already prepared; pass it to xkd pretrain or xkd evaluate as --data")
     origin = _read_origin(root)
@@ -86,7 +88,7 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
     if missing and not (allow_missing and clips):
         raise UserError(
             f"{root}: {describe_missing(missing, len(listed))}, first {files.root / missing[0].place}; "
-            f"complete them{', or continue without them by --allow-missing' if clips else ''}"
+            f"add them{', or continue without them with --allow-missing' if clips else ''}"
         )
     own = embedded["revision"] if embedded else origin["hash"] if origin else None
     return Source(
@@ -125,7 +127,7 @@ def _recognize(root: Path) -> Layout:
         if folder.is_dir() and any(layout.is_at(folder) for layout in LAYOUTS.values()):
             raise UserError(f"{root} is not the root of a dataset; did you mean {folder}?")
     marks = (f"{name} has {' or '.join(layout.marks)}" for name, layout in LAYOUTS.items() if layout.marks)
-    raise UserError(f"{root} is in no known layout ({'; '.join(marks)})")
+    raise UserError(f"{root} has no known layout ({'; '.join(marks)})")
 
 
 def _list_clips(layout: Layout, files: Files) -> tuple[SourceClip, ...]:

@@ -53,7 +53,10 @@ def generate(out: Path, *, clips: int = 800, seed: int = 0) -> str:
             layouts = {name: name for name in ("kinetics400", "esc50", "fsd50k")}
             write_json(record, {**identity, "revision": revision, "layouts": layouts})
         else:
-            print(f"{out}: the embedded dataset ({clips} clips, seed {seed}) exists; kept", file=sys.stderr)
+            print(
+                f"{out}: the embedded dataset ({clips} clips, seed {seed}) already exists, nothing to do",
+                file=sys.stderr,
+            )
     return str(read_json(record)["revision"])
 
 

@@ -44,7 +44,10 @@ def generate_miniature(name: str, out: Path) -> str:
         if missing:
             write_files(name, out, files)
         else:
-            print(f"{out}: {name} ({len(files) - len(texts)} clips) exists; kept", file=sys.stderr)
+            print(
+                f"{out}: {name} ({len(files) - len(texts)} clips) already exists, nothing to do",
+                file=sys.stderr,
+            )
     return open_source(out, name.removesuffix("-mini")).revision
 
 

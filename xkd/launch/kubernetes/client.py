@@ -29,8 +29,8 @@ _TIMEOUT = (5, 60)
 _CANCEL_SECONDS = 30.0
 """Time that cancelling may take: an interrupted process is killed before long."""
 _REJECTIONS = {
-    401: "the cluster does not accept your credentials: {reason}; log in to it again",
-    403: "the cluster does not allow this: {reason}; apply k8s/base to namespace {namespace}",
+    401: "the cluster rejected your credentials: {reason}; log in again",
+    403: "permission denied by the cluster: {reason}; apply k8s/base to namespace {namespace}",
     404: "the cluster has no Volcano jobs ({reason}); install Volcano",
 }
 
@@ -159,7 +159,7 @@ class Api:
             if status == unless:
                 return None
             if _is_rejection(error):
-                line = _REJECTIONS.get(status, "the cluster rejects the job: {reason}")
+                line = _REJECTIONS.get(status, "the cluster rejected the job: {reason}")
                 raise ApiRejectedError(line.format(reason=reason, namespace=self.namespace)) from None
             raise ApiUnavailableError(
                 f"Kubernetes API unreachable for {self.policy.patience:.0f} s ({reason}); the job continues, "

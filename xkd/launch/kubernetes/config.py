@@ -100,8 +100,8 @@ class ClusterConfig:
         if not self.node_type:
             return self
         if self.node_type not in NODE_TYPES:
-            known = f"{nearest(self.node_type, NODE_TYPES)}; known: {', '.join(NODE_TYPES)}"
-            raise UserError(f"no node type {self.node_type!r}{known}")
+            known = f"{nearest(self.node_type, NODE_TYPES)}; available: {', '.join(NODE_TYPES)}"
+            raise UserError(f"unknown node type {self.node_type!r}{known}")
         node = NODE_TYPES[self.node_type]
         requests, limits = self.resources.get("requests", {}), self.resources.get("limits", {})
         # Requests and limits of GPUs must be equal, and the user may give only one of them.

@@ -149,7 +149,7 @@ class _Follower:
                 ) from None
             if job is None:
                 raise LaunchError(
-                    f"job {self._name} no longer exists: somebody deleted it, or its time to live passed; "
+                    f"job {self._name} no longer exists: it was deleted, or its time to live expired; "
                     "rerun the command to restart it"
                 )
             self._job, phase = job, status.phase_of(job)

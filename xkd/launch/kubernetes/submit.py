@@ -45,8 +45,8 @@ def submit_or_attach(api: Api, job: Job) -> None:
             _wait_deleted(api, job, name)
         elif not status.has_ended(other):
             raise UserError(
-                f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait for its end, "
-                f"use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
+                f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait until it "
+                f"ends, use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
             )
     if api.create(job.manifest()):
         log.info("job %s submitted in namespace %s", job.name, api.namespace)
@@ -85,7 +85,7 @@ def _wait_deleted(api: Api, job: Job, name: str) -> None:
     while api.read(name):
         if time.monotonic() > end:
             raise LaunchError(
-                f"earlier job {name} is not deleted after {status.duration(limit)}; a pod on a lost node "
+                f"earlier job {name} was not deleted within {status.duration(limit)}; a pod on a lost node "
                 "stays until the node or the pod is deleted: kubectl delete pod "
                 f"-l volcano.sh/job-name={name} --force -n {api.namespace}"
             )

@@ -54,7 +54,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...]]:
     """
     weights, facts = read_weights(Path(path), "classifier")
     if "classes" not in facts:
-        raise UserError(f"{path} holds an encoder without a classifier; xkd.load reads it")
+        raise UserError(f"{path} contains an encoder without a classifier; use xkd.load")
     config = build(PretrainConfig, facts["config"], str(path))
     encoder = build_encoder(config, facts["modality"])
     # Position tables have pretraining's size; the encoder interpolates them to larger views.

@@ -67,12 +67,12 @@ class FinetuneJob(Evaluation):
         """
         settings, processes, _ = self.settings, self.context.size, self.view_config
         if self.multi_label and settings.label_smoothing:
-            raise UserError("finetune.label_smoothing is for clips with one label; set it to 0")
+            raise UserError("finetune.label_smoothing requires one label per clip; set it to 0")
         steps = steps_per_epoch(len(self.clips[0]), settings.batch_size, processes, settings.accumulate)
         part = settings.batch_size // (processes * settings.accumulate)
         if self.mixes and part % 2:
             raise UserError(
-                f"batch_size {settings.batch_size} makes parts of {part} clips, and MixUp and CutMix pair "
-                "them; choose one with an even number of clips in each part"
+                f"batch_size {settings.batch_size} gives parts of {part} clips, but MixUp and CutMix pair "
+                "them; choose a batch_size with an even number of clips per part"
             )
         return steps

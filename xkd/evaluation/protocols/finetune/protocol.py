@@ -48,8 +48,8 @@ def _warn_of_small_frames(job: FinetuneJob) -> None:
     prepared = dataset.settings.get("short_side")
     if job.context.is_main and job.modality == "video" and prepared and int(prepared) < side:
         print(
-            f"xkd: {dataset.root} has frames of short_side {prepared}, which are enlarged to "
-            f"finetune.video.resolution {side}; prepare with short_side={side} for sharp ones",
+            f"xkd: {dataset.root} has frames with short_side {prepared}, which will be enlarged to "
+            f"finetune.video.resolution {side}; for sharper frames, prepare with short_side={side}",
             file=sys.stderr,
         )
 

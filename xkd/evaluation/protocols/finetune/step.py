@@ -100,7 +100,7 @@ class FinetuneStepper:
         """
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE
         if overflows or not isfinite(self._loss.item()):
-            raise UserError(f"the loss is not finite in epoch {epoch:.2g}; set finetune.lr lower")
+            raise UserError(f"the loss is not finite in epoch {epoch:.2g}; lower finetune.lr")
 
     def _mix(self, view: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return the view and its targets (B, classes), erased, mixed and smoothed as the settings say."""
