@@ -196,7 +196,7 @@ def tasks(
         list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; default: all.")
     ] = None,
 ) -> None:
-    """Print all evaluations of the datasets as a section of params.yaml."""
+    """Print all evaluations of datasets for params.yaml."""
     from xkd.evaluation.plan import stages
 
     section = {"tasks": stages(data, encoder or (), protocol or ())}

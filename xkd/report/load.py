@@ -123,8 +123,8 @@ def check_comparable(runs: Iterable[EvaluatedRun]) -> None:
         if score.data_revision != revision:
             raise UserError(
                 f"{run.scores_dir / score.name}.json was computed on another revision of {score.dataset} "
-                f"({score.data_revision[:12]}, not {revision[:12]}) than other scores; remove it or rerun the "
-                "evaluation"
+                f"({score.data_revision[:12]}, not {revision[:12]}) than other scores; remove it or rerun "
+                "the evaluation"
             )
         owner = owners.setdefault((score.name, score.encoder_hash), run)
         if score.encoder in ROLES and owner is not run:
