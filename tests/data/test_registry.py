@@ -264,7 +264,7 @@ def test_temporary_files_of_a_killed_process_are_removed(registry: Registry, out
     [
         ("esc5", "did you mean esc50?"),
         ("../esc50", "tracked by DVC: esc50, fsd50k, single.txt"),
-        ("", "DVC tracks there"),
+        ("", "tracked by DVC"),
         ("single.txt", "is a single file"),
         ("esc50/audio", "is a part of esc50"),
         ("notes", "is tracked by the registry's git, not by DVC"),
@@ -412,7 +412,7 @@ def test_the_component_returns_the_revision(registry: Registry, out: Path) -> No
 def test_without_a_registry_only_generated_datasets_are_available(out: Path) -> None:
     with pytest.raises(UserError, match=r"without a data registry \(--repo\) there are only embedded, "):
         fetch("esc50", out)
-    with pytest.raises(UserError, match="give the registry with --repo"):
+    with pytest.raises(UserError, match="give one with --repo"):
         fetch("embedded", out, rev="v1")
     out.mkdir()
     described = {"name": "embedded", "version": VERSION, "clips": 40, "seed": 0, "revision": "abc"}

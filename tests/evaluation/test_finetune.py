@@ -237,7 +237,7 @@ def test_impossible_settings_are_one_line_errors(prepared: Path, tmp_path: Path)
             replace(SMALL, batch_size=8, accumulate=3),
             "1 processes times accumulate 3",
         ),
-        (replace(SMALL, batch_size=7), "parts of 7 clips, and MixUp and CutMix pair them"),
+        (replace(SMALL, batch_size=7), "parts of 7 clips, but MixUp and CutMix pair them"),
     ]:
         with pytest.raises(UserError, match=said):
             make_job(prepared, settings=settings).steps_per_epoch()

@@ -120,5 +120,5 @@ def test_a_class_absent_from_training_is_never_predicted() -> None:
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 0, 0, 0]])
 def test_too_few_clips_for_validation_are_an_error(labels: list[int]) -> None:
-    with pytest.raises(UserError, match="at least two classes and two training clips"):
+    with pytest.raises(UserError, match="at least two classes, one of them with two training clips"):
         validation_mask(np.array(labels), seed=0)

@@ -114,7 +114,7 @@ def validation_mask(labels: Labels, seed: int) -> NDArray[np.bool_]:
         held_out[members[:count]] = True
     if not held_out.any() or len(np.unique(labels)) < 2:
         raise UserError(
-            "the protocol needs at least two classes and a class with two training clips for validation; "
+            "the protocol needs at least two classes, one of them with two training clips; "
             f"the train split has {len(labels)} clips of {len(np.unique(labels))} classes"
         )
     return held_out
