@@ -83,7 +83,7 @@ def is_unsafe(call: ast.Call, known: dict[str, str]) -> bool:
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_is_run(path: Path) -> None:
+def test_no_module_runs_code_from_files(path: Path) -> None:
     assert risks(path.read_text()) == []
 
 
@@ -129,5 +129,5 @@ def test_a_risk_is_found(code: str) -> None:
         "import json\njson.load(file)",
     ],
 )
-def test_what_is_safe_is_none(code: str) -> None:
+def test_safe_code_is_not_reported(code: str) -> None:
     assert risks(code) == []

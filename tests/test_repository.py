@@ -72,7 +72,7 @@ def test_make_help_is_the_default_and_lists_the_targets() -> None:
     assert re.findall(r"make ([\w-]+)", output) == TARGETS
 
 
-def test_the_lock_pins_exactly_and_names_no_index() -> None:
+def test_the_lock_pins_exact_versions_and_names_no_index() -> None:
     lines = [line for line in LOCK.splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.+]+", line)] == []
     assert "://" not in LOCK

@@ -225,7 +225,7 @@ def test_short_clip_repeats_its_last_frame_and_ends_in_silence(tmp_path: Path) -
     assert not item["waveform"][24000:].any()
 
 
-def test_wrong_sample_rate_is_refused(data: PreparedDataset) -> None:
+def test_a_wrong_sample_rate_is_refused(data: PreparedDataset) -> None:
     audio = ("audio.global_view=[80,451]", "audio.patch=[40,11]", "audio.local_view=[80,110]")
     config = with_settings("clip.sample_rate=8000", "clip.hop=71", "clip.f_max=4000", *audio)
     with pytest.raises(UserError, match=r"audio at sample_rate 16000 but clip\.sample_rate is 8000"):

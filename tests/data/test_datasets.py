@@ -53,7 +53,7 @@ def test_every_dataset_has_a_reader_and_a_miniature() -> None:
     assert set(COUNTS) | {"kinetics_sound"} == set(LAYOUTS)
 
 
-def test_class_folders_as_other_tools_spell_them(miniature: Callable[[str], Path]) -> None:
+def test_class_folders_named_by_other_tools_are_accepted(miniature: Callable[[str], Path]) -> None:
     source = open_source(miniature("kinetics400-mini"))
     label = "massaging person's head"
     folders = {clip.place.rpartition("/")[0] for clip in source.clips if clip.labels == (label,)}
@@ -80,14 +80,14 @@ def test_kinetics_sound_is_a_part_of_kinetics(tmp_path: Path) -> None:
         open_source(tmp_path, "kinetics_sound")
 
 
-def test_ucf101_takes_the_class_from_the_folder(miniature: Callable[[str], Path]) -> None:
+def test_the_class_of_a_ucf101_clip_is_its_folder(miniature: Callable[[str], Path]) -> None:
     source = open_source(miniature("ucf101-mini"))
     (clip,) = (clip for clip in source.clips if clip.id == "v_HandStandPushups_g02_c01")
     assert clip.labels == ("HandstandPushups",)
     assert clip.splits == ("train", "test", "train")
 
 
-def test_hmdb51_names_and_tags(miniature: Callable[[str], Path]) -> None:
+def test_names_and_tags_of_hmdb51_are_read(miniature: Callable[[str], Path]) -> None:
     source = open_source(miniature("hmdb51-mini"))
     splits = {clip.id: clip.splits for clip in source.clips if clip.labels == ("cartwheel",)}
     assert splits["(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_0"] == ("train", "train", "test")
@@ -100,7 +100,7 @@ def test_esc50_fold_is_the_test_set(miniature: Callable[[str], Path]) -> None:
     assert clip.splits == ("train", "train", "train", "train", "test")
 
 
-def test_fsd50k_has_ancestors_too(miniature: Callable[[str], Path]) -> None:
+def test_labels_of_fsd50k_include_ancestors(miniature: Callable[[str], Path]) -> None:
     assert open_source(miniature("fsd50k-mini")).clips[0].labels == ("Acoustic_guitar", "Guitar", "Music")
 
 
@@ -117,7 +117,7 @@ def test_fsd50k_has_ancestors_too(miniature: Callable[[str], Path]) -> None:
         "Y-abcdefghij_30.000_40.000",
     ],
 )
-def test_audioset_files_by_the_names_of_downloaders(tmp_path: Path, stem: str) -> None:
+def test_audioset_files_named_by_downloaders_are_found(tmp_path: Path, stem: str) -> None:
     head = "# Segments csv created\n# num_ytids=1\n# YTID, start_seconds, end_seconds, positive_labels\n"
     (tmp_path / "eval_segments.csv").write_text(head + '-other00000, 0.000, 10.000, "/m/0"\n')
     (tmp_path / "balanced_train_segments.csv").write_text(
@@ -225,7 +225,7 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
         open_source(root)
 
 
-def test_wrong_root_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_wrong_root_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no known layout \(kinetics400 has train\.csv; audioset has"):
         open_source(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):

@@ -44,7 +44,7 @@ def test_log_mel_equals_the_authors(recorded: dict[str, Any]) -> None:
     torch.testing.assert_close(ours * STD + MEAN, recorded["audio/logmel_global"], atol=1e-4, rtol=0)
 
 
-def test_silence(recorded: dict[str, Any]) -> None:
+def test_the_log_mel_of_silence_equals_the_authors(recorded: dict[str, Any]) -> None:
     silence = log_mel(torch.zeros(2, 64000))
     torch.testing.assert_close(silence[1], recorded["audio/spec_silence"], atol=1e-5, rtol=0)
 
@@ -66,7 +66,7 @@ def test_short_sound_is_padded(recorded: dict[str, Any]) -> None:
     assert not ours[end:].any()
 
 
-def test_wav_header() -> None:
+def test_the_wav_header_describes_the_samples() -> None:
     data = encode_wav(ramp(0.1), RATE)
     with wave.open(io.BytesIO(data)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE, 1, 2)
@@ -93,14 +93,16 @@ def test_frame_rate_is_capped_by_leaving_frames_out(tmp_path: Path) -> None:
     ("source", "expected"),
     [((60, 40), (30, 20)), ((80, 120), (20, 30)), ((51, 33), (30, 20)), ((14, 10), (14, 10))],
 )
-def test_short_side(tmp_path: Path, source: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_the_short_side_is_limited(
+    tmp_path: Path, source: tuple[int, int], expected: tuple[int, int]
+) -> None:
     path = write_video(tmp_path / "a.mkv", size=source, seconds=0.5, audio=False)
     data, _ = transcode_video(path, short_side=20, max_fps=None)
     assert decode(data)[0][1].shape == (*expected[::-1], 3)
 
 
 @pytest.mark.parametrize("width", [16, 24, 44, 48, 72])
-def test_small_widths(tmp_path: Path, width: int) -> None:
+def test_frames_of_small_widths_are_encoded(tmp_path: Path, width: int) -> None:
     path = write_video(tmp_path / "a.mkv", size=(width, 80), seconds=0.5, audio=False)
     data, _ = transcode_video(path, short_side=80, max_fps=None)
     frames = read_video(data, np.array([0.01, 0.3]))
@@ -137,7 +139,7 @@ def test_read_by_timestamps_of_a_variable_frame_rate(tmp_path: Path) -> None:
     assert frame_numbers(read_video(data, asked)) == [0, 0, 1, 2, 3, 4, 4, 5, 5]
 
 
-def test_windows_from_anywhere(tmp_path: Path) -> None:
+def test_a_window_may_start_anywhere(tmp_path: Path) -> None:
     data, _ = transcode_video(write_video(tmp_path / "a.mkv"), 32, None)
     for start in (0.0, 0.3, 0.51, 0.97):
         asked = start + np.arange(32) / 8
@@ -145,7 +147,7 @@ def test_windows_from_anywhere(tmp_path: Path) -> None:
         assert frame_numbers(read_video(data, asked)) == expected.tolist()
 
 
-def test_times_in_any_order_and_far_apart(tmp_path: Path) -> None:
+def test_times_may_be_in_any_order_and_far_apart(tmp_path: Path) -> None:
     data, _ = transcode_video(write_video(tmp_path / "a.mkv", seconds=15.0), 32, None)
     for asked in ([14.0, 0.0, 7.3, 7.3, 14.9], [0.0, 0.1, 5.0, 12.5], np.linspace(0, 14, 97)[::-1]):
         times = np.asarray(asked) + 0.001  # the source keeps whole milliseconds
@@ -190,12 +192,12 @@ def test_coded_sound_stays_aligned(tmp_path: Path) -> None:
     assert np.abs(samples[2000:70000] - ramp(5.0)[2000:70000]).mean() < 0.01 * 5000
 
 
-def test_no_audio_stream(tmp_path: Path) -> None:
+def test_a_file_without_an_audio_stream_is_an_error(tmp_path: Path) -> None:
     assert read_audio(write_video(tmp_path / "a.mkv", audio=False), RATE) is None
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "truncated"])
-def test_damaged_files(tmp_path: Path, damage: str) -> None:
+def test_damaged_files_are_errors(tmp_path: Path, damage: str) -> None:
     whole = write_video(tmp_path / "a.mp4").read_bytes()
     path = tmp_path / "b.mp4"
     path.write_bytes({"garbage": bytes(range(256)) * 40, "empty": b"", "truncated": whole[:400]}[damage])
@@ -207,7 +209,7 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         read_video(path.read_bytes(), np.zeros(1))
 
 
-def test_no_video_stream(tmp_path: Path) -> None:
+def test_a_file_without_a_video_stream_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(encode_wav(ramp(1.0), RATE))
     with pytest.raises(MediaError, match="no video stream"):

@@ -226,7 +226,7 @@ module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), config)
 
 
 @pytest.mark.parametrize("shards", [0, 2, 6])
-def test_rerun_after_a_kill_writes_the_same_bytes(
+def test_rerunning_after_a_kill_writes_the_same_bytes(
     miniature: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
     """SIGKILL in the first shard, in a later one, and behind the last, before the manifest is written."""
@@ -299,7 +299,7 @@ def test_full_disk_is_one_line_and_a_rerun_resumes(miniature: Callable[[str], Pa
     ("setting", "message"),
     [("short_side=15", "short_side"), ("workers=0", "workers"), ("short_sid=3", "did you mean short_side")],
 )
-def test_bad_settings_are_one_line(setting: str, message: str) -> None:
+def test_invalid_settings_are_one_line_errors(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         resolve(PrepareConfig(), None, [setting])
     assert "\n" not in str(caught.value)

@@ -31,7 +31,7 @@ def test_a_failure_affects_its_job_alone_and_results_keep_their_order() -> None:
     assert outcomes[7] == Failure("seven is odd")
 
 
-def test_no_jobs_give_no_results() -> None:
+def test_an_empty_list_of_jobs_gives_no_results() -> None:
     assert list(run_each(square, [], workers=2, limit=1.0)) == []
 
 

@@ -132,7 +132,7 @@ def test_every_dataset_but_audioset_has_an_evaluation() -> None:
         ("audioset", "svm", "no evaluation of dataset audioset; available: embedded, ucf101"),
     ],
 )
-def test_wrong_pairs_are_one_line_errors(
+def test_an_unsupported_dataset_and_protocol_is_a_one_line_error(
     mini: Callable[[str], Path], run: Path, tmp_path: Path, dataset: str, protocol: str, said: str
 ) -> None:
     with pytest.raises(UserError, match=said) as caught:

@@ -79,5 +79,5 @@ def test_a_task_name_is_parsed_into_its_fields(dataset: str, fold: int) -> None:
     assert parse_task_name(task_name(*key)) == key
 
 
-def test_other_names_are_no_task() -> None:
+def test_an_invalid_task_name_is_not_parsed() -> None:
     assert parse_task_name("notes") is parse_task_name("ucf101-video-knn-raw") is None

@@ -62,7 +62,7 @@ def test_the_manifest_has_no_security_flaw() -> None:
     assert flaws(rendered()) == []
 
 
-def test_a_pod_takes_a_whole_node() -> None:
+def test_a_training_pod_requests_a_whole_node() -> None:
     job = rendered()
     assert len(pods(job)) == job["spec"]["minAvailable"] == 2
     for pod in pods(job):

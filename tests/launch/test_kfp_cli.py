@@ -119,7 +119,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
         server.shutdown()
 
 
-def test_the_version_is_upstreams_and_takes_seconds() -> None:
+def test_the_version_is_that_of_upstream_and_is_printed_within_seconds() -> None:
     begin = time.monotonic()
     done = kfp("--version")
     assert done.stdout.startswith("kfp 2.17")

@@ -66,7 +66,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_workers_share_the_cores_and_the_console(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_share_the_cores_and_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run("speak", tmp_path, processes=2)
     said = capfd.readouterr().out
     assert "worker 0 of 2 speaks" in said

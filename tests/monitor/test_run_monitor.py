@@ -189,7 +189,7 @@ def test_a_taken_port_is_reported_in_one_line_and_a_closed_port_is_free(tmp_path
         start(tmp_path, port).exporter.close()
 
 
-def test_it_listens_at_the_configured_address_only(tmp_path: Path) -> None:
+def test_the_endpoint_listens_only_at_the_configured_address(tmp_path: Path) -> None:
     """All of 127.0.0.0/8 is this machine, so another address of it stands for another interface."""
     for host, reachable in (("127.0.0.1", False), ("0.0.0.0", True)):
         monitor = start(tmp_path, host=host)

@@ -92,7 +92,7 @@ def test_a_failed_evaluation_fails_the_run_but_not_the_others(ended: Ended) -> N
     ]
 
 
-def test_the_tables_have_the_scores_there_are_and_the_reasons_of_failures(ended: Ended) -> None:
+def test_the_tables_have_the_available_scores_and_the_reasons_for_failures(ended: Ended) -> None:
     with (ended.run / "report" / "scores.csv").open() as file:
         folds = sorted((row["dataset"], row["fold"]) for row in csv.DictReader(file))
     assert folds == [("esc50", fold) for fold in "1245"] + [("ucf101", fold) for fold in "123"]

@@ -228,7 +228,7 @@ def test_failed_tasks_are_retried(tasks: dict[str, Any]) -> None:
     assert tasks["pretrain"]["retryPolicy"]["backoffDuration"] == "60s"
 
 
-def test_an_ended_workflow_is_removed_after_a_week(compiled: Compiled) -> None:
+def test_a_finished_workflow_is_removed_after_a_week(compiled: Compiled) -> None:
     assert compiled[1]["pipelineConfig"] == {"resourceTtlOnCompletion": 604800}
 
 
