@@ -17,9 +17,8 @@ from xkd.errors import UserError
 from xkd.evaluation.features import FeatureExtractor
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.protocols.finetune.classifier import Classifier, layer_groups
-from xkd.evaluation.protocols.finetune.job import FinetuneJob
 from xkd.evaluation.protocols.finetune.protocol import _batches, fine_tune, train
-from xkd.evaluation.protocols.finetune.step import FinetuneStepper, predict
+from xkd.evaluation.protocols.finetune.step import FinetuneJob, FinetuneStepper, predict
 from xkd.evaluation.splits import read_splits
 from xkd.launch.distributed import DistributedContext
 from xkd.model.networks import build_encoder

@@ -16,8 +16,7 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.evaluate import evaluate
 from xkd.evaluation.plan import make_task
-from xkd.evaluation.score import Score, score_path
-from xkd.evaluation.task import Task
+from xkd.evaluation.score import Score, Task, score_path
 
 
 def task(

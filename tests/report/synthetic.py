@@ -16,8 +16,7 @@ from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.evaluation.features import published_hash
 from xkd.evaluation.plan import make_task
-from xkd.evaluation.score import INPUTS, Score
-from xkd.evaluation.task import Task
+from xkd.evaluation.score import INPUTS, Score, Task
 from xkd.model.terms import KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
 from xkd.model.xkd import XKD
 from xkd.rundir import RunDir, Verdict

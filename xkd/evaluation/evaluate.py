@@ -17,12 +17,11 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.features import FeatureExtractor
 from xkd.evaluation.metrics import METRIC_NAMES
+from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import Evaluation, Prediction
-from xkd.evaluation.protocols.registry import PROTOCOLS
-from xkd.evaluation.score import Score, failure_path, score_path
+from xkd.evaluation.score import Score, Task, failure_path, score_path
 from xkd.evaluation.specs import find_eval_spec
 from xkd.evaluation.splits import read_splits
-from xkd.evaluation.task import Task
 from xkd.io import one_line
 from xkd.launch.distributed import distributed_context
 from xkd.launch.local import run_locally
@@ -144,7 +143,7 @@ def main() -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m xkd.evaluation.evaluate", description=main.__doc__)
     for name in ("run", "data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--task", required=True, help="fields of xkd.evaluation.task.Task")
+    parser.add_argument("--task", required=True, help="fields of xkd.evaluation.score.Task")
     given = parser.parse_args()
     task = build(Task, json.loads(given.task), "--task")
     evaluate_here(given.run, given.data, task, given.out)

@@ -15,11 +15,10 @@ from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
 from xkd.evaluation.features import published_hash
+from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
-from xkd.evaluation.protocols.registry import PROTOCOLS
-from xkd.evaluation.score import INPUTS, EvaluatedEncoder
+from xkd.evaluation.score import INPUTS, EvaluatedEncoder, Task
 from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
-from xkd.evaluation.task import Task
 from xkd.io import short_hash
 from xkd.rundir import ROLES, RunDir
 

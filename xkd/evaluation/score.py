@@ -1,4 +1,4 @@
-"""The score file: the outcome of one evaluation and everything needed to reproduce it."""
+"""Tasks, and their score files: the outcome of an evaluation and everything needed to reproduce it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
-from xkd.config import Modality
+from xkd.config import FinetuneConfig, Modality
 from xkd.config.overrides import STRICT, build, to_dict
 from xkd.evaluation.metrics import Metric
 from xkd.io import read_json, write_json
@@ -28,6 +29,64 @@ INPUTS: dict[EvaluatedModality, tuple[Modality, ...]] = {
     "audiovisual": ("video", "audio"),
 }
 """The modalities that are read."""
+
+
+class TaskKey(NamedTuple):
+    """The fields that distinguish a task from the others of its run."""
+
+    dataset: str
+    modality: str
+    protocol: str
+    encoder: str
+    fold: int
+
+    @property
+    def name(self) -> str:
+        """``{dataset}-{modality}-{protocol}-{encoder}``, with ``-fold{N}`` from the second fold on."""
+        first = "-".join(self[:4])
+        return f"{first}-fold{self.fold}" if self.fold > 1 else first
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Task:
+    """One evaluation with all its settings; `xkd.evaluation.plan.make_task` fills in the defaults."""
+
+    dataset: str
+    """Name that the prepared dataset must have."""
+    modality: EvaluatedModality
+    protocol: ProtocolName
+    """Key of `xkd.evaluation.protocols.PROTOCOLS`."""
+    encoder: EvaluatedEncoder
+    fold: PositiveInt = 1
+    """Which of the dataset's divisions into training and test clips."""
+    train_windows: PositiveInt
+    """Random windows per training clip."""
+    test_windows: PositiveInt
+    """Evenly spaced windows per test clip."""
+    finetune: FinetuneConfig | None = None
+    """Settings of fine-tuning; None for the other protocols."""
+    seed: int = 0
+    """Of training windows and their augmentation, the random encoder, validation clips and classifier."""
+
+    @property
+    def name(self) -> str:
+        """The name of its key."""
+        return self.key.name
+
+    @property
+    def key(self) -> TaskKey:
+        """The fields that distinguish it from the other tasks of its run."""
+        return TaskKey(self.dataset, self.modality, self.protocol, self.encoder, self.fold)
+
+    @property
+    def inputs(self) -> tuple[Modality, ...]:
+        """The modalities that are read."""
+        return INPUTS[self.modality]
+
+    @property
+    def windows(self) -> dict[Part, int]:
+        """Windows per clip, by ``train`` and ``test``."""
+        return {"train": self.train_windows, "test": self.test_windows}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,7 +136,7 @@ class Score:
     @property
     def name(self) -> str:
         """The task's name, and the file's without its extension."""
-        return task_name(self.dataset, self.modality, self.protocol, self.encoder, self.fold)
+        return TaskKey(self.dataset, self.modality, self.protocol, self.encoder, self.fold).name
 
     def write(self, folder: Path) -> Path:
         """Write ``{name}.json`` atomically."""
@@ -95,11 +154,6 @@ class Score:
         return build(Score, read_json(path), f"{path} is not a score")
 
 
-def task_name(dataset: str, modality: str, protocol: str, encoder: str, fold: int) -> str:
-    """Return the name of a task and its score; only later folds are part of it."""
-    return f"{dataset}-{modality}-{protocol}-{encoder}" + (f"-fold{fold}" if fold > 1 else "")
-
-
 def score_path(folder: Path, name: str) -> Path:
     """Return the score file of a task."""
     return folder / f"{name}.json"
@@ -110,16 +164,6 @@ def failure_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.failed"
 
 
-class TaskKey(NamedTuple):
-    """The fields that distinguish a task from the others of its run."""
-
-    dataset: str
-    modality: str
-    protocol: str
-    encoder: str
-    fold: int
-
-
 _TASK_NAME = re.compile(
     "(.+)-({})-({})-({})(?:-fold([0-9]+))?".format(
         *("|".join(get_args(names)) for names in (EvaluatedModality, ProtocolName, EvaluatedEncoder))
@@ -128,7 +172,7 @@ _TASK_NAME = re.compile(
 
 
 def parse_task_name(name: str) -> TaskKey | None:
-    """Return the fields of a `task_name`; None if the name is of another form."""
+    """Return the fields in a name; None if the name is of another form."""
     match = _TASK_NAME.fullmatch(name)
     if match is None:
         return None
@@ -137,7 +181,7 @@ def parse_task_name(name: str) -> TaskKey | None:
 
 
 def read_failures(folder: Path) -> dict[TaskKey, str]:
-    """Return why tasks failed, from the ``{task_name}.failed`` files that `evaluate` writes."""
+    """Return why tasks failed, from the ``{name}.failed`` files that `evaluate` writes."""
     keys = {path: parse_task_name(path.stem) for path in sorted(folder.glob("*.failed"))}
     return {key: path.read_text().strip() for path, key in keys.items() if key}
 

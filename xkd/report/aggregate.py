@@ -12,7 +12,7 @@ from typing import Literal
 from xkd.config.overrides import to_dict
 from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, PaperResult, paper_results
 from xkd.evaluation.metrics import METRIC_NAMES
-from xkd.evaluation.protocols.registry import PROTOCOLS
+from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.score import EvaluatedEncoder, EvaluatedModality, Score, TaskKey
 from xkd.evaluation.specs import EVAL_SPECS, EvalSpec
 from xkd.report.load import EvaluatedRun

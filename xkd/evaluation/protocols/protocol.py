@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from xkd.config import PretrainConfig
 from xkd.config.overrides import to_dict
 from xkd.data.shards.manifest import Clip
 from xkd.evaluation.feature_store import FeatureStore
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
 from xkd.evaluation.metrics import Metric, Predictions, compute_metrics
-from xkd.evaluation.score import EvaluatedEncoder, Part
+from xkd.evaluation.score import EvaluatedEncoder, Part, Task
 from xkd.evaluation.splits import Splits
-from xkd.evaluation.task import Task
 from xkd.io import short_hash
 from xkd.launch.distributed import DistributedContext
 
@@ -98,7 +99,7 @@ class Protocol(ABC):
 
 
 FeatureReader = Callable[[Sequence[Clip], Part], ClipFeatures]
-"""Returns the features of clips of a split."""
+"""Returns the features of clips of a split, those of all modalities concatenated per window."""
 
 
 class FeatureProtocol(Protocol):
@@ -114,15 +115,10 @@ class FeatureProtocol(Protocol):
                 store.make(extractor, part, count)
 
         def read(clips: Sequence[Clip], part: Part) -> ClipFeatures:
-            count = task.windows[part]
-            return self.join([store.read(extractor, clips, part, count) for extractor in extractors])
+            parts = [store.read(extractor, clips, part, task.windows[part]) for extractor in extractors]
+            return parts[0]._replace(features=np.concatenate([one.features for one in parts], axis=1))
 
         return lambda: self.fit(evaluation, read)
-
-    def join(self, features: Sequence[ClipFeatures]) -> ClipFeatures:
-        """Combine the features of all modalities."""
-        (single,) = features
-        return single
 
     @abstractmethod
     def fit(self, evaluation: Evaluation, read: FeatureReader) -> Prediction:

@@ -15,8 +15,7 @@ from xkd.data.datasets.training import ClipSampler
 from xkd.data.shards.reader import load_batches
 from xkd.data.transforms.params import Item
 from xkd.evaluation.protocols.finetune.classifier import Classifier
-from xkd.evaluation.protocols.finetune.job import FinetuneJob
-from xkd.evaluation.protocols.finetune.step import Epoch, FinetuneStepper, predict
+from xkd.evaluation.protocols.finetune.step import Epoch, FinetuneJob, FinetuneStepper, predict
 from xkd.evaluation.protocols.protocol import Evaluation, Prediction, Protocol
 from xkd.io import OutputDir
 from xkd.train.checkpoint import Checkpoints
