@@ -18,7 +18,7 @@ from xkd.errors import UserError
 from xkd.evaluation.features import FeatureExtractor
 from xkd.evaluation.metrics import METRIC_NAMES
 from xkd.evaluation.protocols import PROTOCOLS
-from xkd.evaluation.protocols.protocol import Evaluation, Prediction
+from xkd.evaluation.protocols.protocol import Evaluation
 from xkd.evaluation.score import Score, Task, failure_path, score_path
 from xkd.evaluation.specs import find_eval_spec
 from xkd.evaluation.splits import read_splits
@@ -38,11 +38,9 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     written to ``out/{task.name}.failed``, so that a table can show why a score is missing.
 
     Args:
-        run: directory of a finished pretraining. Whether its verdict allows an evaluation is the caller's
+        run: directory of a finished pretraining; whether its verdict allows an evaluation is the caller's
             decision.
         data: prepared directory.
-        task: what to evaluate.
-        out: folder of scores.
         processes: number that extract features or fine-tune together; 0: one per GPU, one without GPUs.
 
     Raises:
@@ -92,50 +90,35 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
             context=context,
         )
         if context.broadcast_flag(path.exists):
-            _check_same(path, evaluation)
+            found, expected = to_dict(Score.read(path)), evaluation.identity
+            if changed := difference({name: found[name] for name in expected}, expected):
+                raise UserError(
+                    f"{path} was computed with a different {', '.join(changed)}; delete it, or use another directory"
+                )
             return
         finish = PROTOCOLS[task.protocol].start(evaluation)
     if context.is_main:
         prediction = finish()
-        score = _score(evaluation, prediction, time.time() - begin)
+        score = Score(
+            **task.key._asdict(),
+            metric=metric,
+            **evaluation.measure(prediction.values, evaluation.splits.test),
+            classes=list(dataset.classes),
+            train_clips=len(evaluation.splits.train),
+            test_clips=len(evaluation.splits.test),
+            **evaluation.identity,
+            **prediction.facts,
+            preset=config.preset,
+            commit=git_commit(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.time() - begin, 1),
+        )
         print(
             f"{task.name}: {METRIC_NAMES[metric]} {score.score:.1%} (chance {score.chance:.1%})"
             f"{prediction.summary}",
             file=sys.stderr,
         )
         score.write(out)
-
-
-def _score(evaluation: Evaluation, prediction: Prediction, seconds: float) -> Score:
-    """Measure the predictions, and add all that is needed to reproduce them."""
-    task, splits = evaluation.task, evaluation.splits
-    return Score(
-        **task.key._asdict(),
-        metric=evaluation.metric,
-        **evaluation.measure(prediction.values, splits.test),
-        classes=list(splits.classes),
-        train_clips=len(splits.train),
-        test_clips=len(splits.test),
-        **evaluation.identity,
-        **prediction.facts,
-        preset=evaluation.config.preset,
-        commit=git_commit(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(seconds, 1),
-    )
-
-
-def _check_same(path: Path, evaluation: Evaluation) -> None:
-    """Check that an existing score is this task's.
-
-    Raises:
-        UserError: it was measured with another encoder, other data or other settings.
-    """
-    found, expected = to_dict(Score.read(path)), evaluation.identity
-    if changed := difference({name: found[name] for name in expected}, expected):
-        raise UserError(
-            f"{path} was computed with a different {', '.join(changed)}; delete it, or use another directory"
-        )
 
 
 def main() -> dict[str, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,10 @@ from xkd.evaluation.features import ClipFeatures, FeatureExtractor
 from xkd.evaluation.score import Part
 from xkd.io import short_hash, try_lock
 from xkd.launch.distributed import DistributedContext
+from xkd.log import get_logger
 from xkd.progress import progress
 
+_LOG = get_logger(__name__)
 _SAVE_SECONDS = 10.0
 """Seconds of extraction that an interruption costs at most."""
 _SPLITS: dict[Part, set[str]] = {"train": {"train"}, "test": {"val", "test"}}
@@ -63,7 +63,14 @@ class FeatureStore:
         """Extract `count` windows of each clip of a part, unless they exist; all processes call this."""
         clips = self._clips(extractor.modality, part)
         path = self._path(extractor, clips, part, count)
-        with self._turn(path):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{path.stem}.lock").open("w") as lock:
+            waiting = False
+            while not self.context.broadcast_flag(lambda: path.exists() or try_lock(lock)):
+                if self.context.is_main and not waiting:
+                    waiting = True
+                    _LOG.info("waiting for another task to extract %s", path.stem)
+                time.sleep(1)
             if not self.context.broadcast_flag(path.exists):
                 self._extract(extractor, clips, part, count, path)
 
@@ -100,21 +107,6 @@ class FeatureStore:
         }
         key = short_hash(json.dumps(values))
         return self.folder / f"{extractor.encoder}-{extractor.modality}-{part}-{key}.npy"
-
-    @contextmanager
-    def _turn(self, path: Path) -> Iterator[None]:
-        """Lock a file, or wait until another task has extracted it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{path.stem}.lock").open("w") as lock:
-            waiting = False
-            while not self.context.broadcast_flag(lambda: path.exists() or try_lock(lock)):
-                if self.context.is_main and not waiting:
-                    print(
-                        f"xkd: waiting for another task to extract {path.stem}", file=sys.stderr, flush=True
-                    )
-                waiting = True
-                time.sleep(1)
-            yield
 
     def _extract(
         self, extractor: FeatureExtractor, clips: list[Clip], part: Part, count: int, path: Path

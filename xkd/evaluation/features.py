@@ -109,11 +109,7 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 def raw_input(view: Tensor) -> Tensor:
     """Return the baseline without an encoder: the view itself, gray and averaged over a coarse grid.
 
-    Args:
-        view: video (B, 3, T, H, W) or spectrogram (B, 1, F, T).
-
-    Returns:
-        (B, prod(`RAW_VIDEO`)) or (B, prod(`RAW_AUDIO`)).
+    Video (B, 3, T, H, W) gives (B, prod(`RAW_VIDEO`)), spectrograms (B, 1, F, T) (B, prod(`RAW_AUDIO`)).
     """
     gray = view.mean(dim=1, keepdim=True)
     if view.ndim == 5:

@@ -26,16 +26,7 @@ LabelSets = NDArray[np.bool_]
 def compute_metrics(
     predictions: Predictions, labels: LabelSets, classes: Sequence[str], metric: Metric
 ) -> dict[str, Any]:
-    """Return the fields of a `Score` that measure predictions.
-
-    Args:
-        predictions: (n, classes).
-        labels: (n, classes); for ``top1`` one class per clip.
-        classes: names.
-        metric: the main metric.
-
-    Returns:
-        ``score``, ``chance``, ``per_class``; for ``top1`` also ``top5`` and ``confusion``.
+    """Return the fields of a `Score` that measure predictions; for ``top1`` every clip has one label.
 
     Raises:
         UserError: for ``map``, no class has a test clip.

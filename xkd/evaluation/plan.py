@@ -17,7 +17,7 @@ from xkd.errors import UserError, nearest
 from xkd.evaluation.features import published_hash
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
-from xkd.evaluation.score import INPUTS, EvaluatedEncoder, Task
+from xkd.evaluation.score import INPUTS, EvaluatedEncoder, Task, TaskKey
 from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
 from xkd.io import short_hash
 from xkd.rundir import ROLES, RunDir
@@ -33,10 +33,8 @@ def make_task(
 ) -> Task:
     """Return a task with its dataset's windows and settings of fine-tuning, and `settings` laid over them.
 
-    Args:
-        dataset: one of `EVAL_SPECS`; the other names as in `Task`.
-        settings: ``train_windows``, ``test_windows``, ``seed`` (null: the default), and for fine-tuning
-            fields of `xkd.config.FinetuneConfig`.
+    Settings are ``train_windows``, ``test_windows``, ``seed`` (null: the default), and for fine-tuning fields
+    of `xkd.config.FinetuneConfig`.
 
     Raises:
         UserError: the dataset has no such evaluation, or a setting is unknown or out of range.
@@ -50,7 +48,7 @@ def make_task(
         own["finetune"] = overlay(FINETUNING[dataset, INPUTS[spec.modality][0]], given, source)
     else:
         _check_known(f"protocol {protocol} has no setting", list(given), method.settings)
-    task = {"dataset": dataset, "modality": modality, "protocol": protocol, "encoder": encoder, "fold": fold}
+    task = TaskKey(dataset, modality, protocol, encoder, fold)._asdict()
     windows = {"train_windows": spec.train_windows, "test_windows": spec.test_windows}
     changed = {name: value for name, value in own.items() if value is not None}
     return build(Task, task | windows | changed, source)
@@ -69,8 +67,8 @@ def choose(
 
     Args:
         data: prepared directories.
-        encoders: which to evaluate; empty: all.
-        protocols: by which; empty: all.
+        encoders: empty: all.
+        protocols: empty: all.
         modalities: those of the run; what no clip of a dataset has is left out.
         finetune: settings of every fine-tuning, see `make_task`.
 
@@ -123,8 +121,8 @@ def plan(
 
     Args:
         run: directory of a finished pretraining; one of a single modality is evaluated on that alone.
-        encoders: which to evaluate; empty: the published ones (an autoencoder alone has no teacher) and
-            both baselines; the other arguments as of `choose`.
+        encoders: empty: the published ones (an autoencoder alone has no teacher) and both baselines; the
+            other arguments as of `choose`.
 
     Returns:
         For each evaluation ``data`` (the directory), ``revision`` and ``preparation`` of the data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -41,9 +42,8 @@ class Splits(NamedTuple):
         own = [c for c in self.dataset.clips if "val" in c.splits and c.labels and c.has((modality,))]
         if "test" in known and own:
             return self.train, own
-        chosen = validation_mask(self.first_label(self.train), seed)
-        kept = [clip for clip, held_out in zip(self.train, chosen, strict=True) if not held_out]
-        return kept, [clip for clip, held_out in zip(self.train, chosen, strict=True) if held_out]
+        held_out = validation_mask(self.first_label(self.train), seed)
+        return list(compress(self.train, ~held_out)), list(compress(self.train, held_out))
 
     def label_sets(self, clips: Sequence[Clip]) -> LabelSets:
         """Return which of the classes each clip has, (clips, classes)."""
@@ -61,13 +61,7 @@ class Splits(NamedTuple):
 def read_splits(
     dataset: PreparedDataset, fold: int, modalities: Sequence[Modality], *, single_label: bool
 ) -> Splits:
-    """Return the clips of a fold that have the modalities; without a test split, test on val.
-
-    Args:
-        dataset: a prepared dataset.
-        fold: which of its divisions, from 1.
-        modalities: required of every clip.
-        single_label: whether several labels of a clip are an error.
+    """Return the clips of a fold that have all the modalities; without a test split, test on val.
 
     Raises:
         UserError: the dataset lacks the fold, a split, the modalities or labels.
@@ -98,10 +92,6 @@ def validation_mask(labels: Labels, seed: int) -> NDArray[np.bool_]:
 
     Whole clips are held out: windows of one clip resemble each other, so a clip on both sides would favor
     memorization.
-
-    Args:
-        labels: (clips,), the class of each.
-        seed: of the choice.
 
     Raises:
         UserError: there are too few clips or classes.

@@ -144,7 +144,7 @@ def _columns(dataset: str, scores: Sequence[Score]) -> list[Column]:
     for spec in EVAL_SPECS.get(dataset, EVAL_SPECS["embedded"]):
         splits = SPLITS if spec.folds > 1 else (ALL_SPLITS,)
         columns += [Column(dataset, spec, split) for split in splits]
-        if spec.protocol == "finetune":
+        if PROTOCOLS[spec.protocol].trains_encoder:
             top5 = [Column(dataset, spec, split, top5=True) for split in splits]
             columns += top5 if any(map(top5[-1].matches, scores)) else []
     return columns

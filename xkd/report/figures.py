@@ -13,17 +13,16 @@ from matplotlib.figure import Figure
 from xkd.config import MODALITIES, Modality
 from xkd.io import write_atomically
 from xkd.model.terms import KD
-from xkd.report.collect import ReportData
 from xkd.report.plots.reconstructions import attention_maps, by_mask_ratio, reconstructions
 from xkd.report.plots.scores import (
     MAX_CLASSES,
     comparison_bars,
     confusion_matrix,
     finetuning_curves,
-    learning_curves,
     score_bars,
 )
 from xkd.report.plots.training import distillation_curves, loss_curves, schedule_curves
+from xkd.report.tables import ReportData
 
 _STYLE = Path(__file__).with_name("templates") / "report.mplstyle"
 
@@ -56,9 +55,8 @@ def _score_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
         name, empty = table.dataset, "" if table.chances else "nothing was evaluated"
         draw: Callable[[], Figure] = partial(score_bars, table)
         yield Plot("scores", folder / f"scores_{name}.svg", f"Scores on {name}", draw, empty)
-        curves = learning_curves(table)
-        if curves:
-            draw = partial(finetuning_curves, curves)
+        if any(score.curve for column in table.tasks for r in table.column(column) for score in r.scores):
+            draw = partial(finetuning_curves, table)
             yield Plot("finetuning", folder / f"finetuning_{name}.svg", f"Fine-tuning on {name}", draw)
         for column in table.tasks:
             best = table.best(column)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -11,17 +12,20 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from xkd.config import MODALITIES
 from xkd.report.aggregate import ENCODERS, Record
-from xkd.report.collect import RUN_FIELDS, ReportData, describe_changes, provenance, run_lines
 from xkd.report.figures import Plot
+from xkd.report.load import EvaluatedRun
 from xkd.report.plots.scores import MAX_CLASSES, MAX_NARROW_CLASSES, confusions
-from xkd.report.tables import EMPTY, DatasetTable, Line, format_std
+from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, ReportData, format_std
+from xkd.rundir import ROLES
 
 _LEGENDS = {
     "measure": "Top-1 accuracy of a linear SVM on frozen features unless the column says otherwise, in %.",
     "gains": "In parentheses: gain over the random initialization, in points.",
     "compared": "In percent: mean and standard deviation over seeds, or over folds for a single run.",
 }
+_RUN_FIELDS = ("Run", "Row", "Seed", "Verdict", "Pretrained on", "Commit", "Weights", "Evaluated")
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _LATEX = str.maketrans(
     {
@@ -46,12 +50,7 @@ def render_latex(data: ReportData) -> str:
 
 
 def render_html(data: ReportData, figures: Mapping[str, Plot]) -> str:
-    """Return the page, with the figures embedded: no scripts and no network access.
-
-    Args:
-        data: the content.
-        figures: by name, as `xkd.report.figures.draw_figures` returns them.
-    """
+    """Return the page, with the figures of `draw_figures` embedded: no scripts and no network access."""
     return _render("report.html.j2", data, figures=figures)
 
 
@@ -79,10 +78,10 @@ def _render(template: str, data: ReportData, **more: Any) -> str:
         data=data,
         run=data.run,
         comparison=data.comparison,
-        provenance=provenance(data),
-        changes=describe_changes(data.run),
-        run_fields=RUN_FIELDS,
-        run_lines=run_lines(data.comparison),
+        provenance=_provenance(data),
+        changes=_describe_changes(data.run),
+        run_fields=_RUN_FIELDS,
+        run_lines=_run_lines(data.comparison),
         encoders=ENCODERS,
         max_classes=MAX_CLASSES,
         max_narrow_classes=MAX_NARROW_CLASSES,
@@ -122,3 +121,76 @@ def _class_means(record: Record) -> dict[str, str]:
 def _data_uri(path: Path) -> str:
     """Return a figure as a data URI."""
     return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _provenance(data: ReportData) -> list[tuple[str, str]]:
+    """Return the origin of the run and of its scores, as names and values for display."""
+    run, scores = data.run, data.run.scores
+    known = {name: str(value) for name, value in run.info.items()}.get
+    origin, finished = run.info.get("data_origin"), "unknown"
+    if data.history:
+        finished = datetime.fromtimestamp(data.history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    rows: dict[str, str | None] = {
+        "Preset": run.config.preset,
+        "Pretrained on": "{}, revision {}".format(*run.pretrained_on),
+        "Fetched from": "{repo} at {rev}".format(**origin) if origin else None,
+        "Steps": f"{run.verdict.step} of {known('steps')}",
+        "Finished": finished,
+        "Training time": _duration(run.info.get("seconds")),
+        "Device": f"{known('device')}, torch {known('torch')}",
+        "Processes": known("processes"),
+        "Seed": str(run.config.run.seed),
+        "Commit, pretraining": known("commit"),
+    }
+    if scores:
+        rows |= {
+            "Commit, evaluation": _distinct(score.commit for score in scores),
+            "Evaluated": f"{max(score.date for score in scores)[:16].replace('T', ' ')} UTC",
+            "Evaluated on": _distinct(f"{s.dataset}, revision {s.data_revision[:12]}" for s in scores),
+            "Clips, train and test": _distinct(f"{s.train_clips} and {s.test_clips}" for s in scores),
+            "Windows per clip, train and test": _distinct(
+                f"{s.windows['train']} and {s.windows['test']}" for s in scores
+            ),
+        }
+    for modality in MODALITIES:
+        hashes = {s.encoder: s.encoder_hash for s in scores if s.modality == modality and s.encoder != "raw"}
+        rows[f"Weights, {modality}"] = ", ".join(f"{encoder} {hashed}" for encoder, hashed in hashes.items())
+    return [(name, value) for name, value in rows.items() if value]
+
+
+def _describe_changes(run: EvaluatedRun) -> str:
+    """Return the settings that differ from the preset, in one line."""
+    if run.changes is None:
+        return f"unknown, since this version has no preset {run.config.preset}"
+    return ", ".join(f"{c.name} {c.run} (preset {c.preset})" for c in run.changes) or "none"
+
+
+def _run_lines(comparison: Comparison) -> list[Line]:
+    """Return the `_RUN_FIELDS` of each compared run."""
+    lines = []
+    for group in comparison.groups:
+        for run in group.runs:
+            published = [s for s in run.scores if s.encoder in ROLES and s.modality in MODALITIES]
+            weights = (f"{s.encoder} {s.modality} {s.encoder_hash}" for s in published)
+            cells = [
+                group.title,
+                str(run.config.run.seed),
+                run.verdict.verdict,
+                " ".join(run.pretrained_on),
+                str(run.info.get("commit"))[:7],
+                ", ".join(dict.fromkeys(weights)),
+                max((score.date[:10] for score in run.scores), default="no"),
+            ]
+            lines.append(Line(str(run.dir.path), cells))
+    return lines
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(values))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{seconds / 60:.1f} min"

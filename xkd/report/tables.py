@@ -1,16 +1,19 @@
-"""Views of the long-format table: the scores on one dataset, and the comparison of runs."""
+"""The content of a report: its tables, as views of the long-format table, and what figures show."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 from xkd.config.presets.paper_results import ALL_SPLITS
+from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.score import EvaluatedEncoder
-from xkd.report.aggregate import ENCODERS, NOT_EVALUATED, SPLITS, Column, Group, Record
-from xkd.rundir import ROLES
+from xkd.report.aggregate import ENCODERS, NOT_EVALUATED, SPLITS, Column, Group, Record, aggregate, group_runs
+from xkd.report.load import EvaluatedRun, Samples, check_comparable, load_samples, read_run
+from xkd.rundir import ROLES, Row
 
 MAX_COLUMNS = 4
 """Columns of a comparison that fit on a page."""
@@ -28,12 +31,7 @@ class Line(NamedTuple):
 
 
 class DatasetTable:
-    """The scores of a run on one dataset: rows `ENCODERS`, columns the dataset's protocols.
-
-    Args:
-        dataset: its name.
-        records: of one run.
-    """
+    """The scores of a run on one dataset: rows `ENCODERS`, columns the dataset's protocols."""
 
     def __init__(self, dataset: str, records: Iterable[Record]) -> None:
         self.dataset = dataset
@@ -136,9 +134,7 @@ class Block(NamedTuple):
 class Comparison:
     """The scores of one or several runs: rows are groups of runs and their published encoders.
 
-    Args:
-        groups: the runs.
-        records: of the groups; only those with every fold are compared.
+    Only records with every fold are compared.
     """
 
     def __init__(self, groups: Sequence[Group], records: Sequence[Record]) -> None:
@@ -171,7 +167,7 @@ class Comparison:
         kinds: dict[str, list[Column]] = {}
         for column in dict.fromkeys(column for _, _, column in self._records):
             if column in published:
-                how = "Fine-tuning" if column.spec.protocol == "finetune" else "Linear evaluation"
+                how = "Fine-tuning" if PROTOCOLS[column.spec.protocol].trains_encoder else "Linear evaluation"
                 kinds.setdefault(f"{how}, {SPLITS[column.split]}", []).append(column)
         # Backwards: linear evaluation before fine-tuning, split 1 before all splits.
         return [
@@ -197,6 +193,46 @@ class Comparison:
                 title = f"the paper's {encoder} ({'; '.join(sources)})"
                 lines.append(Line(title, [format_paper(r) for r in records], reference=True))
         return lines
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows."""
+
+    run: EvaluatedRun
+    history: list[Row]
+    samples: dict[str, Samples]
+    """Sample clips with their reconstructions and attention, by modality."""
+    tables: list[DatasetTable]
+    """Empty if evaluation was skipped."""
+    comparison: Comparison
+    """The run, and those it is compared with."""
+
+
+def collect(run: Path, scores: Path, compare: Sequence[Path] = ()) -> ReportData:
+    """Read a finished run with its scores, and those to compare, and compute their tables.
+
+    Raises:
+        UserError: a run has not ended; the directory of scores is missing though the run is healthy; a
+            score belongs to another run; scores are of several revisions of a dataset; a run is given twice.
+    """
+    main = read_run(run, scores)
+    runs = [main, *(read_run(other, other / "scores") for other in compare)]
+    check_comparable(runs)
+    groups = group_runs(runs)
+    evaluated = {score.dataset for score in main.scores} | {key.dataset for key in main.failures}
+    datasets = sorted(evaluated) or [str(main.info.get("dataset", "unknown"))]
+    if main.skipped_evaluation:
+        datasets = []
+    own = aggregate([Group(main.dir.name, (main,))], datasets)
+    compared = aggregate(groups, sorted({score.dataset for run in runs for score in run.scores}))
+    return ReportData(
+        main,
+        main.dir.metrics(),
+        load_samples(main.dir.samples_file),
+        [DatasetTable(dataset, own) for dataset in datasets],
+        Comparison(groups, compared),
+    )
 
 
 def format_mean(record: Record, over: bool = False) -> str:

@@ -17,10 +17,10 @@ from xkd.model.terms import DIRECTIONS, KD, KLD
 from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE_LABELS
 from xkd.report.aggregate import Record
-from xkd.report.collect import ReportData, collect
 from xkd.report.figures import draw_figures
 from xkd.report.plots.training import MAX_POINTS, thin
 from xkd.report.render import render_html, render_latex, render_markdown
+from xkd.report.tables import ReportData, collect
 from xkd.rundir import Row
 
 _TABLE_FIELDS = (
@@ -32,7 +32,7 @@ _NESTED = ("classes", "per_class", "confusion", "sweep", "finetune", "curve", "w
 
 
 def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare: Sequence[Path] = ()) -> Path:
-    """Write the report of a finished run, alone or compared with others.
+    """Write the report of a finished run, alone or compared with others, and return report.html.
 
     Writes to `out`: report.html (self-contained), the tables as tables.md, tables.tex and tables.csv,
     scores.csv (every score), scores.json (numbers for ``dvc metrics``), curves.csv (for ``dvc plots``) and
@@ -46,9 +46,6 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare:
         pushgateway: URL of a Prometheus Pushgateway that receives the scores for a minute; empty: none.
         compare: other run directories, each with its scores in ``scores/``; runs that differ only in the
             seed become one row.
-
-    Returns:
-        Path of report.html.
 
     Raises:
         UserError: a run has not ended, a score is damaged or belongs to another run, or scores to compare

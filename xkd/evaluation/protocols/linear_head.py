@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,10 +64,6 @@ def fit_and_predict(
     The last epoch is used: nothing is chosen on the test split.
 
     Args:
-        train: features of the training windows.
-        labels: (training clips, classes), which of the classes a clip has.
-        test: features of the test windows.
-        recipe: hyperparameters.
         seed: of the layer, the order of rows, and dropout.
         multi_label: sigmoids instead of a softmax, see `classification_loss`.
 
@@ -81,7 +78,7 @@ def fit_and_predict(
     nn.init.orthogonal_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    batches = -(-len(rows) // recipe.batch_size)
+    batches = math.ceil(len(rows) / recipe.batch_size)
     steps = batches * recipe.epochs
     with progress("training the layer", recipe.epochs) as bar:
         for epoch in range(recipe.epochs):
@@ -90,7 +87,10 @@ def fit_and_predict(
                 if recipe.decays:
                     step = epoch * batches + number
                     optimizer.param_groups[0]["lr"] = cosine(step, steps, recipe.lr, 0.0)
-                inputs = _dropout(features[batch], recipe.dropout, generator)
+                inputs = features[batch]
+                if recipe.dropout:  # not torch's, which takes no generator: the seed alone decides
+                    kept = torch.rand(inputs.shape, generator=generator) >= recipe.dropout
+                    inputs = inputs * kept / (1 - recipe.dropout)
                 loss = classification_loss(layer(inputs), targets[rows[batch]], multi_label=multi_label)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
@@ -106,11 +106,3 @@ def fit_and_predict(
 def classification_loss(logits: Tensor, targets: Tensor, *, multi_label: bool) -> Tensor:
     """Return binary cross-entropy per class, or cross-entropy; `targets` are (B, classes)."""
     return (F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy)(logits, targets)
-
-
-def _dropout(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Apply dropout with an explicit generator, so that the result depends on the seed alone."""
-    if not share:
-        return features
-    kept = torch.rand(features.shape, generator=generator) >= share
-    return features * kept / (1 - share)

@@ -28,43 +28,26 @@ class LinearSVM(FeatureProtocol):
     """A linear SVM on frozen features."""
 
     def fit(self, evaluation: Evaluation, read: FeatureReader) -> Prediction:
-        """Fit with the cost of the first fold."""
-        splits, (cost, sweep) = evaluation.splits, _first_fold_cost(evaluation, read)
+        """Fit with the cost chosen on the first fold's training clips, by whichever fold comes first."""
+        task, splits, classes = evaluation.task, evaluation.splits, len(evaluation.splits.classes)
+        key = evaluation.key(task.windows, task.seed, [clip.id for clip in splits.first])
+        path = evaluation.out / "features" / f"cost-{key}.json"
+        if not path.is_file():
+            labels = splits.first_label(splits.first)
+            cost, sweep = choose_cost(read(splits.first, "train"), labels, classes, task.seed)
+            write_json(path, {"cost": cost, "sweep": list(sweep.items())})
+        stored = read_json(path)
+        cost, labels = stored["cost"], splits.first_label(splits.train)
         train, test = read(splits.train, "train"), read(splits.test, "test")
-        labels, classes = splits.first_label(splits.train), len(splits.classes)
-        values = fit_and_predict(train, labels, test, classes, cost, evaluation.task.seed)
-        facts = {"C": cost, "sweep": {f"{cost:g}": top1 for cost, top1 in sweep.items()}}
+        values = fit_and_predict(train, labels, test, classes, cost, task.seed)
+        facts = {"C": cost, "sweep": {f"{value:g}": top1 for value, top1 in stored["sweep"]}}
         return Prediction(values, facts, f", C {cost:g}")
-
-
-def _first_fold_cost(evaluation: Evaluation, read: FeatureReader) -> tuple[float, dict[float, float]]:
-    """Choose C on the first fold's training clips, or read the choice that another fold has stored."""
-    task, splits = evaluation.task, evaluation.splits
-    key = evaluation.key(task.windows, task.seed, [clip.id for clip in splits.first])
-    path = evaluation.out / "features" / f"cost-{key}.json"
-    if not path.is_file():
-        labels, classes = splits.first_label(splits.first), len(splits.classes)
-        cost, sweep = choose_cost(read(splits.first, "train"), labels, classes, task.seed)
-        write_json(path, {"cost": cost, "sweep": list(sweep.items())})
-    stored = read_json(path)
-    return stored["cost"], dict(stored["sweep"])
 
 
 def choose_cost(
     train: ClipFeatures, labels: Labels, classes: int, seed: int, costs: Sequence[float] = COSTS
 ) -> tuple[float, dict[float, float]]:
-    """Choose C on a validation part of training clips.
-
-    Args:
-        train: features of the training windows.
-        labels: (training clips,), the class of each clip.
-        classes: number of classes.
-        seed: of the validation split and the solver.
-        costs: the values to choose from.
-
-    Returns:
-        The chosen value, and the validation top-1 of each.
-    """
+    """Choose C on a validation part of training clips; return it, and the validation top-1 of each value."""
     held_out = validation_mask(labels, seed)
     fit, check = train.select(~held_out[train.clip]), train.select(held_out[train.clip])
     checked = np.unique(check.clip)
@@ -81,14 +64,6 @@ def fit_and_predict(
     train: ClipFeatures, labels: Labels, test: ClipFeatures, classes: int, cost: float, seed: int
 ) -> Predictions:
     """Fit on training windows, one row each; predict test clips by the mean decision over their windows.
-
-    Args:
-        train: features of the training windows.
-        labels: (training clips,), the class of each clip.
-        test: features of the test windows.
-        classes: number of classes.
-        cost: C.
-        seed: of the solver.
 
     Returns:
         (test clips, classes); minus infinity for a class without training clips, NaN for a clip without rows.

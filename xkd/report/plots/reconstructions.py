@@ -164,10 +164,9 @@ def _flat(colors: Any, frames: int | None = None) -> Any:
 def _stack(
     rows: Sequence[_Row], aspect: float | None = None, scales: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure of the report's width with rows of images, and its panels.
+    """Return a figure of the report's width with rows of images, all of one size, and its panels.
 
     Args:
-        rows: each with as many images, all of one size.
         aspect: height over width of the images; None: that of their pixels.
         scales: whether to leave space for color scales.
     """

@@ -99,28 +99,19 @@ def confusion_matrix(scores: Sequence[Score]) -> Figure:
     return figure
 
 
-LearningCurves = dict[tuple[Column, str], list[tuple[EvaluatedEncoder, list[float], list[float]]]]
-"""Encoder, epochs and values of the fine-tunings that have a field of `CURVES`, by column and field."""
-
-
-def learning_curves(table: DatasetTable) -> LearningCurves:
-    """Return the learning curves of every encoder and fold."""
-    found: LearningCurves = {}
+def finetuning_curves(table: DatasetTable) -> Figure:
+    """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
+    curves: dict[tuple[Column, str], list[tuple[EvaluatedEncoder, list[float], list[float]]]] = {}
     for column, field in product(table.tasks, CURVES):
         for record in table.column(column):
             for score in record.scores:
                 rows = [row for row in score.curve if field in row]
                 if rows:
                     curve = [row["epoch"] for row in rows], [row[field] for row in rows]
-                    found.setdefault((column, field), []).append((record.encoder, *curve))
-    return found
-
-
-def finetuning_curves(curves: LearningCurves) -> Figure:
-    """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
+                    curves.setdefault((column, field), []).append((record.encoder, *curve))
     columns = min(2, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    figure, axes = panels(rows, columns, 2.6 * rows)
+    height = math.ceil(len(curves) / columns)
+    figure, axes = panels(height, columns, 2.6 * height)
     for panel in axes[len(curves) :]:
         panel.set_visible(False)
     for panel, ((column, field), lines) in zip(axes, curves.items(), strict=False):

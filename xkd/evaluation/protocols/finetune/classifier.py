@@ -1,4 +1,4 @@
-"""The network that fine-settings trains: an encoder with a classifier on top (supplement A.6)."""
+"""The network that fine-tuning trains: an encoder with a classifier on top (supplement A.6)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ from xkd.weights import read_weights
 
 
 class Classifier(nn.Module):
-    """An encoder, the mean of its patch tokens, dropout and a linear layer.
-
-    Args:
-        encoder: of one modality.
-        classes: number of outputs.
-        dropout: probability, before the linear layer.
-    """
+    """An encoder, the mean of its patch tokens, dropout and a linear layer."""
 
     def __init__(self, encoder: Encoder, classes: int, dropout: float) -> None:
         super().__init__()
@@ -44,10 +38,7 @@ class Classifier(nn.Module):
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...]]:
-    """Load a fine-tuned network, in evaluation mode, and the names of its classes.
-
-    Args:
-        path: a ``classifier.safetensors`` in ``scores/finetuned`` of a run.
+    """Load a ``classifier.safetensors`` in evaluation mode, and the names of its classes.
 
     Raises:
         UserError: the file is missing or not a classifier that xkd wrote.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,10 +17,13 @@ from xkd.evaluation.protocols.finetune.classifier import Classifier
 from xkd.evaluation.protocols.finetune.step import Epoch, FinetuneJob, FinetuneStepper, predict
 from xkd.evaluation.protocols.protocol import Evaluation, Prediction, Protocol
 from xkd.io import OutputDir
+from xkd.log import get_logger
 from xkd.train.checkpoint import Checkpoints
 from xkd.train.loop import ResumableLoop
 from xkd.train.schedules import learning_rate
 from xkd.weights import read_weights, save_weights
+
+_LOG = get_logger(__name__)
 
 
 class Finetuning(Protocol):
@@ -34,36 +36,22 @@ class Finetuning(Protocol):
     def start(self, evaluation: Evaluation) -> Callable[[], Prediction]:
         """Train and predict with all processes."""
         job = FinetuneJob(**vars(evaluation))
-        _warn_of_small_frames(job)
+        side, prepared = job.settings.video.resolution, job.splits.dataset.settings.get("short_side")
+        if job.context.is_main and job.modality == "video" and prepared and int(prepared) < side:
+            _LOG.warning(
+                f"{job.splits.dataset.root} has frames with short_side {prepared}, which will be enlarged to "
+                f"finetune.video.resolution {side}; for sharper frames, prepare with short_side={side}"
+            )
         key = job.key(job.identity["finetune"], job.task.seed, job.task.fold)
         classifier, curve = fine_tune(job, job.out / "finetuned" / f"{job.task.name}-{key}")
         values = predict(classifier, job, job.splits.test)
         return lambda: Prediction(values, {"curve": curve})
 
 
-def _warn_of_small_frames(job: FinetuneJob) -> None:
-    """Warn when the shards hold frames smaller than the resolution of fine-tuning."""
-    dataset, side = job.splits.dataset, job.settings.video.resolution
-    prepared = dataset.settings.get("short_side")
-    if job.context.is_main and job.modality == "video" and prepared and int(prepared) < side:
-        print(
-            f"xkd: {dataset.root} has frames with short_side {prepared}, which will be enlarged to "
-            f"finetune.video.resolution {side}; for sharper frames, prepare with short_side={side}",
-            file=sys.stderr,
-        )
-
-
 def fine_tune(job: FinetuneJob, folder: Path) -> tuple[Classifier, list[Epoch]]:
-    """Fine-tune an encoder and publish it as ``classifier.safetensors``.
+    """Fine-tune an encoder, publish it as ``classifier.safetensors``, and return it with its learning curve.
 
     A network that is already in `folder` is used; an interrupted training resumes.
-
-    Args:
-        job: the encoder, clips and settings.
-        folder: directory of this job alone.
-
-    Returns:
-        The network and its learning curve.
 
     Raises:
         UserError, RunInterruptedError: see `train`.
@@ -95,18 +83,10 @@ def fine_tune(job: FinetuneJob, folder: Path) -> tuple[Classifier, list[Epoch]]:
 
 
 def train(classifier: Classifier, job: FinetuneJob, folder: Path) -> list[Epoch]:
-    """Train a classifier, or resume its training; afterwards it has its final weights.
+    """Train a classifier, or resume from the checkpoints in a folder, and return its learning curve.
 
     All randomness is drawn from (seed, step) or (seed, epoch, clip), so a resumed fine-tuning continues
     bit-equal.
-
-    Args:
-        classifier: on the context's device.
-        job: clips and settings.
-        folder: for checkpoints.
-
-    Returns:
-        The learning curve.
 
     Raises:
         UserError: see `FinetuneJob.steps_per_epoch`; a clip cannot be read; or the loss is not finite.
