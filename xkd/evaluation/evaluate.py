@@ -40,7 +40,6 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     Args:
         run: directory of a finished pretraining; whether its verdict allows an evaluation is the caller's
             decision.
-        data: prepared directory.
         processes: number that extract features or fine-tune together; 0: one per GPU, one without GPUs.
 
     Raises:
@@ -128,8 +127,7 @@ def main() -> dict[str, Any]:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--task", required=True, help="fields of xkd.evaluation.score.Task")
     given = parser.parse_args()
-    task = build(Task, json.loads(given.task), "--task")
-    evaluate_here(given.run, given.data, task, given.out)
+    evaluate_here(given.run, given.data, build(Task, json.loads(given.task), "--task"), given.out)
     return {}
 
 

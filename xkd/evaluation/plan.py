@@ -66,9 +66,7 @@ def choose(
     All first folds come first: they extract the features that the later ones would wait for.
 
     Args:
-        data: prepared directories.
-        encoders: empty: all.
-        protocols: empty: all.
+        encoders, protocols: empty: all.
         modalities: those of the run; what no clip of a dataset has is left out.
         finetune: settings of every fine-tuning, see `make_task`.
 

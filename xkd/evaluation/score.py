@@ -173,8 +173,7 @@ _TASK_NAME = re.compile(
 
 def parse_task_name(name: str) -> TaskKey | None:
     """Return the fields in a name; None if the name is of another form."""
-    match = _TASK_NAME.fullmatch(name)
-    if match is None:
+    if (match := _TASK_NAME.fullmatch(name)) is None:
         return None
     dataset, modality, protocol, encoder, fold = match.groups()
     return TaskKey(dataset, modality, protocol, encoder, int(fold or 1))

@@ -27,11 +27,6 @@ class Splits(NamedTuple):
     """The training clips of the first fold."""
     dataset: PreparedDataset
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of label columns."""
-        return self.dataset.classes
-
     def hold_out(self, modality: Modality, seed: int) -> tuple[list[Clip], list[Clip]]:
         """Divide the training clips into those to train on and those to choose an epoch on.
 
@@ -47,8 +42,8 @@ class Splits(NamedTuple):
 
     def label_sets(self, clips: Sequence[Clip]) -> LabelSets:
         """Return which of the classes each clip has, (clips, classes)."""
-        column = {name: place for place, name in enumerate(self.classes)}
-        labels = np.zeros((len(clips), len(self.classes)), dtype=bool)
+        column = {name: place for place, name in enumerate(self.dataset.classes)}
+        labels = np.zeros((len(clips), len(column)), dtype=bool)
         for row, clip in enumerate(clips):
             labels[row, [column[label] for label in clip.labels]] = True
         return labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -161,6 +161,9 @@ def _record(group: Group, encoder: EvaluatedEncoder, column: Column) -> Record:
     averaged = means if len(means) > 1 else values[0] if values else []
     missing, failed = ("", False) if every_fold else _missing(group.runs[0], encoder, column, counted[0])
     first = next((score for scores in of_column for score in scores), None)
+    preset, spec = group.runs[0].config.preset, column.spec
+    key = (preset, encoder, column.dataset, spec.modality, spec.protocol, column.split)
+    same = (result for result in paper_results() if key == astuple(result)[:6])
     return Record(
         group=group,
         encoder=encoder,
@@ -174,7 +177,7 @@ def _record(group: Group, encoder: EvaluatedEncoder, column: Column) -> Record:
         missing=missing,
         failed=failed,
         chance=100 * first.chance * (5 if column.top5 else 1) if first else None,
-        paper=_paper(group.runs[0].config.preset, encoder, column),
+        paper=None if column.top5 else next(same, None),
     )
 
 
@@ -196,29 +199,17 @@ def _missing(
     return "; ".join(each), failed
 
 
-def _paper(preset: str, encoder: EvaluatedEncoder, column: Column) -> PaperResult | None:
-    """Return the paper's result of the same kind; it has no top-5."""
-    spec = column.spec
-    key = (preset, encoder, column.dataset, spec.modality, spec.protocol, column.split)
-    same = (
-        p for p in paper_results() if key == (p.preset, p.encoder, p.dataset, p.modality, p.protocol, p.split)
-    )
-    return None if column.top5 else next(same, None)
-
-
 def group_runs(runs: Sequence[EvaluatedRun]) -> tuple[Group, ...]:
     """Group the runs that differ only in the seed, in the order of their first runs."""
     groups: dict[str, list[EvaluatedRun]] = {}
+    titles: dict[str, str] = {}
+    name_data = len({run.pretrained_on for run in runs}) > 1
     for run in runs:
         settings = to_dict(run.config)
         del settings["run"]  # only the seed in it changes results
-        groups.setdefault(json.dumps([settings, run.pretrained_on]), []).append(run)
-    name_data = len({run.pretrained_on for run in runs}) > 1
-    return tuple(Group(_title(group[0], name_data), tuple(group)) for group in groups.values())
-
-
-def _title(run: EvaluatedRun, name_data: bool) -> str:
-    """Return the preset, the settings that differ from it, and if needed the training data."""
-    changes = (f"{change.name} {change.run}" for change in run.changes or ())
-    data = [f"on {' '.join(run.pretrained_on)}"] if name_data else []
-    return ", ".join([run.config.preset, *changes, *data])
+        key = json.dumps([settings, run.pretrained_on])
+        groups.setdefault(key, []).append(run)
+        changes = [f"{change.name} {change.run}" for change in run.changes or ()]
+        data = [f"on {' '.join(run.pretrained_on)}"] if name_data else []
+        titles[key] = ", ".join([run.config.preset, *changes, *data])
+    return tuple(Group(titles[key], tuple(group)) for key, group in groups.items())

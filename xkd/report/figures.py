@@ -74,9 +74,8 @@ def _training_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
     empty = "" if history else "no metrics were logged"
     distilled = any(field in row for row in history for field in KD.values())
     undistilled = empty or ("" if distilled else "the run has no distillation")
-    out_dim = data.run.config.projector.out_dim
     yield Plot("losses", folder / "losses.svg", "Losses", partial(loss_curves, history), empty)
-    draw = partial(distillation_curves, history, out_dim)
+    draw = partial(distillation_curves, history, data.run.config.projector.out_dim)
     yield Plot("distillation", folder / "distillation.svg", "Distillation", draw, undistilled)
     yield Plot("schedules", folder / "schedules.svg", "Schedules", partial(schedule_curves, history), empty)
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
@@ -39,22 +38,8 @@ _LATEX = str.maketrans(
 )
 
 
-def render_markdown(data: ReportData) -> str:
-    """Return the verdict, the tables and their provenance as Markdown."""
-    return _render("tables.md.j2", data)
-
-
-def render_latex(data: ReportData) -> str:
-    """Return the tables as LaTeX floats; they need the package booktabs."""
-    return _render("tables.tex.j2", data)
-
-
-def render_html(data: ReportData, figures: Mapping[str, Plot]) -> str:
-    """Return the page, with the figures of `draw_figures` embedded: no scripts and no network access."""
-    return _render("report.html.j2", data, figures=figures)
-
-
-def _render(template: str, data: ReportData, **more: Any) -> str:
+def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
+    """Return a template filled in: the page embeds the figures and needs neither scripts nor the network."""
     environment = Environment(
         loader=PackageLoader("xkd.report"),
         autoescape=select_autoescape(["html.j2"]),
@@ -82,11 +67,11 @@ def _render(template: str, data: ReportData, **more: Any) -> str:
         changes=_describe_changes(data.run),
         run_fields=_RUN_FIELDS,
         run_lines=_run_lines(data.comparison),
+        figures=figures,
         encoders=ENCODERS,
         max_classes=MAX_CLASSES,
         max_narrow_classes=MAX_NARROW_CLASSES,
         **_LEGENDS,
-        **more,
     )
 
 

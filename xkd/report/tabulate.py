@@ -19,7 +19,7 @@ from xkd.monitor.metrics import SCORE_LABELS
 from xkd.report.aggregate import Record
 from xkd.report.figures import draw_figures
 from xkd.report.plots.training import MAX_POINTS, thin
-from xkd.report.render import render_html, render_latex, render_markdown
+from xkd.report.render import render
 from xkd.report.tables import ReportData, collect
 from xkd.rundir import Row
 
@@ -42,7 +42,6 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare:
     Args:
         run: run directory with its verdict.
         scores: directory of score files; may be missing if the run collapsed.
-        out: directory to write.
         pushgateway: URL of a Prometheus Pushgateway that receives the scores for a minute; empty: none.
         compare: other run directories, each with its scores in ``scores/``; runs that differ only in the
             seed become one row.
@@ -53,14 +52,14 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare:
     """
     data = collect(run, scores, compare)
     figures = draw_figures(data, out / "figures")
-    write_text(out / "tables.md", render_markdown(data))
-    write_text(out / "tables.tex", render_latex(data))
+    write_text(out / "tables.md", render("tables.md.j2", data, figures))
+    write_text(out / "tables.tex", render("tables.tex.j2", data, figures))
     _write_csv(out / "tables.csv", _TABLE_FIELDS, map(_table_row, data.comparison.records))
     write_json(out / "scores.json", dvc_metrics(data))
     _write_scores(data.run.scores, out / "scores.csv")
     _write_curves(data.history, out / "curves.csv")
     report = out / "report.html"
-    write_text(report, render_html(data, figures))
+    write_text(report, render("report.html.j2", data, figures))
     if pushgateway:
         pushed = [({name: str(getattr(s, name)) for name in SCORE_LABELS}, s.score) for s in data.run.scores]
         push_scores(data.run.dir.name, pushed, pushgateway)

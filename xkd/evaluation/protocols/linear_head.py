@@ -61,14 +61,11 @@ def fit_and_predict(
 ) -> Predictions:
     """Train the layer on training windows, one row each; predict test clips by the mean probability.
 
-    The last epoch is used: nothing is chosen on the test split.
+    Returns (test clips, classes) in [0, 1]. The last epoch is used: nothing is chosen on the test split.
 
     Args:
         seed: of the layer, the order of rows, and dropout.
         multi_label: sigmoids instead of a softmax, see `classification_loss`.
-
-    Returns:
-        (test clips, classes) in [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
     features = torch.from_numpy(np.ascontiguousarray(train.features))

@@ -64,7 +64,7 @@ class Evaluation:
 
     def measure(self, predictions: Predictions, clips: Sequence[Clip]) -> dict[str, Any]:
         """Return the metrics of predictions for clips; see `compute_metrics`."""
-        labels, classes = self.splits.label_sets(clips), self.splits.classes
+        labels, classes = self.splits.label_sets(clips), self.splits.dataset.classes
         return compute_metrics(predictions, labels, classes, self.metric)
 
 

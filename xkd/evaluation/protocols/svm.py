@@ -29,7 +29,7 @@ class LinearSVM(FeatureProtocol):
 
     def fit(self, evaluation: Evaluation, read: FeatureReader) -> Prediction:
         """Fit with the cost chosen on the first fold's training clips, by whichever fold comes first."""
-        task, splits, classes = evaluation.task, evaluation.splits, len(evaluation.splits.classes)
+        task, splits, classes = evaluation.task, evaluation.splits, len(evaluation.splits.dataset.classes)
         key = evaluation.key(task.windows, task.seed, [clip.id for clip in splits.first])
         path = evaluation.out / "features" / f"cost-{key}.json"
         if not path.is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -44,9 +45,7 @@ def score_bars(table: DatasetTable) -> Figure:
             panel.hlines(table.chances[column], *extent, color=GRAY, linewidth=1, linestyle=DASHED, zorder=3)
     for level in {round(table.chances[column], 4) for column in table.tasks if column in table.chances}:
         label_line(panel, level, "chance")
-    panel.set_xticks(range(len(table.tasks)), [column.title for column in table.tasks])
-    panel.tick_params(axis="x", length=0)
-    panel.grid(visible=False, axis="x")
+    _categories(panel.xaxis, [column.title for column in table.tasks])
     panel.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     panel.margins(y=0.12)
     panel.set_xlim(-0.5, len(table.tasks) - 0.5)
@@ -85,10 +84,8 @@ def confusion_matrix(scores: Sequence[Score]) -> Figure:
     figure = Figure(figsize=(size, size), layout="constrained")
     panel = figure.add_subplot()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    panel.set_xticks(range(len(classes)), classes, rotation=90, fontsize=font)
-    panel.set_yticks(range(len(classes)), classes, fontsize=font)
-    panel.tick_params(length=0)
-    panel.grid(visible=False)
+    _categories(panel.xaxis, classes, rotation=90, fontsize=font)
+    _categories(panel.yaxis, classes, fontsize=font)
     panel.set_xlabel("predicted class")
     panel.set_ylabel("true class")
     for row, column in zip(*np.nonzero(matrix), strict=True):
@@ -103,12 +100,10 @@ def finetuning_curves(table: DatasetTable) -> Figure:
     """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
     curves: dict[tuple[Column, str], list[tuple[EvaluatedEncoder, list[float], list[float]]]] = {}
     for column, field in product(table.tasks, CURVES):
-        for record in table.column(column):
-            for score in record.scores:
-                rows = [row for row in score.curve if field in row]
-                if rows:
-                    curve = [row["epoch"] for row in rows], [row[field] for row in rows]
-                    curves.setdefault((column, field), []).append((record.encoder, *curve))
+        for score in (score for record in table.column(column) for score in record.scores):
+            if rows := [row for row in score.curve if field in row]:
+                curve = [row["epoch"] for row in rows], [row[field] for row in rows]
+                curves.setdefault((column, field), []).append((score.encoder, *curve))
     columns = min(2, len(curves))
     height = math.ceil(len(curves) / columns)
     figure, axes = panels(height, columns, 2.6 * height)
@@ -131,7 +126,8 @@ def comparison_bars(comparison: Comparison, block: Block) -> Figure:
     """Plot a panel per column with a bar per row, and a diamond at the paper's number."""
     rows = comparison.rows(block.columns)
     figure, axes = panels(1, len(block.columns), 0.9 + 0.27 * len(rows))
-    for panel, column, title in zip(axes, block.columns, block.head, strict=True):
+    titles = [f"{group.title}, {encoder}" for group, encoder in rows]
+    for number, (panel, column, title) in enumerate(zip(axes, block.columns, block.head, strict=True)):
         for y, (group, encoder) in enumerate(rows):
             record = comparison[group, encoder, column]
             if not record.complete or record.mean is None:
@@ -141,12 +137,16 @@ def comparison_bars(comparison: Comparison, block: Block) -> Figure:
             panel.text(1, y, f"{record.mean:.1f}", va="center", color="white", fontsize=8)
             if record.paper:
                 panel.plot(record.paper.percent, y, "D", color=PAPER_COLOR, markersize=5)
-        panel.set_yticks(range(len(rows)), [""] * len(rows))
+        _categories(panel.yaxis, [""] * len(rows) if number else titles)
         panel.set_ylim(len(rows) - 0.5, -0.5)
-        panel.tick_params(axis="y", length=0)
-        panel.grid(visible=False, axis="y")
         panel.xaxis.set_major_locator(MaxNLocator(3))
         panel.xaxis.set_major_formatter(PercentFormatter(decimals=0))
         panel.set_title(title.replace(", ", ",\n"), fontsize=8.5)
-    axes[0].set_yticklabels([f"{group.title}, {encoder}" for group, encoder in rows])
     return figure
+
+
+def _categories(axis: Axis, names: Sequence[str], **style: Any) -> None:
+    """Label the places 0, 1, ... of an axis, without ticks and grid lines."""
+    axis.set_ticks(range(len(names)), names, **style)
+    axis.set_tick_params(length=0)
+    axis.grid(visible=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +20,6 @@ MAX_POINTS = 1000
 INK, GRAY, GREEN, RED = "#30343a", "#8a9099", "#3a8f6a", "#b3263a"
 COLORS = {"video": "#2166ac", "audio": "#c8611a"}
 DASHED = (0, (4, 3))
-
 
 Curves = Mapping[str, tuple[str, str]]
 """Label and color of the fields that share a panel."""
@@ -110,13 +110,5 @@ def thin(history: Sequence[Row], count: int) -> list[Row]:
 
 def label_line(panel: Axes, level: float, label: str) -> None:
     """Write a label at the right end of a horizontal line."""
-    panel.annotate(
-        label,
-        (1, level),
-        (4, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        va="center",
-        color=GRAY,
-        fontsize=8,
-    )
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    panel.annotate(label, (1, level), (4, 0), **place, va="center", color=GRAY, fontsize=8)

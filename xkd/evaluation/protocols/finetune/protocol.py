@@ -60,7 +60,7 @@ def fine_tune(job: FinetuneJob, folder: Path) -> tuple[Classifier, list[Epoch]]:
     assert network is not None
     job.steps_per_epoch()  # report mistakes before the directory is claimed
     torch.manual_seed(job.task.seed)
-    classifier = Classifier(network, len(job.splits.classes), job.settings.dropout)
+    classifier = Classifier(network, len(job.splits.dataset.classes), job.settings.dropout)
     path, identity = folder / "classifier.safetensors", {"task": job.task.name}
     output = OutputDir(folder, identity, lambda: identity if path.is_file() else None)
     with output.fill(wait=True, decide=context.broadcast_flag) as missing:
@@ -70,7 +70,7 @@ def fine_tune(job: FinetuneJob, folder: Path) -> tuple[Classifier, list[Epoch]]:
                 metadata = {
                     "modality": job.modality,
                     "config": to_dict(job.config),
-                    "classes": list(job.splits.classes),
+                    "classes": list(job.splits.dataset.classes),
                     "view": job.view_config.modality(job.modality).global_view,
                     "curve": curve,
                 }

@@ -215,29 +215,24 @@ class FinetuneStepper:
 
 @torch.no_grad()
 def predict(classifier: Classifier, job: FinetuneJob, clips: Sequence[Clip]) -> Predictions:
-    """Predict clips: the mean over evenly spaced windows (A.6).
+    """Return predictions (clips, classes) in [0, 1] on every process: means over evenly spaced windows (A.6).
 
     The mean is over probabilities; for clips with several labels over logits, as in the authors' code.
-
-    Returns:
-        (clips, classes) in [0, 1], the same on every process.
     """
     classifier.eval()
     context, windows = job.context, job.task.test_windows
-    mine = list(range(context.rank, len(clips), context.size))
+    mine, means = slice(context.rank, None, context.size), []
     found = torch.zeros(len(clips), classifier.head.out_features, device=context.device)
-    config, done = job.view_config, 0
-    views = Views(config).to(context.device)
-    dtype = precision(job.settings.precision, context.device)
-    some = [clips[place] for place in mine]
-    for batch in evaluation_batches(job.splits.dataset, some, config, windows, modalities=(job.modality,)):
+    config, dtype = job.view_config, precision(job.settings.precision, context.device)
+    views, dataset = Views(config).to(context.device), job.splits.dataset
+    for batch in evaluation_batches(dataset, clips[mine], config, windows, modalities=(job.modality,)):
         view = views.plain(batch)[job.modality]
         with autocast(view.device, dtype):
             logits = classifier(view)
         outputs = logits.float() if job.multi_label else logits.float().softmax(dim=1)
-        means = outputs.unflatten(0, (-1, windows)).mean(dim=1)
-        found[mine[done : done + len(means)]] = means
-        done += len(means)
+        means.append(outputs.unflatten(0, (-1, windows)).mean(dim=1))
+    if means:  # with fewer clips than processes, some have none
+        found[mine] = torch.cat(means)
     found = context.all_reduce_mean(found) * context.size
     predictions: Predictions = (found.sigmoid() if job.multi_label else found).cpu().numpy()
     return predictions
