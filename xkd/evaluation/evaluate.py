@@ -90,9 +90,9 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
         )
         if context.broadcast_flag(path.exists):
             found, expected = to_dict(Score.read(path)), evaluation.identity
-            if changed := difference({name: found[name] for name in expected}, expected):
+            if changed := ", ".join(difference({name: found[name] for name in expected}, expected)):
                 raise UserError(
-                    f"{path} was computed with a different {', '.join(changed)}; delete it, or use another directory"
+                    f"{path} was computed with a different {changed}; delete it, or use another directory"
                 )
             return
         finish = PROTOCOLS[task.protocol].start(evaluation)
