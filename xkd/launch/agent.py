@@ -58,15 +58,11 @@ def main() -> None:
     parser.add_argument("--job", required=True, help="name shared by all hosts of the job")
     parser.add_argument("--nodes", default="1:1", help="MIN:MAX hosts; waits for MIN, admits up to MAX")
     parser.add_argument("--node", type=int, default=0, help="this host's number; host 0 runs the rendezvous")
-    parser.add_argument(
-        "--rendezvous", default="localhost:0", help="HOST:PORT of host 0; port 0: any free port"
-    )
+    parser.add_argument("--rendezvous", default="localhost:0", help="HOST:PORT of host 0; 0: any free port")
     parser.add_argument("--address", help="this host's address, if the others cannot resolve its name")
     parser.add_argument("--processes", type=int, default=1, help="workers on this host")
     parser.add_argument("--restarts", type=int, default=0, help="maximum number of restarts of the workers")
-    parser.add_argument(
-        "--grace", type=int, default=GRACE_SECONDS, help="seconds for workers to save after a signal"
-    )
+    parser.add_argument("--grace", type=int, default=GRACE_SECONDS, help="seconds workers have to save")
     parser.add_argument("module", help="command of each worker: python -m MODULE ARGUMENT ...")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     # The agent's errors repeat the termination message.
