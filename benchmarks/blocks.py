@@ -23,8 +23,7 @@ from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.launch.distributed import keep_freed_memory
 from xkd.model import onednn_linear as linear
-from xkd.model.networks import CHANNELS, build_encoder
-from xkd.model.vit import Encoder
+from xkd.model.vit import CHANNELS, Encoder, build_encoder
 
 
 def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 
 from xkd.config import Modality, PretrainConfig
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import CHANNELS
+from xkd.model.vit import CHANNELS
 from xkd.train.step import Part, mask_noise
 
 SUSTAINED_SECONDS = 1.0

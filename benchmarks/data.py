@@ -148,7 +148,7 @@ def time_stages(
     """Measure every path on every clip, `repeats` times, alternating."""
     files = sorted((source / "train").rglob("*.mp4"))
     watches = {name: Stopwatch() for name in (BASELINE, *prepared)}
-    path, views = Baseline(config), Views(config)
+    path, views = Baseline(config), Views(config, pretrain_views(config))
     path.log_mel(np.zeros(config.clip.sample_rate, np.float32))  # librosa compiles at its first call
     clips = {name: TrainingClips(PreparedDataset.open(root), config) for name, root in prepared.items()}
     for root in prepared.values():
@@ -194,7 +194,7 @@ def time_workers(prepared: dict[str, Path], config: PretrainConfig, counts: list
         f"\nClips/s (wall clock), training loader, batches of {2 * BATCH}, {steps} steps; then with views:\n"
     )
     print(f"| workers | {' | '.join(prepared)} |\n|---:|{'---:|' * len(prepared)}")
-    views = Views(config)
+    views = Views(config, pretrain_views(config))
     for workers in counts:
         settings = replace(
             config,

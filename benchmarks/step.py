@@ -28,9 +28,8 @@ from xkd.config.presets import get_preset
 from xkd.launch.distributed import DistributedContext, keep_freed_memory
 from xkd.model.onednn_linear import onednn_product
 from xkd.model.xkd import XKD
-from xkd.train.optimizer import clip_gradients
 from xkd.train.schedules import schedule
-from xkd.train.step import Part, Stepper, autocast
+from xkd.train.step import Part, Stepper, autocast, clip_gradients
 
 SIZES = (1536, 2048, 3072)
 """Sides of the matrices of a peak; the fastest counts."""

@@ -19,7 +19,7 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.evaluation.evaluate import evaluate
-from xkd.model.networks import build_encoder
+from xkd.model.vit import build_encoder
 from xkd.weights import PretrainedEncoder, read_weights, save_encoder, save_weights
 
 

@@ -20,7 +20,7 @@ from xkd.config.presets.registry import Preset, build_preset
 from xkd.errors import UserError
 from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import CHANNELS
+from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
 from xkd.rundir import ROLES
 from xkd.train.schedules import schedule

@@ -19,8 +19,7 @@ from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import Views, center_crop
 from xkd.errors import UserError
 from xkd.io import write_atomically
-from xkd.model.networks import CHANNELS
-from xkd.model.vit import Encoder
+from xkd.model.vit import CHANNELS, Encoder
 
 _WRITTEN_BY = {
     "encoder": "a finished run has them under encoders/",
@@ -53,30 +52,20 @@ class PretrainedEncoder(Encoder):
         Raises:
             UserError: the clip has another shape or type.
         """
-        clip = torch.as_tensor(clip)
+        clip, config, length = torch.as_tensor(clip), self.config.clip, window_samples(self.config)
+        frames, height, width = self.config.video.global_view
         if self.modality == "audio":
-            return self._views.plain({"waveform": self._check_waveform(clip)[None]})["audio"]
-        _, height, width = self.config.video.global_view
-        frames = resize_short_side(self._check_frames(clip).permute(0, 3, 1, 2), height)
-        return self._views.plain({"frames": center_crop(frames, height, width)[None]})["video"]
-
-    def _check_frames(self, frames: Tensor) -> Tensor:
-        count, clip = self.config.video.global_view[0], self.config.clip
-        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[::3] != (count, 3):
-            raise UserError(
-                f"expected uint8 frames ({count}, H, W, 3), {clip.seconds:g} s at {clip.fps} fps; "
-                f"got {frames.dtype} {tuple(frames.shape)}"
-            )
-        return frames
-
-    def _check_waveform(self, waveform: Tensor) -> Tensor:
-        samples, clip = window_samples(self.config), self.config.clip
-        if not waveform.is_floating_point() or waveform.shape != (samples,):
-            raise UserError(
-                f"expected a float waveform ({samples},), {clip.seconds:g} s at {clip.sample_rate} Hz; "
-                f"got {waveform.dtype} {tuple(waveform.shape)}"
-            )
-        return waveform.float()
+            fits = clip.is_floating_point() and clip.shape == (length,)
+            expected = f"a float waveform ({length},), {config.seconds:g} s at {config.sample_rate} Hz"
+        else:
+            fits = clip.dtype == torch.uint8 and clip.ndim == 4 and clip.shape[::3] == (frames, 3)
+            expected = f"uint8 frames ({frames}, H, W, 3), {config.seconds:g} s at {config.fps} fps"
+        if not fits:
+            raise UserError(f"expected {expected}; got {clip.dtype} {tuple(clip.shape)}")
+        if self.modality == "audio":
+            return self._views.plain({"waveform": clip.float()[None]})["audio"]
+        resized = resize_short_side(clip.permute(0, 3, 1, 2), height)
+        return self._views.plain({"frames": center_crop(resized, height, width)[None]})["video"]
 
 
 def load(path: str | Path) -> PretrainedEncoder:

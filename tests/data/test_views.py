@@ -100,7 +100,7 @@ def test_crop_that_never_fits_falls_back_to_the_center() -> None:
 
 
 def test_views_have_the_configured_shapes_global_first() -> None:
-    views = Views(CONFIG)(batch_of(3))
+    views = Views(CONFIG, SPECS)(batch_of(3))
     assert [tuple(view.shape) for view in views["video"]] == [(3, 3, 32, 32, 32), (3, 3, 8, 16, 16)]
     assert [tuple(view.shape) for view in views["audio"]] == [(3, 1, 80, 448), (3, 1, 80, 112)]
     assert all(view.isfinite().all() for views_ in views.values() for view in views_)
@@ -110,7 +110,7 @@ def test_local_views_differ() -> None:
     config = replace(
         CONFIG, video=replace(CONFIG.video, local_views=3), audio=replace(CONFIG.audio, local_views=2)
     )
-    views = Views(config)(batch_of(2, config=config))
+    views = Views(config, pretrain_views(config))(batch_of(2, config=config))
     assert [len(views["video"]), len(views["audio"])] == [4, 3]
     assert not torch.equal(views["video"][1], views["video"][2])
     assert not torch.equal(views["audio"][1], views["audio"][2])
@@ -120,7 +120,7 @@ def test_local_views_are_optional() -> None:
     config = replace(
         CONFIG, video=replace(CONFIG.video, local_views=0), audio=replace(CONFIG.audio, local_views=0)
     )
-    views = Views(config)(batch_of(2, config=config))
+    views = Views(config, pretrain_views(config))(batch_of(2, config=config))
     assert [len(views["video"]), len(views["audio"])] == [1, 1]
 
 
@@ -129,7 +129,7 @@ def test_views_of_a_sample_do_not_depend_on_threads_or_other_samples(threads: in
     before = torch.get_num_threads()
     batch = batch_of(5)
     torch.set_num_threads(1)
-    make = Views(CONFIG)
+    make = Views(CONFIG, SPECS)
     alone = [make(sample(batch, number)) for number in range(5)]
     try:
         torch.set_num_threads(threads)
@@ -147,7 +147,7 @@ def test_views_of_a_sample_do_not_depend_on_threads_or_other_samples(threads: in
 def test_views_do_not_depend_on_padding() -> None:
     batch = batch_of(3)
     padded = batch | {"frames": torch.nn.functional.pad(batch["frames"], (0, 9, 0, 5), value=255)}
-    ours, theirs = Views(CONFIG)(batch), Views(CONFIG)(padded)
+    ours, theirs = Views(CONFIG, SPECS)(batch), Views(CONFIG, SPECS)(padded)
     for one, other in zip(ours["video"], theirs["video"], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
@@ -160,7 +160,7 @@ def cropped(frames: Tensor, box: Tensor, side: int) -> Tensor:
 
 def test_global_view_equals_torchvision_step_by_step() -> None:
     batch = batch_of(3)
-    ours = to_pixels(Views(CONFIG)(batch)["video"][0])
+    ours = to_pixels(Views(CONFIG, SPECS)(batch)["video"][0])
     for number in range(3):
         d = VideoParams(*(values[number, 0] for values in batch["params"].video))
         frames = cropped(batch["frames"][number], d.box, 32)
@@ -175,7 +175,7 @@ def test_local_view_equals_torchvision_step_by_step() -> None:
     batch = batch_of(6)
     batch["params"].video.gray[:3, 1] = True
     batch["params"].video.sigma[:, 1] = torch.tensor([0.0, 0.5, 1.9, 0.0, 0.5, 1.9])
-    ours = to_pixels(Views(CONFIG)(batch)["video"][1])
+    ours = to_pixels(Views(CONFIG, SPECS)(batch)["video"][1])
     for number in range(6):
         d = VideoParams(*(values[number, 1] for values in batch["params"].video))
         start = int(d.start)
@@ -207,7 +207,7 @@ def test_audio_views_equal_the_authors(recorded: dict[str, Any]) -> None:
         box=torch.tensor([[[0, 28, 80, 112], [0, 28, 80, 112]]]),
     )
     batch["params"] = batch["params"]._replace(audio=audio)
-    spectrogram, local = Views(CONFIG)(batch)["audio"]
+    spectrogram, local = Views(CONFIG, SPECS)(batch)["audio"]
     torch.testing.assert_close(
         spectrogram[0], recorded["audio/spec_global_voljitter_1.07"], atol=1e-4, rtol=0
     )
@@ -236,7 +236,7 @@ def test_plain_views_are_the_standardized_window() -> None:
 
 def test_views_of_one_modality_alone() -> None:
     batch = batch_of(2)
-    make = Views(CONFIG)
+    make = Views(CONFIG, SPECS)
     assert list(make({"frames": batch["frames"], "params": batch["params"]})) == ["video"]
     assert list(make.plain({"waveform": batch["waveform"]})) == ["audio"]
 
@@ -263,7 +263,7 @@ def test_crop_equals_the_recorded_pil_crop(recorded: dict[str, Any], side: int) 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_make_the_same_views() -> None:
     batch = batch_of(4)
-    ours, theirs = Views(CONFIG)(batch), Views(CONFIG).cuda()(batch)
+    ours, theirs = Views(CONFIG, SPECS)(batch), Views(CONFIG, SPECS).cuda()(batch)
     for modality, views in ours.items():
         for one, other in zip(views, theirs[modality], strict=True):
             # A picture may differ by one level of 255, of which rounding and jitter make a few.

@@ -21,7 +21,7 @@ from xkd.evaluation.protocols.finetune.protocol import _batches, fine_tune, trai
 from xkd.evaluation.protocols.finetune.step import FinetuneJob, FinetuneStepper, predict
 from xkd.evaluation.splits import read_splits
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import build_encoder
+from xkd.model.vit import build_encoder
 from xkd.rundir import RunDir
 
 ALONE = DistributedContext(0, 1, torch.device("cpu"))

@@ -24,7 +24,7 @@ from tests.k8s.test_monitoring import ALERTS, RECORDS, RULES, queries
 from tests.ports import free_port
 from tests.tiny import collapsing_config, tiny_config
 from xkd.config import PretrainConfig
-from xkd.config.overrides import to_yaml
+from xkd.config.overrides import to_dict
 
 SERVERS = ("prometheus", "prometheus-alertmanager")
 pytestmark = pytest.mark.skipif(
@@ -98,11 +98,10 @@ def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     (folder / "alertmanager.yaml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
 
     def train(name: str, config: PretrainConfig) -> tuple[str, ...]:
-        settings = folder / f"{name}.yaml"
         run = replace(config.run, metrics_port=ports[name])
-        settings.write_text(to_yaml(replace(config, run=run)))
-        paths = ("--config", str(settings), "--data", str(prepared), "--out", str(folder / name))
-        return (sys.executable, "-m", "xkd.train.pretrain", *paths)
+        settings = json.dumps(to_dict(replace(config, run=run)))
+        paths = ("--data", str(prepared), "--out", str(folder / name))
+        return (sys.executable, "-m", "xkd.train.pretrain", "--settings", settings, *paths)
 
     healthy = replace(tiny_config(), optim=replace(tiny_config().optim, epochs=10_000))
     collapsing = collapsing_config()

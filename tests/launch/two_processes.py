@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.launch.distributed import DistributedContext, distributed_context
-from xkd.model.networks import CHANNELS
+from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper, mask_noise

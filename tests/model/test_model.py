@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xkd.config import MODALITIES, LossConfig, Modality, PretrainConfig
 from xkd.model.losses import mmd
-from xkd.model.networks import CHANNELS
+from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
 from xkd.train.schedules import cosine, learning_rate, temperature
 

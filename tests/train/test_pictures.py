@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from tests.tiny import tiny_config
@@ -84,7 +84,8 @@ def test_reconstructed_patches_have_the_original_mean_and_deviation(keep: Callab
     """A prediction that is normalized as the targets are: what replaces a patch has its two moments."""
     model = XKD(tiny_config())
     with torch.no_grad():
-        predict = model.decoder["audio"].predict
+        predict = model.decoder.get_submodule("audio.predict")
+        assert isinstance(predict, nn.Linear)
         predict.weight.zero_()
         predict.bias.copy_(torch.linspace(-1, 1, len(predict.bias)))
         predict.bias.div_(predict.bias.std())

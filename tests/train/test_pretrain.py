@@ -21,7 +21,7 @@ import torch
 import xkd
 from tests.tiny import tiny_config
 from xkd.config import LossConfig, PretrainConfig
-from xkd.config.overrides import to_yaml
+from xkd.config.overrides import to_dict
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
 from xkd.evaluation.evaluate import evaluate
@@ -51,12 +51,14 @@ NOT_REPEATED = {
 
 def start(config: PretrainConfig, data: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
     """Start a training process as torchrun does."""
-    settings = out.with_suffix(".yaml")
-    settings.write_text(to_yaml(config))
-    command = [sys.executable, "-m", "xkd.train.pretrain", "--config", settings, "--data", data, "--out", out]
-    return subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    command = [sys.executable, *worker(config, data, out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def worker(config: PretrainConfig, data: Path, out: Path) -> list[str]:
+    """The arguments of Python for a training process."""
+    paths = ["--data", str(data), "--out", str(out)]
+    return ["-m", "xkd.train.pretrain", "--settings", json.dumps(to_dict(config)), *paths]
 
 
 def new_stepper() -> Stepper:
@@ -181,8 +183,7 @@ def test_a_run_resumes_with_another_number_of_processes(whole: Path, prepared: P
     process.wait()
     first = max(int(path.stem.removeprefix("step_")) for path in out.glob("checkpoints/step_*.pt"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = ["--config", out.with_suffix(".yaml"), "--data", prepared, "--out", out]
-    command = [*torchrun, "-m", "xkd.train.pretrain", *map(str, paths)]
+    command = [*torchrun, *worker(config, prepared, out)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert [row["step"] for row in numbers(out)] == list(range(1, 29))
     assert json.loads((out / "run.json").read_text())["processes"] == 2
@@ -225,12 +226,13 @@ def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
 
 def test_two_processes_train_on_the_same_clips_as_one(whole: Path, prepared: Path, tmp_path: Path) -> None:
     """Through the whole loop, in float32 and with each process's own MMD: the other terms agree."""
-    config, settings = tiny_config(), tmp_path / "config.yaml"
-    settings.write_text(to_yaml(config))
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = ["-m", "xkd.train.pretrain", "--config", settings, "--data", prepared, "--out", out]
-    subprocess.run([*torchrun, *map(str, worker)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [*torchrun, *worker(tiny_config(), prepared, out)],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     first, reference = numbers(out)[0], numbers(whole)[0]
     for name in ("reconstruct_video", "reconstruct_audio", "kd_video_to_audio", "kd_audio_to_video"):
         assert first[name] == pytest.approx(reference[name], rel=1e-5), name

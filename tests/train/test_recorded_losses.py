@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import CHANNELS
+from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper

@@ -13,7 +13,7 @@ from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
 from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import CHANNELS
+from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
 from xkd.train.schedules import schedule
 from xkd.train.step import Part, Stepper, mask_noise, precision

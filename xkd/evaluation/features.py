@@ -17,8 +17,7 @@ from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
 from xkd.evaluation.score import EvaluatedEncoder
-from xkd.model.networks import build_encoder
-from xkd.model.vit import Encoder
+from xkd.model.vit import Encoder, build_encoder
 from xkd.rundir import RunDir
 from xkd.weights import load, read_weights
 

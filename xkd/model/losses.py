@@ -14,15 +14,11 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
     """Return the squared maximum mean discrepancy of two sets of rows under Gaussian kernels (Equation 8).
 
     ``mean K(x,x) + mean K(y,y) - 2 mean K(x,y)``, diagonals included, K the sum over `KERNEL_GAMMAS` of
-    ``exp(-gamma d)`` and d the squared distance.
-
-    Args:
-        x: (n, K).
-        y: (m, K); n and m may differ.
+    ``exp(-gamma d)`` and d the squared distance; x is (n, K) and y (m, K).
     """
     # Rows are wide and similar, and gamma reaches 1000, so rounding in d would dominate the gradient:
     # subtract the mean row, on which d does not depend, use float32 or better, and make d(x, x) exactly 0.
-    x, y = _at_least_float32(x), _at_least_float32(y)
+    x, y = at_least_float32(x), at_least_float32(y)
     with torch.autocast(x.device.type, enabled=False):
         mean = torch.cat([x, y]).mean(dim=0).detach()
         x, y = x - mean, y - mean
@@ -64,7 +60,7 @@ def distill(
         teacher: (B, K) projector outputs of the other modality's teacher.
         center: (K,) running mean of the teacher's outputs.
     """
-    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     with torch.autocast(student.device.type, enabled=False):
         log_target = torch.log_softmax((teacher - center) / teacher_temperature, dim=-1).detach()
         target = log_target.exp()
@@ -80,5 +76,6 @@ def update_center(center: Tensor, teacher_mean: Tensor, momentum: float) -> Tens
     return center * momentum + teacher_mean * (1 - momentum)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return half-precision values in float32."""
     return x if x.dtype == torch.float64 else x.float()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from xkd.config import ModalityConfig, TransformerConfig
-from xkd.model.vit import build_blocks, gather_tokens, init_linear, run_blocks
+from torch import Tensor
 
 
 class Mask(NamedTuple):
@@ -39,35 +35,6 @@ def random_mask(noise: Tensor, ratio: float, repeat: int = 1) -> Mask:
     keep, drop = ((part[:, None] + first).flatten(1) for part in (shuffle[:, :visible], shuffle[:, visible:]))
     restore = torch.cat([keep, drop], dim=1).argsort(dim=1)
     return Mask(keep, restore, (restore >= keep.shape[1]).to(noise.dtype))
-
-
-class Decoder(nn.Module):
-    """Predicts every patch from the visible tokens; learned positions, no final norm."""
-
-    def __init__(
-        self, config: ModalityConfig, channels: int, encoder_dim: int, size: TransformerConfig
-    ) -> None:
-        super().__init__()
-        self.project = nn.Linear(encoder_dim, size.dim)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, size.dim))
-        self.positions = nn.Parameter(torch.empty(1, 1 + math.prod(config.grid), size.dim))
-        self.blocks = build_blocks(size)
-        self.predict = nn.Linear(size.dim, math.prod(config.patch) * channels)
-        init_linear(self.project)
-        init_linear(self.predict)
-        nn.init.normal_(self.mask_token, std=0.02)
-        nn.init.trunc_normal_(self.positions, std=0.02)
-
-    def forward(self, latent: Tensor, restore: Tensor) -> Tensor:
-        """Map (B, 1+K, D) visible tokens, cls first, and (B, N) restore indices to (B, N, P) patches."""
-        tokens = self.project(latent)
-        cls, visible = tokens[:, :1], tokens[:, 1:]
-        batch, length = restore.shape
-        hidden = self.mask_token.expand(batch, length - visible.shape[1], -1)
-        tokens = gather_tokens(torch.cat([visible, hidden], dim=1), restore)
-        tokens = torch.cat([cls, tokens], dim=1) + self.positions
-        (tokens,) = run_blocks(self.blocks, tokens)
-        return self.predict(tokens[:, 1:])  # type: ignore[no-any-return]
 
 
 def normalize_patches(patches: Tensor) -> Tensor:

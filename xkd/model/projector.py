@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xkd.config import ProjectorConfig
+from xkd.model.losses import at_least_float32
 
 
 class Projector(nn.Module):
@@ -35,11 +36,9 @@ class Projector(nn.Module):
         # In float32 or better: the alignment's kernels amplify rounding in these rows, and the projector is
         # a thousandth of a step's cost.
         with torch.autocast(pooled.device.type, enabled=False):
-            return self._project(pooled if pooled.dtype == torch.float64 else pooled.float())
-
-    def _project(self, x: Tensor) -> Tensor:
-        for linear in self.hidden:
-            x = F.gelu(self.norm(linear(x)))
-        x = F.normalize(self.bottleneck(x), dim=-1)
-        x = F.linear(x, F.normalize(self.directions.weight, dim=-1))
-        return F.layer_norm(x, x.shape[-1:]) if self.normalize_outputs else x
+            x = at_least_float32(pooled)
+            for linear in self.hidden:
+                x = F.gelu(self.norm(linear(x)))
+            x = F.normalize(self.bottleneck(x), dim=-1)
+            x = F.linear(x, F.normalize(self.directions.weight, dim=-1))
+            return F.layer_norm(x, x.shape[-1:]) if self.normalize_outputs else x

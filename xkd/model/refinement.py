@@ -17,11 +17,8 @@ def cross_modal_attention(
     takes its softmax.
 
     Args:
-        own: (B, heads, N) attention to this modality's patches.
+        own: (B, heads, N) attention to this modality's patches, the shape of the result.
         across: (B, heads, M) attention to the other modality's patches.
-
-    Returns:
-        (B, heads, N).
     """
     pooled = own * across.mean(dim=-1, keepdim=True)
     return pooled.softmax(dim=-1) if relevance == "softmax" else pooled / own.mean(dim=-1, keepdim=True)
@@ -31,11 +28,8 @@ def refine(tokens: Tensor, relevance: Tensor) -> Tensor:
     """Weight the teacher's tokens by their relevance, keeping the norm of their mean (Equations 5, 6).
 
     Args:
-        tokens: (B, N, D) patch tokens after the final norm.
+        tokens: (B, N, D) patch tokens after the final norm, the shape of the result.
         relevance: (B, heads, N) from `cross_modal_attention`.
-
-    Returns:
-        (B, N, D) refined tokens.
     """
     weighted = tokens * relevance.mean(dim=1).unsqueeze(-1)
     scale: Tensor = tokens.mean(dim=1).norm(dim=-1) / weighted.mean(dim=1).norm(dim=-1)

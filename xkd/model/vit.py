@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xkd.config import AttentionQuery, ModalityConfig, TransformerConfig
+from xkd.config import AttentionQuery, Modality, ModalityConfig, PretrainConfig, TransformerConfig
 from xkd.model.onednn_linear import Linear
 
-MLP_RATIO = 4
+CHANNELS: dict[Modality, int] = {"video": 3, "audio": 1}
+_MLP_RATIO = 4
 
 Shape = tuple[int, int]
 """(B, N) of a token sequence."""
@@ -23,14 +24,9 @@ Shapes = Sequence[Shape]
 
 
 def patchify(view: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """Cut a view into flattened patches.
+    """Cut a view (B, C, *sizes) into flattened patches (B, N, P); each size is a multiple of the patch's.
 
-    Args:
-        view: (B, C, *sizes), each size a multiple of the patch's.
-        patch: length of a patch along each of `sizes`.
-
-    Returns:
-        (B, N, P): tokens with the first axis slowest; a patch vector has the channel fastest.
+    Tokens have the first axis slowest; a patch vector has the channel fastest.
     """
     batch, channels, *sizes = view.shape
     axes = len(patch)
@@ -99,7 +95,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attention = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(Linear(dim, MLP_RATIO * dim), nn.GELU(), Linear(MLP_RATIO * dim, dim))
+        self.mlp = nn.Sequential(Linear(dim, _MLP_RATIO * dim), nn.GELU(), Linear(_MLP_RATIO * dim, dim))
 
     def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
         """Map (R, D) to (R, D)."""
@@ -155,13 +151,9 @@ class Encoder(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, view: Tensor) -> Tensor:
-        """Encode a whole view of any size that is a multiple of the patch.
+        """Encode a whole video (B, 3, T, H, W) or spectrogram (B, 1, F, T), its sizes multiples of the patch.
 
-        Args:
-            view: video (B, 3, T, H, W) or spectrogram (B, 1, F, T).
-
-        Returns:
-            (B, 1+N, D) tokens after the final norm; index 0 is the cls token.
+        Returns (B, 1+N, D) tokens after the final norm; index 0 is the cls token.
         """
         return self.encode(self.embed_view(view))[0]
 
@@ -178,20 +170,11 @@ class Encoder(nn.Module):
         return self.norm(rows).unflatten(0, shape), row
 
     def embed_visible(self, patches: Tensor, keep: Tensor) -> Tensor:
-        """Embed only the visible patches of a masked global view.
+        """Embed the visible patches (B, K) of all patches (B, N, P) as (B, 1+K, D) tokens for `encode`.
 
         Hidden patches are dropped before the projection, which changes nothing but the cost.
-
-        Args:
-            patches: (B, N, P) from `patchify`.
-            keep: (B, K) indices of the visible ones.
-
-        Returns:
-            (B, 1+K, D) tokens for `encode`.
         """
-        visible = gather_tokens(patches, keep)
-        positions = self.positions[0, 1:][keep]
-        return self._with_cls(self.embed(visible) + positions)
+        return self._with_cls(self.embed(gather_tokens(patches, keep)) + self.positions[0, 1:][keep])
 
     @staticmethod
     def pool(tokens: Tensor) -> Tensor:
@@ -207,6 +190,47 @@ class Encoder(nn.Module):
     def _with_cls(self, tokens: Tensor) -> Tensor:
         cls = self.cls_token + self.positions[:, :1]
         return torch.cat([cls.expand(len(tokens), -1, -1), tokens], dim=1)
+
+
+def build_encoder(config: PretrainConfig, modality: Modality) -> Encoder:
+    """Return an initialized encoder of one modality."""
+    return Encoder(config.modality(modality), CHANNELS[modality], config.encoder)
+
+
+def share_blocks(encoders: Iterable[Encoder]) -> None:
+    """Let all encoders use the transformer blocks of the first (Table S5)."""
+    first, *others = encoders
+    for encoder in others:
+        encoder.blocks = first.blocks
+
+
+class Decoder(nn.Module):
+    """Predicts every patch from the visible tokens; learned positions, no final norm."""
+
+    def __init__(
+        self, config: ModalityConfig, channels: int, encoder_dim: int, size: TransformerConfig
+    ) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_dim, size.dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, size.dim))
+        self.positions = nn.Parameter(torch.empty(1, 1 + math.prod(config.grid), size.dim))
+        self.blocks = build_blocks(size)
+        self.predict = nn.Linear(size.dim, math.prod(config.patch) * channels)
+        init_linear(self.project)
+        init_linear(self.predict)
+        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, latent: Tensor, restore: Tensor) -> Tensor:
+        """Map (B, 1+K, D) visible tokens, cls first, and (B, N) restore indices to (B, N, P) patches."""
+        tokens = self.project(latent)
+        cls, visible = tokens[:, :1], tokens[:, 1:]
+        batch, length = restore.shape
+        hidden = self.mask_token.expand(batch, length - visible.shape[1], -1)
+        tokens = gather_tokens(torch.cat([visible, hidden], dim=1), restore)
+        tokens = torch.cat([cls, tokens], dim=1) + self.positions
+        (tokens,) = run_blocks(self.blocks, tokens)
+        return self.predict(tokens[:, 1:])  # type: ignore[no-any-return]
 
 
 def interpolate_positions(table: Tensor, grid: tuple[int, ...], new_grid: tuple[int, ...]) -> Tensor:

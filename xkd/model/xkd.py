@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -13,10 +14,30 @@ from torch import Tensor, nn
 from xkd.config import MODALITIES, Modality, PretrainConfig, other
 from xkd.model.losses import distill, mmd, update_center
 from xkd.model.mae import Mask, random_mask, reconstruction_loss
-from xkd.model.networks import Decoders, Networks
+from xkd.model.projector import Projector
 from xkd.model.refinement import cross_modal_attention, refine
 from xkd.model.terms import ALIGN, CENTER_NORM, KD, KLD, RECONSTRUCT, SUMS, TEACHER_ENTROPY, direction
-from xkd.model.vit import patchify
+from xkd.model.vit import CHANNELS, Decoder, build_encoder, patchify, share_blocks
+
+
+class Network(nn.Module):
+    """A student or teacher: an encoder and, where there is distillation, its projector."""
+
+    def __init__(self, config: PretrainConfig, modality: Modality) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config, modality)
+        if len(config.modalities) > 1:
+            self.projector = Projector(config.encoder.dim, config.projector)
+
+
+class Networks(nn.ModuleDict):
+    """The students or the teachers per modality."""
+
+    def __getitem__(self, modality: str) -> Network:
+        return cast(Network, super().__getitem__(modality))
+
+    def __iter__(self) -> Iterator[Modality]:
+        return cast(Iterator[Modality], super().__iter__())
 
 
 class MaskedView(NamedTuple):
@@ -64,15 +85,20 @@ class XKD(nn.Module):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.student = Networks(config, config.modalities, share=config.share != "none")
-        self.decoder = Decoders(config)
+        self.student = Networks({m: Network(config, m) for m in config.modalities})
+        sizes = (config.encoder.dim, config.decoder)
+        self.decoder = nn.ModuleDict(
+            {m: Decoder(config.modality(m), CHANNELS[m], *sizes) for m in config.modalities}
+        )
         # Only distillation needs teachers, and it needs both modalities.
         with_teacher = MODALITIES if len(config.modalities) > 1 else ()
-        self.teacher = Networks(config, with_teacher, share=config.share == "both")
+        self.teacher = Networks({m: deepcopy(self.student[m]) for m in with_teacher}).requires_grad_(False)
+        if config.share != "none":
+            share_blocks(self.student[m].encoder for m in self.student)
+        if config.share == "both":
+            share_blocks(self.teacher[m].encoder for m in self.teacher)
         for m in self.teacher:
             self.register_buffer(f"center_{m}", torch.zeros(config.projector.out_dim))
-            self.teacher[m].load_state_dict(self.student[m].state_dict())
-        self.teacher.requires_grad_(False)
 
     def forward(
         self,
@@ -94,15 +120,18 @@ class XKD(nn.Module):
             masked = self.reconstruct(m, views[m][0], noise[m], views[m][1:] if self.teacher else ())
             terms[RECONSTRUCT[m]] = reconstruction_loss(masked.predicted, masked.patches, masked.mask.hidden)
             if self.teacher:
-                student[m] = self._project_student(m, masked)
+                # ((1 + V) B, K) outputs: of the masked global view, then of each local view.
+                pooled = [self.student[m].encoder.pool(tokens) for tokens in (masked.latent, *masked.local)]
+                student[m] = self.student[m].projector(torch.cat(pooled))
         outputs: dict[Modality, TeacherOutput] = {}
         if self.teacher:
             index = self.config.views.teacher_index
             features = self.teacher_features({m: views[m][index] for m in MODALITIES})
-            teacher = {m: self._project_teacher(m, features[m]) for m in MODALITIES}
+            with torch.no_grad():
+                teacher = {m: self.teacher[m].projector(features[m]) for m in MODALITIES}
             terms |= self._alignment(student, teacher)
             for m in MODALITIES:
-                d, target, center = direction(m), other(m), self.center(m)
+                d, target, center = direction(m), other(m), self.get_buffer(f"center_{m}")
                 student_temperature = self.config.modality(target).student_temperature
                 result = distill(student[target], teacher[m], center, student_temperature, temperature[m])
                 terms |= {KD[d]: result.kd, KLD[d]: result.kld, TEACHER_ENTROPY[d]: result.entropy}
@@ -172,23 +201,8 @@ class XKD(nn.Module):
         """Move the teachers' centers towards the mean outputs (K,) of the whole batch of a step (B.5)."""
         if self.config.loss.centering:
             for m, mean in means.items():
-                center = self.center(m)
+                center = self.get_buffer(f"center_{m}")
                 center.copy_(update_center(center, mean, self.config.loss.center_momentum))
-
-    def center(self, modality: Modality) -> Tensor:
-        """Return the running mean (K,) of a teacher's outputs."""
-        center: Tensor = getattr(self, f"center_{modality}")
-        return center
-
-    def _project_student(self, modality: Modality, masked: MaskedView) -> Tensor:
-        """Return ((1 + V) B, K) outputs: of the masked global view, then of each local view."""
-        network = self.student[modality]
-        pooled = [network.encoder.pool(tokens) for tokens in (masked.latent, *masked.local)]
-        return network.projector(torch.cat(pooled))  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def _project_teacher(self, modality: Modality, features: Tensor) -> Tensor:
-        return self.teacher[modality].projector(features)  # type: ignore[no-any-return]
 
     def _alignment(
         self, student: Mapping[Modality, Tensor], teacher: Mapping[Modality, Tensor]

@@ -13,7 +13,6 @@ import torch
 from xkd.errors import UserError
 from xkd.io import one_line, write_atomically
 from xkd.launch.distributed import DistributedContext
-from xkd.model.networks import Networks
 from xkd.model.xkd import XKD
 from xkd.rundir import ROLES, RunDir
 from xkd.weights import save_encoder
@@ -52,12 +51,9 @@ class Checkpoints:
             old.unlink()
 
     def resume(self, trainee: Trainee) -> int:
-        """Load the newest readable state, if there is any; the main process chooses which one.
+        """Load the newest readable state, if there is any, and return the number of steps done.
 
-        An unreadable file is renamed to ``.unreadable``, with a warning.
-
-        Returns:
-            The number of steps done.
+        The main process chooses the state. An unreadable file is renamed to ``.unreadable``, with a warning.
 
         Raises:
             UserError: there are checkpoints but none is readable; the run is not restarted over them.
@@ -74,29 +70,20 @@ class Checkpoints:
         return step
 
     def drop_after(self, step: int) -> int:
-        """Delete the checkpoints after `step`, unless there are no others.
-
-        Returns:
-            The step of the newest checkpoint left; 0 if nothing was deleted.
-        """
-        left = [path for path in self._paths() if _step(path) <= step]
+        """Delete the checkpoints after `step` and return the newest one left; 0 if there are no others."""
+        paths = self._paths()
+        left = [path for path in paths if _step(path) <= step]
         if not left:
             return 0
-        for path in self._paths():
-            if path not in left:
-                path.unlink()
+        for path in paths[len(left) :]:
+            path.unlink()
         return _step(left[-1])
 
     def newest_time(self) -> float | None:
         """Return the Unix time at which the newest checkpoint was written; None if that is unknown."""
-        with suppress(OSError):  # a busy file server must not end a run
-            if newest := self.newest():
-                return newest.stat().st_mtime
+        with suppress(OSError, IndexError):  # a busy file server must not end a run
+            return self._paths()[-1].stat().st_mtime
         return None
-
-    def newest(self) -> Path | None:
-        """Return the newest checkpoint."""
-        return max(self._paths(), default=None)
 
     def _newest_readable(self) -> dict[str, Any] | None:
         paths = self._paths()
@@ -133,6 +120,5 @@ def _load(path: Path) -> dict[str, Any]:
 def save_encoders(model: XKD, run: RunDir) -> None:
     """Publish the encoders of all students and teachers."""
     for role in ROLES:
-        networks: Networks = getattr(model, role)
-        for m in networks:
-            save_encoder(networks[m].encoder.state_dict(), model.config, m, run.encoder(role, m))
+        for m, network in getattr(model, role).items():
+            save_encoder(network.encoder.state_dict(), model.config, m, run.encoder(role, m))

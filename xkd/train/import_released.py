@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig, other
 from xkd.errors import UserError
-from xkd.model.networks import build_encoder
+from xkd.model.vit import build_encoder
 from xkd.rundir import ROLES, RunDir
 from xkd.weights import save_encoder
 
@@ -39,7 +39,7 @@ def our_name(theirs: str) -> str:
 def import_released(
     files: Sequence[Path], modality: Modality, config: PretrainConfig, out: Path
 ) -> list[Path]:
-    """Write released encoders to a run directory that can be evaluated.
+    """Write released encoders to a run directory that can be evaluated; return the files written.
 
     Args:
         files: ``*_teacher.pth.tar`` and ``*_student.pth.tar`` of one modality.
@@ -47,59 +47,54 @@ def import_released(
         config: configuration they were trained with; it decides the shapes.
         out: run directory; gets its configuration and the encoders.
 
-    Returns:
-        The files written.
-
     Raises:
         UserError: a file is missing, not a released encoder, of the other modality, not named teacher or
             student, or does not fit `config`; or `out` holds something else.
     """
-    encoders = {}
+    run, encoders = RunDir(out), {}
     for path in files:
-        found = [role for role in ROLES if role in path.name]
-        if len(found) != 1:
+        roles = [role for role in ROLES if role in path.name]
+        if len(roles) != 1:
             raise UserError(f"{path.name}: the name must contain teacher or student; rename it")
-        if found[0] in encoders:
-            raise UserError(f"{path.name} is a second {found[0]}; import one at a time")
-        encoders[found[0]] = _read(path, modality, config)
-    run, written = RunDir(out), []
+        file = run.encoder(roles[0], modality)
+        if file in encoders:
+            raise UserError(f"{path.name} is a second {roles[0]}; import one at a time")
+        encoders[file] = _read(path, modality, config)
     run.claim(config)
-    for role, weights in encoders.items():
-        written.append(run.encoder(role, modality))
-        save_encoder(weights, config, modality, written[-1])
-    return written
+    for file, weights in encoders.items():
+        save_encoder(weights, config, modality, file)
+    return list(encoders)
 
 
 def _read(path: Path, modality: Modality, config: PretrainConfig) -> dict[str, Tensor]:
     """Return a released encoder's weights under our names, checked against the configuration."""
-    theirs = _load(path)
-    if any(name.startswith(_EMBED[other(modality)]) for name in theirs):
-        raise UserError(f"{path} holds {_A[other(modality)]} encoder; give --modality {other(modality)}")
-    weights = {our_name(name): value for name, value in theirs.items()}
     with torch.device("meta"):
         expected = build_encoder(config, modality).state_dict()
-    for name in theirs:
-        if our_name(name) not in expected:
+    weights, released = {}, _load(path)
+    if any(name.startswith(_EMBED[other(modality)]) for name in released):
+        raise UserError(f"{path} holds {_A[other(modality)]} encoder; give --modality {other(modality)}")
+    for theirs, value in released.items():
+        name = our_name(theirs)
+        if name not in expected:
+            depth = config.encoder.depth
+            raise UserError(f"{path}: {theirs} is not part of a released encoder of {depth} blocks")
+        if value.shape != expected[name].shape:
             raise UserError(
-                f"{path}: {name} is not part of a released encoder of {config.encoder.depth} blocks"
-            )
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise UserError(f"{path}: {name} is missing; the file may be truncated")
-        if weights[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}; "
+                f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(expected[name].shape)}; "
                 "choose the preset it was trained with"
             )
-    return {name: weights[name].float().contiguous() for name in expected}
+        weights[name] = value.float().contiguous()
+    if missing := expected.keys() - weights.keys():
+        raise UserError(f"{path}: {min(missing)} is missing; the file may be truncated")
+    return weights
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:
     """Return the state dict in a file; nothing in the file is executed."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
     except Exception as error:  # the unpickler raises anything on files of other kinds
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} is not a weights file: {reason}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import TracebackType
 
 from xkd.errors import RunInterruptedError
 from xkd.launch.interrupts import stop_signals_collected
@@ -18,7 +17,7 @@ _SAVE_SHARE = 50
 """Large models take long to write: training takes at least this many times as long as saving."""
 
 
-class ResumableLoop:
+class ResumableLoop(ExitStack):
     """The steps of a training run, from its newest checkpoint to its last step.
 
     ::
@@ -39,6 +38,7 @@ class ResumableLoop:
     """
 
     def __init__(self, name: str, trainee: Trainee, checkpoints: Checkpoints, steps: int) -> None:
+        super().__init__()
         self._trainee, self._context, self._checkpoints = trainee, trainee.context, checkpoints
         self._name, self.steps = name, steps
         self.first = checkpoints.resume(trainee)
@@ -47,16 +47,10 @@ class ResumableLoop:
         self._save_at = time.monotonic() + _SAVE_SECONDS
 
     def __enter__(self) -> ResumableLoop:
-        self._contexts = ExitStack()
         bar = progress(self._name, self.steps, done=self.first, show=self._context.is_main)
-        self._bar = self._contexts.enter_context(bar)
-        self._stop_signals = self._contexts.enter_context(stop_signals_collected())
+        self._bar = self.enter_context(bar)
+        self._stop_signals = self.enter_context(stop_signals_collected())
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._contexts.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[int]:
         """Yield the number of each remaining step, counted from 1."""

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from xkd.config import PretrainConfig, load_config
+from xkd.config import PretrainConfig
 from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.transforms.views import Views
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.termination import run_worker
 from xkd.log import get_logger
@@ -23,7 +24,7 @@ from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.rundir import RunDir, Verdict
-from xkd.train.checkpoint import Checkpoints, save_encoders
+from xkd.train.checkpoint import save_encoders
 from xkd.train.loop import ResumableLoop
 from xkd.train.run_state import RunState
 from xkd.train.schedules import schedule
@@ -51,6 +52,7 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
             depending on `run.on_collapse`, of a collapse; no encoders are published.
     """
     with distributed_context(config.run.peer_seconds) as context:
+        precision(config.run.precision, context.device)  # a mistake is reported before anything is written
         dataset = PreparedDataset.open(data)
         while not _train(config, dataset, RunDir(out), context):
             pass  # rolled back: train again from the checkpoint before the collapse
@@ -60,17 +62,12 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
 def _train(
     config: PretrainConfig, dataset: PreparedDataset, run: RunDir, context: DistributedContext
 ) -> bool:
-    """Train until the run ends or is rolled back.
-
-    Returns:
-        Whether it has ended.
-    """
+    """Train until the run ends or is rolled back; return whether it has ended."""
     # Check everything that can be checked first: a mistake must not leave a claimed directory behind.
     clips = TrainingClips(dataset, config)
     steps, per_epoch = clips.count_steps(context.size)
-    make_views = clips.build_views().to(context.device)
+    make_views = Views(config, clips.specs).to(context.device)
     thresholds = CollapseThresholds.from_config(config, per_epoch)
-    precision(config.run.precision, context.device)
     if context.is_main:
         run.claim(config)
     context.barrier()
@@ -81,8 +78,7 @@ def _train(
     # Build the model and load the newest checkpoint, if there is one.
     torch.manual_seed(config.run.seed)
     stepper = Stepper(XKD(config).to(context.device), config, context)
-    checkpoints = Checkpoints(run.checkpoints, config.run.keep_checkpoints, config.run.checkpoint_every)
-    loop = ResumableLoop("pretrain", stepper, checkpoints, steps)
+    loop = ResumableLoop("pretrain", stepper, state.checkpoints, steps)
 
     # Every process judges the run, so that all stop at the same step; the main one writes and serves metrics.
     exporter = _build_exporter(state, clips, steps)
@@ -109,12 +105,12 @@ def _train(
             logging = step % config.run.log_every == 0 or step in (1, steps)
             saving = loop.save_due(step)
             if logging:
-                row = watch.row(step, values, checkpoints.newest_time())
+                row = watch.row(step, values, state.checkpoints.newest_time())
                 verdict = monitor.log(row)
                 loop.note(f"loss {row['loss']:.3f}")
             # A state that is not finite is never saved: the newest checkpoint can always be resumed.
             if (logging or saving) and (reason := watch.first_nonfinite()):
-                kept = checkpoints.newest() or "no checkpoint"
+                kept = run.newest_checkpoint() or "no checkpoint"
                 verdict = Verdict("non_finite", f"{reason}; the last good state is {kept}", step)
                 break
             if logging and not verdict.healthy and config.run.on_collapse != "alert":
@@ -123,13 +119,15 @@ def _train(
                 state.record_time()
                 loop.save(step)
         else:
-            _publish(stepper, checkpoints, steps, dataset, run)
+            if context.is_main:
+                state.checkpoints.save(steps, stepper)
+                save_encoders(stepper.model, run)
+                save_samples(stepper.model, dataset, run.samples_file)
 
-        if not verdict.healthy and _roll_back(state, checkpoints, monitor, verdict):
+        if not verdict.healthy and _roll_back(state, monitor, verdict):
             return False
-        if context.is_main:
-            state.record_end(verdict)
-            monitor.await_final_scrape(verdict)
+        state.record_end(verdict)
+        monitor.await_final_scrape(verdict)
     context.barrier()
     return True
 
@@ -151,27 +149,13 @@ def _build_exporter(state: RunState, clips: TrainingClips, steps: int) -> Metric
     return exporter
 
 
-def _publish(
-    stepper: Stepper, checkpoints: Checkpoints, steps: int, dataset: PreparedDataset, run: RunDir
-) -> None:
-    """Write what evaluation and the report need, from the main process."""
-    if stepper.context.is_main:
-        checkpoints.save(steps, stepper)
-        save_encoders(stepper.model, run)
-        save_samples(stepper.model, dataset, run.samples_file)
-
-
-def _roll_back(state: RunState, checkpoints: Checkpoints, monitor: RunMonitor, verdict: Verdict) -> bool:
-    """Return to the newest checkpoint before a collapse.
-
-    Returns:
-        Whether there is one, and `run.on_collapse` and `run.max_rollbacks` allow it.
-    """
+def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> bool:
+    """Return to the newest checkpoint before a collapse, if there is one and the settings allow it."""
     step = 0
     if state.context.is_main and state.rollbacks < state.max_rollbacks:
         # Only finite states are saved, so the newest checkpoint is good if that is the only problem.
         last_good = verdict.step if verdict.verdict == "non_finite" else monitor.find_onset()
-        step = checkpoints.drop_after(last_good)
+        step = state.checkpoints.drop_after(last_good)
     step = state.context.all_reduce_max(step)
     if not step:
         return False
@@ -185,22 +169,16 @@ def _roll_back(state: RunState, checkpoints: Checkpoints, monitor: RunMonitor, v
 
 
 def main() -> dict[str, Any]:
-    """Run one training process, started by torchrun: ``--config FILE --data DIR --out RUN``.
+    """Run one training process, started by torchrun: ``--settings JSON --data DIR --out RUN``.
 
-    ``--settings`` gives the content of the file instead: hosts need share no file with the launcher.
+    The settings are not a file because hosts need share none with the launcher.
     """
     parser = argparse.ArgumentParser(prog="python -m xkd.train.pretrain", description=main.__doc__)
-    given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--config", type=Path, help="the resolved configuration, YAML")
-    given.add_argument("--settings", help="the resolved configuration as JSON")
-    for name in ("data", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("settings", "data", "out"):
+        parser.add_argument(f"--{name}", required=True)
     values = parser.parse_args()
-    if values.config:
-        config = load_config(values.config)
-    else:
-        config = build(PretrainConfig, json.loads(values.settings), "--settings")
-    return {"verdict": pretrain(config, values.data, values.out).to_dict()}
+    config = build(PretrainConfig, json.loads(values.settings), "--settings")
+    return {"verdict": pretrain(config, Path(values.data), Path(values.out)).to_dict()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The record of a pretraining run: its provenance, its time and its end."""
+"""The state of a pretraining run on disk: its checkpoints, its provenance, its time and its end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from xkd.io import write_json
 from xkd.launch.distributed import DistributedContext
 from xkd.log import get_logger
 from xkd.rundir import RunDir, Verdict
+from xkd.train.checkpoint import Checkpoints
 
 _log = get_logger(__name__)
 
 
 class RunState:
-    """Records a run in its directory, which is claimed.
+    """Records a run in its directory, which is claimed, and keeps its checkpoints.
 
     Raises:
         UserError: it was started on other data.
@@ -31,8 +32,12 @@ class RunState:
 
     def __init__(self, run: RunDir, dataset: PreparedDataset, context: DistributedContext) -> None:
         self.dir, self.context, config = run, context, run.config()
-        self.max_rollbacks = config.run.max_rollbacks if config.run.on_collapse == "rollback" else 0
+        settings = config.run
+        self.max_rollbacks = settings.max_rollbacks if settings.on_collapse == "rollback" else 0
         """Number of rollbacks that the configuration allows."""
+        self.checkpoints = Checkpoints(
+            run.checkpoints, config.run.keep_checkpoints, config.run.checkpoint_every
+        )
         self._begin = time.time()
         self.info: dict[str, Any] = run.info()
         """Content of run.json."""
@@ -63,7 +68,7 @@ class RunState:
     def record_start(self, first: int, steps: int, metrics_address: str | None) -> None:
         """Record that training starts after `first` of `steps` steps."""
         self._begin = time.time() - self.info.get("seconds", 0.0)
-        self.info |= {"steps": steps}
+        self.info["steps"] = steps
         if not self.context.is_main:
             return
         write_json(self.dir.info_file, self.info)
@@ -73,7 +78,7 @@ class RunState:
 
     def record_time(self) -> None:
         """Record how long the run has trained so far."""
-        self.info |= {"seconds": time.time() - self._begin}
+        self.info["seconds"] = time.time() - self._begin
         if self.context.is_main:
             write_json(self.dir.info_file, self.info)
 
@@ -81,9 +86,8 @@ class RunState:
         """Record a rollback to `step`, and keep a copy of the metrics before it."""
         self.info["rollbacks"] = [*self.info.get("rollbacks", []), {**verdict.to_dict(), "to": step}]
         if self.context.is_main:
-            shutil.copy(
-                self.dir.metrics_file, self.dir.path / f"metrics_before_rollback_{self.rollbacks}.jsonl"
-            )
+            copy = f"metrics_before_rollback_{self.rollbacks}.jsonl"
+            shutil.copy(self.dir.metrics_file, self.dir.path / copy)
         self.record_time()
 
     def record_end(self, verdict: Verdict) -> None:

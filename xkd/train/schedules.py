@@ -16,14 +16,8 @@ def schedule(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> d
     values = {}
     for m in MODALITIES:
         start, end = config.modality(m).teacher_temperature_start, config.modality(m).teacher_temperature
-        values[TEACHER_TEMPERATURE[m]] = temperature(
-            step,
-            per_epoch,
-            optim.temperature_epochs,
-            end if start is None else start,
-            end,
-            optim.temperature_schedule,
-        )
+        ends = (end if start is None else start, end, optim.temperature_schedule)
+        values[TEACHER_TEMPERATURE[m]] = temperature(step, per_epoch, optim.temperature_epochs, *ends)
     return values | {
         "lr": learning_rate(step, steps=steps, warmup=warmup, base=optim.lr, final=optim.lr_final),
         "weight_decay": optim.weight_decay,
@@ -32,13 +26,7 @@ def schedule(config: PretrainConfig, step: int, steps: int, per_epoch: int) -> d
 
 
 def learning_rate(step: int, *, steps: int, warmup: int, base: float, final: float = 0.0) -> float:
-    """Return a linear warmup from 0 to `base`, both included, then a cosine to `final`.
-
-    Args:
-        step: 0 ... steps-1.
-        steps: number of steps of the run.
-        warmup: number of warmup steps.
-    """
+    """Return a linear warmup from 0 to `base`, both included, in `warmup` steps, then a cosine to `final`."""
     if step < warmup:
         return base * step / max(warmup - 1, 1)
     return cosine(step - warmup, steps - warmup, base, final)

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.config import MODALITIES, Modality, OptimConfig, PretrainConfig
 from xkd.config.overrides import to_dict
 from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext
 from xkd.model.terms import TEACHER_TEMPERATURE
 from xkd.model.vit import Block
 from xkd.model.xkd import XKD, Objective, TeacherOutput
-from xkd.train.optimizer import build_optimizer, clip_gradients
 
 Part = tuple[dict[Modality, list[Tensor]], dict[Modality, Tensor]]
 """Views and masking noise of one forward pass: the share of a batch that fits the device."""
@@ -45,7 +44,11 @@ class Stepper:
                     module.compile()
         self.dtype = precision(config.run.precision, context.device)
         self.scaler = GradScaler(context.device.type, enabled=self.dtype is torch.float16)
-        self.objective = _distribute(model) if context.size > 1 else model
+        self.objective: nn.Module = model
+        if context.size > 1:
+            self.objective = DistributedDataParallel(
+                model, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.optimizer = build_optimizer(model, config.optim)
         self.teacher_outputs: dict[Modality, list[TeacherOutput]] = {}
         """The teachers' outputs for each part of the last step."""
@@ -124,6 +127,29 @@ class Stepper:
             self.scaler.load_state_dict(state["scaler"])
 
 
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return AdamW over all trainable parameters.
+
+    Biases and other one-dimensional tensors have no weight decay. Class tokens, mask tokens and position
+    tables have, as in the authors' code.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-8, fused=True)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Clip the gradient of each tensor to an L2 norm of `max_norm`, as in the authors' code."""
+    # No synchronization with the device.
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-6)).clamp(max=1.0).unbind()))
+
+
 def mask_noise(
     config: PretrainConfig, step: int, context: DistributedContext
 ) -> list[dict[Modality, Tensor]]:
@@ -149,10 +175,6 @@ def exchange_gradients(network: nn.Module, *, when: bool) -> AbstractContextMana
     if isinstance(network, DistributedDataParallel) and not when:
         return network.no_sync()
     return nullcontext()
-
-
-def _distribute(model: XKD) -> DistributedDataParallel:
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def precision(setting: Literal["auto", "fp32", "fp16", "bf16"], device: torch.device) -> torch.dtype:

@@ -1,9 +1,10 @@
-"""Observation of training steps: values that are not finite, and the rows of metrics.jsonl."""
+"""Observation of training steps: their time, values that are not finite, and the rows of metrics.jsonl."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -11,13 +12,54 @@ import torch
 from torch import Tensor
 
 from xkd.model.terms import BATCH_ENTROPY, FEATURE_RANK, FEATURE_STD, direction
+from xkd.monitor.metrics import PHASES
 from xkd.monitor.signals import effective_rank, entropy, information, spread
 from xkd.rundir import Row
 from xkd.train.step import SMALLEST_SCALE, Stepper
-from xkd.train.step_timer import StepTimer
 
 _NEVER = 2**62
 """A step number that no run reaches."""
+
+
+class StepTimer:
+    """Times the phases of steps on the device's own timeline; only `read` synchronizes with the device.
+
+    On a GPU, waiting for data counts only as far as the GPU is idle.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last_read = time.perf_counter()
+        self._steps: list[list[Any]] = []
+        """Ends of the phases: events on a GPU, else seconds."""
+
+    def start(self) -> None:
+        """Begin a step, before its batch is fetched."""
+        self._steps.append([])
+        self.end_phase()
+
+    def end_phase(self) -> None:
+        """End the current one of `PHASES`."""
+        if self._device.type == "cuda":
+            end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end.record()
+        else:
+            end = time.perf_counter()
+        self._steps[-1].append(end)
+
+    def read(self, clips: int) -> dict[str, float]:
+        """Return the timing fields of a row, averaged over the steps of `clips` clips since the last call."""
+        cuda = self._device.type == "cuda"
+        if cuda:
+            torch.cuda.synchronize(self._device)
+        count, now = len(self._steps), time.perf_counter()
+        seconds, self._last_read = (now - self._last_read) / count, now
+        row = {"step_seconds": seconds, "samples_per_second": clips / seconds}
+        for name, ends in zip(PHASES, zip(*map(pairwise, self._steps), strict=True), strict=True):
+            total = sum(begin.elapsed_time(end) / 1000 if cuda else end - begin for begin, end in ends)
+            row[f"seconds_{name}"] = total / count
+        self._steps.clear()
+        return row
 
 
 class StepWatch:
@@ -64,25 +106,19 @@ class StepWatch:
             return ""
         values = first["values"] if mine == step else torch.zeros_like(first["values"])
         values = self.context.all_reduce_mean(values)
-        bad = [
-            name
-            for name, value in zip(self._finite_terms, values.tolist(), strict=True)
-            if not isfinite(value)
-        ]
-        return f"{', '.join(bad)} not finite at step {step}"
+        named = zip(self._finite_terms, values.tolist(), strict=True)
+        bad = ", ".join(name for name, value in named if not isfinite(value))
+        return f"{bad} not finite at step {step}"
 
     def row(self, step: int, values: Mapping[str, float], checkpoint_time: float | None = None) -> Row:
-        """Return the row of metrics.jsonl of the step observed last.
+        """Return the row of metrics.jsonl of the step observed last, with the schedules' `values` for it.
 
-        Args:
-            step: its number.
-            values: the schedules' values for it.
-            checkpoint_time: Unix time of the newest checkpoint.
+        `checkpoint_time` is the Unix time of the newest checkpoint.
         """
         tensors = self._terms | self.signals()
         # all_reduce_mean of size times each process's count is the count over all processes.
-        skipped = tensors["loss"].new_tensor(self._skipped_clips * self.context.size)
-        tensors |= {"skipped_unreadable": skipped}
+        skipped = self._skipped_clips * self.context.size
+        tensors["skipped_unreadable"] = tensors["loss"].new_tensor(skipped)
         means = self.context.all_reduce_mean(torch.stack(list(tensors.values()))).tolist()
         row: Row = {"step": step, "epoch": step / self.steps_per_epoch, "time": time.time(), **values}
         row |= zip(tensors, means, strict=True)
@@ -106,9 +142,8 @@ class StepWatch:
     def device_statistics(self, step: int) -> dict[str, float]:
         """Return device statistics after this step.
 
-        Returns:
-            ``skipped_steps``, those that the gradient scaler left out; in fp16 ``loss_scale``; on a GPU
-            ``gpu_memory_bytes``, the maximum allocated so far.
+        ``skipped_steps``: those that the gradient scaler left out. In fp16 ``loss_scale``; on a GPU
+        ``gpu_memory_bytes``, the maximum allocated so far.
         """
         state, scaler, device = self.stepper.optimizer.state, self.stepper.scaler, self.context.device
         taken = next(iter(state.values()))["step"] if state else 0

@@ -18,7 +18,6 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.media import MediaError
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
-from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.parallel.threads import in_threads
 
@@ -51,7 +50,8 @@ class TrainingClips(Dataset[Item]):
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
         self.without_modality = len(listed) - len(complete)
         """Clips of the split that lack one of `config.modalities`."""
-        self._specs = pretrain_views(config)
+        self.specs = pretrain_views(config)
+        """The views whose parameters the items have."""
         self.too_short = len(complete) - len(self.clips)
         """Clips that have them and last no longer than `SHORTEST`."""
         if not self.clips:
@@ -85,10 +85,6 @@ class TrainingClips(Dataset[Item]):
         sampler = ClipSampler(len(self), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
         return load_batches(self, sampler, run.workers)
 
-    def build_views(self) -> Views:
-        """Return the module that makes the views whose parameters the items have."""
-        return Views(self.config, self._specs)
-
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return a random window of a clip, with the parameters of its views.
 
@@ -113,7 +109,7 @@ class TrainingClips(Dataset[Item]):
                 print(f"xkd: {problem}; using another clip", file=sys.stderr, flush=True)
                 continue
             item["clip"], item["skipped"] = torch.tensor(place), torch.tensor(attempt)
-            return with_params(item, rng, self._specs, self.config)
+            return with_params(item, rng, self.specs, self.config)
         raise UserError(f"{problem}, nor {_ATTEMPTS - 1} others; prepare the dataset again")
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[Item]:

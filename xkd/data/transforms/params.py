@@ -83,8 +83,8 @@ class Item(TypedDict, total=False):
 class ViewSpecs:
     """The views of a clip: augmentation and size of each, the global view first."""
 
-    video: tuple[tuple[VideoAugment, tuple[int, ...]], ...]
-    audio: tuple[tuple[AudioAugment, tuple[int, ...]], ...]
+    video: tuple[tuple[VideoAugment, tuple[int, ...]], ...] = ()
+    audio: tuple[tuple[AudioAugment, tuple[int, ...]], ...] = ()
     masks: FinetuneAudioConfig | None = None
     """Warp and masks of every spectrogram; None for neither."""
 

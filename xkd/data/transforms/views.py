@@ -17,7 +17,7 @@ from xkd.config import AudioAugment, Modality, PretrainConfig, VideoAugment
 from xkd.data.transforms.color import jitter, to_gray
 from xkd.data.transforms.finetune import mask_spectrogram
 from xkd.data.transforms.logmel import LogMel
-from xkd.data.transforms.params import AudioParams, Item, VideoParams, ViewSpecs, pretrain_views
+from xkd.data.transforms.params import AudioParams, Item, VideoParams, ViewSpecs
 from xkd.data.transforms.resample import cubic, gaussian
 from xkd.parallel.threads import over_samples
 
@@ -32,7 +32,7 @@ class Views(nn.Module):
 
     Args:
         config: sizes and the audio front end.
-        specs: the views to make; None for those of pretraining.
+        specs: the views that `forward` makes; `plain` needs none.
     """
 
     mean: Tensor
@@ -40,7 +40,7 @@ class Views(nn.Module):
 
     def __init__(self, config: PretrainConfig, specs: ViewSpecs | None = None) -> None:
         super().__init__()
-        self.specs = specs or pretrain_views(config)
+        self.specs = specs or ViewSpecs()
         self.clip = config.clip
         self.log_mel = LogMel(config.clip, config.audio.global_view[0])
         self.register_buffer("mean", _per_channel(_MEAN), persistent=False)

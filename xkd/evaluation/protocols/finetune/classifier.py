@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from xkd.config import FinetuneConfig, PretrainConfig
 from xkd.config.overrides import build
 from xkd.errors import UserError
-from xkd.model.networks import build_encoder
-from xkd.model.vit import Encoder
+from xkd.model.vit import Encoder, build_encoder
 from xkd.weights import read_weights
 
 
