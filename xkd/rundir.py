@@ -81,6 +81,7 @@ class RunDir:
             UserError: it holds other files, or a run with other settings (``run.*`` except the seed may
                 differ).
         """
+        text = to_yaml(config)
         if self.config_file.exists():
             names = difference(self.config(), config)
             changed = [name for name in names if name == "run.seed" or not name.startswith("run.")]
@@ -89,7 +90,7 @@ class RunDir:
                 raise UserError(f"{self.path} holds a run with another {settings}; use another --out")
         elif not is_empty(self.path):
             raise UserError(f"{self.path} is not empty and contains no run; use another --out")
-        write_text(self.config_file, to_yaml(config))
+        write_text(self.config_file, text)
 
     def config(self) -> PretrainConfig:
         """Return the resolved configuration.
