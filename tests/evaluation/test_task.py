@@ -225,6 +225,7 @@ def test_a_wrong_setting_of_fine_tuning_is_a_one_line_error(setting: str, said: 
 
 
 @pytest.mark.parametrize("protocol", ["svm", "finetune"])
+@pytest.mark.system
 def test_two_processes_give_the_score_of_one(
     prepared: Path, run: Path, tmp_path: Path, protocol: str
 ) -> None:
@@ -250,6 +251,7 @@ def test_two_processes_give_the_score_of_one(
             np.testing.assert_allclose(np.load(one), other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.system
 def test_a_mistake_in_several_processes_is_a_one_line_error(
     prepared: Path, run: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_a_collapsed_run_trains_to_its_end_by_default(prepared: Path, tmp_path: 
     assert (tmp_path / "encoders" / "teacher_video.safetensors").is_file()
 
 
+@pytest.mark.system
 def test_stop_ends_the_run_and_rerunning_reports_the_same(prepared: Path, tmp_path: Path) -> None:
     out, settings = tmp_path / "run", tmp_path / "config.yaml"
     settings.write_text(to_yaml(replace(collapsing(on_collapse="stop"), preset="toy")))
@@ -51,6 +52,7 @@ def test_stop_ends_the_run_and_rerunning_reports_the_same(prepared: Path, tmp_pa
     assert not (out / "encoders").exists()
 
 
+@pytest.mark.system
 def test_all_processes_stop_at_the_same_step(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(CollapsedError, match="constant") as caught:
         launch(collapsing(on_collapse="stop"), prepared, tmp_path / "run", processes=2)

@@ -153,6 +153,7 @@ def test_one_modality_alone_can_be_trained_evaluated_and_reported(prepared: Path
     assert "one modality alone has no teachers" in report
 
 
+@pytest.mark.system
 def test_a_killed_run_resumes_bit_equal(whole: Path, prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = start(tiny_config(), prepared, out)
@@ -172,6 +173,7 @@ def test_a_killed_run_resumes_bit_equal(whole: Path, prepared: Path, tmp_path: P
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.system
 def test_a_run_resumes_with_another_number_of_processes(whole: Path, prepared: Path, tmp_path: Path) -> None:
     """The clips and masks stay those of the whole batch; only the MMD sees other rows from there on."""
     config, out = tiny_config(), tmp_path / "run"
@@ -203,6 +205,7 @@ def test_a_finished_run_is_not_trained_again(whole: Path, prepared: Path) -> Non
     [((1, 1), (2, 1), "gather"), ((1, 2), (2, 1), "apart"), ((1, 4), (2, 2), "apart")],
     ids=["processes", "parts", "parts-of-processes"],
 )
+@pytest.mark.system
 def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
     tmp_path: Path, left: tuple[int, int], right: tuple[int, int], alignment: str
 ) -> None:
@@ -214,7 +217,7 @@ def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
     for processes, parts in (left, right):
         out = tmp_path / f"{processes}-{parts}.pt"
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        training = ["-m", "tests.launch.two_processes", str(out), str(parts), alignment]
+        training = ["-m", "tests.system.two_processes", str(out), str(parts), alignment]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run([*torchrun, f"--nproc-per-node={processes}", *training], check=True, env=environment)
         results.append(torch.load(out, weights_only=True))
@@ -224,6 +227,7 @@ def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
         torch.testing.assert_close(two["model"][name], value, rtol=1e-7, atol=1e-9, msg=name)
 
 
+@pytest.mark.system
 def test_two_processes_train_on_the_same_clips_as_one(whole: Path, prepared: Path, tmp_path: Path) -> None:
     """Through the whole loop, in float32 and with each process's own MMD: the other terms agree."""
     out = tmp_path / "run"
@@ -287,6 +291,7 @@ def test_another_configuration_is_rejected_with_the_settings_that_differ(whole: 
         pretrain(other, prepared, whole)
 
 
+@pytest.mark.system
 def test_invalid_settings_are_one_line_errors(prepared: Path, tmp_path: Path) -> None:
     config = tiny_config()
     with socket.socket() as taken:
@@ -311,6 +316,7 @@ def test_invalid_settings_are_one_line_errors(prepared: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run1"]
 
 
+@pytest.mark.system
 def test_missing_data_is_a_one_line_error(tmp_path: Path) -> None:
     process = start(tiny_config(), tmp_path / "nowhere", tmp_path / "run")
     _, output = process.communicate(timeout=60)
@@ -320,6 +326,7 @@ def test_missing_data_is_a_one_line_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.system
 def test_a_signal_saves_and_stops(
     whole: Path, prepared: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -61,6 +61,7 @@ def test_precision_follows_the_device() -> None:
         precision("fp16", torch.device("cpu"))
 
 
+@pytest.mark.system
 def test_compiled_blocks_compute_the_same() -> None:
     compiled = with_run(precision="fp32", compile=True)
     assert_near(one_step(compiled), one_step(with_run(precision="fp32")), 1e-4)

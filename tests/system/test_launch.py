@@ -1,4 +1,4 @@
-"""The local launcher, with real torchrun agents of tests/launch/worker.py."""
+"""The local launcher, with real torchrun agents of tests/system/worker.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from xkd.rundir import read_rows
 
 LAUNCHER = (
     "import sys; from xkd.launch.local import run_locally; "
-    "run_locally(['tests.launch.worker', *sys.argv[1:3]], int(sys.argv[3]))"
+    "run_locally(['tests.system.worker', *sys.argv[1:3]], int(sys.argv[3]))"
 )
 
 
@@ -33,7 +33,7 @@ def _from_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(what: str, folder: Path, processes: int = 1) -> None:
-    run_locally(["tests.launch.worker", what, str(folder)], processes)
+    run_locally(["tests.system.worker", what, str(folder)], processes)
 
 
 def start(what: str, folder: Path, processes: int) -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ import pytest
 from xkd.config import load_config
 from xkd.config.presets import get_preset
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(script: str, *arguments: object) -> str:

@@ -17,7 +17,7 @@ import yaml
 from tests.data.registries import Registry, isolated_settings
 from xkd.data.shards.manifest import PreparedDataset
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # DVC uses a deprecated API of the package pygtrie.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def start(what: str, folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "xkd.launch.agent", "--job", "job", "--processes", "1", *options]
     return subprocess.Popen(
-        [*command, "tests.launch.worker", what, str(folder)],
+        [*command, "tests.system.worker", what, str(folder)],
         cwd=ROOT,
         env=os.environ | {"TORCHELASTIC_ERROR_FILE": str(folder / "termination-log")},
         stdout=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Take a few float64 steps on random views, with or without torchrun; save the losses and the model.
 
-torchrun --nproc-per-node 2 -m tests.launch.two_processes OUT PARTS gather|apart
+torchrun --nproc-per-node 2 -m tests.system.two_processes OUT PARTS gather|apart
 """
 
 from __future__ import annotations
