@@ -68,7 +68,7 @@ def test_a_loaded_encoder_has_its_configuration_and_equal_weights(encoders: Path
 
 def test_the_transform_gives_what_evaluation_sees(encoders: Path, prepared: Path) -> None:
     config, dataset = tiny_config(), PreparedDataset.open(prepared)
-    clip = next(clip for clip in dataset.clips if clip.has_audio)
+    clip = next(clip for clip in dataset.clips if clip.has("audio"))
     (batch,) = evaluation_batches(dataset, [clip], config, 1)
     expected = Views(config).plain(batch)
     frames, waveform = batch["frames"][0].permute(0, 2, 3, 1), batch["waveform"][0]

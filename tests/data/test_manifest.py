@@ -53,8 +53,8 @@ def manifest(tmp_path: Path) -> PreparedDataset:
 
 def test_open_returns_the_written_dataset(manifest: PreparedDataset) -> None:
     assert PreparedDataset.open(manifest.root) == manifest
-    assert not HEARD.has_video
-    assert SEEN.has_video
+    assert not HEARD.has("video")
+    assert SEEN.has("video")
 
 
 def test_columns_are_in_the_documented_order(manifest: PreparedDataset) -> None:

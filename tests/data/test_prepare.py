@@ -172,9 +172,9 @@ def test_clip_without_audio_is_kept(root: Path, tmp_path: Path) -> None:
     path = source / "val" / "clapping" / "val00_000000_000005.mkv"
     path.write_bytes(write_video(tmp_path / "silent.mkv", audio=False).read_bytes())
     assert prepare(source, tmp_path / "out", CONFIG).dataset.without_audio == 1
-    (silent,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if not clip.has_audio)
+    (silent,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if not clip.has("audio"))
     assert silent.id == "val00_000000_000005"
-    assert silent.has_video
+    assert silent.has("video")
 
 
 def test_audio_dataset_has_no_video(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_audio_dataset_has_no_video(tmp_path: Path) -> None:
     summary = prepare(root, tmp_path / "out", CONFIG)
     clips = PreparedDataset.open(tmp_path / "out").clips
     assert (summary.dataset.name, [clip.splits.index("test") for clip in clips]) == ("esc50", [0, 1])
-    assert not clips[0].has_video
+    assert not clips[0].has("video")
     assert clips[0].duration == 2.0
 
 
@@ -272,7 +272,7 @@ def test_short_sound_does_not_shorten_a_video_dataset(
     sounding = write_video(tmp_path / "short.mkv", seconds=3.0, sound_seconds=0.5)
     path.write_bytes(sounding.read_bytes())
     prepare(source, tmp_path / "out", CONFIG)
-    (clip,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if clip.has_audio)
+    (clip,) = (clip for clip in PreparedDataset.open(tmp_path / "out").clips if clip.has("audio"))
     assert clip.duration == pytest.approx(3.0, abs=0.1)
 
 

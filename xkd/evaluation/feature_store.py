@@ -91,7 +91,7 @@ class FeatureStore:
             yield features.reshape(-1, count, features.shape[-1])
 
     def _clips(self, modality: Modality, part: Part) -> list[Clip]:
-        return [c for c in self.dataset.clips if c.has((modality,)) and _SPLITS[part].intersection(c.splits)]
+        return [c for c in self.dataset.clips if c.has(modality) and _SPLITS[part].intersection(c.splits)]
 
     def _path(self, extractor: FeatureExtractor, clips: list[Clip], part: Part, count: int) -> Path:
         """Return the file's path; its name has a hash of all that the features depend on."""

@@ -90,7 +90,7 @@ def choose(
             )
     chosen = []
     for dataset in datasets.values():
-        available = {m for m in modalities if any(clip.has((m,)) for clip in dataset.clips)}
+        available = {m for m in modalities if any(clip.has(m) for clip in dataset.clips)}
         specs = [s for s in EVAL_SPECS[dataset.name] if available.issuperset(INPUTS[s.modality])]
         for fold, spec in product(range(1, dataset.folds + 1), specs):
             method, names = PROTOCOLS[spec.protocol], (dataset.name, spec.modality, spec.protocol)

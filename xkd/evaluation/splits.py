@@ -34,7 +34,7 @@ class Splits(NamedTuple):
         part of each class's training clips (by the first label of a clip with several).
         """
         known = {split for clip in self.dataset.clips for split in clip.splits}
-        own = [c for c in self.dataset.clips if "val" in c.splits and c.labels and c.has((modality,))]
+        own = [c for c in self.dataset.clips if "val" in c.splits and c.labels and c.has(modality)]
         if "test" in known and own:
             return self.train, own
         held_out = validation_mask(self.first_label(self.train), seed)
@@ -63,7 +63,7 @@ def read_splits(
     """
 
     def read(split: str, fold: int) -> list[Clip]:
-        clips = [clip for clip in dataset.split(split, fold) if clip.has(modalities)]
+        clips = [clip for clip in dataset.split(split, fold) if clip.has(*modalities)]
         if not clips:
             raise UserError(
                 f"no clip of split {split} in {dataset.root} has {' and '.join(modalities)}; choose another "

@@ -41,7 +41,7 @@ def save_samples(model: XKD, dataset: PreparedDataset, path: Path) -> None:
     """
     device = next(model.parameters()).device
     modalities = model.config.modalities
-    complete = [clip for clip in dataset.clips if clip.has(modalities)]
+    complete = [clip for clip in dataset.clips if clip.has(*modalities)]
     clips = sorted(complete, key=lambda clip: clip.splits[0] == "train")[:CLIPS]
     (batch,) = evaluation_batches(dataset, clips, model.config, 1, modalities=modalities)
     views = Views(model.config).to(device).plain(batch)

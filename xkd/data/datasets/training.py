@@ -46,7 +46,7 @@ class TrainingClips(Dataset[Item]):
         self.dataset, self.config = dataset, config
         self._reader = WindowReader(dataset, config)
         listed = dataset.split(split)
-        complete = [clip for clip in listed if clip.has(config.modalities)]
+        complete = [clip for clip in listed if clip.has(*config.modalities)]
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
         self.without_modality = len(listed) - len(complete)
         """Clips of the split that lack one of `config.modalities`."""

@@ -45,19 +45,9 @@ class Clip:
     duration: float
     """Seconds that all modalities of the clip cover."""
 
-    @property
-    def has_video(self) -> bool:
-        """Whether the shard holds the clip's mp4."""
-        return self.video_offset is not None
-
-    @property
-    def has_audio(self) -> bool:
-        """Whether the shard holds the clip's wav."""
-        return self.audio_offset is not None
-
-    def has(self, modalities: Iterable[Modality]) -> bool:
+    def has(self, *modalities: Modality) -> bool:
         """Return whether the shard holds all of these modalities."""
-        return all(self.has_video if modality == "video" else self.has_audio for modality in modalities)
+        return all(getattr(self, f"{modality}_offset") is not None for modality in modalities)
 
     def to_row(self) -> dict[str, str]:
         """Return the row of manifest.csv; None becomes an empty cell."""
@@ -75,7 +65,7 @@ class Clip:
         Raises:
             KeyError, ValueError: a column is missing or not a number.
         """
-        offsets = {name: int(row[name]) if row[name] else None for name in _OFFSETS}
+        offsets = {name: int(row[name]) if row[name] else None for name in OFFSETS}
         return cls(
             id=row["id"],
             splits=tuple(row["splits"].split(";")),
@@ -86,8 +76,7 @@ class Clip:
         )
 
 
-_OFFSETS = ("video_offset", "video_size", "audio_offset", "audio_size")
-COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
+OFFSETS = ("video_offset", "video_size", "audio_offset", "audio_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +143,8 @@ class PreparedDataset:
 
     def write(self) -> None:
         """Write manifest.csv, then dataset.json, whose presence marks the directory as complete."""
-        write_table(self.root / ROWS, COLUMNS, (clip.to_row() for clip in self.clips))
+        columns = [field.name for field in dataclasses.fields(Clip)]
+        write_table(self.root / ROWS, columns, (clip.to_row() for clip in self.clips))
         values = {
             "name": self.name,
             "revision": self.revision,
@@ -177,7 +167,7 @@ class PreparedDataset:
     @property
     def without_audio(self) -> int:
         """Number of clips without audio."""
-        return sum(not clip.has_audio for clip in self.clips)
+        return sum(not clip.has("audio") for clip in self.clips)
 
     @property
     def folds(self) -> int:

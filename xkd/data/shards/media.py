@@ -9,16 +9,15 @@ from __future__ import annotations
 import io
 import wave
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 WAV_HEADER = 44
@@ -27,10 +26,6 @@ _TICKS = 90_000
 """Time base of the mp4 files we write: exact for the usual frame rates."""
 _FAR_SECONDS = 1.0
 """Beyond this distance, seeking to the preceding keyframe is faster than decoding the frames between."""
-_FULL_SCALE = 32767.0
-"""The authors' front end divides 16-bit samples by this (method notes, section 9)."""
-
-
 Content = Path | io.BytesIO
 """A source file: its path or its bytes."""
 
@@ -57,20 +52,16 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     """
     order = np.argsort(times, kind="stable")
     reformatter = VideoReformatter()
-    frames: NDArray[np.uint8] | None = None
+    frames = np.empty(0, np.uint8)
     last: VideoFrame | None = None
-    try:
-        with _open(io.BytesIO(source)) as file:
-            for place, frame in zip(order, _frames_on_display(file, times[order]), strict=True):
-                if frame is not last:
-                    # One thread: starting more takes longer than such a small frame.
-                    last, picture = frame, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                if frames is None:
-                    frames = np.empty((len(times), *picture.shape), np.uint8)
-                frames[place] = picture
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(_first_line(error)) from None
-    assert frames is not None, "times are not empty"
+    with _open(io.BytesIO(source)) as file:
+        for place, frame in zip(order, _frames_on_display(file, times[order]), strict=True):
+            if frame is not last:
+                # One thread: starting more takes longer than such a small frame.
+                picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                frames = np.empty((len(times), *picture.shape), np.uint8) if last is None else frames
+                last = frame
+            frames[place] = picture
     return frames
 
 
@@ -111,44 +102,37 @@ def transcode_video(content: Content, short_side: int, max_fps: float | None) ->
         MediaError: there is no video stream or no frame can be decoded.
     """
     buffer = io.BytesIO()
-    try:
-        with _open(content) as source, av.open(buffer, "w", format="mp4") as target:
-            if not source.streams.video:
-                raise MediaError("no video stream")
-            rate = source.streams.video[0].average_rate or Fraction(25)
-            if max_fps is not None:
-                rate = min(rate, Fraction(max_fps).limit_denominator(1000))
-            stream, time = None, 0.0
-            for time, frame in _timed_frames(source, max_fps):
-                if stream is None:
-                    width, height = _small_size(frame, short_side)
-                    stream = _add_stream(target, rate, width, height)
-                small = frame.reformat(width, height, "yuv420p", interpolation="BILINEAR", threads=1)
-                small.pts, small.time_base = round(time * _TICKS), Fraction(1, _TICKS)
-                target.mux(stream.encode(small))
+    with _open(content) as source, av.open(buffer, "w", format="mp4") as target:
+        if not source.streams.video:
+            raise MediaError("no video stream")
+        rate = source.streams.video[0].average_rate or Fraction(25)
+        if max_fps is not None:
+            rate = min(rate, Fraction(max_fps).limit_denominator(1000))
+        stream, time = None, 0.0
+        for time, frame in _timed_frames(source, max_fps):
             if stream is None:
-                raise MediaError("no video frames")
-            target.mux(stream.encode(None))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(_first_line(error)) from None
+                scale = min(1.0, short_side / min(frame.width, frame.height))
+                # Even, as 4:2:0 chroma requires.
+                width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+                stream = target.add_stream(
+                    "libx264",
+                    rate,
+                    options={"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0"},
+                    width=width,
+                    height=height,
+                    pix_fmt="yuv420p",
+                )
+                stream.codec_context.gop_size = max(1, round(rate / 2))
+                stream.codec_context.time_base = Fraction(1, _TICKS)
+                # One thread: the clips run in parallel, and x264's output depends on the threads.
+                stream.codec_context.thread_count = 1
+            small = frame.reformat(width, height, "yuv420p", interpolation="BILINEAR", threads=1)
+            small.pts, small.time_base = round(time * _TICKS), Fraction(1, _TICKS)
+            target.mux(stream.encode(small))
+        if stream is None:
+            raise MediaError("no video frames")
+        target.mux(stream.encode(None))
     return buffer.getvalue(), time + float(1 / rate)
-
-
-def _small_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
-    """Return width and height of the prepared video; even, as 4:2:0 chroma requires."""
-    scale = min(1.0, short_side / min(frame.width, frame.height))
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    return width, height
-
-
-def _add_stream(target: OutputContainer, rate: Fraction, width: int, height: int) -> VideoStream:
-    stream = target.add_stream("libx264", rate=rate, width=width, height=height, pix_fmt="yuv420p")
-    stream.options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0"}
-    stream.codec_context.gop_size = max(1, round(rate / 2))
-    stream.codec_context.time_base = Fraction(1, _TICKS)
-    # One thread: the clips run in parallel, and x264's output depends on the threads.
-    stream.codec_context.thread_count = 1
-    return stream
 
 
 def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
@@ -163,19 +147,16 @@ def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
     chunks: list[NDArray[np.int16]] = []
     lead = 0.0
-    try:
-        with _open(content) as source:
-            if not source.streams.audio:
-                return None
-            for frame in source.decode(source.streams.audio[0]):
-                if not chunks and frame.time is not None:
-                    lead = frame.time - _origin(source)
-                # The resampler counts samples itself; gaps in the timestamps must not stop it.
-                frame.pts = None
-                chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-            chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(_first_line(error)) from None
+    with _open(content) as source:
+        if not source.streams.audio:
+            return None
+        for frame in source.decode(source.streams.audio[0]):
+            if not chunks and frame.time is not None:
+                lead = frame.time - _origin(source)
+            # The resampler counts samples itself; gaps in the timestamps must not stop it.
+            frame.pts = None
+            chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+        chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
     samples = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
     if not samples.size:
         raise MediaError("no audio samples")
@@ -197,38 +178,32 @@ def encode_wav(samples: NDArray[np.int16], sample_rate: int) -> bytes:
 
 
 def to_waveform(samples: bytes, length: int) -> NDArray[np.float32]:
-    """Return 16-bit samples as float32 in [-1, 1], cut or zero-padded at the end to `length`."""
+    """Return 16-bit samples as float32 in [-1, 1], cut or zero-padded at the end to `length`.
+
+    Divided by 32767, as the authors' front end does (method notes, section 9).
+    """
     waveform = np.zeros(length, np.float32)
     values = np.frombuffer(samples, "<i2")[:length]
-    np.divide(values, _FULL_SCALE, out=waveform[: len(values)], dtype=np.float32, casting="unsafe")
+    np.divide(values, 32767.0, out=waveform[: len(values)], dtype=np.float32, casting="unsafe")
     return waveform
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Assigns a time to every decoded frame, even where timestamps are missing or go back."""
-
-    origin: float
-    step: float
-
-    def after(self, last: float | None, stamp: float | None) -> float:
-        if stamp is not None and (last is None or stamp - self.origin > last):
-            return stamp - self.origin
-        return 0.0 if last is None else last + self.step
 
 
 def _timed_frames(source: InputContainer, max_fps: float | None) -> Iterator[tuple[float, VideoFrame]]:
     """Decode sequentially; yield (seconds from the file's start, frame), at most `max_fps`.
 
-    Frames before the start are pre-roll of a trimmed file and are dropped.
+    Frames before the start are pre-roll of a trimmed file and are dropped. A frame whose timestamp is
+    missing or goes back follows the one before it by the usual distance.
     """
     stream = source.streams.video[0]
     stream.codec_context.thread_count = 1
-    clock = _Clock(_origin(source), float(1 / (stream.average_rate or 25)))
+    origin, step = _origin(source), float(1 / (stream.average_rate or 25))
     time: float | None = None
     slot = -1
     for frame in source.decode(stream):
-        time = clock.after(time, frame.time)
+        if frame.time is not None and (time is None or frame.time - origin > time):
+            time = frame.time - origin
+        else:
+            time = 0.0 if time is None else time + step
         if time < -0.5 / _TICKS:
             continue
         if max_fps is not None:
@@ -238,19 +213,20 @@ def _timed_frames(source: InputContainer, max_fps: float | None) -> Iterator[tup
         yield max(time, 0.0), frame
 
 
-def _open(content: Content) -> InputContainer:
+@contextmanager
+def _open(content: Content) -> Iterator[InputContainer]:
+    """Open a file to read; its errors, and those of encoding it, become a `MediaError`."""
     if isinstance(content, io.BytesIO):
         content.seek(0)
-    opened: InputContainer = av.open(content, "r", metadata_errors="replace")
-    return opened
+    try:
+        with av.open(content, "r", metadata_errors="replace") as file:
+            yield file
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        lines = text.strip().splitlines()
+        raise MediaError(f"{type(error).__name__}: {lines[0] if lines else ''}") from None
 
 
 def _origin(source: InputContainer) -> float:
     """Return the start of the file's clock in seconds; both streams count from it."""
     return max(0, source.start_time or 0) / av.time_base
-
-
-def _first_line(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    lines = text.strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,24 @@ from typing import Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
+from xkd.config import Modality
 from xkd.config.overrides import STRICT
-from xkd.data.shards.encode import EncodedClip, append_clip, encode_clip
-from xkd.data.shards.manifest import DATASET, Clip, PreparedDataset, write_table
-from xkd.data.sources.layout import SourceClip
+from xkd.data.shards.manifest import DATASET, OFFSETS, Clip, PreparedDataset, write_table
+from xkd.data.shards.media import MediaError, encode_wav, read_audio, transcode_video
+from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.source import Source, describe_missing, open_source
 from xkd.errors import UserError
 from xkd.io import OutputDir, find_json, read_json, write_json
 from xkd.parallel.processes import Failure, run_each
-from xkd.progress import Bar, progress
+from xkd.progress import progress
 
 _SHARD_CLIPS = 256
 _CLIP_TIMEOUT = 120.0
 """Seconds after which a clip's decoder is considered hung; it is stopped and the clip skipped."""
 _WRITER = 2
 """Incremented when the bytes that a clip becomes change, so that old outputs are not taken for new ones."""
+_Report = Mapping[str, list[dict[str, str]]]
+"""Of a finished shard: its ``clips`` (rows of the manifest), and the ``skipped`` (rows of skipped.csv)."""
 
 
 @settings(frozen=True, kw_only=True, config=STRICT)
@@ -52,14 +56,10 @@ class PrepareConfig:
     """Whether files that the annotations list may be missing."""
 
     @property
-    def encoding(self) -> dict[str, Any]:
-        """The settings of `encode_clip`."""
-        return {"short_side": self.short_side, "max_fps": self.max_fps, "sample_rate": self.sample_rate}
-
-    @property
     def settings(self) -> dict[str, Any]:
         """The settings that determine the bytes written."""
-        return {**self.encoding, "writer": _WRITER}
+        names = ("short_side", "max_fps", "sample_rate")
+        return {name: getattr(self, name) for name in names} | {"writer": _WRITER}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +78,14 @@ class Summary:
         data = self.dataset
         splits = ", ".join(f"{split} {count}" for split, count in data.counts.items())
         written = sum((clip.video_size or 0) + (clip.audio_size or 0) for clip in data.clips)
-        text = (
+        missing = f", {data.missing} missing" if data.missing else ""
+        speed = f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else ""
+        return (
             f"{data.name} {data.revision[:12]}: {len(data.clips)} clips ({splits}), "
             f"{data.seconds / 3600:.2f} h, {len(data.classes)} classes, {data.without_audio} without audio, "
-            f"{data.skipped} skipped"
+            f"{data.skipped} skipped{missing}; {self.bytes_in / 1e6:.1f} MB in, {written / 1e6:.1f} MB out"
+            f"{speed}"
         )
-        text += f", {data.missing} missing" if data.missing else ""
-        text += f"; {self.bytes_in / 1e6:.1f} MB in, {written / 1e6:.1f} MB out"
-        return text + (f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else "")
 
 
 def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
@@ -109,9 +109,8 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     output, processed = OutputDir(out, identity, functools.partial(_find_identity, out)), 0
     with output.fill() as pending:
         if pending:
-            shards = _Shards(dataset, output, config)
-            processed = shards.write()
-            prepared = _finish(dataset, out, config, shards)
+            processed, reports = _write_shards(dataset, output, config)
+            prepared = _finish(dataset, out, config, reports)
         else:
             prepared = PreparedDataset.open(out)
             print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
@@ -133,91 +132,114 @@ def _find_identity(out: Path) -> dict[str, Any] | None:
     return {"name": values.get("name"), "revision": values.get("revision"), **values.get("settings", {})}
 
 
-class _Shards:
-    """The shards of an output, with a report of each that is finished, to resume from."""
+def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> tuple[int, list[_Report]]:
+    """Write the shards that no earlier run finished, and a report of each to resume from.
 
-    def __init__(self, dataset: Source, output: OutputDir, config: PrepareConfig) -> None:
-        self.dataset, self.out, self.config = dataset, output.path, config
-        self.unfinished = output.unfinished
-        self.clips = {
-            f"{start // _SHARD_CLIPS:06d}": dataset.clips[start : start + _SHARD_CLIPS]
-            for start in range(0, len(dataset.clips), _SHARD_CLIPS)
-        }
-        self.reports = {name: self.unfinished / f"{name}.json" for name in self.clips}
-
-    def write(self) -> int:
-        """Write the shards that no earlier run finished; return the number of their clips."""
-        (self.out / "shards").mkdir(exist_ok=True)
-        pending = [name for name, report in self.reports.items() if not report.is_file()]
-        jobs = [clip for name in pending for clip in self.clips[name]]
-        skipped = self.rows("skipped")
-        task = functools.partial(encode_clip, kind=self.dataset.kind, **self.config.encoding)
-        total = len(self.dataset.clips)
-        with progress("prepare", total, done=total - len(jobs)) as bar:
-            outcomes = run_each(task, jobs, self.config.workers, _CLIP_TIMEOUT)
-            for name in pending:
-                self._write(name, outcomes, skipped, bar)
-        return len(jobs)
-
-    def _write(
-        self, name: str, outcomes: Iterator[EncodedClip | Failure], skipped: list[dict[str, str]], bar: Bar
-    ) -> None:
-        """Write one shard and its report; `skipped` gets the clips that failed."""
-        rows, before, partial = [], len(skipped), self.unfinished / f"{name}.tar"
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
-            for clip, outcome in zip(self.clips[name], outcomes, strict=False):
-                bar.advance()
-                if isinstance(outcome, Failure):
-                    skipped.append({"clip": clip.id, "reason": outcome.reason})
-                    self._check_skipped(skipped)
-                else:
-                    rows.append(append_clip(tar, f"shards/{name}.tar", clip, outcome).to_row())
-        partial.replace(self.out / "shards" / f"{name}.tar")
-        write_json(self.reports[name], {"clips": rows, "skipped": skipped[before:]})
-
-    def _check_skipped(self, skipped: Sequence[Mapping[str, str]]) -> None:
-        """Stop when too many clips have failed."""
-        total, limit = len(self.dataset.clips), self.config.max_skipped
-        if len(skipped) > limit * total:
-            _write_skipped(self.out, skipped)
-            raise UserError(
-                f"{self.dataset.root}: {len(skipped)} of {total} clips failed, more than "
-                f"max_skipped={limit:g} allows (last {skipped[-1]['clip']}: {skipped[-1]['reason']}; all in "
-                f"{self.out / 'skipped.csv'})"
-            )
-
-    def rows(self, kind: str) -> list[dict[str, str]]:
-        """Return the ``clips`` or the ``skipped`` of all finished shards."""
-        return [row for path in self.reports.values() if path.is_file() for row in read_json(path)[kind]]
+    Returns:
+        The number of clips processed, and the reports of all shards.
+    """
+    total, table = len(dataset.clips), output.path / "skipped.csv"
+    shards = [dataset.clips[start : start + _SHARD_CLIPS] for start in range(0, total, _SHARD_CLIPS)]
+    paths = [output.unfinished / f"{number:06d}.json" for number in range(len(shards))]
+    reports = [find_json(path) for path in paths]
+    jobs = [clip for clips, report in zip(shards, reports, strict=True) if not report for clip in clips]
+    skipped = [row for report in reports if report for row in report["skipped"]]
+    task = functools.partial(_encode, kind=dataset.kind, config=config)
+    (output.path / "shards").mkdir(exist_ok=True)
+    with progress("prepare", total, done=total - len(jobs)) as bar:
+        outcomes = run_each(task, jobs, config.workers, _CLIP_TIMEOUT)
+        for path, clips, report in zip(paths, shards, reports, strict=True):
+            if report:
+                continue
+            shard, partial = f"shards/{path.stem}.tar", path.with_suffix(".tar")
+            rows, before = [], len(skipped)
+            with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
+                for clip, outcome in zip(clips, outcomes, strict=False):
+                    bar.advance()
+                    if isinstance(outcome, Failure):
+                        skipped.append({"clip": clip.id, "reason": outcome.reason})
+                        if len(skipped) > config.max_skipped * total:
+                            write_table(table, ("clip", "reason"), skipped)
+                            problem = f"{len(skipped)} of {total} clips failed, more than max_skipped"
+                            last = f"last {clip.id}: {outcome.reason}; all in {table}"
+                            raise UserError(
+                                f"{dataset.root}: {problem}={config.max_skipped:g} allows ({last})"
+                            )
+                    else:
+                        rows.append(_append(tar, shard, clip, *outcome).to_row())
+            partial.replace(output.path / shard)
+            write_json(path, {"clips": rows, "skipped": skipped[before:]})
+    return len(jobs), [read_json(path) for path in paths]
 
 
-def _finish(dataset: Source, out: Path, config: PrepareConfig, shards: _Shards) -> PreparedDataset:
+def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Report]) -> PreparedDataset:
     """Write skipped.csv, the manifest and dataset.json."""
-    clips, skipped = tuple(map(Clip.from_row, shards.rows("clips"))), shards.rows("skipped")
-    _write_skipped(out, skipped, dataset.missing)
-    if not clips:
-        raise UserError(
-            f"{dataset.root}: none of {len(skipped)} clips could be prepared; see {out / 'skipped.csv'}"
-        )
-    if dataset.kind == "audiovisual" and not any(clip.has_audio for clip in clips):
-        raise UserError(f"{dataset.root}: no clip has audio, but XKD learns from video and audio together")
+    rows, skipped = ([row for report in reports for row in report[kind]] for kind in ("clips", "skipped"))
+    missing = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
+    write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *missing])
     prepared = PreparedDataset(
         root=out,
         name=dataset.name,
         revision=dataset.revision,
         classes=tuple(sorted({label for clip in dataset.clips for label in clip.labels})),
-        clips=clips,
+        clips=tuple(map(Clip.from_row, rows)),
         settings=config.settings,
         skipped=len(skipped),
-        missing=len(dataset.missing),
+        missing=len(missing),
         origin=dataset.origin,
     )
+    if not rows:
+        reasons = out / "skipped.csv"
+        raise UserError(f"{dataset.root}: none of {len(skipped)} clips could be prepared; see {reasons}")
+    if dataset.kind == "audiovisual" and prepared.without_audio == len(rows):
+        raise UserError(f"{dataset.root}: no clip has audio, but XKD learns from video and audio together")
     prepared.write()
     return prepared
 
 
-def _write_skipped(
-    out: Path, skipped: Sequence[Mapping[str, str]], missing: Sequence[SourceClip] = ()
-) -> None:
-    rows = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in missing]
-    write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *rows])
+def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> tuple[dict[Modality, bytes], float]:
+    """Decode and encode one clip, in a worker.
+
+    Returns:
+        Its files, mp4 and wav, and its duration in seconds.
+
+    Raises:
+        MediaError: the clip cannot be used; the reason goes to skipped.csv.
+    """
+    assert clip.file is not None
+    if clip.file.size == 0:
+        raise MediaError("empty file")
+    content = clip.file.content()
+    files: dict[Modality, bytes] = {}
+    seconds = float("inf")
+    if kind != "audio":
+        files["video"], seconds = transcode_video(content, config.short_side, config.max_fps)
+    try:
+        samples = read_audio(content, config.sample_rate)
+    except MediaError:
+        if kind != "video":
+            raise
+        samples = None  # a dataset of videos does not need it
+    if samples is not None:
+        files["audio"] = encode_wav(samples, config.sample_rate)
+        if kind != "video":
+            seconds = min(seconds, len(samples) / config.sample_rate)
+    if not files:
+        raise MediaError("no audio stream")
+    return files, seconds
+
+
+def _append(
+    tar: tarfile.TarFile, shard: str, clip: SourceClip, files: Mapping[Modality, bytes], seconds: float
+) -> Clip:
+    """Append a clip's files to a shard and return its row."""
+    offsets: dict[str, int | None] = dict.fromkeys(OFFSETS)
+    for modality, data in files.items():
+        # Time, owner and mode stay the constants of TarInfo: equal clips give equal bytes.
+        member = tarfile.TarInfo(f"{clip.id}.{'mp4' if modality == 'video' else 'wav'}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+        blocks = -(-len(data) // tarfile.BLOCKSIZE)
+        offsets[f"{modality}_offset"] = tar.offset - blocks * tarfile.BLOCKSIZE
+        offsets[f"{modality}_size"] = len(data)
+    return Clip(id=clip.id, splits=clip.splits, labels=clip.labels, shard=shard, duration=seconds, **offsets)

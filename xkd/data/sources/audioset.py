@@ -6,14 +6,11 @@ import re
 import sys
 from collections.abc import Iterator
 
-from xkd.data.sources.files import Files
 from xkd.data.sources.kinetics import VIDEO_SUFFIXES
-from xkd.data.sources.layout import Layout, SourceClip
+from xkd.data.sources.layout import Files, Layout, SourceClip
 from xkd.errors import UserError
 
 _SUFFIXES = (*VIDEO_SUFFIXES, ".m4a", ".wav", ".flac", ".ogg")
-_COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
-_SPLITS = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
 
 
 def _read(files: Files) -> Iterator[SourceClip]:
@@ -22,33 +19,29 @@ def _read(files: Files) -> Iterator[SourceClip]:
     AudioSet has no official names of media files. Known are the segment's YouTube id alone, with a ``Y``
     before it, and with its start, or start and end, after it in seconds or milliseconds. Labels are unused.
     """
+    columns = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+    splits = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
     stems: dict[str, str] = {}
     for place in files.media:
         stem, _, suffix = place.rpartition("/")[2].rpartition(".")
         if f".{suffix.lower()}" in _SUFFIXES:
             stems.setdefault(stem, place)
-    for part, split in _SPLITS.items():
+    for part, split in splits.items():
         table = f"{part}_segments.csv"
         if not (files.root / table).is_file():
             print(f"{files.root} has no {table}; continuing without it", file=sys.stderr)
             continue
-        _check_complete(files, table)
-        for row in files.rows(table, _COLUMNS, header=False, comment="#"):
-            name, start, end = row["YTID"], row.to_float("start_seconds"), row.to_float("end_seconds")
+        lines = [line.text for line in files.lines(table)]
+        listed = sum(not line.startswith("#") for line in lines)
+        header = re.search(r"num_segs=(\d+)", " ".join(lines[:3]))
+        if header and int(header[1]) != listed:
+            problem = f"lists {listed} segments, but its header says {header[1]}"
+            raise UserError(f"{files.root / table} {problem}; fetch it again")
+        for row in files.rows(table, columns, header=False, comment="#"):
+            start, end = (row.to_number(column, float) for column in ("start_seconds", "end_seconds"))
+            name = row["YTID"]
             found = (stems[known] for known in _segment_names(name, start, end) if known in stems)
-            place = next(found, f"{part}_segments/{name}.mp4")
-            yield SourceClip(id=name, file=files.media.get(place), place=place, splits=(split,))
-
-
-def _check_complete(files: Files, table: str) -> None:
-    """Compare the number of segments in a list with the one in its header."""
-    lines = [line.text for line in files.lines(table)]
-    header = next((found[1] for line in lines[:3] if (found := re.search(r"num_segs=(\d+)", line))), None)
-    listed = sum(not line.startswith("#") for line in lines)
-    if header and int(header) != listed:
-        raise UserError(
-            f"{files.root / table} lists {listed} segments, but its header says {header}; fetch it again"
-        )
+            yield files.clip(name, next(found, f"{part}_segments/{name}.mp4"), [split])
 
 
 def _segment_names(name: str, start: float, end: float) -> Iterator[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from xkd.data.sources.files import Files
-from xkd.data.sources.layout import Layout, SourceClip
+from xkd.data.sources.layout import Files, Layout, SourceClip
 from xkd.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm")
@@ -22,11 +21,8 @@ def _read_kinetics400(files: Files) -> Iterator[SourceClip]:
         renamed = split == "val" and (files.root / "validate.csv").is_file()
         table = "validate.csv" if renamed else f"{split}.csv"
         rows = list(files.rows(table, columns))
-        folders = {
-            _class_key(folder.removeprefix(f"{split}/")): folder
-            for folder in files.folders
-            if folder.startswith(f"{split}/")
-        }
+        inside = (folder for folder in files.folders if folder.startswith(f"{split}/"))
+        folders = {_class_key(folder.removeprefix(f"{split}/")): folder for folder in inside}
         if rows and not folders:
             raise UserError(
                 f"{files.root / split} is missing or has no folders; put the clips of {table} there, one "
@@ -38,18 +34,12 @@ def _read_kinetics400(files: Files) -> Iterator[SourceClip]:
                 classes.add(label)
             else:
                 row.check_class(label, classes, "train.csv")
-            start, end = row.to_int("time_start"), row.to_int("time_end")
+            start, end = (row.to_number(column, int) for column in ("time_start", "time_end"))
             stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             folder = folders.get(_class_key(label), f"{split}/{label.replace(' ', '_')}")
-            names = files.folders.get(folder, {})
-            suffix = next((suffix for suffix in VIDEO_SUFFIXES if stem + suffix in names), VIDEO_SUFFIXES[0])
-            yield SourceClip(
-                id=stem,
-                file=names.get(stem + suffix),
-                place=f"{folder}/{stem}{suffix}",
-                splits=(split,),
-                labels=(label,),
-            )
+            places = [f"{folder}/{stem}{suffix}" for suffix in VIDEO_SUFFIXES]
+            place = next((place for place in places if place in files.media), places[0])
+            yield files.clip(stem, place, [split], label)
 
 
 def _read_kinetics_sound(files: Files) -> Iterator[SourceClip]:

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from xkd.data.sources.audioset import AUDIOSET
-from xkd.data.sources.esc50 import ESC50
-from xkd.data.sources.files import Files
-from xkd.data.sources.fsd50k import FSD50K
 from xkd.data.sources.kinetics import KINETICS
-from xkd.data.sources.layout import Kind, Layout, SourceClip
+from xkd.data.sources.layout import Files, Kind, Layout, SourceClip
+from xkd.data.sources.sound import ESC50, FSD50K
 from xkd.data.sources.ucf_hmdb import HMDB51, UCF101
 from xkd.errors import UserError, nearest
 from xkd.io import find_json, require_finished
@@ -28,8 +26,6 @@ DESCRIPTION = "dataset.json"
 """At the root of the embedded dataset: its name, revision and layouts."""
 FETCHED = "fetched.json"
 """At the root of a dataset that `xkd.data.fetch.registry` fetched: its origin."""
-_CLASSES_SHOWN = 5
-"""Classes that a message about missing files names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +78,13 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
         files = Files(root / folders[layout.name])
     else:
         layout, files = LAYOUTS[name] if name else _recognize(root), Files(root)
-    listed = _list_clips(layout, files)
+    listed = list(layout.read(files))
+    if not listed:
+        raise UserError(f"{files.root}: {layout.name} lists no clips; fetch its annotation files again")
+    counts = Counter(clip.id for clip in listed)
+    if repeated := [clip for clip in listed if counts[clip.id] > 1]:
+        first = f"clip {repeated[0].id} ({repeated[0].place})"
+        raise UserError(f"{files.root}: {first} is listed twice; remove one of its rows")
     clips = tuple(clip for clip in listed if clip.file)
     missing = tuple(clip for clip in listed if not clip.file)
     if missing and not (allow_missing and clips):
@@ -90,11 +92,10 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
             f"{root}: {describe_missing(missing, len(listed))}, first {files.root / missing[0].place}; "
             f"add them{', or continue without them with --allow-missing' if clips else ''}"
         )
-    own = embedded["revision"] if embedded else origin["hash"] if origin else None
     return Source(
         root=root,
         name=embedded["name"] if embedded and not name else layout.name,
-        revision=own or _hash_clips(clips),
+        revision=embedded["revision"] if embedded else origin["hash"] if origin else _hash_clips(clips),
         kind=layout.kind,
         clips=clips,
         missing=missing,
@@ -105,8 +106,8 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
 def describe_missing(missing: Sequence[SourceClip], listed: int) -> str:
     """Return '3 of 30 listed files are missing (by class: Archery 2, Bowling 1)', most affected first."""
     classes = Counter(label for clip in missing for label in clip.labels or ("no label",)).most_common()
-    shown = ", ".join(f"{label} {count}" for label, count in classes[:_CLASSES_SHOWN])
-    more = f", and {len(classes) - _CLASSES_SHOWN} more" if len(classes) > _CLASSES_SHOWN else ""
+    shown = ", ".join(f"{label} {count}" for label, count in classes[:5])
+    more = f", and {len(classes) - 5} more" if len(classes) > 5 else ""
     return f"{len(missing)} of {listed} listed files are missing (by class: {shown}{more})"
 
 
@@ -130,35 +131,18 @@ def _recognize(root: Path) -> Layout:
     raise UserError(f"{root} has no known layout ({'; '.join(marks)})")
 
 
-def _list_clips(layout: Layout, files: Files) -> tuple[SourceClip, ...]:
-    """Return the clips that a layout lists, each once."""
-    clips = tuple(layout.read(files))
-    if not clips:
-        raise UserError(f"{files.root}: {layout.name} lists no clips; fetch its annotation files again")
-    seen: set[str] = set()
-    for clip in clips:
-        if clip.id in seen:
-            raise UserError(
-                f"{files.root}: clip {clip.id} ({clip.place}) is listed twice; remove one of its rows"
-            )
-        seen.add(clip.id)
-    return clips
-
-
 def _read_origin(root: Path) -> Mapping[str, str] | None:
     """Return the origin of a fetched dataset after checking that it is unchanged."""
     require_finished(root)
-    path = root / FETCHED
-    fetched = _read_record(path, "repo", "rev", "hash", "files", "bytes")
-    if fetched is None:
+    record = root / FETCHED
+    if (fetched := _read_record(record, "repo", "rev", "hash", "files", "bytes")) is None:
         return None
-    expected = (fetched["files"], fetched["bytes"])
-    sizes = [Path(folder, name).stat().st_size for folder, _, names in os.walk(root) for name in names]
-    found = (len(sizes) - 1, sum(sizes) - path.stat().st_size)
-    if found != expected:
+    paths = [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+    sizes = [path.stat().st_size for path in paths if path != record]
+    if (len(sizes), sum(sizes)) != (fetched["files"], fetched["bytes"]):
         raise UserError(
-            f"{root} was changed after it was fetched ({found[0]} files of {found[1]} bytes, expected "
-            f"{expected[0]} of {expected[1]}); rerun the same xkd fetch to repair it"
+            f"{root} was changed after it was fetched ({len(sizes)} files of {sum(sizes)} bytes, expected "
+            f"{fetched['files']} of {fetched['bytes']}); rerun the same xkd fetch to repair it"
         )
     return {key: str(fetched[key]) for key in ("repo", "rev", "hash")}
 
@@ -167,7 +151,6 @@ def _hash_clips(clips: Sequence[SourceClip]) -> str:
     """Return a revision from the listing and the sizes of the files."""
     digest = hashlib.sha256()
     for clip in clips:
-        assert clip.file is not None
-        row = (clip.id, *clip.splits, *clip.labels, str(clip.file.size))
+        row = (clip.id, *clip.splits, *clip.labels, str(clip.file.size if clip.file else 0))
         digest.update("\0".join(row).encode() + b"\n")
     return digest.hexdigest()[:16]

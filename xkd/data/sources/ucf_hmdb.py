@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xkd.data.sources.files import Files
-from xkd.data.sources.layout import Layout, SourceClip, assign_split, to_id
+from xkd.data.sources.layout import Files, Layout, Line, SourceClip, to_id
 from xkd.errors import UserError
 
 _UCF_LISTS, _HMDB_LISTS = "ucfTrainTestlist", "testTrainMulti_7030_splits"
@@ -25,10 +24,11 @@ def _read_ucf101(files: Files) -> Iterator[SourceClip]:
             for line in lines:
                 name = line.text.split()[0]
                 line.check_class(name.split("/")[0], classes, "classInd.txt")
-                assign_split(splits, name, fold, split, line)
+                _assign_split(splits, name, fold, split, line)
     for name, folds in sorted(splits.items()):
         # The folder decides the class: HandstandPushups holds files named HandStandPushups.
-        yield _clip(files, f"UCF-101/{name}", name.rpartition("/")[0], folds)
+        label, _, file = name.rpartition("/")
+        yield files.clip(to_id(file), f"UCF-101/{name}", folds, label)
 
 
 def _read_hmdb51(files: Files) -> Iterator[SourceClip]:
@@ -48,16 +48,17 @@ def _read_hmdb51(files: Files) -> Iterator[SourceClip]:
                 name, _, tag = line.text.rpartition(" ")
                 if tag not in _HMDB_TAGS:
                     raise line.error(f"expected 1 (train), 2 (test) or 0 (unused), found {tag!r}")
-                assign_split(splits, name.strip(), fold, _HMDB_TAGS[tag], line)
+                _assign_split(splits, name.strip(), fold, _HMDB_TAGS[tag], line)
         for name, folds in sorted(splits.items()):
-            yield _clip(files, f"HMDB-51/{label}/{name}", label, folds)
+            yield files.clip(to_id(name), f"HMDB-51/{label}/{name}", folds, label)
 
 
-def _clip(files: Files, place: str, label: str, splits: list[str]) -> SourceClip:
-    name = place.rpartition("/")[2]
-    return SourceClip(
-        id=to_id(name), file=files.media.get(place), place=place, splits=tuple(splits), labels=(label,)
-    )
+def _assign_split(splits: dict[str, list[str]], name: str, fold: int, split: str, line: Line) -> None:
+    """Record the split of a clip in one of three folds, from 0; lists may name it only once per fold."""
+    folds = splits.setdefault(name, ["unused"] * 3)
+    if folds[fold] != "unused":
+        raise line.error(f"{name} is {split} and {folds[fold]} in split {fold + 1}; remove one of the rows")
+    folds[fold] = split
 
 
 UCF101 = Layout(name="ucf101", marks=(f"{_UCF_LISTS}/classInd.txt",), kind="video", read=_read_ucf101)
