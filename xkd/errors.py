@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 EXIT_FAILURE = 1
@@ -57,3 +58,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean a, b?)" with the closest known names, or "" when none is close."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
+
+
+@contextmanager
+def in_section(name: str) -> Iterator[None]:
+    """Put a section of the settings before the setting that a message of a `UserError` begins with."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}.{error}") from None

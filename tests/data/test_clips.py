@@ -15,10 +15,7 @@ from tests.tiny import tiny_config
 from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import resolve
 from xkd.data.datasets.evaluation import evaluation_batches
-from xkd.data.datasets.training import (
-    ClipSampler,
-    TrainingClips,
-)
+from xkd.data.datasets.training import TrainingClips, batch_keys
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.transforms.params import Item
@@ -133,20 +130,27 @@ def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: PreparedD
 
 
 def test_epoch_is_a_permutation_without_an_incomplete_batch() -> None:
-    steps = list(ClipSampler(9, 4, seed=0, first=0, steps=6))
+    steps = list(batch_keys(9, 4, seed=0, first=0, steps=6))
     epochs = [sorted(key for step in steps[first : first + 2] for key in step) for first in (0, 2, 4)]
     for epoch, keys in enumerate(epochs):
         assert {key[0] for key in keys} == {epoch}
         assert len({key[1] for key in keys}) == 8
     assert len({tuple(index for _, index in keys) for keys in epochs}) > 1
-    assert len(ClipSampler(9, 4, seed=0, first=2, steps=6)) == 4
+    assert len(list(batch_keys(9, 4, seed=0, first=2, steps=6))) == 4
 
 
 def test_impossible_batch_sizes_are_refused() -> None:
     with pytest.raises(UserError, match=r"batch_size 8 exceeds the number of training clips, 4"):
-        ClipSampler(4, 8, seed=0, first=0, steps=1)
+        next(batch_keys(4, 8, seed=0, first=0, steps=1))
     with pytest.raises(UserError, match="must be a multiple of the 3 processes"):
-        ClipSampler(40, 8, seed=0, first=0, steps=1, world_size=3)
+        next(batch_keys(40, 8, seed=0, first=0, steps=1, world_size=3))
+
+
+def test_errors_about_the_batch_of_pretraining_name_its_setting(data: PreparedDataset) -> None:
+    with pytest.raises(UserError, match=r"^optim\.batch_size 99 exceeds the number of training clips, \d+"):
+        TrainingClips(data, with_settings("optim.batch_size=99")).count_steps()
+    with pytest.raises(UserError, match=r"^optim\.batch_size 4 must be a multiple of the 3 processes"):
+        TrainingClips(data, with_settings("optim.batch_size=4")).count_steps(3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -159,7 +163,7 @@ def test_unreadable_clip_is_replaced_and_counted(
     (batch,) = clips.batches(0, 1)
     again = next(TrainingClips(damaged, with_settings("run.workers=0")).batches(0, 1))
     assert same(batch, again)
-    keys = next(iter(ClipSampler(len(clips), 4, CONFIG.run.seed, 0, 1)))
+    keys = next(batch_keys(len(clips), 4, CONFIG.run.seed, 0, 1))
     expected = [index == 0 for _, index in keys]
     assert [bool(skipped) for skipped in batch["skipped"]] == expected or not any(expected)
     item = clips[0, 0]

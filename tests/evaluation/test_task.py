@@ -256,7 +256,7 @@ def test_a_mistake_in_several_processes_is_a_one_line_error(
     prepared: Path, run: Path, tmp_path: Path
 ) -> None:
     odd = finetune("batch_size=9", encoder="teacher")
-    with pytest.raises(UserError, match=r"batch_size 9 must be a multiple of the 2 processes") as caught:
+    with pytest.raises(UserError, match=r"^batch_size 9 must be a multiple of the 2 processes") as caught:
         evaluate(run, prepared, odd, tmp_path, 2)
     assert "\n" not in str(caught.value)
     (note,) = tmp_path.glob("*.failed")

@@ -219,11 +219,11 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
     [
         ("node_type=v100_gcp", "unknown node type 'v100_gcp' (did you mean v100_gke"),
         ("nodes=0", "configuration: nodes: Input should be greater than 0, got 0"),
-        ("processes=3", "batch_size 256 must be a multiple of the 6 processes"),
+        ("processes=3", "optim.batch_size 256 must be a multiple of the 6 processes"),
         ("min_nodes=3", "configuration: min_nodes 3 must be at most nodes, 2"),
         ("node=2", "node=2: unknown setting node (did you mean nodes"),
         ("tolerations=spot", "configuration: tolerations: "),
-        ("nodes=3", "batch_size 256 must be a multiple of the 24 processes"),
+        ("nodes=3", "optim.batch_size 256 must be a multiple of the 24 processes"),
         (
             "tolerations=[{key: spot",
             "tolerations=[{key: spot: the value is not valid YAML",

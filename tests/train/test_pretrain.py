@@ -299,7 +299,7 @@ def test_invalid_settings_are_one_line_errors(prepared: Path, tmp_path: Path) ->
         taken.listen()
         port = taken.getsockname()[1]
         mistakes: dict[str, dict[str, Any]] = {
-            "batch_size 64 exceeds the number of training clips, 30": {
+            "optim.batch_size 64 exceeds the number of training clips, 30": {
                 "optim": replace(config.optim, batch_size=64)
             },
             f"metrics_port {port}: Address already in use": {"run": replace(config.run, metrics_port=port)},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xkd.config import PretrainConfig, check_division
 from xkd.config.overrides import to_dict
-from xkd.errors import NON_RETRYABLE_EXIT_CODES, TrainingError, UserError, XkdError
+from xkd.errors import NON_RETRYABLE_EXIT_CODES, TrainingError, UserError, XkdError, in_section
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.local import run_locally
 from xkd.rundir import RunDir, Verdict
@@ -80,7 +80,8 @@ def training_job(
     cluster = cluster.resolved()
     for nodes in range(cluster.min_nodes or cluster.nodes, cluster.nodes + 1):
         # A worker would find this out only after the job got its nodes.
-        check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
+        with in_section("optim"):
+            check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
     work = _work(config, data, out)
     return Job(
         name=job_name(out.name, run_id, work[1:], cluster.image, cluster.nodes),

@@ -24,8 +24,6 @@ from xkd.data.transforms.views import center_crop
 from xkd.errors import UserError
 from xkd.parallel.threads import in_threads
 
-_BATCH_WINDOWS = 32
-"""Approximate number of windows in an evaluation batch."""
 _EVALUATION, _FINETUNE = 2, 3
 """Purposes of random generators, after those of `xkd.data.datasets.training`."""
 
@@ -50,15 +48,15 @@ def evaluation_batches(
         train: random windows with parameters for the linear evaluation's augmentation (`linear_views`),
             instead of evenly spaced ones, center-cropped for `Views.plain`.
         seed: of the random windows.
-        modalities: what to read.
+        modalities: to read.
 
     Raises:
         UserError: a clip cannot be read.
     """
     reader = WindowReader(dataset, config)
     windows = _EvaluationClips(reader, clips, count, seed if train else None, modalities)
-    size = max(1, _BATCH_WINDOWS // count)
-    batches = [list(range(first, min(first + size, len(clips)))) for first in range(0, len(clips), size)]
+    size = max(1, 32 // count)
+    batches = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
     return load_batches(windows, batches, config.run.workers)
 
 
@@ -82,14 +80,8 @@ class FinetuneClips(Dataset[Item]):
     def __post_init__(self) -> None:
         self.dataset.check(self.config)
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
     def __getitem__(self, key: tuple[int, int]) -> Item:
-        """Return a random window of a clip, with the parameters of its view.
-
-        Args:
-            key: (epoch, index).
+        """Return a random window for a key (epoch, index of a clip), with the parameters of its view.
 
         Raises:
             UserError: the clip cannot be read.
@@ -119,9 +111,6 @@ class _EvaluationClips(Dataset[list[Item]]):
     seed: int | None
     """Of random windows; None for evenly spaced ones."""
     modalities: Sequence[Modality]
-
-    def __len__(self) -> int:
-        return len(self.clips)
 
     def __getitem__(self, index: int) -> list[Item]:
         clip, config, rng = self.clips[index], self.reader.config, None

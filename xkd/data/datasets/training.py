@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from xkd.config import PretrainConfig, check_division
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.media import MediaError
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
-from xkd.errors import UserError
+from xkd.errors import UserError, in_section
 from xkd.parallel.threads import in_threads
 
 SHORTEST = 1.1
@@ -32,10 +32,7 @@ _ORDER, _WINDOW = range(2)
 class TrainingClips(Dataset[Item]):
     """The clips of one split that have all trained modalities; an item is a random window.
 
-    Args:
-        dataset: a prepared dataset.
-        config: of the run; `run.seed` seeds everything drawn.
-        split: split to train on.
+    `config.run.seed` seeds everything drawn.
 
     Raises:
         UserError: the split is missing, no clip has all of `config.modalities`, or the audio was prepared at
@@ -69,8 +66,9 @@ class TrainingClips(Dataset[Item]):
         Raises:
             UserError: see `steps_per_epoch`.
         """
-        optim, run = self.config.optim, self.config.run
-        per_epoch = steps_per_epoch(len(self), optim.batch_size, world_size, run.accumulate)
+        optim = self.config.optim
+        with in_section("optim"):
+            per_epoch = steps_per_epoch(len(self), optim.batch_size, world_size, self.config.run.accumulate)
         return optim.epochs * per_epoch, per_epoch
 
     def batches(self, first: int, steps: int, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
@@ -79,19 +77,16 @@ class TrainingClips(Dataset[Item]):
         Frames of unequal sizes are padded at the right and the bottom; views never look there.
 
         Raises:
-            UserError: see `__getitem__` and `ClipSampler`.
+            UserError: see `__getitem__`.
         """
         batch_size, run = self.config.optim.batch_size, self.config.run
-        sampler = ClipSampler(len(self), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
-        return load_batches(self, sampler, run.workers)
+        keys = batch_keys(len(self), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
+        return load_batches(self, keys, run.workers)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
-        """Return a random window of a clip, with the parameters of its views.
+        """Return a random window for a key (epoch, index of a clip), with the parameters of its views.
 
         A clip that cannot be read is reported and replaced by another, drawn from the same seed.
-
-        Args:
-            key: (epoch, index).
 
         Raises:
             UserError: many clips in a row cannot be read.
@@ -129,8 +124,17 @@ def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1, accumulate
     return clips // batch_size
 
 
-class ClipSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) keys of one process's parts of the batches, from step `first` up to `steps`.
+def batch_keys(
+    length: int,
+    batch_size: int,
+    seed: int,
+    first: int,
+    steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the (epoch, index) keys of one process's parts of the batches, from step `first` up to `steps`.
 
     Each epoch is one permutation of the clips, cut into global batches (the rest is dropped); a process
     takes a contiguous share of each, in `accumulate` parts one after the other. So the global batches
@@ -149,36 +153,16 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
     Raises:
         UserError: see `steps_per_epoch`.
     """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int,
-        first: int,
-        steps: int,
-        rank: int = 0,
-        world_size: int = 1,
-        accumulate: int = 1,
-    ) -> None:
-        self.per_epoch = steps_per_epoch(length, batch_size, world_size, accumulate)
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.first, self.steps, self.rank, self.accumulate = first, steps, rank, accumulate
-        self.part = batch_size // (world_size * accumulate)
-
-    def __len__(self) -> int:
-        return max(0, self.steps - self.first) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, shuffled = np.arange(self.length), -1
-        for step in range(self.first, self.steps):
-            epoch, number = divmod(step, self.per_epoch)
-            if epoch != shuffled:
-                order, shuffled = generator(_ORDER, self.seed, epoch).permutation(self.length), epoch
-            begin = number * self.batch_size + self.rank * self.accumulate * self.part
-            for part in range(self.accumulate):
-                here = begin + part * self.part
-                yield [(epoch, int(index)) for index in order[here : here + self.part]]
+    per_epoch = steps_per_epoch(length, batch_size, world_size, accumulate)
+    part = batch_size // (world_size * accumulate)
+    order, shuffled = np.arange(length), -1
+    for step in range(first, steps):
+        epoch, number = divmod(step, per_epoch)
+        if epoch != shuffled:
+            order, shuffled = generator(_ORDER, seed, epoch).permutation(length), epoch
+        begin = number * batch_size + rank * accumulate * part
+        for start in range(begin, begin + accumulate * part, part):
+            yield [(epoch, int(index)) for index in order[start : start + part]]
 
 
 def generator(purpose: int, *key: int) -> np.random.Generator:

@@ -106,7 +106,7 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
         listed = len(dataset.clips) + len(dataset.missing)
         print(f"prepare: {describe_missing(dataset.missing, listed)}; continuing", file=sys.stderr)
     identity = {"name": dataset.name, "revision": dataset.revision, **config.settings}
-    output, processed = OutputDir(out, identity, functools.partial(_find_identity, out)), 0
+    output, processed = OutputDir(out, identity, lambda: _find_identity(out)), 0
     with output.fill() as pending:
         if pending:
             processed, reports = _write_shards(dataset, output, config)
@@ -160,11 +160,9 @@ def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> 
                         skipped.append({"clip": clip.id, "reason": outcome.reason})
                         if len(skipped) > config.max_skipped * total:
                             write_table(table, ("clip", "reason"), skipped)
-                            problem = f"{len(skipped)} of {total} clips failed, more than max_skipped"
-                            last = f"last {clip.id}: {outcome.reason}; all in {table}"
-                            raise UserError(
-                                f"{dataset.root}: {problem}={config.max_skipped:g} allows ({last})"
-                            )
+                            last = f"{config.max_skipped:g} allows (last {clip.id}: {outcome.reason}"
+                            problem = f"{len(skipped)} of {total} clips failed, more than max_skipped={last}"
+                            raise UserError(f"{dataset.root}: {problem}; all in {table})")
                     else:
                         rows.append(_append(tar, shard, clip, *outcome).to_row())
             partial.replace(output.path / shard)

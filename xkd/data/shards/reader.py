@@ -41,10 +41,7 @@ class WindowReader:
         self.root, self.config = dataset.root, config
 
     def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> list[Item]:
-        """Read the windows of a clip that start at `starts`, seconds.
-
-        Returns:
-            One item per window, with ``frames``, ``waveform`` or both.
+        """Return an item per window that starts at `starts`, seconds, with the ``frames`` and ``waveform``.
 
         Raises:
             MediaError: the clip cannot be decoded.
@@ -59,39 +56,30 @@ class WindowReader:
         return items
 
     def frames(self, clip: Clip, starts: Sequence[float]) -> Tensor:
-        """Read the frames of windows, resized so that the short side is the global view's height.
-
-        Returns:
-            uint8, shape (windows, T, 3, H, W).
+        """Return frames (windows, T, 3, H, W), uint8, whose short side is the global view's height.
 
         Raises:
             MediaError: the clip cannot be decoded.
         """
         count, short, _ = self.config.video.global_view
         times = np.add.outer(np.asarray(starts), np.arange(count) / self.config.clip.fps)
-        mp4 = self._read(clip, clip.video_offset, clip.video_size)
-        frames = torch.from_numpy(read_video(mp4, times.ravel())).permute(0, 3, 1, 2)
+        frames = torch.from_numpy(read_video(self._read(clip, "video"), times.ravel())).permute(0, 3, 1, 2)
         frames = resize_short_side(frames, short)
         return frames.reshape(len(starts), count, *frames.shape[1:])
 
     def waveform(self, clip: Clip, starts: Sequence[float]) -> Tensor:
-        """Read the sound of windows, padded with zeros where it ends early.
-
-        Returns:
-            float32 in [-1, 1], shape (windows, S).
+        """Return waveforms (windows, S), float32 in [-1, 1], padded with zeros where the sound ends early.
 
         Raises:
             MediaError: the shard cannot be read.
         """
         length, rate = window_samples(self.config), self.config.clip.sample_rate
-        samples = self._read(clip, clip.audio_offset, clip.audio_size)[WAV_HEADER:]
-        first = [round(start * rate) for start in starts]
-        parts = [to_waveform(samples[2 * begin : 2 * (begin + length)], length) for begin in first]
+        samples = self._read(clip, "audio")[WAV_HEADER:]
+        parts = [to_waveform(samples[2 * round(start * rate) :], length) for start in starts]
         return torch.from_numpy(np.stack(parts))
 
-    def _read(self, clip: Clip, offset: int | None, size: int | None) -> bytes:
-        assert offset is not None
-        assert size is not None
+    def _read(self, clip: Clip, modality: Modality) -> bytes:
+        offset, size = getattr(clip, f"{modality}_offset"), getattr(clip, f"{modality}_size")
         try:
             with (self.root / clip.shard).open("rb") as shard:
                 shard.seek(offset)
@@ -121,7 +109,8 @@ def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[It
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         timeout=_BATCH_TIMEOUT if workers else 0,
-        worker_init_fn=_leave_process_group if workers else None,
+        # A stop signal to the training process's group must not end a worker that it still needs.
+        worker_init_fn=lambda _: os.setpgid(0, 0),
     )
     try:
         yield from loader
@@ -134,24 +123,17 @@ def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[It
         raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
 
 
-def _leave_process_group(_: int) -> None:
-    """Keep a stop signal to the training process's group from ending a worker that it still needs."""
-    os.setpgid(0, 0)
-
-
 def collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
     """Stack items (or lists of them); pad frames of unequal sizes at the right and the bottom."""
     flat = [item for entry in items for item in (entry if isinstance(entry, list) else [entry])]
     if "frames" in flat[0]:
         height, width = (max(item["frames"].shape[axis] for item in flat) for axis in (-2, -1))
         # Channels last in memory, as decoded: bytes are resized fastest so.
-        flat = [{**item, "frames": _pad(item["frames"], height, width).movedim(1, -1)} for item in flat]
+        for number, item in enumerate(flat):
+            missing = (0, width - item["frames"].shape[-1], 0, height - item["frames"].shape[-2])
+            frames = F.pad(item["frames"], missing) if any(missing) else item["frames"]
+            flat[number] = {**item, "frames": frames.movedim(1, -1)}
     batch: Item = default_collate(flat)
     if "frames" in batch:
         batch["frames"] = batch["frames"].movedim(-1, 2)
     return batch
-
-
-def _pad(frames: Tensor, height: int, width: int) -> Tensor:
-    missing = (0, width - frames.shape[-1], 0, height - frames.shape[-2])
-    return F.pad(frames, missing) if any(missing) else frames

@@ -18,8 +18,6 @@ from torch import Tensor
 from xkd.config import FinetuneVideoConfig
 from xkd.data.transforms.params import AudioParams
 
-_FILL = (124, 116, 104)
-"""Mean color of the standardization; fills the border that shifts and rotations uncover."""
 _SEEDING = threading.Lock()
 """timm draws from process-wide generators, so only one thread may seed them at a time."""
 
@@ -39,16 +37,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def rand_augment(frames: Tensor, config: FinetuneVideoConfig, seed: int) -> Tensor:
-    """Apply timm's RandAugment, with the same operations at the same strength on every frame.
-
-    Args:
-        frames: uint8 (T, 3, H, W).
-        config: strength and number of the operations.
-        seed: of the operations.
-
-    Returns:
-        As `frames`.
-    """
+    """Apply timm's RandAugment to frames (T, 3, H, W), uint8: the same operations, as strong, on each."""
     if not config.magnitude or not config.operations:
         return frames
     transform = _rand_augment(config.magnitude, config.operations, config.magnitude_std)
@@ -65,20 +54,13 @@ def _rand_augment(magnitude: int, operations: int, std: float) -> Callable[[Any]
 
     # The operations that grow with the magnitude, as VideoMAE and the authors' code use them.
     name = f"rand-m{magnitude}-n{operations}-mstd{std:g}-inc1"
-    transform: Callable[[Any], Any] = rand_augment_transform(name, {"img_mean": _FILL})
+    # The mean color of the standardization fills the border that shifts and rotations uncover.
+    transform: Callable[[Any], Any] = rand_augment_transform(name, {"img_mean": (124, 116, 104)})
     return transform
 
 
 def mask_spectrogram(spectrogram: Tensor, params: AudioParams) -> Tensor:
-    """Warp spectrograms in time, and fill bands of frequency and time with their mean (SpecAugment).
-
-    Args:
-        spectrogram: (B, 1, F, T).
-        params: of one view, (B, ...).
-
-    Returns:
-        (B, 1, F, T).
-    """
+    """Warp spectrograms (B, 1, F, T) in time, and fill bands of F and T with their mean (SpecAugment)."""
     warps = params.warp.tolist()
     warped = torch.stack([_warp(sample, *warp) for sample, warp in zip(spectrogram, warps, strict=True)])
     device = spectrogram.device

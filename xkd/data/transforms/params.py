@@ -16,9 +16,6 @@ from xkd.config import AudioAugment, FinetuneAudioConfig, FinetuneConfig, Pretra
 _BLUR_SIGMA = (0.1, 2.0)
 """Pixels; drawn per view. (The authors' code takes the pair for sigma_x, sigma_y.)"""
 _ASPECT = (3 / 4, 4 / 3)
-_CROP_TRIES = 10
-_AUDIO_STEP = 160
-"""Local audio views start at multiples of 1/160 s (100 samples at 16 kHz)."""
 
 
 class VideoParams(NamedTuple):
@@ -144,29 +141,19 @@ def draw_params(
 ) -> ClipParams:
     """Draw the random parameters of one clip's views.
 
-    Runs are reproducible only while the order of the draws stays: a test records it.
-
-    Args:
-        rng: the generator that everything is drawn from.
-        specs: the views.
-        config: sizes of the windows.
-        height: of the clip's frames, pixels.
-        width: of the clip's frames, pixels.
+    Runs are reproducible only while the order of the draws stays: a test records it. `height` and `width`
+    are of the clip's frames, in pixels.
     """
     frames = config.video.global_view[0]
     video = [_draw_video(rng, augment, size, frames, height, width) for augment, size in specs.video]
     audio = [_draw_audio(rng, augment, size, config) for augment, size in specs.audio]
     # After the views, not with each: the order of the draws.
     masks = [_draw_masks(rng, specs.masks, *size) for _, size in specs.audio]
+    of_audio = [*zip(*audio, strict=True), *zip(*masks, strict=True)]
     return ClipParams(
-        VideoParams(*map(_stack, zip(*video, strict=True))),
-        AudioParams(*map(_stack, [*zip(*audio, strict=True), *zip(*masks, strict=True)])),
+        VideoParams(*(torch.from_numpy(np.stack(values)) for values in zip(*video, strict=True))),
+        AudioParams(*(torch.from_numpy(np.stack(values)) for values in of_audio)),
     )
-
-
-def _stack(values: tuple[Any, ...]) -> Tensor:
-    """Return one parameter of all views."""
-    return torch.from_numpy(np.stack(values))
 
 
 def _draw_video(
@@ -194,7 +181,7 @@ def _draw_box(
     rng: np.random.Generator, area: tuple[float, float], height: int, width: int
 ) -> NDArray[np.int64]:
     """Draw a crop: area uniform, aspect log-uniform, ten tries, then the center (torchvision's rule)."""
-    for _ in range(_CROP_TRIES):
+    for _ in range(10):
         pixels = height * width * rng.uniform(*area)
         aspect = math.exp(rng.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1])))
         box_width, box_height = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
@@ -210,7 +197,7 @@ def _draw_audio(
     rng: np.random.Generator, augment: AudioAugment, size: tuple[int, ...], config: PretrainConfig
 ) -> tuple[Any, ...]:
     """Return the first fields of `AudioParams` for one view."""
-    step = config.clip.sample_rate // _AUDIO_STEP
+    step = config.clip.sample_rate // 160  # local views start at multiples of 1/160 s
     spare = max(0, window_samples(config) - config.clip.samples(size[1]))
     mels, frames = size
     canvas = int(frames * augment.crop_canvas)

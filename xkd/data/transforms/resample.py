@@ -17,8 +17,8 @@ def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
     The kernel's parameter is -0.75, as in PyTorch; taps beyond the interval repeat its edge.
 
     Args:
-        start: first pixel of the interval, (B,).
-        length: its pixels, (B,).
+        start: first pixel, (B,).
+        length: pixels, (B,).
         out_size: pixels after the resize.
         in_size: pixels of the axis before the crop.
 
@@ -40,15 +40,12 @@ def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
 
 
 def gaussian(sigma: Tensor, kernel: int, size: int) -> Tensor:
-    """Return a Gaussian blur with reflected edges; sigma 0 is the identity.
+    """Return a Gaussian blur with reflected edges, (B, size, size); sigma 0 is the identity.
 
     Args:
         sigma: pixels, (B,).
         kernel: taps, odd.
         size: pixels of the axis, more than kernel // 2.
-
-    Returns:
-        (B, size, size).
     """
     offsets = torch.arange(kernel, device=sigma.device) - kernel // 2
     weights = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)

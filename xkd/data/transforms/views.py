@@ -7,7 +7,6 @@ batches and on the device it is on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +21,6 @@ from xkd.data.transforms.resample import cubic, gaussian
 from xkd.parallel.threads import over_samples
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_BLUR_KERNEL = 9
-
-Params = TypeVar("Params", VideoParams, AudioParams)
 
 
 class Views(nn.Module):
@@ -48,34 +44,33 @@ class Views(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Item) -> dict[Modality, list[Tensor]]:
-        """Make the augmented views of a batch.
+        """Return the augmented views of a batch per modality, in the order of the specs, standardized.
 
         Args:
             batch: ``frames``, ``waveform`` or both, on any device, and ``params`` on the CPU.
 
         Returns:
-            The views of the specs per modality, global first: video (B, 3, T, H, W), audio
-            (B, 1, mels, frames), both standardized.
+            video (B, 3, T, H, W), audio (B, 1, mels, frames).
         """
         device, params = self.mean.device, batch["params"]
         views: dict[Modality, list[Tensor]] = {}
         if "frames" in batch:
             frames = batch["frames"].to(device, non_blocking=True)
             views["video"] = [
-                self._video(frames, *spec, _of_view(params.video, number))
+                self._video(frames, *spec, VideoParams(*(values[:, number] for values in params.video)))
                 for number, spec in enumerate(self.specs.video)
             ]
         if "waveform" in batch:
             waveform = batch["waveform"].to(device, non_blocking=True)
             views["audio"] = [
-                self._audio(waveform, *spec, _of_view(params.audio, number))
+                self._audio(waveform, *spec, AudioParams(*(values[:, number] for values in params.audio)))
                 for number, spec in enumerate(self.specs.audio)
             ]
         return views
 
     @torch.no_grad()
     def plain(self, batch: Item) -> dict[Modality, Tensor]:
-        """Make the global views without augmentation, from whole windows.
+        """Return the global views without augmentation.
 
         Args:
             batch: ``frames`` of the global view's size (see `center_crop`), ``waveform`` or both.
@@ -136,11 +131,6 @@ class Views(nn.Module):
         return torch.matmul(rows @ view, columns.transpose(-2, -1))
 
 
-def _of_view(params: Params, number: int) -> Params:
-    """Return the parameters of one view of every sample."""
-    return type(params)(*(values[:, number] for values in params))
-
-
 def center_crop(frames: Tensor, height: int, width: int) -> Tensor:
     """Cut the center out of frames (..., H, W)."""
     top, left = (frames.shape[-2] - height) // 2, (frames.shape[-1] - width) // 2
@@ -160,7 +150,7 @@ def _cut(frames: Tensor, box: Sequence[int], size: tuple[int, ...], flip: bool) 
 
 def _blur(x: Tensor, sigma: Tensor, vertical: bool) -> Tensor:
     """Blur (B, 3, T, H, W) with a Gaussian per sample, along both axes or along the height alone."""
-    rows, columns = (gaussian(sigma, _BLUR_KERNEL, size)[:, None, None] for size in x.shape[-2:])
+    rows, columns = (gaussian(sigma, 9, size)[:, None, None] for size in x.shape[-2:])
     return rows @ (x if vertical else x @ columns.transpose(-2, -1))
 
 

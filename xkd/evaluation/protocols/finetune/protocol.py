@@ -10,7 +10,7 @@ import torch
 
 from xkd.config.overrides import to_dict
 from xkd.data.datasets.evaluation import FinetuneClips
-from xkd.data.datasets.training import ClipSampler
+from xkd.data.datasets.training import batch_keys
 from xkd.data.shards.reader import load_batches
 from xkd.data.transforms.params import Item
 from xkd.evaluation.protocols.finetune.classifier import Classifier
@@ -119,5 +119,5 @@ def _batches(job: FinetuneJob, first: int, steps: int) -> Iterator[Item]:
     settings, seed, context, (train, _) = job.settings, job.task.seed, job.context, job.clips
     clips = FinetuneClips(job.splits.dataset, train, job.view_config, job.modality, settings, seed)
     place = context.rank, context.size, settings.accumulate
-    order = ClipSampler(len(clips), settings.batch_size, seed, first, steps, *place)
+    order = batch_keys(len(train), settings.batch_size, seed, first, steps, *place)
     return load_batches(clips, order, job.config.run.workers)
