@@ -61,7 +61,7 @@ class Baseline:
     def waveform(self, path: Path, start: float) -> NDArray[np.float32]:
         """Return the window's samples, mono, float32 (S,)."""
         clip = self.config.clip
-        length = round(clip.seconds * clip.sample_rate)
+        length = clip.window_samples
         resampler = av.AudioResampler(format="s16", layout="mono", rate=clip.sample_rate)
         chunks: list[NDArray[np.int16]] = []
         with av.open(str(path)) as file:

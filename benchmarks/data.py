@@ -36,7 +36,7 @@ from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.shards.reader import WindowReader, collate
-from xkd.data.transforms.params import draw_params, pretrain_views, window_samples
+from xkd.data.transforms.params import draw_params, pretrain_views
 from xkd.data.transforms.views import Views
 from xkd.launch.distributed import keep_freed_memory
 
@@ -129,7 +129,7 @@ def prepared_batch(
         batch = collate(items)
     with watch.stage("video views"):
         views({"frames": batch["frames"], "params": batch["params"]})
-    lengths = [window_samples(config)] + [
+    lengths = [config.clip.window_samples] + [
         config.clip.samples(config.audio.local_view[1])
     ] * config.audio.local_views
     before = time.process_time()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
 from xkd.config.overrides import build, to_dict
-from xkd.data.transforms.params import window_samples
 from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import Views, center_crop
 from xkd.errors import UserError
@@ -52,7 +51,7 @@ class PretrainedEncoder(Encoder):
         Raises:
             UserError: the clip has another shape or type.
         """
-        clip, config, length = torch.as_tensor(clip), self.config.clip, window_samples(self.config)
+        clip, config, length = torch.as_tensor(clip), self.config.clip, self.config.clip.window_samples
         frames, height, width = self.config.video.global_view
         if self.modality == "audio":
             fits = clip.is_floating_point() and clip.shape == (length,)

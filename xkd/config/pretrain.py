@@ -157,7 +157,7 @@ class PretrainConfig:
                 f"video.global_view has {video_frames} frames but clip.seconds x clip.fps is "
                 f"{clip.seconds * clip.fps:g}"
             )
-        if audio_frames != (expected := 1 + round(clip.seconds * clip.sample_rate) // clip.hop):
+        if audio_frames != (expected := 1 + clip.window_samples // clip.hop):
             raise ValueError(
                 f"audio.global_view has {audio_frames} frames but clip.seconds of audio have {expected}"
             )

@@ -28,6 +28,11 @@ class ClipConfig:
     f_max: PositiveFloat = 8000.0
     """Upper edge of the mel filter bank, Hz."""
 
+    @property
+    def window_samples(self) -> int:
+        """Audio samples of a window."""
+        return round(self.seconds * self.sample_rate)
+
     def samples(self, spectrogram_frames: int) -> int:
         """Return the waveform length whose centered spectrogram has this many frames.
 

@@ -62,23 +62,15 @@ def evaluation_batches(
 
 @dataclass(frozen=True)
 class FinetuneClips(Dataset[Item]):
-    """Labeled clips of one modality; an item is a random window, its frames after RandAugment.
+    """Labeled clips of one modality; an item is a random window, its frames after RandAugment."""
 
-    Raises:
-        UserError: the audio was prepared at another sample rate.
-    """
-
-    dataset: PreparedDataset
+    reader: WindowReader
+    """Of windows for the global view to fine-tune on."""
     clips: Sequence[Clip]
-    config: PretrainConfig
-    """Of the run, with the global view to fine-tune on."""
     modality: Modality
     tuning: FinetuneConfig
     seed: int
     """Of everything drawn."""
-
-    def __post_init__(self) -> None:
-        self.dataset.check(self.config)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return a random window for a key (epoch, index of a clip), with the parameters of its view.
@@ -87,10 +79,10 @@ class FinetuneClips(Dataset[Item]):
             UserError: the clip cannot be read.
         """
         epoch, index = key
-        clip, config = self.clips[index], self.config
+        clip, config = self.clips[index], self.reader.config
         rng = generator(_FINETUNE, self.seed, epoch, zlib.crc32(clip.id.encode()))
         start = rng.uniform(0.0, max(0.0, clip.duration - config.clip.seconds))
-        (item,) = _read(WindowReader(self.dataset, config), clip, [start], (self.modality,))
+        (item,) = _read(self.reader, clip, [start], (self.modality,))
         item["clip"] = torch.tensor(index)
         if "frames" in item:
             item["frames"] = rand_augment(item["frames"], self.tuning.video, int(rng.integers(2**32)))

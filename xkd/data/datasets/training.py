@@ -138,17 +138,8 @@ def batch_keys(
 
     Each epoch is one permutation of the clips, cut into global batches (the rest is dropped); a process
     takes a contiguous share of each, in `accumulate` parts one after the other. So the global batches
-    depend on the number of neither the processes nor the parts.
-
-    Args:
-        length: number of clips.
-        batch_size: clips of a global batch; a multiple of `world_size` times `accumulate`.
-        seed: of the permutations.
-        first: steps that are done.
-        steps: steps in all.
-        rank: of this process.
-        world_size: number of processes.
-        accumulate: parts of a process's share.
+    depend on the number of neither the processes nor the parts. `batch_size` counts the clips of a global
+    batch.
 
     Raises:
         UserError: see `steps_per_epoch`.

@@ -35,17 +35,10 @@ class MediaError(Exception):
 
 
 def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return the frames shown at the given times, by timestamps (frame rates may vary).
+    """Return the frames (T, H, W, 3), uint8, shown at the times (T,), seconds, by their timestamps.
 
     Times beyond either end give the first or the last frame; frames repeat where the source is slower.
     Only for files written by `transcode_video`: seeking is wrong in some others (B-frames in AVI).
-
-    Args:
-        source: the encoded file.
-        times: seconds from the start, shape (T,).
-
-    Returns:
-        uint8, shape (T, H, W, 3).
 
     Raises:
         MediaError: the bytes cannot be decoded.
@@ -89,14 +82,11 @@ def _frames_on_display(source: InputContainer, times: NDArray[np.float64]) -> It
 
 
 def transcode_video(content: Content, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
-    """Decode a source file from its start and encode it for random access.
+    """Encode a source file for random access; return the mp4 file and its duration in seconds.
 
     The short side becomes `short_side` (never enlarged), frames keep their timestamps; above `max_fps`
     the first frame of every 1/max_fps interval is kept. H.264 without B-frames, a keyframe every half
     second, so that a window anywhere in the clip decodes few unused frames.
-
-    Returns:
-        The mp4 file and its duration in seconds.
 
     Raises:
         MediaError: there is no video stream or no frame can be decoded.
@@ -136,10 +126,9 @@ def transcode_video(content: Content, short_side: int, max_fps: float | None) ->
 
 
 def read_audio(content: Content, sample_rate: int) -> NDArray[np.int16] | None:
-    """Return the audio of a source file in mono, resampled; sample 0 is at the file's start.
+    """Return the audio (S,), int16, of a source file, mono and resampled; None without an audio stream.
 
-    Returns:
-        int16, shape (S,); None when the file has no audio stream.
+    Sample 0 is at the file's start.
 
     Raises:
         MediaError: the file cannot be decoded or its audio stream is empty.

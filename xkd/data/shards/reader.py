@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from xkd.config import Modality, PretrainConfig
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.media import WAV_HEADER, MediaError, read_video, to_waveform
-from xkd.data.transforms.params import Item, window_samples
+from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.errors import UserError
 
@@ -27,10 +27,6 @@ class WindowReader:
     """Reader of windows of the clips of a prepared dataset.
 
     Files are opened for each read, so that the workers that a loader forks share none.
-
-    Args:
-        dataset: the prepared dataset.
-        config: sizes and rates of the windows.
 
     Raises:
         UserError: the dataset does not fit `config`.
@@ -73,7 +69,7 @@ class WindowReader:
         Raises:
             MediaError: the shard cannot be read.
         """
-        length, rate = window_samples(self.config), self.config.clip.sample_rate
+        length, rate = self.config.clip.window_samples, self.config.clip.sample_rate
         samples = self._read(clip, "audio")[WAV_HEADER:]
         parts = [to_waveform(samples[2 * round(start * rate) :], length) for start in starts]
         return torch.from_numpy(np.stack(parts))
@@ -94,10 +90,7 @@ class WindowReader:
 def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
     """Yield batches in order, decoded by `workers` processes (0: by this one).
 
-    Args:
-        clips: gives an item, or a list of items, per key.
-        batches: the keys of each batch.
-        workers: number of processes.
+    `clips` gives an item, or a list of items, per key; `batches` has the keys of each batch.
 
     Raises:
         UserError: raised by `clips`.

@@ -86,11 +86,6 @@ class ViewSpecs:
     """Warp and masks of every spectrogram; None for neither."""
 
 
-def window_samples(config: PretrainConfig) -> int:
-    """Return the audio samples of a window."""
-    return round(config.clip.seconds * config.clip.sample_rate)
-
-
 def pretrain_views(config: PretrainConfig) -> ViewSpecs:
     """Return one global view and the local views of each modality (Tables S1 and S2, left)."""
     views, video, audio = config.views, config.video, config.audio
@@ -198,7 +193,7 @@ def _draw_audio(
 ) -> tuple[Any, ...]:
     """Return the first fields of `AudioParams` for one view."""
     step = config.clip.sample_rate // 160  # local views start at multiples of 1/160 s
-    spare = max(0, window_samples(config) - config.clip.samples(size[1]))
+    spare = max(0, config.clip.window_samples - config.clip.samples(size[1]))
     mels, frames = size
     canvas = int(frames * augment.crop_canvas)
     box = [0, (canvas - frames) // 2, mels, frames]

@@ -11,7 +11,7 @@ import torch
 from xkd.config.overrides import to_dict
 from xkd.data.datasets.evaluation import FinetuneClips
 from xkd.data.datasets.training import batch_keys
-from xkd.data.shards.reader import load_batches
+from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item
 from xkd.evaluation.protocols.finetune.classifier import Classifier
 from xkd.evaluation.protocols.finetune.step import Epoch, FinetuneJob, FinetuneStepper, predict
@@ -117,7 +117,8 @@ def train(classifier: Classifier, job: FinetuneJob, folder: Path) -> list[Epoch]
 def _batches(job: FinetuneJob, first: int, steps: int) -> Iterator[Item]:
     """Return this process's parts of the batches of steps `first` ... `steps` - 1."""
     settings, seed, context, (train, _) = job.settings, job.task.seed, job.context, job.clips
-    clips = FinetuneClips(job.splits.dataset, train, job.view_config, job.modality, settings, seed)
+    reader = WindowReader(job.splits.dataset, job.view_config)
+    clips = FinetuneClips(reader, train, job.modality, settings, seed)
     place = context.rank, context.size, settings.accumulate
     order = batch_keys(len(train), settings.batch_size, seed, first, steps, *place)
     return load_batches(clips, order, job.config.run.workers)
