@@ -21,8 +21,6 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _FORK = multiprocessing.get_context("fork")
-_AHEAD = 8
-"""Jobs per process that may start before the oldest one ends; bounds the results held in memory."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,10 @@ def run_each(
                 crew = [worker for worker in crew if worker.process.is_alive() or worker.job is not None]
                 while len(crew) < min(workers, len(jobs)):
                     crew.append(_Worker(task, [worker.pipe for worker in crew]))
+                # Few jobs start before the oldest one ends: results wait in memory.
+                last = min(len(jobs), number + 8 * workers)
                 for worker in crew:
-                    if worker.job is None and upcoming < min(len(jobs), number + _AHEAD * workers):
+                    if worker.job is None and upcoming < last:
                         worker.start(upcoming, jobs[upcoming], limit)
                         upcoming += 1
                 busy = [worker for worker in crew if worker.job is not None]

@@ -41,14 +41,10 @@ def evaluation_batches(
     """Yield `count` windows of every clip, in the order of `clips`, some tens of windows per batch.
 
     Args:
-        dataset: a prepared dataset.
-        clips: some of its clips, which have the modalities.
-        config: of the run.
-        count: windows of each clip.
+        clips: of the dataset, with the modalities.
         train: random windows with parameters for the linear evaluation's augmentation (`linear_views`),
             instead of evenly spaced ones, center-cropped for `Views.plain`.
         seed: of the random windows.
-        modalities: to read.
 
     Raises:
         UserError: a clip cannot be read.

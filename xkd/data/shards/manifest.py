@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any
 
 from xkd.config import Modality, PretrainConfig
 from xkd.errors import UserError
-from xkd.io import read_json, require_finished, write_text
+from xkd.io import read_json, require_finished, short_hash, write_text
 
 ROWS = "manifest.csv"
 DATASET = "dataset.json"
@@ -111,17 +110,9 @@ class PreparedDataset:
             values = json.loads((root / DATASET).read_text())
             with (root / ROWS).open(newline="", encoding="utf-8") as file:
                 clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
-            dataset = cls(
-                root=root,
-                name=values["name"],
-                revision=values["revision"],
-                classes=tuple(values["classes"]),
-                clips=clips,
-                settings=values["settings"],
-                skipped=values["skipped"],
-                missing=values["absent"],
-                origin=values["origin"],
-            )
+            same = {name: values[name] for name in ("name", "revision", "settings", "skipped", "origin")}
+            classes, missing = tuple(values["classes"]), values["absent"]
+            dataset = cls(root=root, classes=classes, clips=clips, missing=missing, **same)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
         except (KeyError, TypeError, ValueError) as error:
@@ -186,8 +177,7 @@ class PreparedDataset:
     @property
     def preparation(self) -> str:
         """Twelve hexadecimal digits that identify the settings of the preparation and the clips."""
-        values = json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]])
-        return hashlib.sha256(values.encode()).hexdigest()[:12]
+        return short_hash(json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]]))
 
     def check(self, config: PretrainConfig) -> None:
         """Check that a run of `config` can read the clips.

@@ -104,14 +104,8 @@ def transcode_video(content: Content, short_side: int, max_fps: float | None) ->
                 scale = min(1.0, short_side / min(frame.width, frame.height))
                 # Even, as 4:2:0 chroma requires.
                 width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-                stream = target.add_stream(
-                    "libx264",
-                    rate,
-                    options={"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0"},
-                    width=width,
-                    height=height,
-                    pix_fmt="yuv420p",
-                )
+                stream = target.add_stream("libx264", rate, width=width, height=height, pix_fmt="yuv420p")
+                stream.options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0"}
                 stream.codec_context.gop_size = max(1, round(rate / 2))
                 stream.codec_context.time_base = Fraction(1, _TICKS)
                 # One thread: the clips run in parallel, and x264's output depends on the threads.

@@ -21,7 +21,7 @@ from xkd.config.overrides import STRICT
 from xkd.data.shards.manifest import DATASET, OFFSETS, Clip, PreparedDataset, write_table
 from xkd.data.shards.media import MediaError, encode_wav, read_audio, transcode_video
 from xkd.data.sources.layout import Kind, SourceClip
-from xkd.data.sources.source import Source, describe_missing, open_source
+from xkd.data.sources.source import Source, open_source
 from xkd.errors import UserError
 from xkd.io import OutputDir, find_json, read_json, write_json
 from xkd.parallel.processes import Failure, run_each
@@ -103,10 +103,14 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
         raise UserError(f"{out} is inside the dataset {source}; choose a directory outside of it")
     dataset = open_source(source, config.dataset, allow_missing=config.allow_missing)
     if dataset.missing:
-        listed = len(dataset.clips) + len(dataset.missing)
-        print(f"prepare: {describe_missing(dataset.missing, listed)}; continuing", file=sys.stderr)
+        print(f"prepare: {dataset.describe_missing()}; continuing", file=sys.stderr)
     identity = {"name": dataset.name, "revision": dataset.revision, **config.settings}
-    output, processed = OutputDir(out, identity, lambda: _find_identity(out)), 0
+
+    def find() -> dict[str, Any] | None:
+        values = find_json(out / DATASET)
+        return values and values | values.get("settings", {})
+
+    output, processed = OutputDir(out, identity, find), 0
     with output.fill() as pending:
         if pending:
             processed, reports = _write_shards(dataset, output, config)
@@ -114,22 +118,11 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
         else:
             prepared = PreparedDataset.open(out)
             print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
-    summary = Summary(
-        dataset=prepared,
-        bytes_in=sum(clip.file.size for clip in dataset.clips if clip.file),
-        processed=processed,
-        elapsed=time.monotonic() - start,
-    )
+    size, elapsed = sum(clip.file.size for clip in dataset.clips if clip.file), time.monotonic() - start
+    summary = Summary(dataset=prepared, bytes_in=size, processed=processed, elapsed=elapsed)
     reasons = f"; see {out / 'skipped.csv'}" if prepared.skipped else ""
     print(f"prepare: {summary}{reasons}", file=sys.stderr)
     return summary
-
-
-def _find_identity(out: Path) -> dict[str, Any] | None:
-    """Return what identifies a complete output."""
-    if (values := find_json(out / DATASET)) is None:
-        return None
-    return {"name": values.get("name"), "revision": values.get("revision"), **values.get("settings", {})}
 
 
 def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> tuple[int, list[_Report]]:

@@ -19,9 +19,6 @@ from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.errors import UserError
 
-_BATCH_TIMEOUT = 300.0
-"""Seconds after which a worker that has not returned its batch is considered hung."""
-
 
 class WindowReader:
     """Reader of windows of the clips of a prepared dataset.
@@ -101,7 +98,7 @@ def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[It
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        timeout=_BATCH_TIMEOUT if workers else 0,
+        timeout=300 if workers else 0,  # seconds after which a worker is considered hung
         # A stop signal to the training process's group must not end a worker that it still needs.
         worker_init_fn=lambda _: os.setpgid(0, 0),
     )

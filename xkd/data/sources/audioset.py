@@ -47,11 +47,10 @@ def _read(files: Files) -> Iterator[SourceClip]:
 def _segment_names(name: str, start: float, end: float) -> Iterator[str]:
     """Yield the names that downloaders give the files of a segment."""
     yield from (name, f"Y{name}")
-    for form in ("{:.0f}", "{:06.0f}"):
-        first, last = form.format(start), form.format(end)
+    for form, scale in (("{:.0f}", 1), ("{:06.0f}", 1), ("{:.0f}", 1000), ("{:.3f}", 1)):
+        first, last = form.format(scale * start), form.format(scale * end)
         yield from (f"{name}_{first}", f"{name}_{first}_{last}")
-    yield from (f"{name}_{1000 * start:.0f}", f"{name}_{1000 * start:.0f}_{1000 * end:.0f}")
-    yield from (f"{name}_{start:.3f}", f"{name}_{start:.3f}_{end:.3f}", f"Y{name}_{start:.3f}_{end:.3f}")
+    yield f"Y{name}_{start:.3f}_{end:.3f}"
 
 
 AUDIOSET = Layout(

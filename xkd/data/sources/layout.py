@@ -187,10 +187,6 @@ class Layout:
     kind: Kind
     read: Callable[[Files], Iterator[SourceClip]]
 
-    def is_at(self, root: Path) -> bool:
-        """Return whether `root` has one of the marks."""
-        return any((root / mark).exists() for mark in self.marks)
-
 
 def _raise_unreadable(error: OSError) -> NoReturn:
     raise UserError(f"cannot read {error.filename}: {error.strerror}") from None

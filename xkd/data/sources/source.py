@@ -44,6 +44,15 @@ class Source:
     origin: Mapping[str, str] | None = None
     """Of a dataset fetched from a registry: its ``repo``, the commit ``rev`` and DVC's ``hash``."""
 
+    def describe_missing(self) -> str:
+        """Return '3 of 30 listed files are missing (by class: Archery 2, Bowling 1)', most affected first."""
+        labels = (label for clip in self.missing for label in clip.labels or ("no label",))
+        classes = [f"{label} {count}" for label, count in Counter(labels).most_common()]
+        more = f", and {len(classes) - 5} more" if len(classes) > 5 else ""
+        listed = len(self.clips) + len(self.missing)
+        shown = f"{', '.join(classes[:5])}{more}"
+        return f"{len(self.missing)} of {listed} listed files are missing (by class: {shown})"
+
 
 def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> Source:
     """List the clips of the dataset at `root` in a fixed order.
@@ -54,7 +63,6 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
     Args:
         root: the dataset as downloaded and unpacked; media may stay in uncompressed tars.
         name: layout to read; empty: the one whose marks are there.
-        allow_missing: whether listed files may be missing.
 
     Raises:
         UserError: the directory is missing or in another layout; an annotation file is missing or
@@ -86,29 +94,20 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
         first = f"clip {repeated[0].id} ({repeated[0].place})"
         raise UserError(f"{files.root}: {first} is listed twice; remove one of its rows")
     clips = tuple(clip for clip in listed if clip.file)
-    missing = tuple(clip for clip in listed if not clip.file)
-    if missing and not (allow_missing and clips):
-        raise UserError(
-            f"{root}: {describe_missing(missing, len(listed))}, first {files.root / missing[0].place}; "
-            f"add them{', or continue without them with --allow-missing' if clips else ''}"
-        )
-    return Source(
+    source = Source(
         root=root,
         name=embedded["name"] if embedded and not name else layout.name,
         revision=embedded["revision"] if embedded else origin["hash"] if origin else _hash_clips(clips),
         kind=layout.kind,
         clips=clips,
-        missing=missing,
+        missing=tuple(clip for clip in listed if not clip.file),
         origin=origin,
     )
-
-
-def describe_missing(missing: Sequence[SourceClip], listed: int) -> str:
-    """Return '3 of 30 listed files are missing (by class: Archery 2, Bowling 1)', most affected first."""
-    classes = Counter(label for clip in missing for label in clip.labels or ("no label",)).most_common()
-    shown = ", ".join(f"{label} {count}" for label, count in classes[:5])
-    more = f", and {len(classes) - 5} more" if len(classes) > 5 else ""
-    return f"{len(missing)} of {listed} listed files are missing (by class: {shown}{more})"
+    if source.missing and not (allow_missing and clips):
+        place = files.root / source.missing[0].place
+        choice = ", or continue without them with --allow-missing" if clips else ""
+        raise UserError(f"{root}: {source.describe_missing()}, first {place}; add them{choice}")
+    return source
 
 
 def _read_record(path: Path, *keys: str) -> dict[str, Any] | None:
@@ -121,11 +120,15 @@ def _read_record(path: Path, *keys: str) -> dict[str, Any] | None:
 
 def _recognize(root: Path) -> Layout:
     """Return the layout whose marks `root` has."""
-    for layout in LAYOUTS.values():
-        if layout.is_at(root):
-            return layout
+
+    def find(folder: Path) -> Layout | None:
+        found = (known for known in LAYOUTS.values() if any((folder / mark).exists() for mark in known.marks))
+        return next(found, None)
+
+    if layout := find(root):
+        return layout
     for folder in (root.parent, *sorted(root.iterdir())):
-        if folder.is_dir() and any(layout.is_at(folder) for layout in LAYOUTS.values()):
+        if folder.is_dir() and find(folder):
             raise UserError(f"{root} is not the root of a dataset; did you mean {folder}?")
     marks = (f"{name} has {' or '.join(layout.marks)}" for name, layout in LAYOUTS.items() if layout.marks)
     raise UserError(f"{root} has no known layout ({'; '.join(marks)})")

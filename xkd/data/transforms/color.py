@@ -1,6 +1,6 @@
 """Color jitter of whole batches, in place (as torchvision's functional operations, written for speed).
 
-Images are float in [0, 1], shape (B, 3, T, H, W); there is one factor per sample, (B, 1, 1, 1, 1).
+Images are float in [0, 1], shape (B, 3, T, H, W); there is one factor per sample, (B,).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ def to_gray(x: Tensor) -> Tensor:
 
 def brightness(x: Tensor, factor: Tensor) -> None:
     """Blend with black."""
-    x.mul_(factor).clamp_(0, 1)
+    x.mul_(_each(factor)).clamp_(0, 1)
 
 
 def contrast(x: Tensor, factor: Tensor) -> None:
     """Blend with each frame's mean gray."""
-    gray = to_gray(x.mean((-2, -1), keepdim=True))
+    factor, gray = _each(factor), to_gray(x.mean((-2, -1), keepdim=True))
     x.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
 
 
 def saturation(x: Tensor, factor: Tensor) -> None:
     """Blend with the gray image."""
-    torch.lerp(to_gray(x), x, factor, out=x).clamp_(0, 1)
+    torch.lerp(to_gray(x), x, _each(factor), out=x).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor) -> None:
@@ -49,7 +49,7 @@ def hue(x: Tensor, shift: Tensor) -> None:
     angle.copysign_(green - blue).div_(6)
     value.add_(chroma)
     positions = torch.tensor([-1 / 2, 1 / 6, -1 / 6], device=x.device).view(1, 3, 1, 1, 1)
-    torch.add(angle[:, None], positions + shift + 2, out=x)  # two more turns keep it positive
+    torch.add(angle[:, None], positions + _each(shift) + 2, out=x)  # two more turns keep it positive
     x.frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
     torch.addcmul(value[:, None], chroma[:, None], x, value=-6, out=x)
 
@@ -65,7 +65,7 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> None:
         factors: (B, 4), in the order of `JITTER`.
         order: (B, 4), each row a permutation of 0..3: which operation comes first, second, …
     """
-    rows, factors = order.tolist(), factors[..., None, None, None, None]
+    rows = order.tolist()
     for slot in range(len(JITTER)):
         for number, operation in enumerate(JITTER):
             members = [sample for sample, row in enumerate(rows) if row[slot] == number]
@@ -75,3 +75,7 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> None:
                 part = x[members]
                 operation(part, factors[members, number])
                 x[members] = part
+
+
+def _each(factor: Tensor) -> Tensor:
+    return factor.view(-1, 1, 1, 1, 1)

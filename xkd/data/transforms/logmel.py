@@ -28,16 +28,14 @@ class LogMel(nn.Module):
     def __init__(self, clip: ClipConfig, mels: int) -> None:
         super().__init__()
         self.n_fft, self.hop = clip.n_fft, clip.hop
-        bands = torch.from_numpy(_mel_bands(clip, mels))
         self.register_buffer("window", torch.hann_window(clip.n_fft), persistent=False)
-        self.register_buffer("bands", bands, persistent=False)
+        self.register_buffer("bands", torch.from_numpy(_mel_bands(clip, mels)), persistent=False)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the spectrogram (B, 1, mels, 1 + S // hop) of a waveform (B, S) in [-1, 1]."""
-        spectrogram = waveform.new_empty(
-            len(waveform), 1, self.bands.shape[1], 1 + waveform.shape[1] // self.hop
-        )
+        frames = 1 + waveform.shape[1] // self.hop
+        spectrogram = waveform.new_empty(len(waveform), 1, self.bands.shape[1], frames)
 
         def make(part: slice) -> None:
             padded = F.pad(waveform[part, None], (self.n_fft // 2, self.n_fft // 2), mode="reflect")[:, 0]

@@ -107,21 +107,13 @@ def linear_views(config: PretrainConfig) -> ViewSpecs:
 
 def finetune_views(config: PretrainConfig, tuning: FinetuneConfig) -> ViewSpecs:
     """Return the global view as augmented for fine-tuning (Tables S6 and S7), without RandAugment."""
+    video, audio = tuning.video, tuning.audio
     crop = VideoAugment(
-        crop_area=tuning.video.crop_area,
-        flip=tuning.video.flip,
-        brightness=0.0,
-        contrast=0.0,
-        saturation=0.0,
-        hue=0.0,
+        crop_area=video.crop_area, flip=video.flip, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
     )
-    audio = AudioAugment(
-        volume=tuning.audio.volume, crop_range=tuning.audio.crop_range, crop_canvas=tuning.audio.crop_canvas
-    )
+    sound = AudioAugment(volume=audio.volume, crop_range=audio.crop_range, crop_canvas=audio.crop_canvas)
     return ViewSpecs(
-        video=((crop, config.video.global_view),),
-        audio=((audio, config.audio.global_view),),
-        masks=tuning.audio,
+        video=((crop, config.video.global_view),), audio=((sound, config.audio.global_view),), masks=audio
     )
 
 
@@ -139,8 +131,8 @@ def draw_params(
     Runs are reproducible only while the order of the draws stays: a test records it. `height` and `width`
     are of the clip's frames, in pixels.
     """
-    frames = config.video.global_view[0]
-    video = [_draw_video(rng, augment, size, frames, height, width) for augment, size in specs.video]
+    window = (config.video.global_view[0], height, width)
+    video = [_draw_video(rng, augment, size, window) for augment, size in specs.video]
     audio = [_draw_audio(rng, augment, size, config) for augment, size in specs.audio]
     # After the views, not with each: the order of the draws.
     masks = [_draw_masks(rng, specs.masks, *size) for _, size in specs.audio]
@@ -152,18 +144,13 @@ def draw_params(
 
 
 def _draw_video(
-    rng: np.random.Generator,
-    augment: VideoAugment,
-    size: tuple[int, ...],
-    frames: int,
-    height: int,
-    width: int,
+    rng: np.random.Generator, augment: VideoAugment, size: tuple[int, ...], window: tuple[int, int, int]
 ) -> tuple[Any, ...]:
     """Return the fields of `VideoParams` for one view."""
     strengths = (augment.brightness, augment.contrast, augment.saturation)
     factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
-    start = rng.integers(frames - size[0] + 1)
-    box = _draw_box(rng, augment.crop_area, height, width)
+    start = rng.integers(window[0] - size[0] + 1)
+    box = _draw_box(rng, augment.crop_area, *window[1:])
     flip = rng.random() < augment.flip
     jitter = np.array([*factors, rng.uniform(-augment.hue, augment.hue)], np.float32)
     order = rng.permutation(4)

@@ -14,13 +14,8 @@ from torch import Tensor
 def cubic(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
     """Return the crop [start, start + length) and resize: bicubic, align_corners, no antialiasing (BYOL-A).
 
-    The kernel's parameter is -0.75, as in PyTorch; taps beyond the interval repeat its edge.
-
-    Args:
-        start: first pixel, (B,).
-        length: pixels, (B,).
-        out_size: pixels after the resize.
-        in_size: pixels of the axis before the crop.
+    The kernel's parameter is -0.75, as in PyTorch; taps beyond the interval repeat its edge. `start` and
+    `length`, (B,), are in pixels of the axis before the crop, `in_size`.
 
     Returns:
         (B, out_size, in_size); rows sum to 1, pixels outside the interval weigh 0.
@@ -58,8 +53,7 @@ def gaussian(sigma: Tensor, kernel: int, size: int) -> Tensor:
 
 def _scatter(taps: Tensor, weights: Tensor, in_size: int) -> Tensor:
     """Return the matrix (B, out, in_size) of taps and weights (B, out, K)."""
-    matrix = weights.new_zeros(*weights.shape[:2], in_size)
-    return matrix.scatter_add_(2, taps, weights)
+    return weights.new_zeros(*weights.shape[:2], in_size).scatter_add_(2, taps, weights)
 
 
 def resize_short_side(frames: Tensor, short: int) -> Tensor:
