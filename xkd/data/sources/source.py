@@ -72,9 +72,8 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
     if not root.is_dir():
         raise UserError(f"{root} is not a directory; use the root of a dataset as downloaded and unpacked")
     if name and name not in LAYOUTS:
-        raise UserError(
-            f"dataset: unknown layout {name}{nearest(name, LAYOUTS)}; available: {', '.join(LAYOUTS)}"
-        )
+        hint = nearest(name, LAYOUTS)
+        raise UserError(f"dataset: unknown layout {name}{hint}; available: {', '.join(LAYOUTS)}")
     if (root / "manifest.csv").is_file():
         raise UserError(f"{root} is already prepared; pass it to xkd pretrain or xkd evaluate as --data")
     origin = _read_origin(root)
