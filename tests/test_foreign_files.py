@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = sorted(path for room in ("xkd", "components", "pipelines") for path in (ROOT / room).rglob("*.py"))
+CODE = sorted(path for folder in ("xkd", "components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
 
 RISKY = re.compile(
     r"(_?pickle|cPickle|cloudpickle|jsonpickle|dill|joblib|marshal|shelve|torch\.hub|torch\.package)(\..*)?"
@@ -64,7 +64,7 @@ def full_name(node: ast.expr | None, known: dict[str, str]) -> str:
 
 
 def is_unsafe(call: ast.Call, known: dict[str, str]) -> bool:
-    """Whether a function that may be safe is called so that it is not, or nobody can tell."""
+    """Return whether a function is called in an unsafe way, or in a way that cannot be verified."""
     name, arguments = full_name(call.func, known), list(call.args)
     options = {option.arg: option.value for option in call.keywords}
 

@@ -100,3 +100,20 @@ def test_the_wheel_includes_every_file_that_is_not_python() -> None:
     }
     found = {path for path in (ROOT / "xkd").rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert found == listed
+
+
+PRIVATE_WORDS = (
+    r"\b(?:rooms?|lessons?|taught|tellings?|anew|beside|goes on|for want of|in vain|is none of|had best)\b"
+)
+
+
+def test_texts_use_no_private_vocabulary() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    allowed = {"CONTRIBUTING.md", "CHANGELOG.md", "tests/test_repository.py"}  # these quote the old words
+    found = [
+        f"{name}: {match[0]}"
+        for name in listed.split()
+        if name not in allowed and Path(name).suffix in (".py", ".md", ".yaml", ".toml", ".j2", ".jinja")
+        for match in re.finditer(PRIVATE_WORDS, (ROOT / name).read_text(), re.IGNORECASE)
+    ]
+    assert found == []

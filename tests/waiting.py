@@ -10,5 +10,5 @@ def until(condition: Callable[[], object]) -> None:
     """Wait for something that takes seconds, or else fail."""
     end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.02)

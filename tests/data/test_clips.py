@@ -67,7 +67,7 @@ def row(batch: Item, number: int) -> dict[str, Tensor]:
 
 
 def start_of(frames: Tensor, waveform: Tensor) -> tuple[float, float]:
-    """Seconds at which a window's pictures and its sound begin, told from their contents."""
+    """Return the seconds at which a window's frames and its audio begin, derived from their contents."""
     first = frame_numbers(frames[:1].permute(0, 2, 3, 1).numpy())[0] / FPS
     return first, float(waveform[0]) * 32767 / 5000
 

@@ -136,7 +136,7 @@ def test_audioset_files_named_by_downloaders_are_found(tmp_path: Path, stem: str
 
 @pytest.mark.parametrize("name", ["kinetics400", "ucf101"])
 def test_media_may_stay_in_tars(copy: Callable[[str], Path], name: str) -> None:
-    """One tar beside each lowest folder, as docs/data.md packs them."""
+    """Write one tar next to each leaf folder, as docs/data.md packs them."""
     root = copy(name)
     before = open_source(root)
     for folder in {(root / clip.place).parent for clip in before.clips}:
@@ -264,8 +264,8 @@ def test_missing_files_are_reported_by_class(copy: Callable[[str], Path]) -> Non
         path.unlink()
     (root / "UCF-101" / "YoYo" / "v_YoYo_g04_c01.avi").unlink()
     (root / "UCF-101" / "YoYo" / "v_YoYo_g05_c01.avi").unlink()
-    told = r"4 of 45 listed files are missing \(by class: YoYo 2, ApplyEyeMakeup 1, BoxingSpeedBag 1\)"
-    with pytest.raises(UserError, match=rf"{told}, first .*g01_c01\.avi; .* --allow-missing"):
+    expected = r"4 of 45 listed files are missing \(by class: YoYo 2, ApplyEyeMakeup 1, BoxingSpeedBag 1\)"
+    with pytest.raises(UserError, match=rf"{expected}, first .*g01_c01\.avi; .* --allow-missing"):
         open_source(root)
     source = open_source(root, allow_missing=True)
     assert (len(source.clips), len(source.missing)) == (41, 4)

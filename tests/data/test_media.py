@@ -135,22 +135,22 @@ def test_keyframes_are_close(tmp_path: Path) -> None:
 def test_read_by_timestamps_of_a_variable_frame_rate(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.2, 1.0, 1.05, 2.5]
     data, _ = transcode_video(write_video(tmp_path / "a.mkv", times=times, audio=False), 32, None)
-    asked = np.array([-1.0, 0.0, 0.15, 0.99, 1.0, 1.06, 2.49, 2.5, 9.0])
-    assert frame_numbers(read_video(data, asked)) == [0, 0, 1, 2, 3, 4, 4, 5, 5]
+    requested = np.array([-1.0, 0.0, 0.15, 0.99, 1.0, 1.06, 2.49, 2.5, 9.0])
+    assert frame_numbers(read_video(data, requested)) == [0, 0, 1, 2, 3, 4, 4, 5, 5]
 
 
 def test_a_window_may_start_anywhere(tmp_path: Path) -> None:
     data, _ = transcode_video(write_video(tmp_path / "a.mkv"), 32, None)
     for start in (0.0, 0.3, 0.51, 0.97):
-        asked = start + np.arange(32) / 8
-        expected = np.floor(asked * FPS + 1e-6)
-        assert frame_numbers(read_video(data, asked)) == expected.tolist()
+        requested = start + np.arange(32) / 8
+        expected = np.floor(requested * FPS + 1e-6)
+        assert frame_numbers(read_video(data, requested)) == expected.tolist()
 
 
 def test_times_may_be_in_any_order_and_far_apart(tmp_path: Path) -> None:
     data, _ = transcode_video(write_video(tmp_path / "a.mkv", seconds=15.0), 32, None)
-    for asked in ([14.0, 0.0, 7.3, 7.3, 14.9], [0.0, 0.1, 5.0, 12.5], np.linspace(0, 14, 97)[::-1]):
-        times = np.asarray(asked) + 0.001  # the source keeps whole milliseconds
+    for requested in ([14.0, 0.0, 7.3, 7.3, 14.9], [0.0, 0.1, 5.0, 12.5], np.linspace(0, 14, 97)[::-1]):
+        times = np.asarray(requested) + 0.001  # the source keeps whole milliseconds
         assert frame_numbers(read_video(data, times)) == np.floor(times * FPS + 1e-6).tolist()
 
 

@@ -102,8 +102,8 @@ def test_each_kind_of_odd_file_is_prepared_or_skipped(good: Callable[..., bytes]
     assert clips["short"].duration == pytest.approx(0.2, abs=0.02)
     assert windows.frames(clips["short"], [0.0]).shape[1] == 32  # the last frame repeats
     assert windows.waveform(clips["short"], [0.0])[0, round(0.21 * RATE) :].abs().max() == 0
-    asked = [0.05, 0.12, 0.5, 0.65, 1.4, 2.8, 2.95]
-    assert video(clips["varying"], asked) == [0, 1, 2, 3, 4, 6, 7]
+    requested = [0.05, 0.12, 0.5, 0.65, 1.4, 2.8, 2.95]
+    assert video(clips["varying"], requested) == [0, 1, 2, 3, 4, 6, 7]
     assert windows.frames(clips["odd"], [0.0]).shape[-2:] == (32, 48)
     assert video(clips["linked"], [1.0]) == video(clips["Ünï-日本"], [1.0]) == [FPS]
     trained = TrainingClips(manifest, tiny_config())

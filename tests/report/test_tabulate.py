@@ -351,10 +351,10 @@ def test_latex_is_balanced_and_its_rows_have_the_declared_columns(bare: Path, tm
     assert code.count("{") == code.count("}")
     open_, tables = list[str](), 0
     for line in lines:
-        if begun := re.fullmatch(r"\\begin\{(\w+)\}(?:\{(\w+)\})?", line):
-            open_.append(begun[1])
-            width = len(begun[2] or "")
-            tables += begun[1] == "tabular"
+        if start := re.fullmatch(r"\\begin\{(\w+)\}(?:\{(\w+)\})?", line):
+            open_.append(start[1])
+            width = len(start[2] or "")
+            tables += start[1] == "tabular"
         elif ended := re.fullmatch(r"\\end\{(\w+)\}", line):
             assert open_.pop() == ended[1]
         elif open_[-1] == "tabular" and not line.endswith("rule"):

@@ -351,7 +351,7 @@ def test_a_signal_saves_and_stops(
 
 
 def test_the_first_non_finite_term_stops_the_run_and_is_reported(prepared: Path, tmp_path: Path) -> None:
-    """A learning rate that no model survives, logged rarely: nothing bad is saved meanwhile."""
+    """Use a learning rate at which any model diverges, logged rarely: no bad state is saved in between."""
     config = tiny_config()
     config = replace(
         config,

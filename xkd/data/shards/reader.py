@@ -106,7 +106,7 @@ def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[It
         yield from loader
     except UserError as error:
         # torch leaves the error in a cycle with its traceback, whose frames hold the loader; a loader left
-        # to the garbage collection can close its pipes twice, the second time perhaps another file's.
+        # to the garbage collection can close its pipes twice, the second time possibly another file's.
         error.__traceback__ = None
         # A worker's error arrives with its traceback as text; the last line is the message.
         last = str(error).strip().splitlines()[-1]
