@@ -66,7 +66,7 @@ def test_every_fold_has_a_score(mini: Callable[[str], Path], run: Path, tmp_path
         for suffix in ("", *(f"-fold{f}" for f in range(2, folds + 1)))
     ]
     assert sorted(path.name for path in tmp_path.glob("*.json")) == sorted(names)
-    with pytest.raises(UserError, match=f"has no fold {folds + 1}; it has {folds}"):
+    with pytest.raises(UserError, match=f"has no fold {folds + 1}; the number of folds is {folds}"):
         score_of(run, data, tmp_path, modality=modality, fold=folds + 1)
 
 
