@@ -230,7 +230,7 @@ def test_a_wrong_root_is_refused(miniature: Callable[[str], Path], tmp_path: Pat
         open_source(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"dataset: no ucf11 \(did you mean ucf101\?\)"):
+    with pytest.raises(UserError, match=r"dataset: unknown layout ucf11 \(did you mean ucf101\?\)"):
         open_source(tmp_path, "ucf11")
     root = miniature("ucf101-mini")
     with pytest.raises(UserError, match=rf"is not the root of a dataset; did you mean {root}\?"):

@@ -84,7 +84,7 @@ def test_split_selects_clips_of_a_fold(manifest: PreparedDataset) -> None:
     assert manifest.split("test", 2) == [SEEN]
     with pytest.raises(UserError, match="no split val; it has test, train"):
         manifest.split("val")
-    with pytest.raises(UserError, match="no fold 3; it has 2"):
+    with pytest.raises(UserError, match="no fold 3; the number of folds is 2"):
         manifest.split("train", 3)
 
 

@@ -204,7 +204,7 @@ def test_settings_of_fine_tuning_are_laid_over_the_datasets(
     assert score.finetune["audio"]["warp"] == FINETUNING["embedded", "audio"].audio.warp
     with pytest.raises(UserError, match=r"batch_size 512 exceeds the number of training clips, 30"):
         evaluate(run, prepared, finetune(*small, "batch_size=512"), tmp_path / "wrong")
-    with pytest.raises(UserError, match=r"score of another finetune\.epochs"):
+    with pytest.raises(UserError, match=r"computed with a different finetune\.epochs"):
         evaluate(run, prepared, finetune(*small, "epochs=2"), tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_a_score_of_another_preparation_is_refused(prepared: Path, run: Path, tm
     facts = json.loads((other / "dataset.json").read_text())
     facts["settings"]["short_side"] = 64
     (other / "dataset.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match="score of another preparation") as caught:
+    with pytest.raises(UserError, match="computed with a different preparation") as caught:
         evaluate(run, other, task("audio"), tmp_path)
     assert "delete it, or use another directory" in str(caught.value)
 

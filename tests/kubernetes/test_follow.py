@@ -325,7 +325,7 @@ def test_waiting_for_a_deletion_has_a_timeout(cluster: Cluster, monkeypatch: pyt
     cluster.stuck = True
     error = Launch(config=config).end()
     assert isinstance(error, LaunchError)
-    assert "was not deleted within 0 min 1 s; a pod on a lost node remains until the node or" in str(error)
+    assert "was not deleted within 0 min 1 s; a pod on a lost node stays until the node or" in str(error)
     assert cluster.submitted == 1
 
 

@@ -48,6 +48,16 @@ def test_gradients_reach_students_but_not_teachers(config: PretrainConfig) -> No
             assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("share", ["none", "student", "both"])
+def test_teachers_start_equal_to_the_students(
+    config: PretrainConfig, share: Literal["none", "student", "both"]
+) -> None:
+    model = XKD(replace(config, share=share))
+    teacher, student = model.teacher.state_dict(), model.student.state_dict()
+    assert teacher.keys() == student.keys()
+    assert all(torch.equal(teacher[name], student[name]) for name in teacher)
+
+
 def test_teachers_are_moving_averages_of_the_students(config: PretrainConfig) -> None:
     model = XKD(config)
     with torch.no_grad():

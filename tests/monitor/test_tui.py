@@ -78,7 +78,7 @@ def test_a_run_without_metrics_and_a_directory_without_a_run_are_reported(run: P
     shown = watch_once(tmp_path / "nowhere")
     assert shown.returncode == 2
     assert shown.stderr.strip() == (
-        f"xkd: no run in {tmp_path}/nowhere: it has no config.yaml; give a directory written by xkd pretrain"
+        f"xkd: no run in {tmp_path}/nowhere: it has no config.yaml; give a directory that xkd pretrain wrote"
     )
 
 

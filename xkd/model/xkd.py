@@ -86,6 +86,8 @@ class XKD(nn.Module):
         super().__init__()
         self.config = config
         self.student = Networks({m: Network(config, m) for m in config.modalities})
+        if config.share != "none":
+            share_blocks(self.student[m].encoder for m in self.student)
         sizes = (config.encoder.dim, config.decoder)
         self.decoder = nn.ModuleDict(
             {m: Decoder(config.modality(m), CHANNELS[m], *sizes) for m in config.modalities}
@@ -93,8 +95,6 @@ class XKD(nn.Module):
         # Only distillation needs teachers, and it needs both modalities.
         with_teacher = MODALITIES if len(config.modalities) > 1 else ()
         self.teacher = Networks({m: deepcopy(self.student[m]) for m in with_teacher}).requires_grad_(False)
-        if config.share != "none":
-            share_blocks(self.student[m].encoder for m in self.student)
         if config.share == "both":
             share_blocks(self.teacher[m].encoder for m in self.teacher)
         for m in self.teacher:
