@@ -39,7 +39,7 @@ check: setup ## Lint, and check formatting and types
 	mypy
 
 test: setup ## Run the quick tier of the tests
-	pytest -m "not system and not slow"
+	pytest -n auto --dist loadfile -m "not system and not slow"
 
 test-all: setup ## Run every tier: also processes, servers, pipelines, whole workflows
 	pytest

@@ -12,7 +12,8 @@ import pytest
 from tests.prepared import prepared as prepared
 from xkd.data.synthetic.miniatures import generate_miniature
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Each worker of pytest-xdist has a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's background job ignores it, and would pass that on to the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)

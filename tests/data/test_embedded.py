@@ -92,6 +92,7 @@ def test_media_files_have_the_formats_of_the_layouts(root: Path) -> None:
         assert (sound.getframerate(), sound.getnchannels(), sound.getnframes()) == (44100, 1, 5 * 44100)
 
 
+@pytest.mark.system
 def test_the_same_seed_gives_the_same_dataset(tiny: Path, tmp_path: Path) -> None:
     generate(tmp_path / "same", clips=20, seed=0)
     generate(tmp_path / "other", clips=20, seed=1)
@@ -125,6 +126,7 @@ def test_a_second_fetch_into_the_same_directory_is_refused_and_destroys_nothing(
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "esc50", "fsd50k", "kinetics400"]
 
 
+@pytest.mark.system
 def test_a_killed_fetch_is_restarted_by_the_same_command(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(tiny, out)
@@ -188,6 +190,7 @@ def test_the_sound_starts_at_the_contact() -> None:
     assert np.mean(louder) > 0.85
 
 
+@pytest.mark.system
 def test_the_check_reports_a_leak(splits: tuple[Split, Split]) -> None:
     def leak(split: Split) -> Split:
         """Give each action a color of light and a hum."""
@@ -203,6 +206,7 @@ def test_the_check_reports_a_leak(splits: tuple[Split, Split]) -> None:
         assert any(problem.startswith(f"{name} leaks the action") for problem in report.problems)
 
 
+@pytest.mark.system
 def test_the_networks_learn_true_labels_but_not_shuffled_ones(splits: tuple[Split, Split]) -> None:
     train, _ = splits
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
@@ -213,6 +217,7 @@ def test_the_networks_learn_true_labels_but_not_shuffled_ones(splits: tuple[Spli
     assert sum("cannot learn" in problem for problem in report.problems) == 2
 
 
+@pytest.mark.system
 def test_the_check_fails_in_one_line(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no known layout"):
         check(tmp_path)

@@ -136,6 +136,7 @@ def mangle(rng: np.random.Generator, whole: bytes) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.system
 def test_corrupted_files_cause_no_hang_crash_or_leak(good: Callable[..., bytes], tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     size = (48, 36)

@@ -89,6 +89,7 @@ def test_offsets_address_the_members_of_a_plain_tar(root: Path, tmp_path: Path) 
         assert np.array_equal(np.frombuffer(sound, "<i2"), ramp(5.0))
 
 
+@pytest.mark.system
 def test_bytes_do_not_depend_on_the_number_of_workers(
     miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), config)
 
 
 @pytest.mark.parametrize("shards", [0, 2, 6])
+@pytest.mark.system
 def test_rerunning_after_a_kill_writes_the_same_bytes(
     miniature: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
 ) -> None:
