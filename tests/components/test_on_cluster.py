@@ -24,6 +24,8 @@ from tests.kubernetes.server import Cluster
 from tests.waiting import until
 from xkd.launch.kubernetes.config import TOLERATIONS, VOLUME
 
+pytestmark = pytest.mark.system
+
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 VERDICT = {"verdict": "healthy", "reason": "it learns", "step": 28}
 TASK = {

@@ -27,6 +27,8 @@ from xkd.evaluation.protocols.linear_head import RECIPES, Recipe, fit_and_predic
 from xkd.evaluation.score import Score
 from xkd.evaluation.specs import EVAL_SPECS
 
+pytestmark = pytest.mark.system
+
 FEW = {"train_windows": 2, "test_windows": 2}
 
 

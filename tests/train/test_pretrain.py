@@ -150,7 +150,7 @@ def test_one_modality_alone_can_be_trained_evaluated_and_reported(prepared: Path
     report = tabulate(run, run / "scores", run / "report").read_text()
     assert "Reconstruction, video" in report
     assert "the run has no distillation" in report
-    assert "one modality alone has no teachers" in report
+    assert "a run on one modality has no teachers" in report
 
 
 @pytest.mark.system

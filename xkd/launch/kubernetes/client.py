@@ -85,7 +85,7 @@ class Api:
         return self._request(create, unless=409, **self._location, body=manifest) is not None
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Return a job; None if there is none of that name."""
+        """Return a job, or None if no job has that name."""
         read = self._jobs.get_namespaced_custom_object
         job: dict[str, Any] | None = self._request(read, unless=404, **self._location, name=name)
         return job
