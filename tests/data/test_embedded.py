@@ -35,6 +35,8 @@ from xkd.data.synthetic.files import Plan
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene
 from xkd.errors import UserError
 
+pytestmark = pytest.mark.system
+
 CLIPS = 60
 
 

@@ -37,6 +37,8 @@ from xkd.train.pretrain import pretrain
 from xkd.train.run_state import RunState, git_commit
 from xkd.train.step import Stepper
 
+pytestmark = pytest.mark.system
+
 NOT_REPEATED = {
     "time",
     "checkpoint_time",
