@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import parser
 from xkd.config import MODALITIES, ClipConfig, Modality
-from xkd.data.shards.media import read_audio
+from xkd.data.media.transcode import transcode
 from xkd.data.sources.source import open_source
 from xkd.data.synthetic.scenes import ACTIONS, SECONDS
 from xkd.data.synthetic.video import FPS
@@ -158,7 +158,9 @@ def _decode(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
             for index, frame in enumerate(file.decode(stream))
             if index % (FPS // _CLIP.fps) == 0
         ]
-    sound = read_audio(path, _CLIP.sample_rate)
+    sound = transcode(
+        path, with_video=False, short_side=16, max_fps=None, sample_rate=_CLIP.sample_rate
+    ).audio
     if sound is None:
         raise ValueError("no sound")
     return np.stack(frames), sound[: round(SECONDS * _CLIP.sample_rate)]

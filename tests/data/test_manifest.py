@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.manifest import WRITER, Clip, PreparedDataset
 from xkd.errors import UserError
 
 SEEN = Clip(
@@ -42,7 +42,7 @@ def manifest(tmp_path: Path) -> PreparedDataset:
         revision="r1",
         classes=("clapping", "dog", "playing organ"),
         clips=(SEEN, HEARD),
-        settings={"short_side": 32},
+        settings={"short_side": 32, "writer": WRITER},
         skipped=1,
         missing=2,
         origin={"repo": "R", "rev": "c0ffee", "hash": "abc.dir"},

@@ -10,21 +10,28 @@ import av
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.data.samples import FPS, RATE, decode, frame_numbers, ramp, write_video
 from xkd.config import ClipConfig
-from xkd.data.shards.media import (
-    WAV_HEADER,
-    MediaError,
-    encode_wav,
-    read_audio,
-    read_video,
-    to_waveform,
-    transcode_video,
-)
+from xkd.data.media.container import MediaError
+from xkd.data.media.prepared import WAV_HEADER, encode_wav, read_video, to_waveform
+from xkd.data.media.transcode import transcode
 from xkd.data.transforms.logmel import LogMel
 
 MEAN, STD = -5.3688107, 4.410007
+
+
+def transcode_video(path: Path, short_side: int, max_fps: float | None) -> tuple[bytes, float]:
+    found = transcode(path, with_video=True, short_side=short_side, max_fps=max_fps, sample_rate=RATE)
+    assert found.video is not None
+    return found.video, found.seconds
+
+
+def read_audio(path: Path) -> NDArray[np.int16]:
+    found = transcode(path, with_video=False, short_side=32, max_fps=None, sample_rate=RATE)
+    assert found.audio is not None
+    return found.audio
 
 
 def log_mel(waveform: torch.Tensor) -> torch.Tensor:
@@ -171,8 +178,7 @@ def test_sound_is_mono_and_resampled(tmp_path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(44100)
         file.writeframes(np.stack([tone, tone], 1).tobytes())
-    samples = read_audio(path, RATE)
-    assert samples is not None
+    samples = read_audio(path)
     assert abs(len(samples) - RATE) <= 16
     middle = samples[4000:12000]
     expected = np.sin(np.arange(4000, 12000) / RATE * 2 * np.pi * 440) * 8000
@@ -180,20 +186,22 @@ def test_sound_is_mono_and_resampled(tmp_path: Path) -> None:
 
 
 def test_sound_starts_with_the_file(tmp_path: Path) -> None:
-    samples = read_audio(write_video(tmp_path / "a.mkv"), RATE)
-    assert samples is not None
+    samples = read_audio(write_video(tmp_path / "a.mkv"))
     assert np.array_equal(samples, ramp(5.0))
 
 
 def test_coded_sound_stays_aligned(tmp_path: Path) -> None:
     """AAC has a priming delay that must not shift the sound."""
-    samples = read_audio(write_video(tmp_path / "a.mp4"), RATE)
-    assert samples is not None
+    samples = read_audio(write_video(tmp_path / "a.mp4"))
     assert np.abs(samples[2000:70000] - ramp(5.0)[2000:70000]).mean() < 0.01 * 5000
 
 
-def test_a_file_without_an_audio_stream_is_an_error(tmp_path: Path) -> None:
-    assert read_audio(write_video(tmp_path / "a.mkv", audio=False), RATE) is None
+def test_a_file_without_an_audio_stream_has_no_sound(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", audio=False)
+    found = transcode(path, with_video=True, short_side=32, max_fps=None, sample_rate=RATE)
+    assert found.audio is None
+    with pytest.raises(MediaError, match="no audio stream"):
+        read_audio(path)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "truncated"])
@@ -201,7 +209,7 @@ def test_damaged_files_are_errors(tmp_path: Path, damage: str) -> None:
     whole = write_video(tmp_path / "a.mp4").read_bytes()
     path = tmp_path / "b.mp4"
     path.write_bytes({"garbage": bytes(range(256)) * 40, "empty": b"", "truncated": whole[:400]}[damage])
-    for read in (lambda: transcode_video(path, 32, None), lambda: read_audio(path, RATE)):
+    for read in (lambda: transcode_video(path, 32, None), lambda: read_audio(path)):
         with pytest.raises(MediaError) as caught:
             read()
         assert "\n" not in str(caught.value)

@@ -15,8 +15,8 @@ import pytest
 from tests.data.samples import FPS, KINETICS, RATE, frame_numbers, ramp, write_table, write_video
 from tests.tiny import tiny_config
 from xkd.data.datasets.training import TrainingClips
+from xkd.data.media.prepared import encode_wav, read_video
 from xkd.data.shards.manifest import Clip, PreparedDataset
-from xkd.data.shards.media import encode_wav, read_video
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.shards.reader import WindowReader
 
@@ -80,12 +80,17 @@ def test_each_kind_of_odd_file_is_prepared_or_skipped(good: Callable[..., bytes]
     )
     found = summary.dataset
     assert (len(found.clips), found.skipped, found.missing, found.without_audio) == (7, 4, 1, 1)
+    with (tmp_path / "out" / "damaged.csv").open() as file:
+        assert [(row["clip"], row["damage"]) for row in csv.DictReader(file)] == [
+            (f"cut-short{stamp}", "ends 2.6 s early")
+        ]
+    assert found.damaged == 1
 
     said = reasons(tmp_path / "out")
     assert set(said) == {"garbage", "no-index", "empty", "blind", "dangling"}
     assert said["empty"] == "empty file"
     assert said["blind"] == "no video stream"
-    assert said["garbage"].startswith("InvalidDataError: ")
+    assert said["garbage"] == "not a known container of video or sound, or its header is damaged"
     assert said["dangling"].startswith("absent: train/singing/")
 
     manifest = PreparedDataset.open(tmp_path / "out")

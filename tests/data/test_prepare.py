@@ -16,9 +16,9 @@ import pytest
 
 from tests.data.samples import RATE, decode, frame_numbers, ramp, write_kinetics, write_video
 from xkd.config.overrides import resolve
+from xkd.data.media.prepared import WAV_HEADER, encode_wav
 from xkd.data.shards import prepare as module
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.data.shards.media import WAV_HEADER, encode_wav
 from xkd.data.shards.prepare import PrepareConfig, Summary, prepare
 from xkd.errors import UserError
 
@@ -64,6 +64,7 @@ def test_output_has_a_manifest_and_shards(root: Path, tmp_path: Path) -> None:
     assert found.counts == {"train": 6, "val": 2}
     assert found.seconds == pytest.approx(8 * 5, rel=1e-3)
     assert sorted(everything(tmp_path / "out")) == [
+        "damaged.csv",
         "dataset.json",
         "manifest.csv",
         "shards/000000.tar",

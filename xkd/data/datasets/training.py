@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import Dataset
 
 from xkd.config import PretrainConfig, check_division
+from xkd.data.media.container import MediaError
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.data.shards.media import MediaError
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
 from xkd.errors import UserError, in_section

@@ -1,8 +1,8 @@
 """A prepared dataset: a manifest with one row per clip, and shards.
 
 A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision, origin,
-classes, counts, the settings of `prepare`), ``skipped.csv`` and ``shards/*.tar``. The shards are uncompressed
-tar files; a row's offsets address a member's bytes directly, so no reader needs to walk a tar.
+classes, counts, the settings of `prepare`), ``skipped.csv``, ``damaged.csv`` and ``shards/*.tar``. The shards
+are uncompressed tar files; a row's offsets address a member's bytes directly: no reader needs to walk a tar.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from xkd.io import read_json, require_finished, short_hash, write_text
 
 ROWS = "manifest.csv"
 DATASET = "dataset.json"
+WRITER = 3
+"""Incremented when `prepare` makes other bytes of a clip: old directories are not taken for new ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,8 @@ class PreparedDataset:
     """The settings of `prepare` that determine the bytes of the shards."""
     skipped: int = 0
     """Clips that could not be prepared (skipped.csv has the reasons)."""
+    damaged: int = 0
+    """Clips of which a part could not be decoded (damaged.csv has the parts)."""
     missing: int = 0
     """Clips whose files were missing (also in skipped.csv)."""
     origin: Mapping[str, str] | None = None
@@ -103,14 +107,17 @@ class PreparedDataset:
         """Read a prepared directory. Takes seconds for large datasets: open it once and pass the object.
 
         Raises:
-            UserError: the directory is missing, was not (completely) prepared, or lacks a shard.
+            UserError: the directory is missing, was not (completely) prepared, was prepared by a version that
+                made other clips, or lacks a shard.
         """
         _require_prepared(root)
         try:
             values = json.loads((root / DATASET).read_text())
             with (root / ROWS).open(newline="", encoding="utf-8") as file:
                 clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
-            same = {name: values[name] for name in ("name", "revision", "settings", "skipped", "origin")}
+            _check_writer(root, values["settings"])
+            fields = ("name", "revision", "settings", "skipped", "damaged", "origin")
+            same = {name: values[name] for name in fields}
             classes, missing = tuple(values["classes"]), values["absent"]
             dataset = cls(root=root, classes=classes, clips=clips, missing=missing, **same)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
@@ -145,6 +152,7 @@ class PreparedDataset:
             "seconds": round(self.seconds, 3),
             "without_audio": self.without_audio,
             "skipped": self.skipped,
+            "damaged": self.damaged,
             "absent": self.missing,
             "settings": dict(self.settings),
         }
@@ -215,6 +223,14 @@ def dataset_name(root: Path) -> str:
     """
     _require_prepared(root)
     return str(read_json(root / DATASET).get("name"))
+
+
+def _check_writer(root: Path, settings: Mapping[str, Any]) -> None:
+    if settings.get("writer") != WRITER:
+        raise UserError(
+            f"{root} was prepared by another version of xkd, whose colors and times differ; "
+            "prepare the dataset again, in a new directory"
+        )
 
 
 def _require_prepared(root: Path) -> None:

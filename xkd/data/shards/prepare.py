@@ -18,8 +18,10 @@ from pydantic.dataclasses import dataclass as settings
 
 from xkd.config import Modality
 from xkd.config.overrides import STRICT
-from xkd.data.shards.manifest import DATASET, OFFSETS, Clip, PreparedDataset, write_table
-from xkd.data.shards.media import MediaError, encode_wav, read_audio, transcode_video
+from xkd.data.media.container import MediaError
+from xkd.data.media.prepared import encode_wav
+from xkd.data.media.transcode import transcode
+from xkd.data.shards.manifest import DATASET, OFFSETS, WRITER, Clip, PreparedDataset, write_table
 from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.source import Source, open_source
 from xkd.errors import UserError
@@ -30,10 +32,8 @@ from xkd.progress import progress
 _SHARD_CLIPS = 256
 _CLIP_TIMEOUT = 120.0
 """Seconds after which a clip's decoder is considered hung; it is stopped and the clip skipped."""
-_WRITER = 2
-"""Incremented when the bytes that a clip becomes change, so that old outputs are not taken for new ones."""
 _Report = Mapping[str, list[dict[str, str]]]
-"""Of a finished shard: its ``clips`` (rows of the manifest), and the ``skipped`` (rows of skipped.csv)."""
+"""Rows of a finished shard: ``clips`` of the manifest, ``skipped`` and ``damaged`` of their tables."""
 
 
 @settings(frozen=True, kw_only=True, config=STRICT)
@@ -59,7 +59,7 @@ class PrepareConfig:
     def settings(self) -> dict[str, Any]:
         """The settings that determine the bytes written."""
         names = ("short_side", "max_fps", "sample_rate")
-        return {name: getattr(self, name) for name in names} | {"writer": _WRITER}
+        return {name: getattr(self, name) for name in names} | {"writer": WRITER}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,14 @@ class Summary:
         data = self.dataset
         splits = ", ".join(f"{split} {count}" for split, count in data.counts.items())
         written = sum((clip.video_size or 0) + (clip.audio_size or 0) for clip in data.clips)
+        damaged = f", {data.damaged} damaged" if data.damaged else ""
         missing = f", {data.missing} missing" if data.missing else ""
         speed = f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else ""
         return (
             f"{data.name} {data.revision[:12]}: {len(data.clips)} clips ({splits}), "
-            f"{data.seconds / 3600:.2f} h, {len(data.classes)} classes, {data.without_audio} without audio, "
-            f"{data.skipped} skipped{missing}; {self.bytes_in / 1e6:.1f} MB in, {written / 1e6:.1f} MB out"
+            f"{data.seconds / 3600:.2f} h, {len(data.classes)} classes, {data.without_audio} without audio"
+            f"{damaged}, {data.skipped} skipped{missing}; {self.bytes_in / 1e6:.1f} MB in, "
+            f"{written / 1e6:.1f} MB out"
             f"{speed}"
         )
 
@@ -120,8 +122,8 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
             print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
     size, elapsed = sum(clip.file.size for clip in dataset.clips if clip.file), time.monotonic() - start
     summary = Summary(dataset=prepared, bytes_in=size, processed=processed, elapsed=elapsed)
-    reasons = f"; see {out / 'skipped.csv'}" if prepared.skipped else ""
-    print(f"prepare: {summary}{reasons}", file=sys.stderr)
+    tables = [f"{out / name}.csv" for name in ("damaged", "skipped") if getattr(prepared, name)]
+    print(f"prepare: {summary}{'; see ' * bool(tables)}{' and '.join(tables)}", file=sys.stderr)
     return summary
 
 
@@ -145,7 +147,7 @@ def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> 
             if report:
                 continue
             shard, partial = f"shards/{path.stem}.tar", path.with_suffix(".tar")
-            rows, before = [], len(skipped)
+            rows, damaged, before = [], [], len(skipped)
             with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
                 for clip, outcome in zip(clips, outcomes, strict=False):
                     bar.advance()
@@ -157,15 +159,20 @@ def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> 
                             problem = f"{len(skipped)} of {total} clips failed, more than max_skipped={last}"
                             raise UserError(f"{dataset.root}: {problem}; all in {table})")
                     else:
-                        rows.append(_append(tar, shard, clip, *outcome).to_row())
+                        rows.append(_append(tar, shard, clip, outcome).to_row())
+                        if outcome.damage:
+                            damaged.append({"clip": clip.id, "damage": outcome.damage})
             partial.replace(output.path / shard)
-            write_json(path, {"clips": rows, "skipped": skipped[before:]})
+            write_json(path, {"clips": rows, "skipped": skipped[before:], "damaged": damaged})
     return len(jobs), [read_json(path) for path in paths]
 
 
 def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Report]) -> PreparedDataset:
-    """Write skipped.csv, the manifest and dataset.json."""
-    rows, skipped = ([row for report in reports for row in report[kind]] for kind in ("clips", "skipped"))
+    """Write skipped.csv, damaged.csv, the manifest and dataset.json."""
+    rows, skipped, damaged = (
+        [row for report in reports for row in report[kind]] for kind in ("clips", "skipped", "damaged")
+    )
+    write_table(out / "damaged.csv", ("clip", "damage"), damaged)
     missing = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
     write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *missing])
     prepared = PreparedDataset(
@@ -176,6 +183,7 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Re
         clips=tuple(map(Clip.from_row, rows)),
         settings=config.settings,
         skipped=len(skipped),
+        damaged=len(damaged),
         missing=len(missing),
         origin=dataset.origin,
     )
@@ -188,11 +196,20 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Re
     return prepared
 
 
-def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> tuple[dict[Modality, bytes], float]:
-    """Decode and encode one clip, in a worker.
+@dataclass(frozen=True)
+class _Encoded:
+    """What a worker makes of a clip."""
 
-    Returns:
-        Its files, mp4 and wav, and its duration in seconds.
+    files: Mapping[Modality, bytes]
+    """An mp4 and a wav file."""
+    seconds: float
+    """Duration that its modalities cover, or the video alone where the dataset is one of videos."""
+    damage: str
+    """What could not be decoded; empty: all could."""
+
+
+def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> _Encoded:
+    """Decode and encode one clip, in a worker.
 
     Raises:
         MediaError: the clip cannot be used; the reason goes to skipped.csv.
@@ -200,32 +217,29 @@ def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> tuple[dict[M
     assert clip.file is not None
     if clip.file.size == 0:
         raise MediaError("empty file")
-    content = clip.file.content()
+    found = transcode(
+        clip.file.content(),
+        with_video=kind != "audio",
+        short_side=config.short_side,
+        max_fps=config.max_fps,
+        sample_rate=config.sample_rate,
+        segment=clip.segment,
+    )
     files: dict[Modality, bytes] = {}
-    seconds = float("inf")
-    if kind != "audio":
-        files["video"], seconds = transcode_video(content, config.short_side, config.max_fps)
-    try:
-        samples = read_audio(content, config.sample_rate)
-    except MediaError:
-        if kind != "video":
-            raise
-        samples = None  # a dataset of videos does not need it
-    if samples is not None:
-        files["audio"] = encode_wav(samples, config.sample_rate)
-        if kind != "video":
-            seconds = min(seconds, len(samples) / config.sample_rate)
-    if not files:
-        raise MediaError("no audio stream")
-    return files, seconds
+    seconds = found.seconds
+    if found.video is not None:
+        files["video"] = found.video
+    if found.audio is not None:
+        files["audio"] = encode_wav(found.audio, config.sample_rate)
+        if kind == "audiovisual":
+            seconds = min(seconds, len(found.audio) / config.sample_rate)
+    return _Encoded(files, seconds, str(found.damage))
 
 
-def _append(
-    tar: tarfile.TarFile, shard: str, clip: SourceClip, files: Mapping[Modality, bytes], seconds: float
-) -> Clip:
+def _append(tar: tarfile.TarFile, shard: str, clip: SourceClip, encoded: _Encoded) -> Clip:
     """Append a clip's files to a shard and return its row."""
     offsets: dict[str, int | None] = dict.fromkeys(OFFSETS)
-    for modality, data in files.items():
+    for modality, data in encoded.files.items():
         # Time, owner and mode stay the constants of TarInfo: equal clips give equal bytes.
         member = tarfile.TarInfo(f"{clip.id}.{'mp4' if modality == 'video' else 'wav'}")
         member.size = len(data)
@@ -233,4 +247,6 @@ def _append(
         blocks = -(-len(data) // tarfile.BLOCKSIZE)
         offsets[f"{modality}_offset"] = tar.offset - blocks * tarfile.BLOCKSIZE
         offsets[f"{modality}_size"] = len(data)
-    return Clip(id=clip.id, splits=clip.splits, labels=clip.labels, shard=shard, duration=seconds, **offsets)
+    return Clip(
+        id=clip.id, splits=clip.splits, labels=clip.labels, shard=shard, duration=encoded.seconds, **offsets
+    )

@@ -52,6 +52,8 @@ class SourceClip:
     splits: tuple[str, ...]
     """Split of the clip in each fold: ``train``, ``val``, ``test`` or ``unused``."""
     labels: tuple[str, ...] = ()
+    segment: tuple[float, float] | None = None
+    """Start and end of the clip, seconds, where the file may be a longer video; None: the whole file."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,283 @@
+"""Open a source file: which containers, which streams, and what a damaged part costs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from xkd.data.media.clock import SECOND, to_ticks
+
+Content = Path | io.BytesIO
+"""A source file: its path or its bytes."""
+Frame = VideoFrame | AudioFrame
+_Stream = TypeVar("_Stream", VideoStream, AudioStream)
+
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,flv,ogg,rm,dv,mxf,gxf,nut,wtv,"
+    "ivf,wav,w64,aiff,caf,au,flac,mp3,aac,ac3,eac3,dts,amr,amrnb,amrwb,ape,wv,tta,tak,mpc,mpc8,voc,gsm,dsf"
+)
+"""FFmpeg's names of the containers that are opened: no still images, and no texts that name other files."""
+_WITHOUT_DISPLAY_TIMES = ("avi", "asf", "mpegvideo", "m4v")
+"""Containers that store the times of decoding only; FFmpeg's times of display are guesses there."""
+_RESTARTING_CLOCK = ("mpegts", "mpeg")
+"""Containers whose clock may restart, as where recordings were joined."""
+_ANNOUNCE_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "flac")
+"""Containers whose headers tell the duration; FFmpeg estimates that of others."""
+_WIDEST = 10
+"""Pixels that are wider or narrower by more are a mistake of the file."""
+_STEP_BACK, _STEP_AHEAD = SECOND, 10 * SECOND
+"""Ticks by which a clock jumps back within a stream, or ahead of all streams, where it restarts."""
+_REORDERED = SECOND
+"""Ticks by which a stream's packets are read before an earlier frame is displayed, at most."""
+_NO_MOTION = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+_FOR_SOME = (
+    Disposition.comment
+    | Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.descriptions
+    | Disposition.karaoke
+    | Disposition.dependent
+)
+_MAX_FAILED_READS = 100_000
+"""Failed reads in a row after which the rest of a file is considered lost."""
+
+
+class MediaError(Exception):
+    """A file that cannot be decoded. It is counted and skipped, and alone never stops a run."""
+
+
+@dataclass
+class Damage:
+    """The parts of a file that could not be decoded; as text, empty if all could."""
+
+    video_packets: int = 0
+    """Undecodable packets and incomplete pictures."""
+    audio_packets: int = 0
+    reads: int = 0
+    """Places where the container could not be read."""
+    missing: float = 0.0
+    """Seconds that the file announces, but does not hold."""
+
+    def __str__(self) -> str:
+        counts = ((self.video_packets, "picture"), (self.audio_packets, "audio packet"))
+        parts = [f"{count} damaged {what}{'s' * (count > 1)}" for count, what in counts if count]
+        parts += [f"{self.reads} unreadable part{'s' * (self.reads > 1)}"] * bool(self.reads)
+        parts += [f"ends {self.missing:.1f} s early"] * bool(self.missing)
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded frame."""
+
+    frame: Frame
+    time: int | None
+    """Ticks from the start of the file's clock; None: the file does not say."""
+    duration: int
+    """Ticks, as the file says; 0: it does not say."""
+
+
+class MediaFile:
+    """The video and the audio stream of an open file, decoded together on the file's clock."""
+
+    def __init__(self, container: InputContainer, *, with_video: bool) -> None:
+        self._container = container
+        self.video = _choose(container.streams.video) if with_video else None
+        self.audio = _choose(container.streams.audio)
+        if with_video and self.video is None:
+            raise MediaError("no video stream")
+        if self.video is None and self.audio is None:
+            raise MediaError("no audio stream")
+        self.damage = Damage()
+        self._has_positions = False
+        self.has_display_times = container.format.name not in _WITHOUT_DISPLAY_TIMES
+        self._streams = [stream for stream in (self.video, self.audio) if stream is not None]
+        for stream in self._streams:
+            # One thread: clips are decoded in parallel, and the frames do not depend on timing.
+            stream.codec_context.thread_count = 1
+            # Marks each frame with the packet it was decoded from, which FFmpeg's own times do not tell.
+            stream.codec_context.copy_opaque = True
+        starts = [
+            to_ticks(stream.start_time, _base(stream))
+            for stream in self._streams
+            if stream.start_time is not None
+        ]
+        # Without times of display, the first picture is at 0 and its sound is counted from there.
+        self._origin = max(0, min(starts)) if starts and self.has_display_times else 0
+        self._clock = _Clock() if container.format.name in _RESTARTING_CLOCK else None
+        self.announced = self._read_duration()
+        """Duration in ticks that the file's header announces; None: it does not, or FFmpeg estimates it."""
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a pixel of the video by its height."""
+        aspect = self.video.sample_aspect_ratio if self.video is not None else None
+        return aspect if aspect and 1 / _WIDEST <= aspect <= _WIDEST else Fraction(1)
+
+    def seek(self, start: int) -> None:
+        """Continue reading at the last keyframe before `start`, ticks, where the container can."""
+        if self.has_display_times and self._clock is None:
+            with suppress(av.error.FFmpegError, OSError):
+                self._container.seek((self._origin + start) * av.time_base // SECOND)
+
+    def frames(self, end: int | None) -> Iterator[Decoded]:
+        """Decode both streams, up to `end`, ticks, at least; yield frames in the order of each stream.
+
+        A packet that cannot be decoded costs its own frames, and is counted as damage.
+        """
+        beyond: set[int] = set()
+        for packet in self._packets():
+            if (
+                end is not None
+                and packet.dts is not None
+                and packet.dts * packet.time_base - self._origin > end + 1
+            ):
+                beyond.add(packet.stream_index)
+                if len(beyond) == len(self._streams):
+                    break
+            yield from self._decode(packet.stream, packet)
+        for stream in self._streams:
+            yield from self._decode(stream, None)
+
+    def _read_duration(self) -> int | None:
+        if self._container.format.name not in _ANNOUNCE_DURATION:
+            return None
+        ends = [
+            to_ticks((stream.start_time or 0) + stream.duration, _base(stream))
+            for stream in self._streams
+            if stream.duration is not None
+        ]
+        if len(ends) == len(self._streams):
+            return max(ends) - self._origin
+        whole = self._container.duration
+        return None if whole is None else to_ticks(whole, Fraction(1, av.time_base))
+
+    def _packets(self) -> Iterator[Packet[Any]]:
+        """Read packets on one clock, and read on behind parts of the container that are damaged."""
+        failed = 0
+        while self._streams and failed < _MAX_FAILED_READS:
+            try:
+                for packet in self._container.demux(*self._streams):
+                    failed = 0
+                    # An empty packet, as AVI has for a repeated picture, would flush the decoder.
+                    if packet.size:
+                        if self._clock is not None:
+                            self._clock.correct(packet)
+                        yield packet
+                return
+            except (av.error.FFmpegError, OSError):
+                self.damage.reads += failed == 0
+                failed += 1
+
+    def _decode(self, stream: VideoStream | AudioStream, packet: Packet[Any] | None) -> Iterator[Decoded]:
+        is_video = stream.type == "video"
+        if packet is not None:
+            self._has_positions |= packet.pos is not None
+            # Times of packets without a place in the file are FFmpeg's, counted from the packet before: at
+            # the sample rate that the stream began with.
+            stored = packet.pos is not None or not self._has_positions
+            time = packet.pts if self.has_display_times or not is_video else packet.dts
+            packet.opaque = (time, packet.duration or 0, stored)
+        try:
+            frames: Sequence[Frame] = stream.codec_context.decode(packet)
+        except (av.error.FFmpegError, OSError, ValueError):
+            if is_video:
+                self.damage.video_packets += 1
+            else:
+                self.damage.audio_packets += 1
+            return
+        base = _base(stream)
+        for frame in frames:
+            origin: Any = frame.opaque
+            time, duration, stored = (frame.pts, 0, True) if origin is None else origin
+            if is_video:
+                self.damage.video_packets += frame.is_corrupt
+            else:
+                # A frame's time is that of its first sample behind what the encoder's delay cut off.
+                time = frame.pts if stored else None
+            ticks = None if time is None else to_ticks(time, base) - self._origin
+            yield Decoded(frame, ticks, to_ticks(duration, base))
+
+
+class _Clock:
+    """A clock that continues where the one of the file restarts."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.ends: dict[int, int] = {}
+
+    def correct(self, packet: Packet[Any]) -> None:
+        """Move a packet's times behind what was read before if the file's clock restarts there."""
+        if packet.dts is None:
+            return
+        base = packet.time_base
+        time = to_ticks(packet.dts, base) + self.offset
+        latest = max(self.ends.values(), default=time)
+        if time < self.ends.get(packet.stream_index, time) - _STEP_BACK or time > latest + _STEP_AHEAD:
+            self.offset += latest - time
+            time = latest
+        self.ends[packet.stream_index] = time + to_ticks(packet.duration or 0, base)
+        moved = round(self.offset / (base * SECOND))
+        packet.dts += moved
+        packet.pts = None if packet.pts is None else packet.pts + moved
+
+
+@contextmanager
+def open_container(content: Content) -> Iterator[InputContainer]:
+    """Open a file to read; its errors, and those of encoding it, become a `MediaError`.
+
+    Only the file itself is read, and only as one of the containers that hold video or sound.
+    """
+    if isinstance(content, io.BytesIO):
+        content.seek(0)
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        file = av.open(
+            content if isinstance(content, io.BytesIO) else f"file:{content}",
+            "r",
+            metadata_errors="replace",
+            container_options=options,
+        )
+    except (av.error.ArgumentError, av.error.InvalidDataError):
+        raise MediaError("not a known container of video or sound, or its header is damaged") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(_describe(error)) from None
+    with file:
+        try:
+            yield file
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(_describe(error)) from None
+
+
+def _choose(streams: Sequence[_Stream]) -> _Stream | None:
+    """Return the default stream, else the first, of those that can be decoded; no cover or still image."""
+
+    def rank(stream: _Stream) -> tuple[bool, bool]:
+        return not stream.disposition & Disposition.default, bool(stream.disposition & _FOR_SOME)
+
+    moving = (stream for stream in streams if not stream.disposition & _NO_MOTION)
+    return min((stream for stream in moving if stream.codec_context is not None), key=rank, default=None)
+
+
+def _base(stream: VideoStream | AudioStream) -> Fraction:
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+def _describe(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,175 @@
+"""Decode a source file once, and encode it for random access."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from xkd.data.media.clock import SECOND, to_ticks
+from xkd.data.media.container import Content, Damage, MediaError, MediaFile, open_container
+from xkd.data.media.picture import VideoWriter
+from xkd.data.media.sound import SoundTrack
+from xkd.data.media.timing import DisplayTimes, Shown
+
+_SHORTEST = SECOND // 10
+"""Ticks of the shortest clip, and of the shortest sound that counts as one."""
+_SHORTEST_DAMAGED = SECOND
+"""Ticks that must be left of a damaged file, or half of what it announces."""
+_EARLY = SECOND // 2
+"""Ticks by which a file may end before the duration that it announces."""
+_SEGMENT_SLACK = 2 * SECOND
+"""Ticks by which a file may be longer than a segment and still be that segment, not the whole video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcoded:
+    """What a source file becomes."""
+
+    video: bytes | None
+    """An mp4 file (`VideoWriter`)."""
+    audio: NDArray[np.int16] | None
+    """Mono samples (S,), from the same moment on as the video; None: there is no sound."""
+    seconds: float
+    """Duration of the video, or of the sound where only that was read."""
+    damage: Damage
+
+
+def transcode(
+    content: Content,
+    *,
+    with_video: bool,
+    short_side: int,
+    max_fps: float | None,
+    sample_rate: int,
+    segment: tuple[float, float] | None = None,
+) -> Transcoded:
+    """Decode a source file once, and encode it for random access.
+
+    Args:
+        content: path or bytes of the file.
+        with_video: whether to read the video, which then must be there, or only the sound.
+        short_side: of the pictures, pixels; smaller ones are not enlarged.
+        max_fps: of the frames in each 1/max_fps interval, the first is kept; None keeps all.
+        sample_rate: of the sound, samples per second.
+        segment: the part to read, (start, end) in seconds; a file that is no longer is read as a whole.
+
+    Raises:
+        MediaError: the file cannot be decoded, or too little is left of it.
+    """
+    with open_container(content) as container:
+        file = MediaFile(container, with_video=with_video)
+        start, end = _bounds(file, segment)
+        if start:
+            file.seek(start)
+        sound = SoundTrack(sample_rate, has_times=file.has_display_times)
+        with closing(_Video(file, short_side, max_fps, start, end)) as video:
+            for decoded in file.frames(end):
+                if isinstance(decoded.frame, VideoFrame):
+                    video.add(decoded.frame, decoded.time, decoded.duration)
+                else:
+                    sound.add(decoded.frame, decoded.time)
+            mp4 = video.finish()
+        samples = sound.samples(start, end, file.announced)
+    heard = to_ticks(len(samples), Fraction(1, sample_rate))
+    duration = video.duration if with_video else heard
+    if not duration:
+        raise MediaError(f"no {'video frames' if with_video else 'audio samples'}")
+    damage = file.damage
+    if file.announced is not None and end is None:
+        missing = file.announced - max(duration, heard)
+        damage.missing = missing / SECOND if missing > _EARLY else 0.0
+    whole = 2 * _SHORTEST_DAMAGED if file.announced is None else file.announced
+    if str(damage) and duration < min(_SHORTEST_DAMAGED, whole / 2):
+        raise MediaError(f"only {duration / SECOND:.2f} s are left: {damage}")
+    if duration < _SHORTEST:
+        raise MediaError(f"too short: {duration / SECOND:.3f} s")
+    return Transcoded(
+        video=mp4,
+        audio=samples if heard >= _SHORTEST else None,
+        seconds=duration / SECOND,
+        damage=damage,
+    )
+
+
+def _bounds(file: MediaFile, segment: tuple[float, float] | None) -> tuple[int, int | None]:
+    """Return the part of a file to read, ticks: a segment of a longer video, or all of it."""
+    if segment is None:
+        return 0, None
+    start, end = (round(second * SECOND) for second in segment)
+    if file.announced is not None and file.announced <= end - start + _SEGMENT_SLACK:
+        return 0, None
+    return start, end
+
+
+class _Video:
+    """The frames between `start` and `end`, at most `max_fps`, encoded; the first is displayed at 0."""
+
+    def __init__(
+        self, file: MediaFile, short_side: int, max_fps: float | None, start: int, end: int | None
+    ) -> None:
+        rate = Fraction(25)
+        if file.video is not None and file.video.average_rate:
+            rate = file.video.average_rate
+        self._step, self._start, self._limit = (
+            round(SECOND / rate),
+            start,
+            None if end is None else end - start,
+        )
+        self._max_fps = None if max_fps is None else Fraction(max_fps).limit_denominator(1000)
+        self._times = DisplayTimes(self._step, sort=not file.has_display_times)
+        rate = rate if self._max_fps is None else min(rate, self._max_fps)
+        self._writer = VideoWriter(short_side, file.pixel_aspect, rate)
+        self._before: VideoFrame | None = None
+        self._slot = -1
+        self._end = 0
+
+    @property
+    def duration(self) -> int:
+        """Ticks until the last frame ends."""
+        return self._end if self._limit is None else min(self._end, self._limit)
+
+    def add(self, frame: VideoFrame, time: int | None, duration: int) -> None:
+        """Add the next decoded frame."""
+        for shown in self._times.add(frame, time, duration):
+            self._show(shown)
+
+    def finish(self) -> bytes | None:
+        """Return the mp4 file; None without frames."""
+        for shown in self._times.finish():
+            self._show(shown)
+        if self._before is not None and self._end > 0:
+            self._write(self._before, 0)
+        return self._writer.finish()
+
+    def close(self) -> None:
+        """Free the encoder."""
+        self._writer.close()
+
+    def _show(self, shown: Shown) -> None:
+        time = shown.time - self._start
+        if self._limit is not None and time >= self._limit:
+            # The frame before it is displayed until the end.
+            self._end = self._limit if self._end > 0 else 0
+            return
+        self._end = max(0, time + (shown.duration or self._step))
+        if time < 0:
+            self._before = shown.frame
+            return
+        if self._before is not None and time > 0:
+            self._write(self._before, 0)
+        self._before = None
+        self._write(shown.frame, time)
+
+    def _write(self, frame: VideoFrame, time: int) -> None:
+        if self._max_fps is not None:
+            # A time that was rounded down still belongs to the interval that it starts.
+            slot = int(Fraction(time, SECOND) * self._max_fps + Fraction(1, 1000))
+            if slot <= self._slot:
+                return
+            self._slot = slot
+        self._writer.write(frame, time)
