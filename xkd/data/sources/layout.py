@@ -52,6 +52,9 @@ class SourceClip:
     splits: tuple[str, ...]
     """Split of the clip in each fold: ``train``, ``val``, ``test`` or ``unused``."""
     labels: tuple[str, ...] = ()
+    segment: tuple[float, float] | None = None
+    """Start and end in the file, seconds, if the file may be the whole video; one that is not longer than the
+    segment is the segment itself. None: the file is the clip."""
 
 
 @dataclass(frozen=True)
