@@ -31,11 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Return the folder of numbers recorded from the authors' code, next to the checkout."""
-    folder = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
-    if not folder.is_dir():
-        pytest.skip("the recorded reference numbers (../shared/reference) are not next to this checkout")
-    return folder
+    """Return the directory of numbers recorded from the authors' code."""
+    return Path(__file__).with_name("reference")
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 
 @pytest.fixture(scope="session")
-def recorded(reference: Path) -> dict[str, Any]:
+def recorded(reference: Path) -> dict[str, Tensor]:
     """The authors' audio front end and image transforms, with every random draw fixed."""
-    values: dict[str, Any] = torch.load(reference / "data_reference.pt", weights_only=True)
-    return values
+    return load_file(reference / "data.safetensors")

@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -117,7 +116,7 @@ def decode(data: bytes) -> list[tuple[float, NDArray[np.uint8]]]:
         ]
 
 
-def recorded_picture(recorded: dict[str, Any], name: str) -> Tensor:
+def recorded_picture(recorded: dict[str, Tensor], name: str) -> Tensor:
     """Return a recorded PIL image as (1, 3, 1, H, W) in [0, 1]."""
     found: Tensor = recorded[f"video/{name}"]
     return found.permute(2, 0, 1)[None, :, None].float() / 255

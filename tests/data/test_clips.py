@@ -222,11 +222,15 @@ def test_short_clip_repeats_its_last_frame_and_ends_in_silence(tmp_path: Path) -
     for path in root.rglob("*.mkv"):
         path.write_bytes(short)
     prepare(root, tmp_path / "out", PREPARE)
-    item = TrainingClips(PreparedDataset.open(tmp_path / "out"), CONFIG)[0, 0]
-    numbers = frame_numbers(item["frames"].permute(0, 2, 3, 1).numpy())
-    assert numbers == [*range(0, 24, 2), *[23] * 20]
-    assert item["waveform"][23000] > 0
-    assert not item["waveform"][24000:].any()
+    dataset = PreparedDataset.open(tmp_path / "out")
+    item = TrainingClips(dataset, CONFIG)[0, 0]
+    (batch,) = evaluation_batches(dataset, dataset.split("val"), CONFIG, 2)
+    windows = [(item["frames"], item["waveform"]), *zip(batch["frames"], batch["waveform"], strict=True)]
+    for frames, waveform in windows:
+        numbers = frame_numbers(frames.permute(0, 2, 3, 1).numpy())
+        assert numbers == [*range(0, 24, 2), *[23] * 20]
+        assert waveform[23000] > 0
+        assert not waveform[24000:].any()
 
 
 def test_a_wrong_sample_rate_is_refused(data: PreparedDataset) -> None:

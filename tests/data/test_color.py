@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -43,7 +42,9 @@ def test_color_equals_torchvision(
         ("hue", -0.1, "hue_m0_1"),
     ],
 )
-def test_color_is_close_to_recorded_pil(recorded: dict[str, Any], name: str, factor: float, key: str) -> None:
+def test_color_is_close_to_recorded_pil(
+    recorded: dict[str, Tensor], name: str, factor: float, key: str
+) -> None:
     x = recorded_picture(recorded, "resized_crop_96")
     getattr(color, name)(x, torch.tensor([factor]))
     error = (x - recorded_picture(recorded, f"jitter/{key}")).abs() * 255
@@ -51,7 +52,7 @@ def test_color_is_close_to_recorded_pil(recorded: dict[str, Any], name: str, fac
     assert error.max() < (12 if name == "hue" else 1.6)
 
 
-def test_gray_equals_recorded_pil(recorded: dict[str, Any]) -> None:
+def test_gray_equals_recorded_pil(recorded: dict[str, Tensor]) -> None:
     ours = color.to_gray(recorded_picture(recorded, "resized_crop_96"))[0, 0, 0] * 255
     assert (ours - recorded["video/gray_96"].float()).abs().max() < 1
 

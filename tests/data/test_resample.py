@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from torch import Tensor
 
 from tests.data.samples import noise
 from xkd.data.transforms.resample import cubic, gaussian
@@ -11,7 +10,7 @@ from xkd.data.transforms.resample import cubic, gaussian
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 
 
-def test_short_side_resize_equals_the_recorded_pil_resize(recorded: dict[str, Any]) -> None:
+def test_short_side_resize_equals_the_recorded_pil_resize(recorded: dict[str, Tensor]) -> None:
     image = recorded["video/image"].permute(2, 0, 1)[None]
     ours = torch.nn.functional.interpolate(image, (112, 199), mode="bilinear", antialias=True)
     error = ours[0].float() - recorded["video/basic_resize_112"].permute(2, 0, 1).float()
@@ -19,7 +18,7 @@ def test_short_side_resize_equals_the_recorded_pil_resize(recorded: dict[str, An
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_audio_crop_equals_the_authors(recorded: dict[str, Any], number: int) -> None:
+def test_audio_crop_equals_the_authors(recorded: dict[str, Tensor], number: int) -> None:
     top, left, height, width = recorded[f"audio/randcrop/{number}/box"][:, None]
     rows, columns = cubic(top, height, 80, 80), cubic(left, width, 112, 168)[:, :, 28:140]
     ours = rows @ recorded["audio/spec_local"] @ columns.mT

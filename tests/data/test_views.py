@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -191,13 +190,13 @@ def test_local_view_equals_torchvision_step_by_step() -> None:
         torch.testing.assert_close(ours[number], frames.transpose(0, 1), atol=2e-5, rtol=0)
 
 
-def test_normalization_equals_the_authors(recorded: dict[str, Any]) -> None:
+def test_normalization_equals_the_authors(recorded: dict[str, Tensor]) -> None:
     torch.testing.assert_close(
         to_pixels(recorded["video/normalized_96"][None])[0], recorded["video/to_tensor_96"], atol=1e-6, rtol=0
     )
 
 
-def test_audio_views_equal_the_authors(recorded: dict[str, Any]) -> None:
+def test_audio_views_equal_the_authors(recorded: dict[str, Tensor]) -> None:
     batch = batch_of(1)
     batch["waveform"] = recorded["audio/wav"][None]
     start = int(recorded["audio/local_start"])
@@ -252,7 +251,7 @@ def test_the_order_of_draws_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize("side", [112, 96])
-def test_crop_equals_the_recorded_pil_crop(recorded: dict[str, Any], side: int) -> None:
+def test_crop_equals_the_recorded_pil_crop(recorded: dict[str, Tensor], side: int) -> None:
     frames = recorded["video/basic_resize_112"].permute(2, 0, 1)[None]
     ours = _cut(frames, recorded["video/resized_crop_box"].tolist(), (side, side), False)[:, 0]
     error = ours.float() - recorded[f"video/resized_crop_{side}"].permute(2, 0, 1).float()

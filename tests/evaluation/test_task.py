@@ -105,6 +105,22 @@ def test_a_task_becomes_a_score(
     assert not list(out.glob("*.failed"))
 
 
+def test_a_class_without_training_clips_is_named(
+    prepared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    rows = (data / "manifest.csv").read_text().splitlines(keepends=True)
+    lost = [row for row in rows if not (",train," in row and ",jump," in row)]
+    assert len(lost) < len(rows)
+    (data / "manifest.csv").write_text("".join(lost))
+    score = evaluate(run, data, task("video", "raw"), tmp_path / "scores")
+    assert score.untrained == ["jump"]
+    assert score.per_class["jump"] == 0
+    assert f"{score.name}: no training clips of jump\n" in capsys.readouterr().err
+    assert evaluate(run, prepared, task("video", "raw"), tmp_path / "whole").untrained == []
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_evaluation_parses_the_manifest_once(
     prepared: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch

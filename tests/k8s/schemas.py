@@ -9,13 +9,12 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
-import pytest
 import yaml
 
 VERSION = "1.33"
 """Version of Kubernetes."""
-CUSTOM = Path("../shared/schemas")
-"""Directory of the definitions of custom kinds, as their projects publish them."""
+SCHEMAS = Path(__file__).parents[1] / "reference" / "schemas"
+"""Definitions of custom kinds and of dashboards, as their projects publish them."""
 
 _QUANTITY = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|[kMGTPE]i?)?$"}
 _QUEUE: dict[str, Any] = {
@@ -80,9 +79,7 @@ def _custom_schema(api_version: str, kind: str) -> dict[str, Any]:
     group, _, version = api_version.partition("/")
     if (group, kind) == ("scheduling.volcano.sh", "Queue"):
         return _closed(_QUEUE)
-    if not CUSTOM.is_dir():
-        pytest.skip(f"the definitions of custom kinds ({CUSTOM}) are missing")
-    for path in CUSTOM.glob(f"{group}_*.yaml"):
+    for path in SCHEMAS.glob(f"{group}_*.yaml"):
         definition = yaml.safe_load(path.read_text())["spec"]
         if definition["names"]["kind"] == kind:
             (schema,) = (v["schema"] for v in definition["versions"] if v["name"] == version)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from tests.k8s.rendering import Manifest
-from tests.k8s.schemas import CUSTOM, validate
+from tests.k8s.schemas import validate
 from tests.k8s.security import flaws
 
 
@@ -117,7 +117,6 @@ def mistaken(change: Callable[[Manifest], Any]) -> Manifest:
     return made
 
 
-@pytest.mark.skipif(not CUSTOM.is_dir(), reason=f"{CUSTOM} is missing")
 @pytest.mark.parametrize(
     "change",
     [

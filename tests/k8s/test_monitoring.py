@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from k8s.monitoring.dashboards import DASHBOARDS
+from tests.k8s.schemas import SCHEMAS
 from xkd.monitor.collapse import ZERO
 from xkd.monitor.metrics import METRICS, RUN_VERDICTS
 
@@ -24,7 +25,7 @@ RULES: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yaml").read_text())[
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 RECORDS = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
 KNOWN = {metric.name for metric in METRICS} | {"xkd_run_info"} | RECORDS
-SCHEMA = Path("../shared/schemas/grafana-dashboard.schema.json")
+SCHEMA = json.loads((SCHEMAS / "grafana-dashboard.schema.json").read_text())
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -123,8 +124,7 @@ def test_a_committed_dashboard_is_what_the_generator_makes_and_valid(name: str) 
     written = json.loads((MONITORING / "grafana" / f"{name}.json").read_text())
     assert written == DASHBOARDS[name]
     assert written["uid"] == name
-    if SCHEMA.exists():
-        jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).validate(written)
+    jsonschema.Draft7Validator(SCHEMA).validate(written)
     ids = [panel["id"] for panel in written["panels"]]
     assert len(set(ids)) == len(ids)
     for panel in written["panels"]:

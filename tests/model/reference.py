@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from xkd.config import (
@@ -71,11 +71,15 @@ def our_name(official: str) -> str | None:
 
 
 class Reference:
-    """One reference file: configuration, inputs and recorded values under our names."""
+    """One recorded run: configuration, inputs and values; tests/reference/README.md lists its keys."""
 
-    def __init__(self, path: Path) -> None:
-        self.values: dict[str, Any] = torch.load(path, weights_only=True)
-        self.meta = json.loads(self.values["meta"])
+    def __init__(self, folder: Path, run: str) -> None:
+        self.meta: dict[str, Any] = {}
+        self.values: dict[str, Tensor] = {}
+        for name in (run.partition("_")[0], run):
+            with safe_open(folder / f"{name}.safetensors", "pt") as file:
+                self.meta |= json.loads(file.metadata()["meta"])
+                self.values |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
     def config(self) -> PretrainConfig:
         """The recorded run in our settings."""
@@ -135,7 +139,9 @@ class Reference:
 
     def state(self, prefix: str = "state/") -> dict[str, Tensor]:
         """A recorded state dict under our names."""
-        named = {our_name(k.removeprefix(prefix)): v for k, v in self.values.items() if k.startswith(prefix)}
+        theirs = {k.removeprefix(prefix): v.double() for k, v in self.values.items() if k.startswith(prefix)}
+        theirs |= {name: theirs[first] for name, first in self.meta["aliases"].items() if first in theirs}
+        named = {our_name(name): value for name, value in theirs.items()}
         return {
             name: value.squeeze(0) if name.startswith("center_") else value
             for name, value in named.items()
@@ -145,8 +151,8 @@ class Reference:
     def views(self) -> dict[Modality, list[Tensor]]:
         """The recorded views, global first."""
         return {
-            "video": [v for k, v in sorted(self.values.items()) if k.startswith("in/frames/")],
-            "audio": [v for k, v in sorted(self.values.items()) if k.startswith("in/specs/")],
+            "video": [v.double() for k, v in sorted(self.values.items()) if k.startswith("in/frames/")],
+            "audio": [v.double() for k, v in sorted(self.values.items()) if k.startswith("in/specs/")],
         }
 
     def noise(self, step: int) -> dict[Modality, Tensor]:

@@ -117,16 +117,19 @@ def test_an_autoencoder_is_compared_by_its_student(tmp_path: Path) -> None:
     assert "videomae_32, teacher" not in table
 
 
-def test_a_collapsed_run_is_listed_below_the_table(tmp_path: Path) -> None:
+def test_a_collapsed_run_and_untrained_classes_are_listed_below_the_table(tmp_path: Path) -> None:
     run = small_run(tmp_path / "paper", "paper")
-    write_scores(run / "scores", run, PUBLISHED)
+    write_scores(run / "scores", run, PUBLISHED, untrained=["jump"])
     collapsed = write_run(tmp_path / "collapsed", get_preset("toy"), ONE_HOT, rows=3, seed=1)
     (collapsed / "reconstruction.pt").unlink()
     for main, other in ((run, collapsed), (collapsed, run)):
         report = tabulate(main, main / "scores", tmp_path / main.name / "report", compare=[other])
-        said = "Run collapsed has the verdict one-hot and was not evaluated."
-        assert said in (report.parent / "tables.md").read_text()
-        assert said in report.read_text()
+        for said in (
+            "Run collapsed has the verdict one-hot and was not evaluated.",
+            "No training clips, ucf101: video: jump.",
+        ):
+            assert said in (report.parent / "tables.md").read_text()
+            assert said in report.read_text()
         assert "| paper, teacher | 52.0 |" in (report.parent / "tables.md").read_text()
 
 

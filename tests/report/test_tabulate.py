@@ -159,6 +159,22 @@ def test_missing_scores_are_shown_with_their_reason(bare: Path, tmp_path: Path) 
     assert left in page.text
 
 
+def test_classes_without_training_clips_are_named(bare: Path, tmp_path: Path) -> None:
+    video, audio = TASKS[0], TASKS[1]
+    scores = write_scores(tmp_path / "scores", bare, (replace(video, dataset="ucf101"),), untrained=["jump"])
+    more = ["jump", "orbit"]
+    write_scores(scores, bare, (replace(video, dataset="ucf101", fold=3),), untrained=more)
+    write_scores(scores, bare, (audio,), untrained=["shake & spin"])
+    report = tabulate(bare, scores, tmp_path / "report")
+    table = (report.parent / "tables.md").read_text()
+    assert "No training clips, all skipped or missing:\n\n- video: jump, orbit (fold 3)\n" in table
+    assert "\n- audio: shake & spin\n" in table
+    assert "orbit (fold 3)" in Page(report).text
+    assert r"No training clips, audio: shake \& spin.}" in (report.parent / "tables.tex").read_text()
+    with (report.parent / "scores.csv").open() as file:
+        assert {row["untrained"] for row in csv.DictReader(file)} == {"jump", "jump; orbit", "shake & spin"}
+
+
 def test_without_the_random_initialization_there_is_no_gain(bare: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", bare, TASKS[:3])
     report = tabulate(bare, scores, tmp_path / "report")

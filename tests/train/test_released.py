@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import xkd
@@ -20,7 +21,7 @@ Files = dict[tuple[str, Modality], Path]
 
 @pytest.fixture(scope="module")
 def recorded(reference: Path) -> Reference:
-    return Reference(reference / "micro_xkd_released_f64.pt")
+    return Reference(reference, "xkd_released")
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def files(recorded: Reference, tmp_path: Path) -> Files:
 def test_imported_encoders_give_the_recorded_features(
     reference: Path, recorded: Reference, files: Files, tmp_path: Path
 ) -> None:
-    figures: dict[str, Tensor] = torch.load(reference / "eval_micro_xkd_released.pt", weights_only=True)
+    figures = load_file(reference / "evaluation.safetensors")
     run = tmp_path / "run"
     for m in MODALITIES:
         import_released([files["teacher", m], files["student", m]], m, recorded.config(), run)

@@ -103,6 +103,7 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
             metric=metric,
             **evaluation.measure(prediction.values, evaluation.splits.test),
             classes=list(dataset.classes),
+            untrained=evaluation.splits.untrained,
             train_clips=len(evaluation.splits.train),
             test_clips=len(evaluation.splits.test),
             **evaluation.identity,
@@ -117,6 +118,8 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
             f"{prediction.summary}",
             file=sys.stderr,
         )
+        if score.untrained:
+            print(f"{task.name}: no training clips of {', '.join(score.untrained)}", file=sys.stderr)
         score.write(out)
 
 

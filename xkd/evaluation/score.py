@@ -106,6 +106,8 @@ class Score:
     classes: list[str]
     per_class: dict[str, float | None]
     """Recall of each class, or for ``map`` its average precision; None for a class without test clips."""
+    untrained: list[str] = field(default_factory=list)
+    """Classes without training clips, all skipped or missing: their test clips cannot be recognized."""
     top5: float | None = None
     """Share of clips whose class is among the five likeliest; None for ``map`` and for few classes."""
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)

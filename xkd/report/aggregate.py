@@ -195,8 +195,26 @@ def _missing(
     failed = reasons.keys() != {NOT_EVALUATED}
     if len(reasons) == 1 and not scores:
         return next(iter(reasons)), failed
-    each = [f"fold{'s' * (len(n) > 1)} {', '.join(map(str, n))}: {why}" for why, n in reasons.items()]
+    each = [f"{_name_folds(folds)}: {why}" for why, folds in reasons.items()]
     return "; ".join(each), failed
+
+
+def untrained(records: Iterable[Record]) -> str:
+    """Return the classes without training clips in scores, and in which of their folds if not in all."""
+    scores = [score for record in records for score in record.scores]
+    folds: dict[str, set[int]] = {}
+    for score in scores:
+        for name in score.untrained:
+            folds.setdefault(name, set()).add(score.fold)
+    every = {score.fold for score in scores}
+    return ", ".join(
+        name if found == every else f"{name} ({_name_folds(sorted(found))})"
+        for name, found in sorted(folds.items())
+    )
+
+
+def _name_folds(folds: Sequence[int]) -> str:
+    return f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
 
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> tuple[Group, ...]:

@@ -11,7 +11,17 @@ from typing import NamedTuple
 from xkd.config.presets.paper_results import ALL_SPLITS
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.score import EvaluatedEncoder
-from xkd.report.aggregate import ENCODERS, NOT_EVALUATED, SPLITS, Column, Group, Record, aggregate, group_runs
+from xkd.report.aggregate import (
+    ENCODERS,
+    NOT_EVALUATED,
+    SPLITS,
+    Column,
+    Group,
+    Record,
+    aggregate,
+    group_runs,
+    untrained,
+)
 from xkd.report.load import EvaluatedRun, Samples, check_comparable, load_samples, read_run
 from xkd.rundir import ROLES, Row
 
@@ -74,6 +84,12 @@ class DatasetTable:
             for r in records
             if r.failed or (r.missing and r.mean is not None)
         }
+
+    @property
+    def untrained(self) -> dict[str, str]:
+        """Classes without training clips, by column."""
+        found = {column.small_title: untrained(self.column(column)) for column in self.tasks}
+        return {title: classes for title, classes in found.items() if classes}
 
     @property
     def not_evaluated(self) -> str:
@@ -152,13 +168,24 @@ class Comparison:
         return len(self.runs) > 1
 
     @property
-    def collapsed(self) -> list[str]:
-        """Return a sentence for each run that was not evaluated because of its verdict."""
-        return [
+    def notes(self) -> list[str]:
+        """Return sentences about runs that collapsed and about classes without training clips."""
+        collapsed = [
             f"Run {run.dir.name} has the verdict {run.verdict_title} and was not evaluated."
             for run in self.runs
             if run.skipped_evaluation
         ]
+        columns = dict.fromkeys(
+            column for block in self.blocks for column in block.columns if not column.top5
+        )
+        missing = {
+            f"{column.dataset}: {column.small_title}": untrained(
+                r for r in self.records if r.column == column
+            )
+            for column in columns
+        }
+        without = (f"No training clips, {title}: {classes}." for title, classes in missing.items() if classes)
+        return [*collapsed, *dict.fromkeys(without)]
 
     @property
     def blocks(self) -> list[Block]:

@@ -27,8 +27,8 @@ _TABLE_FIELDS = (
     *("row", "encoder", "dataset", "modality", "protocol", "metric", "split"),
     *("mean", "std", "n", "over", "paper", "difference", "source"),
 )
-_NESTED = ("classes", "per_class", "confusion", "sweep", "finetune", "curve", "windows")
-"""Fields of a score that scores.csv leaves out."""
+_NESTED = ("classes", "untrained", "per_class", "confusion", "sweep", "finetune", "curve", "windows")
+"""Fields of a score that scores.csv leaves out or spreads."""
 
 
 def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare: Sequence[Path] = ()) -> Path:
@@ -101,10 +101,13 @@ def _table_row(record: Record) -> list[Any]:
 def _write_scores(scores: Sequence[Score], path: Path) -> None:
     names = [field.name for field in fields(Score) if field.name not in _NESTED]
     rows = [
-        [*(getattr(score, name) for name in names), score.windows["train"], score.windows["test"]]
+        [
+            *(getattr(score, name) for name in names),
+            *("; ".join(score.untrained), score.windows["train"], score.windows["test"]),
+        ]
         for score in scores
     ]
-    _write_csv(path, [*names, "train_windows", "test_windows"], rows)
+    _write_csv(path, [*names, "untrained", "train_windows", "test_windows"], rows)
 
 
 def _write_curves(history: Sequence[Row], path: Path) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
+from itertools import islice
 
-from xkd.data.sources.kinetics import VIDEO_SUFFIXES
+from xkd.data.sources.files import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from xkd.data.sources.layout import Files, Layout, SourceClip
-from xkd.errors import UserError
-
-_SUFFIXES = (*VIDEO_SUFFIXES, ".m4a", ".wav", ".flac", ".ogg")
 
 
 def _read(files: Files) -> Iterator[SourceClip]:
@@ -19,43 +16,42 @@ def _read(files: Files) -> Iterator[SourceClip]:
     AudioSet has no official names of media files. Known are the segment's YouTube id alone, with a ``Y``
     before it, and with its start, or start and end, after it in seconds or milliseconds. Labels are unused.
     """
-    columns = ("YTID", "start_seconds", "end_seconds", "positive_labels")
-    splits = {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}
-    stems: dict[str, str] = {}
-    for place in files.media:
-        stem, _, suffix = place.rpartition("/")[2].rpartition(".")
-        if f".{suffix.lower()}" in _SUFFIXES:
-            stems.setdefault(stem, place)
-    for part, split in splits.items():
-        table = f"{part}_segments.csv"
-        if not (files.root / table).is_file():
-            print(f"{files.root} has no {table}; continuing without it", file=sys.stderr)
+    for part, split in {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"}.items():
+        listed = f"{part}_segments.csv"
+        if (table := files.layout.find_list(files.root, listed)) is None:
+            files.notes.append(f"no {listed}")
             continue
-        lines = [line.text for line in files.lines(table)]
-        listed = sum(not line.startswith("#") for line in lines)
-        header = re.search(r"num_segs=(\d+)", " ".join(lines[:3]))
-        if header and int(header[1]) != listed:
-            problem = f"lists {listed} segments, but its header says {header[1]}"
-            raise UserError(f"{files.root / table} {problem}; fetch it again")
-        for row in files.rows(table, columns, header=False, comment="#"):
+        rows = list(files.rows(table, ("YTID", "start_seconds", "end_seconds"), header=False, comment="#"))
+        header = re.search(r"num_segs=(\d+)", " ".join(line.text for line in islice(files.lines(table), 3)))
+        if header and int(header[1]) != len(rows):
+            files.notes.append(f"{table} lists {len(rows)} segments, of {header[1]} that its header counts")
+        for row in rows:
             start, end = (row.to_number(column, float) for column in ("start_seconds", "end_seconds"))
             name = row["YTID"]
-            found = (stems[known] for known in _segment_names(name, start, end) if known in stems)
-            yield files.clip(name, next(found, f"{part}_segments/{name}.mp4"), [split])
+            yield files.clip(
+                name,
+                f"{part}_segments/{name}_{start:.0f}_{end:.0f}.mp4",
+                [split],
+                names=tuple(_segment_names(name, start, end)),
+                whole=(name, f"Y{name}"),
+                segment=(start, end),
+            )
 
 
 def _segment_names(name: str, start: float, end: float) -> Iterator[str]:
-    """Yield the names that downloaders give the files of a segment."""
-    yield from (name, f"Y{name}")
-    for form, scale in (("{:.0f}", 1), ("{:06.0f}", 1), ("{:.0f}", 1000), ("{:.3f}", 1)):
+    """Yield the names that downloaders give the file of a segment."""
+    for form, scale in (("{:.0f}", 1), ("{:06.0f}", 1), ("{:.0f}", 1000), ("{:.1f}", 1), ("{:.3f}", 1)):
         first, last = form.format(scale * start), form.format(scale * end)
-        yield from (f"{name}_{first}", f"{name}_{first}_{last}")
-    yield f"Y{name}_{start:.3f}_{end:.3f}"
+        for prefix in ("", "Y"):
+            yield from (f"{prefix}{name}_{first}{more}" for more in ("", f"_{last}", f"-{last}"))
 
 
 AUDIOSET = Layout(
     name="audioset",
-    marks=("unbalanced_train_segments.csv", "balanced_train_segments.csv"),
+    lists=("unbalanced_train_segments.csv", "balanced_train_segments.csv", "eval_segments.csv"),
+    folders=("", "csv/", "csvs/", "metadata/", "annotations/", "lists/", "data/"),
     kind="audiovisual",
+    suffixes=(*VIDEO_SUFFIXES, *AUDIO_SUFFIXES),
+    case_insensitive=False,
     read=_read,
 )

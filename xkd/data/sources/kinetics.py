@@ -1,64 +1,92 @@
-"""Kinetics400 and Kinetics-Sound."""
+"""Kinetics400, 600 and 700, and Kinetics-Sound."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
+from xkd.data.sources.files import VIDEO_SUFFIXES
 from xkd.data.sources.layout import Files, Layout, SourceClip
 from xkd.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm")
 KINETICS_SOUND = tuple(Path(__file__).with_name("kinetics_sound.txt").read_text().splitlines())
 """The classes of Kinetics400 that make up Kinetics-Sound."""
+_NAMES = {"train": ("train",), "val": ("validate", "val", "validation", "valid")}
+_LISTS = {
+    split: tuple(
+        f"{edition}{name}.csv" for name in names for edition in ("", "kinetics*[-_]", "k[467]00*[-_]")
+    )
+    for split, names in _NAMES.items()
+}
+"""DeepMind, CVDF, mmaction2 and ActivityNet call them ``train.csv`` and ``validate.csv``, ``val.csv``,
+``kinetics_val.csv`` and ``kinetics-600_val.csv``; the first archives ``kinetics_600_val.csv``."""
 
 
-def _read_kinetics400(files: Files) -> Iterator[SourceClip]:
-    """``{train,val}.csv`` and ``{split}/{class}/{youtube_id}_{start:06d}_{end:06d}.mp4``."""
-    columns = ("label", "youtube_id", "time_start", "time_end", "split", "is_cc")
+def _read_kinetics(files: Files) -> Iterator[SourceClip]:
+    """Lists of a split each, and ``{split}/{class}/{youtube_id}_{start:06d}_{end:06d}.mp4``."""
     classes: set[str] = set()
-    for split in ("train", "val"):
-        renamed = split == "val" and (files.root / "validate.csv").is_file()
-        table = "validate.csv" if renamed else f"{split}.csv"
-        rows = list(files.rows(table, columns))
-        inside = (folder for folder in files.folders if folder.startswith(f"{split}/"))
-        folders = {_class_key(folder.removeprefix(f"{split}/")): folder for folder in inside}
-        if rows and not folders:
-            raise UserError(
-                f"{files.root / split} is missing or has no folders; put the clips of {table} there, one "
-                "folder per class"
-            )
-        for row in rows:
-            label = row["label"]
+    unknown: Counter[str] = Counter()
+    tables = {split: files.layout.find_list(files.root, *names) for split, names in _LISTS.items()}
+    for split, table in tables.items():
+        if split == "val" and not table:
+            files.notes.append(f"no list of the split val ({', '.join(_LISTS['val'][::3])})")
+            continue
+        for row in files.rows(table or "train.csv", ("label", "youtube_id", "time_start", "time_end")):
+            label, name = row["label"], row["youtube_id"]
             if split == "train":
                 classes.add(label)
-            else:
-                row.check_class(label, classes, "train.csv")
+            elif label not in classes:
+                unknown[label] += 1
+                continue
             start, end = (row.to_number(column, int) for column in ("time_start", "time_end"))
-            stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-            folder = folders.get(_class_key(label), f"{split}/{label.replace(' ', '_')}")
-            places = [f"{folder}/{stem}{suffix}" for suffix in VIDEO_SUFFIXES]
-            place = next((place for place in places if place in files.media), places[0])
-            yield files.clip(stem, place, [split], label)
+            stem = f"{name}_{start:06d}_{end:06d}"
+            yield files.clip(
+                stem,
+                f"{split}/{label.replace(' ', '_')}/{stem}.mp4",
+                [split],
+                label,
+                names=(f"{name}_{start}_{end}",),
+                whole=(name,),
+                segment=(start, end),
+            )
+    if unknown:
+        files.notes.append(
+            f"{tables['val']} lists classes that {tables['train']} does not; left out: {unknown.total()} "
+            f"clips of {len(unknown)} classes ({', '.join([*unknown][:3])})"
+        )
 
 
 def _read_kinetics_sound(files: Files) -> Iterator[SourceClip]:
     """The clips of Kinetics400 whose class is one of `KINETICS_SOUND`."""
-    clips = [clip for clip in _read_kinetics400(files) if clip.labels[0] in KINETICS_SOUND]
+    clips = [clip for clip in _read_kinetics(files) if clip.labels[0] in KINETICS_SOUND]
+    if not clips:
+        raise UserError(f"{files.root} lists no clip of Kinetics-Sound's classes; use the whole Kinetics400")
     if missing := sorted(set(KINETICS_SOUND) - {clip.labels[0] for clip in clips}):
-        raise UserError(
-            f"{files.root} lists no clip of {len(missing)} of the {len(KINETICS_SOUND)} Kinetics-Sound "
-            f"classes ({', '.join(missing[:3])}, …); use the whole Kinetics400"
-        )
+        first = ", ".join(missing[:3])
+        files.notes.append(f"no clip of {len(missing)} of the {len(KINETICS_SOUND)} classes ({first})")
     yield from clips
 
 
-def _class_key(name: str) -> str:
-    """Normalize a class: tools spell class folders differently (spaces or ``_``; ``'()`` kept or dropped)."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+def _edition(files: Files, classes: Collection[str]) -> str:
+    """Return which Kinetics this is, by the names of its lists or its number of classes."""
+    named = re.findall("(?:kinetics|k)[-_]?([467]00)", " ".join(files.tables).lower())
+    counted = next(size for size in (400, 600, 700) if len(classes) <= size or size == 700)
+    return f"kinetics{named[0] if named else counted}"
 
 
+_layout = partial(
+    Layout,
+    folders=("", "annotations/", "annotation/", "lists/", "kinetics*/", "annotations/kinetics*/"),
+    kind="audiovisual",
+    suffixes=VIDEO_SUFFIXES,
+    case_insensitive=False,
+)
 KINETICS = (
-    Layout(name="kinetics400", marks=("train.csv",), kind="audiovisual", read=_read_kinetics400),
-    Layout(name="kinetics_sound", marks=(), kind="audiovisual", read=_read_kinetics_sound),
+    _layout(name="kinetics400", lists=_LISTS["train"], read=_read_kinetics, edition=_edition),
+    _layout(name="kinetics600", read=_read_kinetics),
+    _layout(name="kinetics700", read=_read_kinetics),
+    _layout(name="kinetics_sound", read=_read_kinetics_sound),
 )

@@ -1,42 +1,20 @@
-"""An official layout of a dataset: its media, also in uncompressed tars, and annotation files."""
+"""A layout of a dataset: which lists and media files it has, and how its lists are read."""
 
 from __future__ import annotations
 
 import csv
-import io
-import os
-import posixpath
-import tarfile
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal, TypeVar
 
+from xkd.data.sources.files import MediaFiles, SourceFile, find_list, raise_unreadable, split_name
 from xkd.errors import UserError, nearest
 
 Kind = Literal["audiovisual", "video", "audio"]
 """The modalities that a dataset is for. Audio is always kept; of an ``audio`` dataset nothing else is."""
 Number = TypeVar("Number", int, float)
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A media file, or a member of an uncompressed tar."""
-
-    path: Path
-    """The file, or the tar."""
-    size: int
-    offset: int | None = None
-    """First byte in the tar."""
-
-    def content(self) -> Path | io.BytesIO:
-        """Return what PyAV opens: the path of a file, the bytes of a tar's member."""
-        if self.offset is None:
-            return self.path
-        with self.path.open("rb") as tar:
-            tar.seek(self.offset)
-            return io.BytesIO(tar.read(self.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +26,13 @@ class SourceClip:
     file: SourceFile | None
     """None: it is missing."""
     place: str
-    """Expected path from the root."""
+    """Path from the root; of a missing file the expected one."""
     splits: tuple[str, ...]
     """Split of the clip in each fold: ``train``, ``val``, ``test`` or ``unused``."""
     labels: tuple[str, ...] = ()
     segment: tuple[float, float] | None = None
-    """Start and end of the clip, seconds, where the file may be a longer video; None: the whole file."""
+    """Start and end in the file, seconds, if the file may be the whole video; one that is not longer than the
+    segment is the segment itself. None: the file is the clip."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +48,18 @@ class Line:
         return self.values[column]
 
     def to_number(self, column: str, kind: type[Number]) -> Number:
-        """Return a column as an integer or a float.
+        """Return a column as a finite number; as an integer, a fraction is cut off.
 
         Raises:
             UserError: it is not one.
         """
         try:
-            return kind(self[column])
+            value = float(self[column])
         except ValueError:
-            problem = "an integer" if kind is int else "a number"
-            raise self.error(f"{column} {self[column]!r} is not {problem}") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.error(f"{column} {self[column]!r} is not a number")
+        return kind(value)
 
     def error(self, problem: str) -> UserError:
         """Return an error that names the file and the line."""
@@ -97,42 +78,56 @@ class Line:
             raise self.error(f"unknown class {label}{nearest(label, known)}; {table} does not list it")
 
 
-class Files:
-    """The files below a root, with the members of the uncompressed tars there."""
+class Files(MediaFiles):
+    """The files below a dataset's root."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, layout: Layout) -> None:
+        super().__init__(root)
+        self.layout = layout
+        self.tables: dict[str, None] = {}
+        """Paths of the lists that were read."""
+        self.notes: list[str] = []
+        """What is different from the official lists, to be told."""
 
-    @cached_property
-    def media(self) -> Mapping[str, SourceFile]:
-        """Every file by its path from the root; a tar's members have the paths that unpacking gives them.
+    def clip(
+        self,
+        name: str,
+        place: str,
+        splits: Iterable[str],
+        *labels: str,
+        names: Sequence[str] = (),
+        whole: Sequence[str] = (),
+        segment: tuple[float, float] | None = None,
+    ) -> SourceClip:
+        """Return a clip by its id and the path where its file is expected; the file may be elsewhere.
 
-        Raises:
-            UserError: a tar is damaged, or a folder unreadable.
+        Args:
+            names: other stems that the file may have.
+            whole: stems that the file may have if it is perhaps the whole video, of which the clip is the
+                `segment`.
         """
-        found: dict[str, SourceFile] = {}
-        for folder, subfolders, names in os.walk(self.root, onerror=_raise_unreadable, followlinks=True):
-            # A walk would never leave a link to one of its own parents.
-            paths = {name: Path(folder, name).resolve() for name in sorted(subfolders)}
-            subfolders[:] = [name for name in paths if not Path(folder).resolve().is_relative_to(paths[name])]
-            for name in sorted(names):
-                path = Path(folder, name)
-                if name.endswith(".tar"):
-                    found |= _tar_members(path, self.root)
-                elif path.is_file():
-                    found[path.relative_to(self.root).as_posix()] = SourceFile(path, path.stat().st_size)
-        return found
-
-    @cached_property
-    def folders(self) -> Collection[str]:
-        """The folders with files, in the order of `media`."""
-        return dict.fromkeys(place.rpartition("/")[0] for place in self.media)
-
-    def clip(self, name: str, place: str, splits: Iterable[str], *labels: str) -> SourceClip:
-        """Return a clip by its id and the path where its file is expected."""
+        known = (split_name(place.rpartition("/")[2])[0], *names)
+        fold_case = self.layout.case_insensitive
+        found = self.find(place, (*known, *whole), self.layout.suffixes, fold_case=fold_case)
+        stem = split_name((found or place).rpartition("/")[2])[0]
         return SourceClip(
-            id=name, file=self.media.get(place), place=place, splits=tuple(splits), labels=labels
+            id=name,
+            file=self.media[found] if found else None,
+            place=found or place,
+            splits=tuple(splits),
+            labels=labels,
+            segment=None if stem in known else segment,
         )
+
+    def describe_others(self, used: Collection[str]) -> str:
+        """Return which media files are not read; empty: none."""
+        others = self.unused(used, self.layout.suffixes)
+        return f"other files: {len(others)}, first {others[0]}" if others else ""
+
+    def describe_packed(self) -> str:
+        """Return which files have to be unpacked first; empty: none."""
+        packed = self.packed()
+        return f"compressed files to unpack: {len(packed)}, first {packed[0]}" if packed else ""
 
     def lines(self, table: str) -> Iterator[Line]:
         """Read the lines of an annotation file that are not empty.
@@ -143,12 +138,13 @@ class Files:
         path = self.root / table
         if not path.is_file():
             raise UserError(f"annotation file {path} is missing")
+        self.tables[table] = None
         try:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError:
             raise UserError(f"annotation file {path} is not UTF-8 text") from None
         except OSError as error:
-            _raise_unreadable(error)
+            raise_unreadable(error)
         return (Line(path, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
     def rows(
@@ -159,62 +155,50 @@ class Files:
         Args:
             table: path from the root.
             columns: the required columns, in the order of the fields where there is no header.
-            header: whether the first line names the columns.
+            header: whether the first line must name the columns; otherwise it may.
             comment: prefix of lines to leave out.
 
         Raises:
             UserError: the table, a column or a field is missing.
         """
-        lines = (line for line in self.lines(table) if not comment or not line.text.startswith(comment))
-        names = next(lines, Line(self.root / table, 1, "")).fields() if header else columns
+        lines = [line for line in self.lines(table) if not comment or not line.text.startswith(comment)]
+        first = lines[0] if lines else Line(self.root / table, 1, "")
+        names: Sequence[str] = first.fields()
+        if header or columns[0] in names:
+            lines = lines[1:]
+        else:
+            names = columns
         if missing := [column for column in columns if column not in names]:
-            required = ", ".join(columns)
             raise UserError(
-                f"{self.root / table} has no column {missing[0]}; its first line must name {required}"
+                f"{self.root / table} has no column {missing[0]}; its first line must name "
+                f"{', '.join(columns)}, but is {first.text[:80]!r}"
             )
+        needed = 1 + max(map(names.index, columns))
         for line in lines:
             fields = line.fields()
-            if len(fields) < len(columns):
-                raise line.error(f"fewer than {len(columns)} fields")
+            if len(fields) < needed:
+                raise line.error(f"fewer than {needed} fields")
             yield replace(line, values=dict(zip(names, fields, strict=False)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How to recognize and read a dataset's official layout."""
+    """How to recognize and read a dataset's layout."""
 
     name: str
-    marks: tuple[str, ...]
-    """Files or folders of which a root in this layout has one; none: it is read only by its name."""
+    lists: tuple[str, ...] = ()
+    """Patterns of the names of lists by which a root is recognized; none: it is read only by its name."""
+    folders: tuple[str, ...] = ("",)
+    """Patterns of the folders in which its lists may lie, the official one first."""
     kind: Kind
+    suffixes: tuple[str, ...]
+    """Of its media files."""
+    case_insensitive: bool = True
+    """Whether names of media files are found in other case; YouTube's ids are not."""
     read: Callable[[Files], Iterator[SourceClip]]
+    edition: Callable[[Files, Collection[str]], str] | None = None
+    """The dataset's name by its lists and classes, where several have this layout."""
 
-
-def _raise_unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-def _tar_members(tar: Path, root: Path) -> dict[str, SourceFile]:
-    """Return the files in an uncompressed tar, and links to them, by their paths from the root."""
-    found: dict[str, SourceFile] = {}
-    folder = tar.parent.relative_to(root).as_posix()
-    try:
-        with tarfile.open(tar, "r:") as opened:
-            for member in opened:
-                place = posixpath.normpath(f"{folder}/{member.name}")
-                if member.isfile():
-                    found[place] = SourceFile(tar, member.size, member.offset_data)
-                elif member.islnk() or member.issym():
-                    base = folder if member.islnk() else posixpath.dirname(place)
-                    if target := found.get(posixpath.normpath(f"{base}/{member.linkname}")):
-                        found[place] = target
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{tar} is truncated or not an uncompressed tar ({error}); fetch it again") from None
-    except OSError as error:
-        _raise_unreadable(error)
-    return found
-
-
-def to_id(name: str) -> str:
-    """Return a file's name without its suffix; dots, which end a name for WebDataset, become ``_``."""
-    return name.rpartition(".")[0].replace(".", "_")
+    def find_list(self, root: Path, *names: str) -> str | None:
+        """Return the path of the first list of one of these names, or of the layout's."""
+        return find_list(root, self.folders, names or self.lists)

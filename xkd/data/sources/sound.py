@@ -4,40 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xkd.data.sources.layout import Files, Layout, SourceClip, to_id
+from xkd.data.sources.files import AUDIO_SUFFIXES, to_id
+from xkd.data.sources.layout import Files, Layout, Line, SourceClip
 
-_ESC_TABLE, _FSD_TRUTH = "meta/esc50.csv", "FSD50K.ground_truth"
-_FSD_COLUMNS = {"dev": ("fname", "labels", "mids", "split"), "eval": ("fname", "labels", "mids")}
+_FSD_COLUMNS = {"dev": ("fname", "labels", "split"), "eval": ("fname", "labels")}
 
 
 def _read_esc50(files: Files) -> Iterator[SourceClip]:
     """``meta/esc50.csv`` and ``audio/*.wav``; five folds, each once the test set."""
     classes: dict[str, str] = {}
-    columns = ("filename", "fold", "target", "category", "esc10", "src_file", "take")
-    for row in files.rows(_ESC_TABLE, columns):
-        fold, target, label = row.to_number("fold", int), row["target"], row["category"]
+    seen: dict[str, Line] = {}
+    for row in files.rows(
+        files.layout.find_list(files.root) or "meta/esc50.csv", ("filename", "fold", "category")
+    ):
+        name, fold, label = row["filename"], row.to_number("fold", int), row["category"]
         if fold not in range(1, 6):
             raise row.error(f"expected fold 1 to 5, found {fold}")
+        target = row.values.get("target", label)
         if classes.setdefault(target, label) != label:
             raise row.error(f"unknown class {label}; target {target} is {classes[target]} in an earlier row")
+        first = seen.setdefault(to_id(name), row)
+        if first is not row and first["filename"] != name:
+            # Another encoding: it must not count twice, nor be trained on where the first is tested.
+            if (first["fold"], first["category"]) != (row["fold"], label):
+                raise row.error(
+                    f"{name} differs in fold or category from line {first.number}; remove one of the rows"
+                )
+            continue
         splits = ("test" if tested == fold else "train" for tested in range(1, 6))
-        yield files.clip(to_id(row["filename"]), f"audio/{row['filename']}", splits, label)
+        yield files.clip(to_id(name), f"audio/{name}", splits, label)
 
 
 def _read_fsd50k(files: Files) -> Iterator[SourceClip]:
     """``FSD50K.ground_truth/{dev,eval,vocabulary}.csv``; dev is train and val, eval is test; many labels."""
-    vocabulary = files.rows(f"{_FSD_TRUTH}/vocabulary.csv", ("index", "label", "mid"), header=False)
-    classes = {row["label"] for row in vocabulary}
-    for part, columns in _FSD_COLUMNS.items():
-        for row in files.rows(f"{_FSD_TRUTH}/{part}.csv", columns):
+    found = files.layout.find_list(files.root) or "FSD50K.ground_truth/dev.csv"
+    folder = found[: found.rfind("/") + 1]
+    classes: set[str] = set()
+    if vocabulary := files.layout.find_list(files.root, "vocabulary.csv"):
+        columns = ("index", "label", "mid")
+        classes = {row["label"] for row in files.rows(vocabulary, columns, header=False)}
+    for part, needed in _FSD_COLUMNS.items():
+        for row in files.rows(f"{folder}{part}.csv", needed):
             labels = row["labels"].split(",")
-            for label in labels:
+            for label in labels if vocabulary else ():
                 row.check_class(label, classes, "vocabulary.csv")
             split = row["split"] if part == "dev" else "test"
             if split not in ("train", "val", "test"):
                 raise row.error(f"expected split train or val, found {split!r}")
-            yield files.clip(row["fname"], f"FSD50K.{part}_audio/{row['fname']}.wav", [split], *labels)
+            name = to_id(row["fname"])
+            yield files.clip(name, f"FSD50K.{part}_audio/{name}.wav", [split], *labels)
 
 
-ESC50 = Layout(name="esc50", marks=(_ESC_TABLE,), kind="audio", read=_read_esc50)
-FSD50K = Layout(name="fsd50k", marks=(f"{_FSD_TRUTH}/dev.csv",), kind="audio", read=_read_fsd50k)
+ESC50 = Layout(
+    name="esc50",
+    lists=("esc50.csv",),
+    folders=("meta/", "metadata/", ""),
+    kind="audio",
+    suffixes=AUDIO_SUFFIXES,
+    read=_read_esc50,
+)
+FSD50K = Layout(
+    name="fsd50k",
+    lists=("dev.csv",),
+    folders=("FSD50K.ground_truth/", "ground_truth/"),
+    kind="audio",
+    suffixes=AUDIO_SUFFIXES,
+    read=_read_fsd50k,
+)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xkd.data.sources.audioset import AUDIOSET
+from xkd.data.sources.files import split_name
 from xkd.data.sources.kinetics import KINETICS
 from xkd.data.sources.layout import Files, Kind, Layout, SourceClip
 from xkd.data.sources.sound import ESC50, FSD50K
@@ -64,6 +66,8 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
         root: the dataset as downloaded and unpacked; media may stay in uncompressed tars.
         name: layout to read; empty: the one whose marks are there.
 
+    What was read as what, and how it differs from the official dataset, is written to stderr.
+
     Raises:
         UserError: the directory is missing or in another layout; an annotation file is missing or
             damaged; a listed file is missing; a clip is listed twice; a fetched dataset is unfinished or
@@ -82,9 +86,10 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
         layout, folders = LAYOUTS[name or "kinetics400"], embedded["layouts"]
         if layout.name not in folders:
             raise UserError(f"{root / DESCRIPTION} has no layout {layout.name}; it has {', '.join(folders)}")
-        files = Files(root / folders[layout.name])
+        files = Files(root / folders[layout.name], layout)
     else:
-        layout, files = LAYOUTS[name] if name else _recognize(root), Files(root)
+        layout = LAYOUTS[name] if name else _recognize(root)
+        files = Files(root, layout)
     listed = list(layout.read(files))
     if not listed:
         raise UserError(f"{files.root}: {layout.name} lists no clips; fetch its annotation files again")
@@ -93,20 +98,50 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
         first = f"clip {repeated[0].id} ({repeated[0].place})"
         raise UserError(f"{files.root}: {first} is listed twice; remove one of its rows")
     clips = tuple(clip for clip in listed if clip.file)
+    known = layout.name
+    if layout.edition and not name:
+        known = layout.edition(files, {label for clip in listed for label in clip.labels})
     source = Source(
         root=root,
-        name=embedded["name"] if embedded and not name else layout.name,
+        name=embedded["name"] if embedded and not name else known,
         revision=embedded["revision"] if embedded else origin["hash"] if origin else _hash_clips(clips),
         kind=layout.kind,
         clips=clips,
         missing=tuple(clip for clip in listed if not clip.file),
         origin=origin,
     )
-    if source.missing and not (allow_missing and clips):
-        place = files.root / source.missing[0].place
-        choice = ", or continue without them with --allow-missing" if clips else ""
-        raise UserError(f"{root}: {source.describe_missing()}, first {place}; add them{choice}")
+    _report(files, source, allow_missing=allow_missing)
     return source
+
+
+def _report(files: Files, source: Source, *, allow_missing: bool) -> None:
+    """Write to stderr what was read, and how it differs from the official dataset.
+
+    Raises:
+        UserError: a file is missing, and may not be or all are.
+    """
+    used = {clip.place for clip in source.clips}
+    others = files.describe_others(used)
+    if source.missing and not (allow_missing and used):
+        found = ", ".join(filter(None, (others, files.describe_packed()))) or "no other files"
+        choice = ", or continue without them with --allow-missing" if used else ""
+        raise UserError(
+            f"{source.root}: {source.describe_missing()}, first {files.root / source.missing[0].place}; "
+            f"looked for this name in every folder and tar, found {found}; add them{choice}"
+        )
+    for note in filter(None, (_describe_used(files, source.name, used), *files.notes, others)):
+        print(f"{files.root}: {note}", file=sys.stderr)
+
+
+def _describe_used(files: Files, name: str, used: Collection[str]) -> str:
+    """Return as what, and from which lists and folders, a dataset was read."""
+    lists = [*files.tables]
+    if len(lists) > 3:
+        lists = [f"{folder}/*" for folder in dict.fromkeys(map(os.path.dirname, lists))]
+    kinds = Counter((path.split("/")[0] if "/" in path else ".", split_name(path)[1]) for path in used)
+    media = [f"{count} {suffix} in {folder}" for (folder, suffix), count in kinds.most_common()]
+    more = ", …" if len(media) > 4 else ""
+    return f"read as {name}: {', '.join(lists)}; {', '.join(media[:4])}{more}"
 
 
 def _read_record(path: Path, *keys: str) -> dict[str, Any] | None:
@@ -118,19 +153,23 @@ def _read_record(path: Path, *keys: str) -> dict[str, Any] | None:
 
 
 def _recognize(root: Path) -> Layout:
-    """Return the layout whose marks `root` has."""
+    """Return the layout whose lists `root` has."""
 
     def find(folder: Path) -> Layout | None:
-        found = (known for known in LAYOUTS.values() if any((folder / mark).exists() for mark in known.marks))
-        return next(found, None)
+        # Kinetics last: its list has the least special name.
+        known = (layout for layout in reversed([*LAYOUTS.values()]) if layout.lists)
+        return next((layout for layout in known if layout.find_list(folder)), None)
 
     if layout := find(root):
         return layout
     for folder in (root.parent, *sorted(root.iterdir())):
         if folder.is_dir() and find(folder):
             raise UserError(f"{root} is not the root of a dataset; did you mean {folder}?")
-    marks = (f"{name} has {' or '.join(layout.marks)}" for name, layout in LAYOUTS.items() if layout.marks)
-    raise UserError(f"{root} has no known layout ({'; '.join(marks)})")
+    lists = (
+        f"{name} has {known.folders[0]}{known.lists[0]}" for name, known in LAYOUTS.items() if known.lists
+    )
+    found = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
+    raise UserError(f"{root} has no known layout ({'; '.join(lists)}); it has {found}")
 
 
 def _read_origin(root: Path) -> Mapping[str, str] | None:
@@ -153,6 +192,7 @@ def _hash_clips(clips: Sequence[SourceClip]) -> str:
     """Return a revision from the listing and the sizes of the files."""
     digest = hashlib.sha256()
     for clip in clips:
-        row = (clip.id, *clip.splits, *clip.labels, str(clip.file.size if clip.file else 0))
+        size = str(clip.file.size if clip.file else 0)
+        row = (clip.id, *clip.splits, *clip.labels, size, *map(str, clip.segment or ()))
         digest.update("\0".join(row).encode() + b"\n")
     return digest.hexdigest()[:16]

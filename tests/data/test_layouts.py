@@ -1,0 +1,345 @@
+"""Datasets as people have them: other names, folders, containers and shorter lists than the official ones."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from xkd.data.sources.source import Source, open_source
+from xkd.errors import UserError
+
+KINETICS = "label,youtube_id,time_start,time_end,split,is_cc"
+ID = "-abcdefghij"
+
+
+def write(root: Path, *paths: str, size: int = 1) -> Path:
+    """Write media files, which are not decoded here."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(bytes(size))
+    return root
+
+
+def write_list(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def places(source: Source) -> dict[str, str]:
+    return {clip.id: clip.place for clip in source.clips}
+
+
+def kinetics(root: Path, train: str = "train.csv", val: str = "val.csv", columns: str = KINETICS) -> Path:
+    """Write lists of two training clips and one of validation."""
+    more = columns.removeprefix("label,youtube_id,time_start,time_end").count(",")
+    rows = [
+        f"{label},{name},10,20{',x' * more}" for label, name in (("bowling", "a" * 11), ("yoga", "b" * 11))
+    ]
+    write_list(root / train, columns, *rows)
+    if val:
+        write_list(root / val, columns, f"yoga,{'c' * 11},10,20{',x' * more}")
+    return root
+
+
+def stem(letter: str) -> str:
+    return f"{letter * 11}_000010_000020"
+
+
+FILES = (f"train/bowling/{stem('a')}.mp4", f"train/yoga/{stem('b')}.mp4", f"val/yoga/{stem('c')}.mp4")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "name"),
+    [
+        ("train.csv", "validate.csv", "kinetics400"),
+        ("annotations/train.csv", "annotations/val.csv", "kinetics400"),
+        ("annotations/kinetics_train.csv", "annotations/kinetics_val.csv", "kinetics400"),
+        ("kinetics-400_train.csv", "kinetics-400_val.csv", "kinetics400"),
+        ("kinetics_600_train.csv", "kinetics_600_val.csv", "kinetics600"),
+        ("kinetics600/train.csv", "kinetics600/validate.csv", "kinetics600"),
+        ("kinetics700_2020/train.csv", "kinetics700_2020/validate.csv", "kinetics700"),
+        ("k700_train.csv", "k700_validation.csv", "kinetics700"),
+        ("Train.CSV", "Val.CSV", "kinetics400"),
+    ],
+)
+def test_lists_of_kinetics_have_several_names(tmp_path: Path, train: str, val: str, name: str) -> None:
+    source = open_source(write(kinetics(tmp_path, train, val), *FILES))
+    assert source.name == name
+    assert [clip.splits for clip in source.clips] == [("train",), ("train",), ("val",)]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{split}/{stem}.mp4",
+        "videos_{split}/{label}/{stem}.mp4",
+        "k400/{split}/part_0/{stem}.mp4",
+        "{split}/{label}/{stem}.MP4",
+        "{split}/{label}/{stem}.mov",
+        "{split}/{label}/{stem}.mkv",
+        "{split}/{label}/{stem}.webm",
+        "{split}/{label}/{stem}.mp4.mkv",
+        "{split}/{label}/{stem}.mp4.webm",
+    ],
+)
+def test_files_of_kinetics_lie_anywhere_in_any_container(tmp_path: Path, pattern: str) -> None:
+    clips = [("train", "bowling", stem("a")), ("train", "yoga", stem("b")), ("val", "yoga", stem("c"))]
+    files = [pattern.format(split=split, label=label, stem=name) for split, label, name in clips]
+    source = open_source(write(kinetics(tmp_path), *files))
+    assert places(source) == dict(zip(map(stem, "abc"), files, strict=True))
+    assert {clip.segment for clip in source.clips} == {None}
+
+
+@pytest.mark.parametrize(
+    "columns", ["label,youtube_id,time_start,time_end,split", KINETICS.rpartition(",split")[0]]
+)
+def test_columns_that_are_not_used_may_be_absent(tmp_path: Path, columns: str) -> None:
+    assert len(open_source(write(kinetics(tmp_path, columns=columns), *FILES)).clips) == 3
+
+
+def test_times_may_be_written_with_a_point(tmp_path: Path) -> None:
+    write_list(tmp_path / "train.csv", KINETICS, f"yoga,{'a' * 11},10.0,20.0,train,0")
+    assert places(open_source(write(tmp_path, f"train/yoga/{stem('a')}.mp4"))).keys() == {stem("a")}
+
+
+def test_a_split_or_classes_may_be_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(kinetics(tmp_path, val=""), *FILES)
+    assert {clip.splits for clip in open_source(tmp_path).clips} == {("train",)}
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: read as kinetics400: train.csv; 2 .mp4 in train\n" in said
+    assert f"{tmp_path}: no list of the split val (validate.csv, val.csv" in said
+    assert f"{tmp_path}: other files: 1, first {FILES[2]}\n" in said
+    write_list(tmp_path / "val.csv", KINETICS, f"abseiling,{'c' * 11},10,20,val,0")
+    assert len(open_source(tmp_path).clips) == 2
+    assert (
+        "val.csv lists classes that train.csv does not; left out: 1 clips of 1 classes (abseiling)"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"), [(400, "kinetics400"), (401, "kinetics600"), (601, "kinetics700")]
+)
+def test_the_number_of_classes_tells_kinetics_apart(tmp_path: Path, classes: int, name: str) -> None:
+    rows = [f"class {number},{number:011d},10,20,train" for number in range(classes)]
+    write_list(tmp_path / "train.csv", "label,youtube_id,time_start,time_end,split", *rows)
+    write(tmp_path, *(f"train/{number:011d}_000010_000020.mp4" for number in range(classes)))
+    assert open_source(tmp_path).name == name
+    assert open_source(tmp_path, "kinetics600").name == "kinetics600"
+
+
+def test_a_whole_video_is_cut_to_the_segment(tmp_path: Path) -> None:
+    kinetics(tmp_path)
+    write(tmp_path, f"train/{'a' * 11}.mp4", f"videos/Title of it [{'b' * 11}].webm", f"val/{stem('c')}.mp4")
+    write(tmp_path, f"whole/{'c' * 11}.mp4")
+    assert [clip.segment for clip in open_source(tmp_path).clips] == [(10, 20), (10, 20), None]
+
+
+def test_repaired_copies_of_kinetics_come_first(tmp_path: Path) -> None:
+    repaired = f"replacement/replacement_for_corrupted_k400/{stem('a')}.mp4"
+    write(kinetics(tmp_path), repaired, *FILES)
+    assert places(open_source(tmp_path))[stem("a")] == repaired
+
+
+def test_the_official_and_nonempty_one_of_several_copies_is_read(tmp_path: Path) -> None:
+    write(kinetics(tmp_path), "small/yoga/" + FILES[1].rpartition("/")[2], *FILES)
+    write(tmp_path, f"train/bowling/{stem('a')}.mkv", f"train/{stem('c')}.mp4")
+    assert [clip.place for clip in open_source(tmp_path).clips] == [*FILES]
+    write(tmp_path, FILES[0], size=0)
+    assert places(open_source(tmp_path))[stem("a")] == f"train/bowling/{stem('a')}.mkv"
+
+
+def ucf101(root: Path, folder: str = "ucfTrainTestlist/", folds: Sequence[int] = (1, 2, 3)) -> Path:
+    write_list(root / f"{folder}classInd.txt", "1 Archery", "2 HandstandPushups")
+    for fold in folds:
+        train = ("Archery/v_Archery_g01_c01.avi 1", "HandstandPushups/v_HandStandPushups_g01_c01.avi 2")
+        write_list(root / f"{folder}trainlist0{fold}.txt", *train)
+        write_list(root / f"{folder}testlist0{fold}.txt", "Archery/v_Archery_g02_c01.avi")
+    return root
+
+
+def hmdb51(root: Path, folder: str = "testTrainMulti_7030_splits/", folds: Sequence[int] = (1, 2, 3)) -> Path:
+    for label, name in (("clap", "#1_(A)_clap_u_cm_0"), ("wave", "B!_wave_u_cm_0")):
+        for fold in folds:
+            write_list(root / f"{folder}{label}_test_split{fold}.txt", f"{name}.avi 1 ", f"{name}1.avi 2 ")
+    return root
+
+
+UCF = (
+    "Archery/v_Archery_g01_c01",
+    "Archery/v_Archery_g02_c01",
+    "HandstandPushups/v_HandStandPushups_g01_c01",
+)
+HMDB = ("clap/#1_(A)_clap_u_cm_0", "clap/#1_(A)_clap_u_cm_01", "wave/B!_wave_u_cm_0", "wave/B!_wave_u_cm_01")
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".AVI", ".mp4", ".avi.mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("build", "names", "official"), [(ucf101, UCF, "UCF-101/"), (hmdb51, HMDB, "hmdb51_org/")]
+)
+@pytest.mark.parametrize("folder", ["", "videos/", "official"])
+def test_ucf101_and_hmdb51_lie_in_any_folder_and_container(
+    tmp_path: Path,
+    build: Callable[[Path], Path],
+    names: Sequence[str],
+    official: str,
+    folder: str,
+    suffix: str,
+) -> None:
+    expected = [(official if folder == "official" else folder) + name + suffix for name in names]
+    source = open_source(write(build(tmp_path), *expected))
+    assert sorted(clip.place for clip in source.clips) == sorted(expected)
+    assert [clip.labels[0] for clip in source.clips] == [clip.place.split("/")[-2] for clip in source.clips]
+
+
+@pytest.mark.parametrize(("build", "names"), [(ucf101, UCF), (hmdb51, HMDB)])
+def test_files_may_lie_in_one_folder_with_the_lists_in_another(
+    tmp_path: Path, build: Callable[[Path, str], Path], names: Sequence[str]
+) -> None:
+    write(
+        build(tmp_path, "annotations/"), *(f"videos/{name.rpartition('/')[2].lower()}.avi" for name in names)
+    )
+    source = open_source(tmp_path)
+    assert len(source.clips) == len(names)
+    assert {len(clip.splits) for clip in source.clips} == {3}
+
+
+@pytest.mark.parametrize(("build", "names"), [(ucf101, UCF), (hmdb51, HMDB)])
+def test_only_the_folds_that_have_lists_are_read(
+    tmp_path: Path,
+    build: Callable[..., Path],
+    names: Sequence[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(build(tmp_path, folds=(1,)), *(f"{name}.avi" for name in names))
+    assert {len(clip.splits) for clip in open_source(tmp_path).clips} == {1}
+    assert "only 1 of 3 folds have lists" in capsys.readouterr().err
+    build(tmp_path, folds=(3,))
+    with pytest.raises(UserError, match=r"annotation file .*(trainlist02|clap_test_split2)\.txt is missing"):
+        open_source(tmp_path)
+
+
+def test_the_list_of_classes_of_ucf101_is_not_needed(tmp_path: Path) -> None:
+    write(ucf101(tmp_path), *(f"UCF-101/{name}.avi" for name in UCF))
+    (tmp_path / "ucfTrainTestlist" / "classInd.txt").unlink()
+    assert len(open_source(tmp_path).clips) == 3
+
+
+def audioset(root: Path, *rows: str, head: Sequence[str] = ("# Segments csv", "# num_segs=9")) -> Path:
+    write_list(root / "balanced_train_segments.csv", *head, *(rows or (f'{ID}, 30.000, 40.000, "/m/0"',)))
+    return root
+
+
+@pytest.mark.parametrize("video", [f"{ID}.mp4", f"video/{ID}.webm", f"video/{ID}_30.000_40.000.mkv"])
+@pytest.mark.parametrize(
+    "audio", [f"{ID}.wav", f"audio/{ID}.m4a", f"a/{ID}_30.000_40.000.flac", f"v/{ID}.ogg"]
+)
+def test_the_file_with_pictures_is_read(tmp_path: Path, video: str, audio: str) -> None:
+    write(audioset(tmp_path), video, audio)
+    assert places(open_source(tmp_path)) == {ID: video}
+
+
+def test_the_file_with_pictures_may_be_in_a_tar(tmp_path: Path) -> None:
+    write(audioset(tmp_path), f"audio/{ID}.wav", f"video/{ID}.mp4")
+    with tarfile.open(tmp_path / "part.tar", "w") as tar:
+        tar.add(tmp_path / "video", "video")
+    (tmp_path / "video" / f"{ID}.mp4").unlink()
+    assert places(open_source(tmp_path)) == {ID: f"video/{ID}.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        (f"{ID}.mp4", True),
+        (f"Y{ID}.mp4", True),
+        (f"{ID}.mp4.mkv", True),
+        (f"Some title [{ID}].mkv", True),
+        (f"{ID}_30.mp4", False),
+        (f"{ID}_30.0-40.0.mp4", False),
+        (f"Y{ID}_30000_40000.mp4", False),
+    ],
+)
+def test_only_a_name_without_times_may_be_a_whole_video(tmp_path: Path, name: str, whole: bool) -> None:
+    (clip,) = open_source(write(audioset(tmp_path), f"media/{name}")).clips
+    assert clip.segment == ((30.0, 40.0) if whole else None)
+
+
+def test_ids_of_youtube_that_differ_in_case_are_different(tmp_path: Path) -> None:
+    write(audioset(tmp_path), f"{ID.upper()}.mp4")
+    with pytest.raises(UserError, match="1 of 1 listed files are missing"):
+        open_source(tmp_path)
+
+
+def test_a_shortened_list_is_read_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(audioset(tmp_path, head=("# num_ytids=8, num_segs=8",)), f"{ID}.mp4")
+    assert len(open_source(tmp_path).clips) == 1
+    said = capsys.readouterr().err
+    assert "balanced_train_segments.csv lists 1 segments, of 8 that its header counts" in said
+    assert f"{tmp_path}: no eval_segments.csv\n" in said
+    audioset(tmp_path, "YTID,start_seconds,end_seconds,positive_labels", f"{ID},30.0,40.0,/m/0", head=())
+    assert len(open_source(tmp_path).clips) == 1
+
+
+def esc50(root: Path, *rows: str, columns: str = "filename,fold,category") -> Path:
+    write_list(root / "meta" / "esc50.csv", columns, *(rows or ("1-1-A-0.wav,1,dog", "2-1-A-0.wav,2,dog")))
+    return root
+
+
+@pytest.mark.parametrize("pattern", ["audio/{}.wav", "audio/{}.ogg", "audio_16k/{}.flac", "audio/1/{}.WAV"])
+def test_sounds_lie_in_any_folder_and_container(tmp_path: Path, pattern: str) -> None:
+    write(esc50(tmp_path), *map(pattern.format, ("1-1-A-0", "2-1-A-0")))
+    assert [clip.place for clip in open_source(tmp_path).clips] == [
+        *map(pattern.format, ("1-1-A-0", "2-1-A-0"))
+    ]
+    write(tmp_path, "audio/1-1-A-0.wav", "audio/2-1-A-0.mp3")
+    assert [clip.splits[:2] for clip in open_source(tmp_path).clips] == [("test", "train"), ("train", "test")]
+
+
+def test_two_encodings_of_a_clip_are_one(tmp_path: Path) -> None:
+    write(esc50(tmp_path, "1-1-A-0.wav,1,dog", "1-1-A-0.ogg,1,dog"), "audio/1-1-A-0.wav", "audio/1-1-A-0.ogg")
+    assert places(open_source(tmp_path)) == {"1-1-A-0": "audio/1-1-A-0.wav"}
+    esc50(tmp_path, "1-1-A-0.wav,1,dog", "1-1-A-0.ogg,2,dog")
+    with pytest.raises(UserError, match=r"line 3: 1-1-A-0.ogg differs in fold or category from line 2"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["FSD50K.{}_audio/{}.wav", "FSD50K.{}_audio_16k/{}.wav", "{}/{}.flac"])
+def test_fsd50k_needs_neither_its_vocabulary_nor_wav(tmp_path: Path, pattern: str) -> None:
+    truth = tmp_path / "FSD50K.ground_truth"
+    write_list(
+        truth / "dev.csv", "fname,labels,mids,split", '12,"Bark,Dog","/m/1,/m/2",train', "13,Dog,/m/2,val"
+    )
+    write_list(truth / "eval.csv", "fname,labels,mids", "14,Dog,/m/2")
+    expected = [pattern.format(part, name) for part, name in (("dev", 12), ("dev", 13), ("eval", 14))]
+    assert [clip.place for clip in open_source(write(tmp_path, *expected)).clips] == expected
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        (
+            ["videos/clip_1.avi", "videos/clip_2.avi"],
+            "found other files: 2, first videos/clip_1.avi; add",
+        ),
+        (["UCF101.rar"], "found compressed files to unpack: 1, first UCF101.rar; add"),
+        ([], "found no other files; add them"),
+    ],
+)
+def test_what_was_looked_for_and_found_is_one_line(tmp_path: Path, there: list[str], found: str) -> None:
+    write(ucf101(tmp_path), *there)
+    with pytest.raises(UserError) as caught:
+        open_source(tmp_path)
+    assert f"first {tmp_path}/UCF-101/Archery/v_Archery_g01_c01.avi; looked for this name" in str(
+        caught.value
+    )
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_datasets_is_not_read_as_one(tmp_path: Path) -> None:
+    write(kinetics(tmp_path / "kinetics400"), *(f"kinetics400/{path}" for path in FILES))
+    with pytest.raises(UserError, match=rf"did you mean {tmp_path}/kinetics400\?"):
+        open_source(tmp_path)
