@@ -160,7 +160,8 @@ class _Video:
         if time < 0:
             self._before = shown.frame
             return
-        if self._before is not None and time > 0:
+        if self._before is not None and time > self._step // 2:
+            # Displayed at the start, and for longer than a sliver.
             self._write(self._before, 0)
         self._before = None
         self._write(shown.frame, time)
