@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.prepared import prepared as prepared
 from xkd.data.synthetic.miniatures import generate_miniature
 
-# Each worker of pytest-xdist has a core.
+# Each worker of pytest-xdist has a core. The processes that tests start have as many threads as this one, or
+# the same work would not give the same bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's background job ignores it, and would pass that on to the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SYSTEM in item.path.parents:
             item.add_marker(pytest.mark.system)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    """Let what a fixture draws depend on no other, nor on which worker and in which order tests run."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Let what a test draws depend on no other."""
+    torch.manual_seed(1)
 
 
 @pytest.fixture(scope="session")

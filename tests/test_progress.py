@@ -22,6 +22,8 @@ with progress("count", 10, done=4, show={show}) as bar:
         bar.note(f"loss {{number}}")
         bar.advance()
 """
+TIME = r"0:00:\d\d"
+"""However slow the machine is."""
 
 
 def on_terminal(*, show: bool) -> str:
@@ -45,7 +47,7 @@ def on_terminal(*, show: bool) -> str:
 def test_a_terminal_shows_a_bar_with_the_time_left_the_count_and_the_note() -> None:
     shown = on_terminal(show=True)
     assert "━" in shown
-    assert re.search(r"count .*100%.* .*0:00:0\d.* .*10/10.* .*loss 5", shown)
+    assert re.search(rf"count .*100%.* .*{TIME}.* .*10/10.* .*loss 5", shown)
 
 
 def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(
@@ -56,17 +58,16 @@ def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(
         bar.advance()
         bar.note("loss 0.5")
         bar.advance(2)
-    assert capfd.readouterr().err.splitlines() == [
-        "count: 5/10, 0:00:00 elapsed, 0:00:00 left",
-        "count: 7/10, 0:00:00 elapsed, 0:00:00 left, loss 0.5",
-    ]
+    first, second = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(rf"count: 5/10, {TIME} elapsed, {TIME} left", first)
+    assert re.fullmatch(rf"count: 7/10, {TIME} elapsed, {TIME} left, loss 0\.5", second)
 
 
 def test_short_work_logs_only_its_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:
         subprocess.run([sys.executable, "-c", WORK.format(show=True)], stderr=file, check=True)
-    assert log.read_text() == "count: 10/10, 0:00:00 elapsed, 0:00:00 left, loss 5\n"
+    assert re.fullmatch(rf"count: 10/10, {TIME} elapsed, {TIME} left, loss 5\n", log.read_text())
 
 
 def test_the_time_left_follows_from_the_items_of_this_run(
@@ -76,7 +77,7 @@ def test_the_time_left_follows_from_the_items_of_this_run(
     with progress("count", 1000, done=500) as bar:
         bar._bars.tasks[0].start_time = bar._bars.get_time() - 100
         bar.advance(50)
-    assert "0:01:40 elapsed, 0:15:00 left" in capfd.readouterr().err
+    assert re.search(r"0:01:4\d elapsed, 0:1[56]:\d\d left", capfd.readouterr().err)
 
 
 def test_other_ranks_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,49 +216,58 @@ def test_interrupted_run_is_resumed(root: Path, tmp_path: Path, monkeypatch: pyt
 
 
 KILLED = """
-import sys, time
+import itertools, os, signal, sys
 from pathlib import Path
 from xkd.data.shards import prepare as module
+
+root, out, last = sys.argv[1:]
+clips, append = itertools.count(), module._append
+
+def die(*given):
+    os.kill(os.getpid(), signal.SIGKILL)
+
 module._SHARD_CLIPS = 8
-module._finish = lambda *given: time.sleep(600)  # so that it can be killed there
-config = module.PrepareConfig(short_side=64, max_fps=8, workers=2)
-module.prepare(Path(sys.argv[1]), Path(sys.argv[2]), config)
+module._append = lambda *given: die() if next(clips) == int(last) else append(*given)
+module._finish = die
+module.prepare(Path(root), Path(out), module.PrepareConfig(short_side=64, max_fps=8, workers=2))
 """
 
 
-@pytest.mark.parametrize("shards", [0, 2, 6])
+@pytest.mark.parametrize("clips", [3, 20, 45])
 @pytest.mark.system
 def test_rerunning_after_a_kill_writes_the_same_bytes(
-    miniature: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+    miniature: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clips: int
 ) -> None:
     """SIGKILL in the first shard, in a later one, and behind the last, before the manifest is written."""
     root, out = miniature("kinetics400-mini"), tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)], start_new_session=True)
-    wanted = f".unfinished/{shards:06d}.tar" if shards < 6 else ".unfinished/000005.json"
-    while not (out / wanted).exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    command = [sys.executable, "-c", KILLED, str(root), str(out), str(clips)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not (out / "dataset.json").exists()
     monkeypatch.setattr(module, "_SHARD_CLIPS", 8)
     config = PrepareConfig(short_side=64, max_fps=8, workers=2)
     summary = prepare(root, out, config)
-    assert summary.processed == 45 - 8 * min(shards, 5) - 5 * (shards == 6)
+    assert summary.processed == {3: 45, 20: 45 - 16, 45: 0}[clips]
     prepare(root, tmp_path / "whole", config)
     assert everything(out) == everything(tmp_path / "whole")
 
 
-def test_second_process_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
-    root, out = miniature("kinetics400-mini"), tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(out)])
-    while not (out / ".unfinished" / "000001.tar").exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    with pytest.raises(UserError, match="is being written by another process; wait for it to finish"):
-        prepare(root, out, PrepareConfig(short_side=64, max_fps=8))
-    process.kill()
-    process.wait()
+def test_second_process_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, out = module._finish, tmp_path / "out"
+    command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(root), "--out", str(out)]
+
+    def start_another(*given: Any) -> PreparedDataset:
+        second = subprocess.run(
+            [*command, "--set", "short_side=32", "--set", "max_fps=8"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == UserError.exit_code
+        assert "is being written by another process; wait for it to finish" in second.stderr
+        return finish(*given)
+
+    monkeypatch.setattr(module, "_finish", start_another)
+    assert prepare(root, out, CONFIG).processed == 8
 
 
 def test_output_inside_the_source_is_refused(root: Path) -> None:

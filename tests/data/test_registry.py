@@ -20,7 +20,7 @@ from dvc.repo import Repo
 
 from components.fetch import fetch as component
 from tests.data.registries import BUCKET, Link, Registry, forbid, isolated_settings, put, s3_server
-from tests.ports import free_port
+from tests.ports import refusing_port
 from xkd.data.fetch import download as download_module
 from xkd.data.fetch.download import CHUNK
 from xkd.data.fetch.fetch import fetch
@@ -289,7 +289,8 @@ def test_a_missing_registry_or_revision_is_an_error(registry: Registry, out: Pat
 
 
 def test_errors_do_not_contain_the_token_of_a_url(out: Path) -> None:
-    said = refusal(f"http://me:topsecret@127.0.0.1:{free_port()}/data.git", out)
+    with refusing_port() as port:
+        said = refusal(f"http://me:topsecret@127.0.0.1:{port}/data.git", out)
     assert "topsecret" not in said
     assert "cannot open the data registry http://127.0.0.1:" in said
 

@@ -111,7 +111,9 @@ def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals, cod
 def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path) -> None:
     """Test the whole chain from the command down to the loader's workers, which the last step needs."""
     config, out = tiny_config(), tmp_path / "run"
-    config = replace(config, preset="toy", run=replace(config.run, workers=1, checkpoint_every=1000))
+    # More epochs than any machine trains before it is interrupted.
+    config = replace(config, preset="toy", optim=replace(config.optim, epochs=10_000),
+                     run=replace(config.run, workers=1, checkpoint_every=10**6))  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", "--processes", "2"]
     paths = ["--config", tmp_path / "tiny.yaml", "--data", prepared, "--out", out]

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,39 @@ NOT_REPEATED = {
 }
 
 
-def start(config: PretrainConfig, data: Path, out: Path, **options: Any) -> subprocess.Popen[str]:
-    """Start a training process as torchrun does."""
-    command = [sys.executable, *worker(config, data, out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+SIGNALED = """
+import itertools, signal, sys
+from xkd.launch.termination import run_worker
+from xkd.train.pretrain import main
+from xkd.train.step import Stepper
+
+number, at = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+step, steps = Stepper.step, itertools.count(1)
+
+def signaled(*given):
+    if next(steps) == at:
+        signal.raise_signal(number)
+    return step(*given)
+
+Stepper.step = signaled
+run_worker(main)
+"""
+"""A training process that receives a signal as it begins a step, however fast it is."""
 
 
-def worker(config: PretrainConfig, data: Path, out: Path) -> list[str]:
-    """The arguments of Python for a training process."""
-    paths = ["--data", str(data), "--out", str(out)]
-    return ["-m", "xkd.train.pretrain", "--settings", json.dumps(to_dict(config)), *paths]
+def train(
+    config: PretrainConfig, data: Path, out: Path, *program: str | int, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Train in another process as torchrun does, or by another program with the same arguments."""
+    program = program or ("-m", "xkd.train.pretrain")
+    settings = ["--settings", json.dumps(to_dict(config)), "--data", str(data), "--out", str(out)]
+    command = [sys.executable, *map(str, program), *settings]
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if program == TWO_PROCESSES else {})
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=check)
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
+TWO_PROCESSES = (*TORCHRUN, "--nproc-per-node=2", "-m", "xkd.train.pretrain")
 
 
 def new_stepper() -> Stepper:
@@ -158,17 +180,10 @@ def test_one_modality_alone_can_be_trained_evaluated_and_reported(prepared: Path
 @pytest.mark.system
 def test_a_killed_run_resumes_bit_equal(whole: Path, prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    process = start(tiny_config(), prepared, out)
-    while len(read_rows(out / "metrics.jsonl")) < 9:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    killed = train(tiny_config(), prepared, out, "-c", SIGNALED, signal.SIGKILL, 12, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "verdict.json").exists()
-    again = start(tiny_config(), prepared, out)
-    _, output = again.communicate(timeout=120)
-    assert again.returncode == 0, output
-    assert "resumed after step" in output
+    assert "resumed after step 10" in train(tiny_config(), prepared, out).stderr
     assert numbers(out) == numbers(whole)
     for role in ("teacher", "student"):
         name = f"encoders/{role}_video.safetensors"
@@ -179,19 +194,11 @@ def test_a_killed_run_resumes_bit_equal(whole: Path, prepared: Path, tmp_path: P
 def test_a_run_resumes_with_another_number_of_processes(whole: Path, prepared: Path, tmp_path: Path) -> None:
     """The clips and masks stay those of the whole batch; only the MMD sees other rows from there on."""
     config, out = tiny_config(), tmp_path / "run"
-    process = start(config, prepared, out)
-    while not list(out.glob("checkpoints/step_*.pt")):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    first = max(int(path.stem.removeprefix("step_")) for path in out.glob("checkpoints/step_*.pt"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, *worker(config, prepared, out)]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    train(config, prepared, out, "-c", SIGNALED, signal.SIGKILL, 5, check=False)
+    assert "resumed after step 4" in train(config, prepared, out, *TWO_PROCESSES).stderr
     assert [row["step"] for row in numbers(out)] == list(range(1, 29))
     assert json.loads((out / "run.json").read_text())["processes"] == 2
-    after, reference = numbers(out)[first], numbers(whole)[first]
+    after, reference = numbers(out)[4], numbers(whole)[4]
     for name in ("reconstruct_video", "reconstruct_audio"):
         assert after[name] == pytest.approx(reference[name], rel=1e-5), name
 
@@ -218,10 +225,9 @@ def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
     results = []
     for processes, parts in (left, right):
         out = tmp_path / f"{processes}-{parts}.pt"
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         training = ["-m", "tests.system.two_processes", str(out), str(parts), alignment]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run([*torchrun, f"--nproc-per-node={processes}", *training], check=True, env=environment)
+        command = [sys.executable, *TORCHRUN, f"--nproc-per-node={processes}", *training]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         results.append(torch.load(out, weights_only=True))
     one, two = results
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-10, atol=0)
@@ -233,12 +239,7 @@ def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
 def test_two_processes_train_on_the_same_clips_as_one(whole: Path, prepared: Path, tmp_path: Path) -> None:
     """Through the whole loop, in float32 and with each process's own MMD: the other terms agree."""
     out = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
-        [*torchrun, *worker(tiny_config(), prepared, out)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    train(tiny_config(), prepared, out, *TWO_PROCESSES)
     first, reference = numbers(out)[0], numbers(whole)[0]
     for name in ("reconstruct_video", "reconstruct_audio", "kd_video_to_audio", "kd_audio_to_video"):
         assert first[name] == pytest.approx(reference[name], rel=1e-5), name
@@ -309,22 +310,20 @@ def test_invalid_settings_are_one_line_errors(prepared: Path, tmp_path: Path) ->
         if not torch.cuda.is_available():
             mistakes["run.precision fp16 needs a GPU"] = {"run": replace(config.run, precision="fp16")}
         for number, (line, mistake) in enumerate(mistakes.items()):
-            process = start(replace(config, **mistake), prepared, tmp_path / f"run{number}")
-            _, output = process.communicate(timeout=60)
-            assert process.returncode == 2
-            assert line in output
-            assert "Traceback" not in output
+            done = train(replace(config, **mistake), prepared, tmp_path / f"run{number}", check=False)
+            assert done.returncode == 2
+            assert line in done.stderr
+            assert "Traceback" not in done.stderr
     # Mistakes found before training leave no run behind that would conflict with the corrected command.
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run1"]
 
 
 @pytest.mark.system
 def test_missing_data_is_a_one_line_error(tmp_path: Path) -> None:
-    process = start(tiny_config(), tmp_path / "nowhere", tmp_path / "run")
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert output.strip().count("\n") == 0
-    assert "nowhere does not exist" in output
+    done = train(tiny_config(), tmp_path / "nowhere", tmp_path / "run", check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "nowhere does not exist" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -334,17 +333,12 @@ def test_a_signal_saves_and_stops(
 ) -> None:
     out, config = tmp_path / "stopped", tiny_config()
     rarely = replace(config, run=replace(config.run, checkpoint_every=1000))
-    process = start(rarely, prepared, out)
-    while len(read_rows(out / "metrics.jsonl")) < 3:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, output = process.communicate(timeout=60)
-    assert process.returncode == RunInterruptedError.exit_code == 75
-    assert "Interrupted: saved at step" in output
-    assert "Traceback" not in output
-    (saved,) = (out / "checkpoints").iterdir()
-    assert f"step_{len(numbers(out)):08d}.pt" == saved.name
+    stopped = train(rarely, prepared, out, "-c", SIGNALED, number, 5, check=False)
+    assert stopped.returncode == RunInterruptedError.exit_code == 75
+    assert "Interrupted: saved at step 5 of 28" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_00000005.pt"]
+    assert [row["step"] for row in numbers(out)] == [1, 2, 3, 4, 5]
     spent = json.loads((out / "run.json").read_text())["seconds"]
     assert spent > 0
     pretrain(rarely, prepared, out)
