@@ -116,8 +116,8 @@ class MediaFile:
             for stream in self._streams
             if stream.start_time is not None
         ]
-        # Without times of display, the first picture is at 0 and its sound is counted from there.
-        self._origin = max(0, min(starts)) if starts and self.has_display_times else 0
+        # AVI stores no times: frames are counted from 0, and FFmpeg's start may include the decoder's delay.
+        self._origin = 0 if container.format.name == "avi" else max(0, min(starts, default=0))
         self._clock = _Clock() if container.format.name in _RESTARTING_CLOCK else None
         self.announced = self._read_duration()
         """Duration in ticks that the file's header announces; None: it does not, or FFmpeg estimates it."""
@@ -141,12 +141,9 @@ class MediaFile:
         """
         beyond: set[int] = set()
         for packet in self._packets():
-            if (
-                end is not None
-                and packet.dts is not None
-                and packet.dts * packet.time_base - self._origin > end + 1
-            ):
-                beyond.add(packet.stream_index)
+            if end is not None and packet.dts is not None:
+                time = to_ticks(packet.dts, packet.time_base) - self._origin
+                beyond |= {packet.stream_index} if time > end + _REORDERED else set()
                 if len(beyond) == len(self._streams):
                     break
             yield from self._decode(packet.stream, packet)
