@@ -298,11 +298,19 @@ def test_sounds_lie_in_any_folder_and_container(tmp_path: Path, pattern: str) ->
     assert [clip.splits[:2] for clip in open_source(tmp_path).clips] == [("test", "train"), ("train", "test")]
 
 
+def test_esc50_has_the_folds_that_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(esc50(tmp_path), "audio/1-1-A-0.wav", "audio/2-1-A-0.wav")
+    assert [clip.splits for clip in open_source(tmp_path).clips] == [("test", "train"), ("train", "test")]
+    assert "meta/esc50.csv lists only folds 1 to 2 of 5" in capsys.readouterr().err
+
+
 def test_two_encodings_of_a_clip_are_one(tmp_path: Path) -> None:
     write(esc50(tmp_path, "1-1-A-0.wav,1,dog", "1-1-A-0.ogg,1,dog"), "audio/1-1-A-0.wav", "audio/1-1-A-0.ogg")
     assert places(open_source(tmp_path)) == {"1-1-A-0": "audio/1-1-A-0.wav"}
     esc50(tmp_path, "1-1-A-0.wav,1,dog", "1-1-A-0.ogg,2,dog")
-    with pytest.raises(UserError, match=r"line 3: 1-1-A-0.ogg differs in fold or category from line 2"):
+    with pytest.raises(
+        UserError, match=r"line 3: 1-1-A-0.ogg differs in fold or category from 1-1-A-0.wav in"
+    ):
         open_source(tmp_path)
 
 
@@ -325,6 +333,7 @@ def test_fsd50k_needs_neither_its_vocabulary_nor_wav(tmp_path: Path, pattern: st
             "found other files: 2, first videos/clip_1.avi; add",
         ),
         (["UCF101.rar"], "found compressed files to unpack: 1, first UCF101.rar; add"),
+        (["rawframes/v_Archery_g01_c01/1.jpg"], "found files that are no media: 1, first rawframes/v_A"),
         ([], "found no other files; add them"),
     ],
 )

@@ -121,15 +121,15 @@ def _report(files: Files, source: Source, *, allow_missing: bool) -> None:
         UserError: a file is missing, and may not be or all are.
     """
     used = {clip.place for clip in source.clips}
-    others = files.describe_others(used)
     if source.missing and not (allow_missing and used):
-        found = ", ".join(filter(None, (others, files.describe_packed()))) or "no other files"
+        found = files.describe_found(used)
         choice = ", or continue without them with --allow-missing" if used else ""
         raise UserError(
             f"{source.root}: {source.describe_missing()}, first {files.root / source.missing[0].place}; "
             f"looked for this name in every folder and tar, found {found}; add them{choice}"
         )
-    for note in filter(None, (_describe_used(files, source.name, used), *files.notes, others)):
+    notes = (_describe_used(files, source.name, used), *files.notes, files.describe_others(used))
+    for note in filter(None, notes):
         print(f"{files.root}: {note}", file=sys.stderr)
 
 
