@@ -141,6 +141,13 @@ class Files(MediaFiles):
         others = [path for path in self.media if not split_name(path)[1] and path not in self.tables]
         return f"files that are no media: {len(others)}, first {others[0]}" if others else "no other files"
 
+    def lacks(self, table: str) -> UserError:
+        """Return an error about a list that is missing."""
+        path = self.root / table
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        names = ", ".join(list_names(folder)[:5]) or "no files"
+        return UserError(f"annotation file {path} is missing; {folder} has {names}")
+
     def lines(self, table: str) -> Iterator[Line]:
         """Read the lines of an annotation file that are not empty.
 
@@ -149,9 +156,7 @@ class Files(MediaFiles):
         """
         path = self.root / table
         if not path.is_file():
-            names = ", ".join(list_names(path.parent)[:5])
-            found = f"; {path.parent} has {names}" if names else ""
-            raise UserError(f"annotation file {path} is missing{found}")
+            raise self.lacks(table)
         self.tables[table] = None
         try:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
