@@ -6,8 +6,13 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.data.samples import FPS, decode, frame_numbers, write_video
+from xkd.data.media.prepared import WAV_HEADER
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.source import Source, open_source
 from xkd.errors import UserError
 
@@ -265,6 +270,25 @@ def test_the_file_with_pictures_may_be_in_a_tar(tmp_path: Path) -> None:
 def test_only_a_name_without_times_may_be_a_whole_video(tmp_path: Path, name: str, whole: bool) -> None:
     (clip,) = open_source(write(audioset(tmp_path), f"media/{name}")).clips
     assert clip.segment == ((30.0, 40.0) if whole else None)
+
+
+def test_a_whole_video_becomes_its_segment_and_a_segment_stays(tmp_path: Path) -> None:
+    whole, cut = ID, "x" * 11
+    audioset(tmp_path / "source", *(f'{name}, 2.000, 5.000, "/m/0"' for name in (whole, cut)), head=())
+    write_video(tmp_path / "source" / "media" / f"{whole}.mkv", seconds=8)
+    write_video(tmp_path / "source" / "media" / f"{cut}.mkv", seconds=3)
+    prepare(tmp_path / "source", tmp_path / "out", PrepareConfig(short_side=32, max_fps=8, workers=2))
+    for clip, start in zip(PreparedDataset.open(tmp_path / "out").clips, (2, 0), strict=True):
+        assert clip.duration == pytest.approx(3, abs=0.1)
+        shard = (tmp_path / "out" / clip.shard).read_bytes()
+        assert clip.video_offset is not None
+        assert clip.audio_offset is not None
+        assert clip.audio_size is not None
+        frames = decode(shard[clip.video_offset :])
+        numbers = [frame_numbers(picture[None])[0] for _, picture in frames]
+        assert numbers == [*range(FPS * start, FPS * (start + 3), 2)]
+        sound = shard[clip.audio_offset + WAV_HEADER : clip.audio_offset + clip.audio_size]
+        assert np.frombuffer(sound, "<i2")[0] == pytest.approx(5000 * start, abs=10)
 
 
 def test_ids_of_youtube_that_differ_in_case_are_different(tmp_path: Path) -> None:

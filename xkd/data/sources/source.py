@@ -137,7 +137,7 @@ def _describe_used(files: Files, name: str, used: Collection[str]) -> str:
     """Return as what, and from which lists and folders, a dataset was read."""
     lists = [*files.tables]
     if len(lists) > 3:
-        lists = [f"{folder}/*" for folder in dict.fromkeys(map(os.path.dirname, lists))]
+        lists = [f"{folder or '.'}/*" for folder in dict.fromkeys(map(os.path.dirname, lists))]
     kinds = Counter((path.split("/")[0] if "/" in path else ".", split_name(path)[1]) for path in used)
     media = [f"{count} {suffix} in {folder}" for (folder, suffix), count in kinds.most_common()]
     more = ", …" if len(media) > 4 else ""
