@@ -6,8 +6,13 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.data.samples import FPS, decode, frame_numbers, write_video
+from xkd.data.media.prepared import WAV_HEADER
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.source import Source, open_source
 from xkd.errors import UserError
 
@@ -267,6 +272,25 @@ def test_only_a_name_without_times_may_be_a_whole_video(tmp_path: Path, name: st
     assert clip.segment == ((30.0, 40.0) if whole else None)
 
 
+def test_a_whole_video_becomes_its_segment_and_a_segment_stays(tmp_path: Path) -> None:
+    whole, cut = ID, "x" * 11
+    audioset(tmp_path / "source", *(f'{name}, 2.000, 5.000, "/m/0"' for name in (whole, cut)), head=())
+    write_video(tmp_path / "source" / "media" / f"{whole}.mkv", seconds=8)
+    write_video(tmp_path / "source" / "media" / f"{cut}.mkv", seconds=3)
+    prepare(tmp_path / "source", tmp_path / "out", PrepareConfig(short_side=32, max_fps=8, workers=2))
+    for clip, start in zip(PreparedDataset.open(tmp_path / "out").clips, (2, 0), strict=True):
+        assert clip.duration == pytest.approx(3, abs=0.1)
+        shard = (tmp_path / "out" / clip.shard).read_bytes()
+        assert clip.video_offset is not None
+        assert clip.audio_offset is not None
+        assert clip.audio_size is not None
+        frames = decode(shard[clip.video_offset :])
+        numbers = [frame_numbers(picture[None])[0] for _, picture in frames]
+        assert numbers == [*range(FPS * start, FPS * (start + 3), 2)]
+        sound = shard[clip.audio_offset + WAV_HEADER : clip.audio_offset + clip.audio_size]
+        assert np.frombuffer(sound, "<i2")[0] == pytest.approx(5000 * start, abs=10)
+
+
 def test_ids_of_youtube_that_differ_in_case_are_different(tmp_path: Path) -> None:
     write(audioset(tmp_path), f"{ID.upper()}.mp4")
     with pytest.raises(UserError, match="1 of 1 listed files are missing"):
@@ -298,11 +322,19 @@ def test_sounds_lie_in_any_folder_and_container(tmp_path: Path, pattern: str) ->
     assert [clip.splits[:2] for clip in open_source(tmp_path).clips] == [("test", "train"), ("train", "test")]
 
 
+def test_esc50_has_the_folds_that_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(esc50(tmp_path), "audio/1-1-A-0.wav", "audio/2-1-A-0.wav")
+    assert [clip.splits for clip in open_source(tmp_path).clips] == [("test", "train"), ("train", "test")]
+    assert "meta/esc50.csv lists only folds 1 to 2 of 5" in capsys.readouterr().err
+
+
 def test_two_encodings_of_a_clip_are_one(tmp_path: Path) -> None:
     write(esc50(tmp_path, "1-1-A-0.wav,1,dog", "1-1-A-0.ogg,1,dog"), "audio/1-1-A-0.wav", "audio/1-1-A-0.ogg")
     assert places(open_source(tmp_path)) == {"1-1-A-0": "audio/1-1-A-0.wav"}
     esc50(tmp_path, "1-1-A-0.wav,1,dog", "1-1-A-0.ogg,2,dog")
-    with pytest.raises(UserError, match=r"line 3: 1-1-A-0.ogg differs in fold or category from line 2"):
+    with pytest.raises(
+        UserError, match=r"line 3: 1-1-A-0.ogg differs in fold or category from 1-1-A-0.wav in"
+    ):
         open_source(tmp_path)
 
 
@@ -325,6 +357,7 @@ def test_fsd50k_needs_neither_its_vocabulary_nor_wav(tmp_path: Path, pattern: st
             "found other files: 2, first videos/clip_1.avi; add",
         ),
         (["UCF101.rar"], "found compressed files to unpack: 1, first UCF101.rar; add"),
+        (["rawframes/v_Archery_g01_c01/1.jpg"], "found files that are no media: 1, first rawframes/v_A"),
         ([], "found no other files; add them"),
     ],
 )

@@ -165,14 +165,21 @@ def test_classes_without_training_clips_are_named(bare: Path, tmp_path: Path) ->
     more = ["jump", "orbit"]
     write_scores(scores, bare, (replace(video, dataset="ucf101", fold=3),), untrained=more)
     write_scores(scores, bare, (audio,), untrained=["shake & spin"])
+    write_scores(scores, bare, (TASKS[2],), untrained=[f"class {n:02d}" for n in range(25)])
     report = tabulate(bare, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "No training clips, all skipped or missing:\n\n- video: jump, orbit (fold 3)\n" in table
     assert "\n- audio: shake & spin\n" in table
+    assert ", class 19, and 5 more\n" in table
     assert "orbit (fold 3)" in Page(report).text
-    assert r"No training clips, audio: shake \& spin.}" in (report.parent / "tables.tex").read_text()
+    assert (
+        r"No training clips, audio: shake \& spin; late fusion: "
+        in (report.parent / "tables.tex").read_text()
+    )
     with (report.parent / "scores.csv").open() as file:
-        assert {row["untrained"] for row in csv.DictReader(file)} == {"jump", "jump; orbit", "shake & spin"}
+        assert {row["untrained"][:12] for row in csv.DictReader(file)} == {
+            *("jump", "jump; orbit", "shake & spin", "class 00; cl"),
+        }
 
 
 def test_without_the_random_initialization_there_is_no_gain(bare: Path, tmp_path: Path) -> None:

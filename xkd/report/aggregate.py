@@ -26,6 +26,8 @@ ENCODERS: dict[EvaluatedEncoder, str] = {
 """Rows of a table, and their titles."""
 SPLITS = {FIRST_SPLIT: "split 1", ALL_SPLITS: "all splits"}
 NOT_EVALUATED = "not evaluated"
+MAX_NAMES = 20
+"""Classes without training clips that a note names."""
 _TITLES: dict[EvaluatedModality, str] = {"video": "Video", "audio": "Audio", "audiovisual": "Late fusion"}
 _PROTOCOLS = {"fc": "FC", "finetune": "fine-tuned"}
 """Protocols that a column's title names; a linear SVM is the default."""
@@ -207,10 +209,12 @@ def untrained(records: Iterable[Record]) -> str:
         for name in score.untrained:
             folds.setdefault(name, set()).add(score.fold)
     every = {score.fold for score in scores}
-    return ", ".join(
+    named = [
         name if found == every else f"{name} ({_name_folds(sorted(found))})"
         for name, found in sorted(folds.items())
-    )
+    ]
+    more = [f"and {len(named) - MAX_NAMES} more"] if len(named) > MAX_NAMES else []
+    return ", ".join([*named[:MAX_NAMES], *more])
 
 
 def _name_folds(folds: Sequence[int]) -> str:

@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = (
 )
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".aif", ".aiff")
 _MEDIA_SUFFIXES = frozenset((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
-_ARCHIVE_SUFFIXES = (".zip", ".rar", ".7z", ".tgz", ".gz", ".bz2", ".xz", ".zst")
+ARCHIVE_SUFFIXES = (".zip", ".rar", ".7z", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 _TITLE_AND_ID = re.compile(r"\[([\w-]{11})\]$")
 """How yt-dlp ends a name unless told otherwise."""
 
@@ -117,10 +117,6 @@ class MediaFiles:
             if path not in used and split_name(path)[1] in suffixes
         ]
 
-    def packed(self) -> list[str]:
-        """Return the paths of compressed files."""
-        return [path for path in self.media if path.lower().endswith(_ARCHIVE_SUFFIXES)]
-
     @cached_property
     def _by_stem(self) -> Mapping[str, Sequence[str]]:
         """Paths of media files by their names without suffixes, and by an id at a name's end."""
@@ -172,7 +168,7 @@ def find_list(root: Path, folders: Iterable[str], names: Iterable[str]) -> str |
     """
     for pattern in folders:
         for folder in _find_folders(root, pattern):
-            known = {name.lower(): name for name in reversed(_list_names(folder))}
+            known = {name.lower(): name for name in reversed(list_names(folder))}
             for name in names:
                 for match in sorted(fnmatch.filter(known, name.lower())):
                     if (path := folder / known[match]).is_file():
@@ -186,15 +182,15 @@ def _find_folders(root: Path, pattern: str) -> Iterator[Path]:
     if not first:
         yield root
         return
-    for name in _list_names(root):
+    for name in list_names(root):
         path = root / name
         if not fnmatch.fnmatchcase(name.lower(), first.lower()) or not path.is_dir():
             continue
-        if "*" not in first or not any((path / child).is_dir() for child in _list_names(path)):
+        if "*" not in first or not any((path / child).is_dir() for child in list_names(path)):
             yield from _find_folders(path, rest)
 
 
-def _list_names(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """Return the sorted names in a folder; none if it cannot be read."""
     try:
         return sorted(path.name for path in folder.iterdir())

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from xkd.data.sources.files import MediaFiles, SourceFile, find_list, raise_unreadable, split_name
+from xkd.data.sources.files import (
+    ARCHIVE_SUFFIXES,
+    MediaFiles,
+    SourceFile,
+    find_list,
+    list_names,
+    raise_unreadable,
+    split_name,
+)
 from xkd.errors import UserError, nearest
 
 Kind = Literal["audiovisual", "video", "audio"]
@@ -124,10 +132,21 @@ class Files(MediaFiles):
         others = self.unused(used, self.layout.suffixes)
         return f"other files: {len(others)}, first {others[0]}" if others else ""
 
-    def describe_packed(self) -> str:
-        """Return which files have to be unpacked first; empty: none."""
-        packed = self.packed()
-        return f"compressed files to unpack: {len(packed)}, first {packed[0]}" if packed else ""
+    def describe_found(self, used: Collection[str]) -> str:
+        """Return what is there, where the file of a clip is not."""
+        packed = [path for path in self.media if path.lower().endswith(ARCHIVE_SUFFIXES)]
+        archives = f"compressed files to unpack: {len(packed)}, first {packed[0]}" if packed else ""
+        if found := ", ".join(filter(None, (self.describe_others(used), archives))):
+            return found
+        others = [path for path in self.media if not split_name(path)[1] and path not in self.tables]
+        return f"files that are no media: {len(others)}, first {others[0]}" if others else "no other files"
+
+    def lacks(self, table: str) -> UserError:
+        """Return an error about a list that is missing."""
+        path = self.root / table
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        names = ", ".join(list_names(folder)[:5]) or "no files"
+        return UserError(f"annotation file {path} is missing; {folder} has {names}")
 
     def lines(self, table: str) -> Iterator[Line]:
         """Read the lines of an annotation file that are not empty.
@@ -137,7 +156,7 @@ class Files(MediaFiles):
         """
         path = self.root / table
         if not path.is_file():
-            raise UserError(f"annotation file {path} is missing")
+            raise self.lacks(table)
         self.tables[table] = None
         try:
             lines = path.read_text(encoding="utf-8-sig").split("\n")

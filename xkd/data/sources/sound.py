@@ -7,31 +7,34 @@ from collections.abc import Iterator
 from xkd.data.sources.files import AUDIO_SUFFIXES, to_id
 from xkd.data.sources.layout import Files, Layout, Line, SourceClip
 
+_ESC_FOLDS = 5
 _FSD_COLUMNS = {"dev": ("fname", "labels", "split"), "eval": ("fname", "labels")}
 
 
 def _read_esc50(files: Files) -> Iterator[SourceClip]:
     """``meta/esc50.csv`` and ``audio/*.wav``; five folds, each once the test set."""
+    table = files.layout.find_list(files.root) or "meta/esc50.csv"
+    rows = [(row, row.to_number("fold", int)) for row in files.rows(table, ("filename", "fold", "category"))]
+    folds = max((fold for _, fold in rows), default=_ESC_FOLDS)
+    if folds < _ESC_FOLDS:
+        files.notes.append(f"{table} lists only folds 1 to {folds} of {_ESC_FOLDS}")
     classes: dict[str, str] = {}
-    seen: dict[str, Line] = {}
-    for row in files.rows(
-        files.layout.find_list(files.root) or "meta/esc50.csv", ("filename", "fold", "category")
-    ):
-        name, fold, label = row["filename"], row.to_number("fold", int), row["category"]
-        if fold not in range(1, 6):
-            raise row.error(f"expected fold 1 to 5, found {fold}")
+    seen: dict[str, tuple[Line, int]] = {}
+    for row, fold in rows:
+        name, label = row["filename"], row["category"]
+        if fold not in range(1, _ESC_FOLDS + 1):
+            raise row.error(f"expected fold 1 to {_ESC_FOLDS}, found {fold}")
         target = row.values.get("target", label)
         if classes.setdefault(target, label) != label:
             raise row.error(f"unknown class {label}; target {target} is {classes[target]} in an earlier row")
-        first = seen.setdefault(to_id(name), row)
-        if first is not row and first["filename"] != name:
+        first, first_fold = seen.setdefault(to_id(name), (row, fold))
+        if first["filename"] != name:
             # Another encoding: it must not count twice, nor be trained on where the first is tested.
-            if (first["fold"], first["category"]) != (row["fold"], label):
-                raise row.error(
-                    f"{name} differs in fold or category from line {first.number}; remove one of the rows"
-                )
+            if (first_fold, first["category"]) != (fold, label):
+                other = f"{first['filename']} in line {first.number}"
+                raise row.error(f"{name} differs in fold or category from {other}; remove one of the rows")
             continue
-        splits = ("test" if tested == fold else "train" for tested in range(1, 6))
+        splits = ("test" if tested == fold else "train" for tested in range(1, folds + 1))
         yield files.clip(to_id(name), f"audio/{name}", splits, label)
 
 

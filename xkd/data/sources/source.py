@@ -121,15 +121,15 @@ def _report(files: Files, source: Source, *, allow_missing: bool) -> None:
         UserError: a file is missing, and may not be or all are.
     """
     used = {clip.place for clip in source.clips}
-    others = files.describe_others(used)
     if source.missing and not (allow_missing and used):
-        found = ", ".join(filter(None, (others, files.describe_packed()))) or "no other files"
+        found = files.describe_found(used)
         choice = ", or continue without them with --allow-missing" if used else ""
         raise UserError(
             f"{source.root}: {source.describe_missing()}, first {files.root / source.missing[0].place}; "
             f"looked for this name in every folder and tar, found {found}; add them{choice}"
         )
-    for note in filter(None, (_describe_used(files, source.name, used), *files.notes, others)):
+    notes = (_describe_used(files, source.name, used), *files.notes, files.describe_others(used))
+    for note in filter(None, notes):
         print(f"{files.root}: {note}", file=sys.stderr)
 
 
@@ -137,7 +137,7 @@ def _describe_used(files: Files, name: str, used: Collection[str]) -> str:
     """Return as what, and from which lists and folders, a dataset was read."""
     lists = [*files.tables]
     if len(lists) > 3:
-        lists = [f"{folder}/*" for folder in dict.fromkeys(map(os.path.dirname, lists))]
+        lists = [f"{folder or '.'}/*" for folder in dict.fromkeys(map(os.path.dirname, lists))]
     kinds = Counter((path.split("/")[0] if "/" in path else ".", split_name(path)[1]) for path in used)
     media = [f"{count} {suffix} in {folder}" for (folder, suffix), count in kinds.most_common()]
     more = ", …" if len(media) > 4 else ""

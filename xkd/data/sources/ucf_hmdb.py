@@ -70,8 +70,7 @@ def _list_folder(files: Files) -> str:
         UserError: there are no lists.
     """
     if (table := files.layout.find_list(files.root)) is None:
-        expected = files.root / files.layout.folders[0] / files.layout.lists[0]
-        raise UserError(f"annotation file {expected} is missing")
+        raise files.lacks(files.layout.folders[0] + files.layout.lists[0])
     return table[: table.rfind("/") + 1]
 
 
@@ -97,7 +96,7 @@ def _assign_split(
 
 UCF101 = Layout(
     name="ucf101",
-    lists=("trainlist0[123].txt", "classInd.txt"),
+    lists=("trainlist01.txt", "trainlist0[23].txt", "classInd.txt"),
     folders=(
         "ucfTrainTestlist/",
         "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist/",
@@ -112,7 +111,7 @@ UCF101 = Layout(
 )
 HMDB51 = Layout(
     name="hmdb51",
-    lists=("*_test_split[123].txt",),
+    lists=("*_test_split1.txt", "*_test_split[23].txt"),
     folders=(
         "testTrainMulti_7030_splits/",
         "test_train_splits/testTrainMulti_7030_splits/",
