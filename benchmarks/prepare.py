@@ -1,4 +1,4 @@
-"""Clips per second and processor time per clip of `prepare`, beside the ffmpeg program doing the same work.
+"""Clips per second and processor time per clip of `prepare`, and of the ffmpeg program doing the same work.
 
     python benchmarks/prepare.py [--clips 30] [--memory-clips 500]
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from xkd.errors import UserError
+from xkd.log import get_logger
 
 _PERMANENT = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # full
@@ -225,7 +225,7 @@ class OutputDir:
             if not wait:
                 raise UserError(f"{self.path} is being written by another process; wait for it to finish")
             if not self._announced:
-                print(f"xkd: waiting for another process to write {self.path}", file=sys.stderr, flush=True)
+                get_logger(__name__).info("waiting for another process to write %s", self.path)
             self._announced = True
             return False
         # A worker that outlives its killed parent must not keep the lock.

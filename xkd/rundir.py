@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from xkd.config import Modality, PretrainConfig, load_config
 from xkd.config.overrides import difference, to_yaml
 from xkd.errors import CollapsedError, UserError
 from xkd.io import is_empty, read_json, write_text
+from xkd.log import get_logger
 
 Role = Literal["teacher", "student"]
 ROLES: tuple[Role, ...] = ("teacher", "student")
@@ -173,4 +173,4 @@ def read_rows(path: Path) -> list[Row]:
 @cache
 def _report_truncated(path: Path, number: int) -> None:
     """Report a line once, however often the file is read."""
-    print(f"xkd: line {number} of {path} is truncated and left out", file=sys.stderr, flush=True)
+    get_logger(__name__).warning("line %d of %s is truncated and left out", number, path)

@@ -83,6 +83,6 @@ def assert_distributed(ours: Tensor, theirs: dict[str, Any], name: str) -> None:
         assert torch.all(ours == theirs["mean"]), name
         return
     assert ours.std().item() == pytest.approx(theirs["std"], rel=0, abs=error), name
-    # A uniform distribution ends at 1.7 standard deviations, a normal one goes on.
+    # A uniform distribution ends at 1.7 standard deviations, a normal one continues.
     uniform = theirs["max"] < 1.8 * theirs["std"]
     assert (ours.abs().max().item() < 1.8 * theirs["std"]) == uniform, name

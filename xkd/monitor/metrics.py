@@ -79,7 +79,7 @@ SCORE_LABELS = ("dataset", "modality", "protocol", "encoder", "fold")
 
 def page() -> str:
     """Return the text of docs/metrics.md."""
-    template = Path(__file__).with_name("metrics.md.jinja").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("metrics.md.j2").read_text(encoding="utf-8")
     return f"{Template(template, trim_blocks=True).render(table=TABLE, score_labels=SCORE_LABELS)}\n"
 
 

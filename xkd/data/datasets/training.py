@@ -6,7 +6,6 @@ neither the number of workers nor the other clips of the batch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +18,7 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
 from xkd.errors import UserError, in_section
+from xkd.log import get_logger
 from xkd.parallel.threads import in_threads
 
 SHORTEST = 1.1
@@ -101,7 +101,7 @@ class TrainingClips(Dataset[Item]):
                 (item,) = self._reader.read(clip, [start], self.config.modalities)
             except MediaError as error:
                 problem = f"clip {clip.id} of {self.dataset.root} cannot be read ({error})"
-                print(f"xkd: {problem}; using another clip", file=sys.stderr, flush=True)
+                get_logger(__name__).warning("%s; using another clip", problem)
                 continue
             item["clip"], item["skipped"] = torch.tensor(place), torch.tensor(attempt)
             return with_params(item, rng, self.specs, self.config)
