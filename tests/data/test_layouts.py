@@ -113,6 +113,10 @@ def test_the_number_of_classes_tells_kinetics_apart(tmp_path: Path, classes: int
     assert open_source(tmp_path, "kinetics600").name == "kinetics600"
 
 
+def test_the_name_of_the_root_tells_kinetics_apart(tmp_path: Path) -> None:
+    assert open_source(write(kinetics(tmp_path / "k700-2020"), *FILES)).name == "kinetics700"
+
+
 def test_a_whole_video_is_cut_to_the_segment(tmp_path: Path) -> None:
     kinetics(tmp_path)
     write(tmp_path, f"train/{'a' * 11}.mp4", f"videos/Title of it [{'b' * 11}].webm", f"val/{stem('c')}.mp4")
