@@ -71,7 +71,7 @@ def _read_kinetics_sound(files: Files) -> Iterator[SourceClip]:
 
 
 def _edition(files: Files, classes: Collection[str]) -> str:
-    """Return which Kinetics this is: by the names of its lists or its root, but no smaller than its classes."""
+    """Return which Kinetics this is: as its lists or root are named, but no smaller than its classes."""
     names = " ".join((*files.tables, files.root.resolve().name)).lower()
     named = re.search("(?:kinetics|k)[-_]?([467]00)", names)
     counted = next(size for size in (400, 600, 700) if len(classes) <= size or size == 700)
