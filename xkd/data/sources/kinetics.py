@@ -71,10 +71,11 @@ def _read_kinetics_sound(files: Files) -> Iterator[SourceClip]:
 
 
 def _edition(files: Files, classes: Collection[str]) -> str:
-    """Return which Kinetics this is, by the names of its lists or its number of classes."""
-    named = re.findall("(?:kinetics|k)[-_]?([467]00)", " ".join(files.tables).lower())
+    """Return which Kinetics this is: as its lists or root are named, but no smaller than its classes."""
+    names = " ".join((*files.tables, files.root.resolve().name)).lower()
+    named = re.search("(?:kinetics|k)[-_]?([467]00)", names)
     counted = next(size for size in (400, 600, 700) if len(classes) <= size or size == 700)
-    return f"kinetics{named[0] if named else counted}"
+    return f"kinetics{max(counted, int(named[1]) if named else 0)}"
 
 
 _layout = partial(
