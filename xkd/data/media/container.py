@@ -82,9 +82,10 @@ class Damage:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded frame."""
+    """A decoded frame, or sound that could not be decoded."""
 
-    frame: Frame
+    frame: Frame | None
+    """None: the sound of a damaged packet."""
     time: int | None
     """Ticks from the start of the file's clock; None: the file does not say."""
     duration: int
@@ -104,6 +105,7 @@ class MediaFile:
             raise MediaError("no audio stream")
         self.damage = Damage()
         self._has_positions = False
+        self._has_delays = False
         self.has_display_times = container.format.name not in _WITHOUT_DISPLAY_TIMES
         self._streams = [stream for stream in (self.video, self.audio) if stream is not None]
         for stream in self._streams:
@@ -121,6 +123,16 @@ class MediaFile:
         self._clock = _Clock() if container.format.name in _RESTARTING_CLOCK else None
         self.announced = self._read_duration()
         """Duration in ticks that the file's header announces; None: it does not, or FFmpeg estimates it."""
+
+    @property
+    def is_in_decoding_order(self) -> bool:
+        """Whether the times of the video are those of decoding, which B-frames bring out of order.
+
+        So they are in containers that store no others, and where a muxer wrote them as the times of display.
+        """
+        if not self.has_display_times:
+            return True
+        return not self._has_delays and self.video is not None and self.video.codec_context.has_b_frames
 
     @property
     def pixel_aspect(self) -> Fraction:
@@ -181,13 +193,14 @@ class MediaFile:
                 failed += 1
 
     def _decode(self, stream: VideoStream | AudioStream, packet: Packet[Any] | None) -> Iterator[Decoded]:
-        is_video = stream.type == "video"
+        is_video, base = stream.type == "video", _base(stream)
         if packet is not None:
             self._has_positions |= packet.pos is not None
             # Times of packets without a place in the file are FFmpeg's, counted from the packet before: at
             # the sample rate that the stream began with.
             stored = packet.pos is not None or not self._has_positions
             time = packet.pts if self.has_display_times or not is_video else packet.dts
+            self._has_delays |= is_video and packet.pts != packet.dts
             packet.opaque = (time, packet.duration or 0, stored)
         try:
             frames: Sequence[Frame] = stream.codec_context.decode(packet)
@@ -196,8 +209,9 @@ class MediaFile:
                 self.damage.video_packets += 1
             else:
                 self.damage.audio_packets += 1
+                if packet is not None:
+                    yield Decoded(None, None, to_ticks(packet.duration or 0, base))
             return
-        base = _base(stream)
         for frame in frames:
             origin: Any = frame.opaque
             time, duration, stored = (frame.pts, 0, True) if origin is None else origin

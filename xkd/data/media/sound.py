@@ -32,7 +32,7 @@ class SoundTrack:
     def __init__(self, sample_rate: int, *, has_times: bool) -> None:
         self._rate = sample_rate
         self._tolerance = _TOLERANCE if has_times else _TOLERANCE_AVI
-        self._waiting: deque[tuple[AudioFrame, int | None]] = deque()
+        self._waiting: deque[tuple[AudioFrame | None, int | None, int]] = deque()
         self._resampler: av.AudioResampler | None = None
         self._format: tuple[str, str, int] | None = None
         self._parts: list[tuple[int, list[NDArray[np.int16]]]] = []
@@ -40,9 +40,14 @@ class SoundTrack:
         self._start, self._count = 0, 0
         """Of the last part: where it starts, and the number of its frames' samples."""
 
-    def add(self, frame: AudioFrame, time: int | None) -> None:
-        """Add the next frame and its time, ticks; None: unknown."""
-        self._waiting.append((frame, time))
+    def add(self, frame: AudioFrame | None, time: int | None, duration: int) -> None:
+        """Add the next frame and its time, ticks; None: unknown.
+
+        A frame of None stands for sound that could not be decoded, of this duration, ticks.
+        """
+        if frame is not None:
+            duration = to_ticks(frame.samples, Fraction(1, frame.sample_rate))
+        self._waiting.append((frame, time, duration))
         if len(self._waiting) == _AHEAD:
             self._place()
 
@@ -76,30 +81,41 @@ class SoundTrack:
 
     def _place(self) -> None:
         """Append the next frame where the sound ends, or start a part where the times say so."""
-        frame, time = self._waiting[0]
-        form = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if form != self._format or (time is not None and abs(time - self._end()) > self._tolerance):
-            expected, apart = self._end(), []
-            for later, known in self._waiting:
-                if known is not None:
-                    apart.append(known - expected)
-                expected += to_ticks(later.samples, Fraction(1, later.sample_rate))
-            if form != self._format or min(apart) > self._tolerance or max(apart) < -self._tolerance:
-                self._flush()
-                self._start, self._count = self._end() + (median_low(apart) if apart else 0), 0
-                self._parts.append((self._start, []))
-                self._format = form
-                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self._rate)
+        frame, time, duration = self._waiting[0]
+        if frame is None:
+            self._flush()
+            self._start, self._count = self._end() + duration, 0
+        else:
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            late = time is not None and abs(time - self._end()) > self._tolerance
+            if late or form != self._format or self._resampler is None:
+                self._start_part(form)
+            self._count += frame.samples
+            frame.pts = None  # the resampler counts samples by itself
+            self._resample(frame)
         self._waiting.popleft()
-        self._count += frame.samples
-        frame.pts = None  # the resampler counts samples by itself
-        self._resample(frame)
+
+    def _start_part(self, form: tuple[str, str, int]) -> None:
+        """Start a part at the time that the next frames agree on, if it is not the end of the last part."""
+        expected, apart = self._end(), []
+        for _, time, duration in self._waiting:
+            if time is not None:
+                apart.append(time - expected)
+            expected += duration
+        jumps = bool(apart) and (min(apart) > self._tolerance or max(apart) < -self._tolerance)
+        if form == self._format and not jumps and self._resampler is not None:
+            return
+        self._flush()
+        moved = median_low(apart) if apart and (jumps or form != self._format) else 0
+        self._start, self._count = self._end() + moved, 0
+        self._parts.append((self._start, []))
+        self._format = form
+        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self._rate)
 
     def _end(self) -> int:
         """Return where the sound so far ends, ticks."""
-        if self._format is None:
-            return 0
-        return self._start + to_ticks(self._count, Fraction(1, self._format[2]))
+        rate = self._format[2] if self._format is not None else self._rate
+        return self._start + to_ticks(self._count, Fraction(1, rate))
 
     def _flush(self) -> None:
         """Finish the last part."""

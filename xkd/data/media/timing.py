@@ -33,34 +33,45 @@ class DisplayTimes:
 
     Args:
         step: usual distance of two frames, ticks.
-        sort: the times are those of decoding: the n-th frame displayed has the n-th of them. FFmpeg's own
-            guess is late by the decoder's delay, which packed B-frames do not have.
     """
 
-    def __init__(self, step: int, *, sort: bool) -> None:
-        self._step, self._sort = step, sort
+    def __init__(self, step: int) -> None:
+        self._step = step
         self._frames: deque[tuple[VideoFrame, int]] = deque()
         self._decoded: list[int] = []
         self._times: deque[int | None] = deque()
         self._last: int | None = None
 
-    def add(self, frame: VideoFrame, time: int | None, duration: int) -> Iterator[Shown]:
-        """Add the next frame; yield those whose times are now certain."""
+    def add(self, frame: VideoFrame, time: int | None, duration: int, *, sort: bool) -> Iterator[Shown]:
+        """Add the next frame; yield those whose times are now certain.
+
+        Args:
+            frame: a decoded frame.
+            time: its time, ticks; None: unknown.
+            duration: ticks, as the file says; 0: unknown.
+            sort: the times are those of decoding: the n-th frame displayed has the n-th of them. FFmpeg's own
+                guess is late by the decoder's delay, which packed B-frames do not have.
+        """
         self._frames.append((frame, duration))
-        if self._sort and time is not None:
+        if sort and time is not None:
             heapq.heappush(self._decoded, time)
             if len(self._decoded) > _REORDERED:
                 self._times.append(heapq.heappop(self._decoded))
         else:
+            self._release()
             self._times.append(time)
         while len(self._times) > _AHEAD:
             yield self._next()
 
     def finish(self) -> Iterator[Shown]:
         """Yield the remaining frames."""
-        self._times.extend(sorted(self._decoded))
+        self._release()
         while self._frames:
             yield self._next()
+
+    def _release(self) -> None:
+        self._times.extend(sorted(self._decoded))
+        self._decoded.clear()
 
     def _next(self) -> Shown:
         time, following = self._times[0], self._times[1] if len(self._times) > 1 else None

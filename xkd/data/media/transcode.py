@@ -72,7 +72,7 @@ def transcode(
                 if isinstance(decoded.frame, VideoFrame):
                     video.add(decoded.frame, decoded.time, decoded.duration)
                 else:
-                    sound.add(decoded.frame, decoded.time)
+                    sound.add(decoded.frame, decoded.time, decoded.duration)
             mp4 = video.finish()
         samples = sound.samples(start, end, file.announced)
     heard = to_ticks(len(samples), Fraction(1, sample_rate))
@@ -121,7 +121,7 @@ class _Video:
             None if end is None else end - start,
         )
         self._max_fps = None if max_fps is None else Fraction(max_fps).limit_denominator(1000)
-        self._times = DisplayTimes(self._step, sort=not file.has_display_times)
+        self._file, self._times = file, DisplayTimes(self._step)
         rate = rate if self._max_fps is None else min(rate, self._max_fps)
         self._writer = VideoWriter(short_side, file.pixel_aspect, rate)
         self._before: VideoFrame | None = None
@@ -135,7 +135,7 @@ class _Video:
 
     def add(self, frame: VideoFrame, time: int | None, duration: int) -> None:
         """Add the next decoded frame."""
-        for shown in self._times.add(frame, time, duration):
+        for shown in self._times.add(frame, time, duration, sort=self._file.is_in_decoding_order):
             self._show(shown)
 
     def finish(self) -> bytes | None:
