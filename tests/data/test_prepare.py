@@ -194,6 +194,15 @@ def test_audio_dataset_has_no_video(tmp_path: Path) -> None:
     assert clips[0].duration == 2.0
 
 
+def test_classes_of_which_all_clips_are_missing_are_recorded(root: Path, tmp_path: Path) -> None:
+    source = copy_of(root, tmp_path / "source")
+    for path in source.rglob("playing_organ/*"):
+        path.unlink()
+    prepare(source, tmp_path / "out", resolve(CONFIG, None, ["allow_missing=true"]))
+    found = PreparedDataset.open(tmp_path / "out")
+    assert (found.classes, found.lost_classes, found.missing) == (("clapping",), ("playing organ",), 4)
+
+
 def test_interrupted_run_is_resumed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SHARD_CLIPS", 3)
     whole = prepare(root, tmp_path / "whole", CONFIG)

@@ -114,10 +114,12 @@ def test_a_class_without_training_clips_is_named(
     lost = [row for row in rows if not (",train," in row and ",jump," in row)]
     assert len(lost) < len(rows)
     (data / "manifest.csv").write_text("".join(lost))
+    about = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(about | {"lost_classes": ["dance"]}))
     score = evaluate(run, data, task("video", "raw"), tmp_path / "scores")
-    assert score.untrained == ["jump"]
+    assert score.untrained == ["dance", "jump"]
     assert score.per_class["jump"] == 0
-    assert f"{score.name}: no training clips of jump\n" in capsys.readouterr().err
+    assert f"{score.name}: no training clips of dance, jump\n" in capsys.readouterr().err
     assert evaluate(run, prepared, task("video", "raw"), tmp_path / "whole").untrained == []
 
 

@@ -107,7 +107,8 @@ class Score:
     per_class: dict[str, float | None]
     """Recall of each class, or for ``map`` its average precision; None for a class without test clips."""
     untrained: list[str] = field(default_factory=list)
-    """Classes without training clips, all skipped or missing: their test clips cannot be recognized."""
+    """Classes without training clips, all skipped or missing: their test clips cannot be recognized. Those
+    that have no clips at all are not in `classes`."""
     top5: float | None = None
     """Share of clips whose class is among the five likeliest; None for ``map`` and for few classes."""
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)

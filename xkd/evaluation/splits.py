@@ -31,7 +31,8 @@ class Splits(NamedTuple):
     def untrained(self) -> list[str]:
         """The classes without training clips: all were skipped or missing, or lack the modality."""
         trained = {label for clip in self.train for label in clip.labels}
-        return [name for name in self.dataset.classes if name not in trained]
+        known = (*self.dataset.classes, *self.dataset.lost_classes)
+        return sorted(name for name in known if name not in trained)
 
     def hold_out(self, modality: Modality, seed: int) -> tuple[list[Clip], list[Clip]]:
         """Divide the training clips into those to train on and those to choose an epoch on.

@@ -99,6 +99,8 @@ class PreparedDataset:
     """Clips of which a part could not be decoded (damaged.csv has the parts)."""
     missing: int = 0
     """Clips whose files were missing (also in skipped.csv)."""
+    lost_classes: tuple[str, ...] = ()
+    """Labels of missing clips that no other clip has, and which are therefore not in `classes`."""
     origin: Mapping[str, str] | None = None
     """The registry that the source was fetched from: ``repo``, the commit ``rev``, DVC's ``hash``."""
 
@@ -119,7 +121,8 @@ class PreparedDataset:
             fields = ("name", "revision", "settings", "skipped", "damaged", "origin")
             same = {name: values[name] for name in fields}
             classes, missing = tuple(values["classes"]), values["absent"]
-            dataset = cls(root=root, classes=classes, clips=clips, missing=missing, **same)
+            lost = tuple(values.get("lost_classes", ()))
+            dataset = cls(root=root, classes=classes, clips=clips, missing=missing, lost_classes=lost, **same)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
         except (KeyError, TypeError, ValueError) as error:
@@ -154,6 +157,7 @@ class PreparedDataset:
             "skipped": self.skipped,
             "damaged": self.damaged,
             "absent": self.missing,
+            "lost_classes": list(self.lost_classes),
             "settings": dict(self.settings),
         }
         write_text(self.root / DATASET, json.dumps(values, indent=1) + "\n")

@@ -175,11 +175,15 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Re
     write_table(out / "damaged.csv", ("clip", "damage"), damaged)
     missing = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
     write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *missing])
+    classes, absent = (
+        {label for clip in clips for label in clip.labels} for clips in (dataset.clips, dataset.missing)
+    )
     prepared = PreparedDataset(
         root=out,
         name=dataset.name,
         revision=dataset.revision,
-        classes=tuple(sorted({label for clip in dataset.clips for label in clip.labels})),
+        classes=tuple(sorted(classes)),
+        lost_classes=tuple(sorted(absent - classes)),
         clips=tuple(map(Clip.from_row, rows)),
         settings=config.settings,
         skipped=len(skipped),
