@@ -19,7 +19,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from xkd.data.media.clock import SECOND, to_ticks
+from xkd.data.media.clock import SECOND, IndexClock, RestartingClock, to_ticks
 
 Content = Path | io.BytesIO
 """A source file: its path or its bytes."""
@@ -39,8 +39,6 @@ _ANNOUNCE_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", 
 """Containers whose headers tell the duration; FFmpeg estimates that of others."""
 _WIDEST = 10
 """Pixels that are wider or narrower by more are a mistake of the file."""
-_STEP_BACK, _STEP_AHEAD = SECOND, 10 * SECOND
-"""Ticks by which a clock jumps back within a stream, or ahead of all streams, where it restarts."""
 _REORDERED = SECOND
 """Ticks by which a stream's packets are read before an earlier frame is displayed, at most."""
 _NO_MOTION = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
@@ -118,9 +116,15 @@ class MediaFile:
             for stream in self._streams
             if stream.start_time is not None
         ]
-        # AVI stores no times: frames are counted from 0, and FFmpeg's start may include the decoder's delay.
-        self._origin = 0 if container.format.name == "avi" else max(0, min(starts, default=0))
-        self._clock = _Clock() if container.format.name in _RESTARTING_CLOCK else None
+        # Frames before 0 are there only to decode others.
+        self._origin = max(0, min(starts, default=0))
+        self._clock: IndexClock | RestartingClock | None = None
+        if container.format.name in _RESTARTING_CLOCK:
+            # FFmpeg gives negative times where the clock is about to start again from 0.
+            self._origin, self._clock = min(starts, default=0), RestartingClock()
+        elif container.format.name == "avi":
+            # Frames are counted from 0, and FFmpeg's start may include the decoder's delay.
+            self._origin, self._clock = 0, IndexClock(self._streams)
         self.announced = self._read_duration()
         """Duration in ticks that the file's header announces; None: it does not, or FFmpeg estimates it."""
 
@@ -153,6 +157,11 @@ class MediaFile:
         """
         beyond: set[int] = set()
         for packet in self._packets():
+            lost = 0 if self._clock is None else self._clock.correct(packet)
+            if lost:
+                self.damage.reads += 1
+                if packet.stream.type == "audio":
+                    yield Decoded(None, None, lost)
             if end is not None and packet.dts is not None:
                 time = to_ticks(packet.dts, packet.time_base) - self._origin
                 beyond |= {packet.stream_index} if time > end + _REORDERED else set()
@@ -165,10 +174,15 @@ class MediaFile:
     def _read_duration(self) -> int | None:
         if self._container.format.name not in _ANNOUNCE_DURATION:
             return None
-        ends = [
-            to_ticks((stream.start_time or 0) + stream.duration, _base(stream))
+        # Of an AVI that breaks off, FFmpeg shortens the duration, but not the number of frames.
+        durations = [
+            stream.frames if self._container.format.name == "avi" else stream.duration
             for stream in self._streams
-            if stream.duration is not None
+        ]
+        ends = [
+            to_ticks((stream.start_time or 0) + duration, _base(stream))
+            for stream, duration in zip(self._streams, durations, strict=True)
+            if duration
         ]
         if len(ends) == len(self._streams):
             return max(ends) - self._origin
@@ -176,7 +190,7 @@ class MediaFile:
         return None if whole is None else to_ticks(whole, Fraction(1, av.time_base))
 
     def _packets(self) -> Iterator[Packet[Any]]:
-        """Read packets on one clock, and read on behind parts of the container that are damaged."""
+        """Read packets, and read on behind parts of the container that are damaged."""
         failed = 0
         while self._streams and failed < _MAX_FAILED_READS:
             try:
@@ -184,8 +198,6 @@ class MediaFile:
                     failed = 0
                     # An empty packet, as AVI has for a repeated picture, would flush the decoder.
                     if packet.size:
-                        if self._clock is not None:
-                            self._clock.correct(packet)
                         yield packet
                 return
             except (av.error.FFmpegError, OSError):
@@ -222,29 +234,6 @@ class MediaFile:
                 time = frame.pts if stored else None
             ticks = None if time is None else to_ticks(time, base) - self._origin
             yield Decoded(frame, ticks, to_ticks(duration, base))
-
-
-class _Clock:
-    """A clock that continues where the one of the file restarts."""
-
-    def __init__(self) -> None:
-        self.offset = 0
-        self.ends: dict[int, int] = {}
-
-    def correct(self, packet: Packet[Any]) -> None:
-        """Move a packet's times behind what was read before if the file's clock restarts there."""
-        if packet.dts is None:
-            return
-        base = packet.time_base
-        time = to_ticks(packet.dts, base) + self.offset
-        latest = max(self.ends.values(), default=time)
-        if time < self.ends.get(packet.stream_index, time) - _STEP_BACK or time > latest + _STEP_AHEAD:
-            self.offset += latest - time
-            time = latest
-        self.ends[packet.stream_index] = time + to_ticks(packet.duration or 0, base)
-        moved = round(self.offset / (base * SECOND))
-        packet.dts += moved
-        packet.pts = None if packet.pts is None else packet.pts + moved
 
 
 @contextmanager
