@@ -17,6 +17,9 @@ from xkd.data.synthetic.miniatures import generate_miniature
 # the same work would not give the same bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# Helps and progress bars are compared as they are where nothing is known of a terminal.
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "GITHUB_ACTIONS", "NO_COLOR", "PY_COLORS"):
+    os.environ.pop(name, None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A script's background job ignores it, and would pass that on to the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,12 @@ def test_the_live_view_follows_the_run_until_it_ends(run: Path) -> None:
     path = run / "metrics.jsonl"
     path.write_text(json.dumps(row(7, 2.0)) + "\n")
     screen, terminal = pty.openpty()
-    with subprocess.Popen(
-        [XKD, "watch", str(run)], stdout=terminal, stderr=terminal, env=os.environ | {"COLUMNS": "120"}
-    ) as watching:
+    command, environment = [XKD, "watch", str(run)], os.environ | {"COLUMNS": "120", "TERM": "xterm"}
+    with (
+        subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as watching,
+        ExitStack() as cleanup,
+    ):
+        cleanup.callback(watching.kill)  # or a failure below would wait for it forever
         os.close(terminal)
         shown = read_until(screen, "step 7 of 28")
         with path.open("a") as file:
@@ -99,13 +103,13 @@ def test_the_live_view_follows_the_run_until_it_ends(run: Path) -> None:
         verdict = {"verdict": "healthy", "reason": "as it ended", "step": 28}
         write_text(run / "verdict.json", json.dumps(verdict))  # atomically, as runs do
         shown += read_until(screen, "as it ended")
-        assert watching.wait(timeout=20) == 0
+        assert watching.wait(timeout=60) == 0
     os.close(screen)
     assert "Traceback" not in shown
 
 
 def read_until(screen: int, text: str) -> str:
-    shown, end = "", time.monotonic() + 30
+    shown, end = "", time.monotonic() + 60
     while text not in shown:
         assert time.monotonic() < end, shown
         if select.select([screen], [], [], 0.2)[0]:

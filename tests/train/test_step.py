@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +64,7 @@ def test_precision_follows_the_device() -> None:
 
 
 @pytest.mark.system
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
 def test_compiled_blocks_compute_the_same() -> None:
     compiled = with_run(precision="fp32", compile=True)
     assert_near(one_step(compiled), one_step(with_run(precision="fp32")), 1e-4)
