@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.data.films import SIZE, VIDEO, Sound, Video, noise, prepare_film, write_film
 from tests.data.samples import RATE, picture
-from xkd.data.media.container import MediaError
+from xkd.data.media.damage import MediaError
 from xkd.data.media.picture import find_flips
 from xkd.data.media.prepared import encode_wav, read_video
 

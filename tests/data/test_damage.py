@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.data.films import Prepared, Sound, Video, prepare_film, write_film
-from xkd.data.media.container import MediaError
+from tests.data.samples import FPS, write_video
+from xkd.data.media.damage import MediaError
 
 KINDS = {
     "mp4": (Video(), Sound()),
@@ -158,3 +159,10 @@ def test_damaged_packets_are_counted(films: Callable[[str], Path], tmp_path: Pat
 def test_a_whole_file_is_not_damaged(films: Callable[[str], Path]) -> None:
     for suffix in KINDS:
         assert str(prepare_film(films(suffix)).whole.damage) == ""
+
+
+def test_a_picture_hours_behind_the_others_has_a_wrong_time(tmp_path: Path) -> None:
+    times = [*(number / FPS for number in range(32)), 5000.0]
+    found = prepare_film(write_video(tmp_path / "a.mkv", times=times, audio=False)).whole
+    assert found.seconds == pytest.approx(2.0, abs=0.1)
+    assert str(found.damage).startswith("1 unreadable part")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.data.samples import FPS, RATE, decode, frame_numbers, ramp, write_video
 from xkd.config import ClipConfig
-from xkd.data.media.container import MediaError
+from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import WAV_HEADER, encode_wav, read_video, to_waveform
 from xkd.data.media.transcode import transcode
 from xkd.data.transforms.logmel import LogMel

@@ -133,7 +133,7 @@ def test_a_stream_of_sound_without_packets_is_no_sound(suffix: str, tmp_path: Pa
 
 def place(parts: list[tuple[float | None, float, float, int, str]], **known: Any) -> np.ndarray[Any, Any]:
     """Return the sound of parts of the film: time, start and end in the film, sample rate, layout."""
-    track = SoundTrack(RATE, has_times=known.pop("has_times", True))
+    track = SoundTrack(RATE, has_times=known.pop("has_times", True), length=known.get("length", 0))
     for time, start, end, rate, layout in parts:
         count = round((end - start) * rate)
         for first in range(0, count, 480):
@@ -145,7 +145,7 @@ def place(parts: list[tuple[float | None, float, float, int, str]], **known: Any
             if at is not None and "jitter" in known:
                 at += known["jitter"][first // 480 % len(known["jitter"])]
             track.add(frame, None if at is None else round(at * SECOND), 0)
-    return track.samples(0, known.get("end"), known.get("announced"))
+    return track.samples(0, known.get("end"))
 
 
 def test_jitter_does_not_cut_the_sound() -> None:
@@ -182,6 +182,6 @@ def test_what_begins_before_the_file_is_cut() -> None:
 
 def test_a_time_far_behind_the_announced_duration_is_wrong() -> None:
     parts = [(0.0, 0, 1, 16_000, "mono"), (5000.0, 1, 2, 16_000, "mono")]
-    assert len(place(list(parts), announced=2 * SECOND)) == RATE
+    assert len(place(list(parts), length=2 * SECOND)) == RATE
     short = [(0.0, 0, 1, 16_000, "mono"), (30.0, 1, 2, 16_000, "mono")]
-    assert len(place(list(short), announced=2 * SECOND)) == 31 * RATE
+    assert len(place(list(short), length=2 * SECOND)) == 31 * RATE

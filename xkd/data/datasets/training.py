@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from xkd.config import PretrainConfig, check_division
-from xkd.data.media.container import MediaError
+from xkd.data.media.damage import MediaError
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params

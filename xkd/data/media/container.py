@@ -20,6 +20,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from xkd.data.media.clock import SECOND, IndexClock, RestartingClock, to_ticks
+from xkd.data.media.damage import Damage, MediaError
+from xkd.io import one_line
 
 Content = Path | io.BytesIO
 """A source file: its path or its bytes."""
@@ -52,30 +54,6 @@ _FOR_SOME = (
 )
 _MAX_FAILED_READS = 100_000
 """Failed reads in a row after which the rest of a file is considered lost."""
-
-
-class MediaError(Exception):
-    """A file that cannot be decoded. It is counted and skipped, and alone never stops a run."""
-
-
-@dataclass
-class Damage:
-    """The parts of a file that could not be decoded; as text, empty if all could."""
-
-    video_packets: int = 0
-    """Undecodable packets and incomplete pictures."""
-    audio_packets: int = 0
-    reads: int = 0
-    """Places where the container could not be read."""
-    missing: float = 0.0
-    """Seconds that the file announces, but does not hold."""
-
-    def __str__(self) -> str:
-        counts = ((self.video_packets, "picture"), (self.audio_packets, "audio packet"))
-        parts = [f"{count} damaged {what}{'s' * (count > 1)}" for count, what in counts if count]
-        parts += [f"{self.reads} unreadable part{'s' * (self.reads > 1)}"] * bool(self.reads)
-        parts += [f"ends {self.missing:.1f} s early"] * bool(self.missing)
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -125,6 +103,8 @@ class MediaFile:
         elif container.format.name == "avi":
             # Frames are counted from 0, and FFmpeg's start may include the decoder's delay.
             self._origin, self._clock = 0, IndexClock(self._streams)
+        self.length = to_ticks(container.duration or 0, Fraction(1, av.time_base))
+        """Duration in ticks, perhaps FFmpeg's estimate; 0: unknown."""
         self.announced = self._read_duration()
         """Duration in ticks that the file's header announces; None: it does not, or FFmpeg estimates it."""
 
@@ -186,8 +166,7 @@ class MediaFile:
         ]
         if len(ends) == len(self._streams):
             return max(ends) - self._origin
-        whole = self._container.duration
-        return None if whole is None else to_ticks(whole, Fraction(1, av.time_base))
+        return self.length or None
 
     def _packets(self) -> Iterator[Packet[Any]]:
         """Read packets, and read on behind parts of the container that are damaged."""
@@ -200,6 +179,8 @@ class MediaFile:
                     if packet.size:
                         yield packet
                 return
+            except IndexError:
+                pass  # a packet of a stream that began only now
             except (av.error.FFmpegError, OSError):
                 self.damage.reads += failed == 0
                 failed += 1
@@ -242,25 +223,25 @@ def open_container(content: Content) -> Iterator[InputContainer]:
 
     Only the file itself is read, and only as one of the containers that hold video or sound.
     """
-    if isinstance(content, io.BytesIO):
-        content.seek(0)
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
     try:
-        file = av.open(
-            content if isinstance(content, io.BytesIO) else f"file:{content}",
-            "r",
-            metadata_errors="replace",
-            container_options=options,
-        )
-    except (av.error.ArgumentError, av.error.InvalidDataError):
+        if isinstance(content, Path):
+            content.open("rb").close()  # FFmpeg's errors below are then those of the content
+            name: str | io.BytesIO = f"file:{content}"
+        else:
+            content.seek(0)
+            name = content
+    except OSError as error:
+        raise MediaError(one_line(error)) from None
+    try:
+        file = av.open(name, "r", metadata_errors="replace", container_options=options)
+    except (av.error.FFmpegError, OSError, ValueError):
         raise MediaError("not a known container of video or sound, or its header is damaged") from None
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(_describe(error)) from None
     with file:
         try:
             yield file
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise MediaError(_describe(error)) from None
+            raise MediaError(f"damaged: {one_line(error)}") from None
 
 
 def _choose(streams: Sequence[_Stream]) -> _Stream | None:
@@ -275,9 +256,3 @@ def _choose(streams: Sequence[_Stream]) -> _Stream | None:
 
 def _base(stream: VideoStream | AudioStream) -> Fraction:
     return stream.time_base or Fraction(1, av.time_base)
-
-
-def _describe(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    lines = text.strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

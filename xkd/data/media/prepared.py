@@ -12,7 +12,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from xkd.data.media.container import MediaError, open_container
+from xkd.data.media.container import open_container
+from xkd.data.media.damage import MediaError
 from xkd.data.media.picture import TICKS
 
 WAV_HEADER = 44

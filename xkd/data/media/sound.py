@@ -12,6 +12,7 @@ from av.audio.frame import AudioFrame
 from numpy.typing import NDArray
 
 from xkd.data.media.clock import SECOND, to_count, to_ticks
+from xkd.data.media.damage import is_believable
 
 _AHEAD = 5
 """Frames that must agree on a gap or an overlap: one time alone may be imprecise."""
@@ -19,19 +20,24 @@ _TOLERANCE = SECOND * 4 // 1000
 """Ticks by which times may differ from the count of samples, as rounded and jittering times do."""
 _TOLERANCE_AVI = SECOND // 10
 """The same for AVI, which stores no times: FFmpeg's are those of the chunk that a frame begins in."""
-_LONGEST_SILENCE = 60 * SECOND
-"""Ticks of silence that are believed, even against the duration that the file announces."""
 
 
 class SoundTrack:
     """Mono sound at one sample rate, from decoded frames of any format and their times.
 
     A part is what frames of one format make up without a gap; each is resampled for itself.
+
+    Args:
+        sample_rate: samples per second.
+        has_times: whether the file stores times of the sound.
+        length: duration of the file, ticks; 0: unknown (`is_believable`).
     """
 
-    def __init__(self, sample_rate: int, *, has_times: bool) -> None:
-        self._rate = sample_rate
+    def __init__(self, sample_rate: int, *, has_times: bool, length: int) -> None:
+        self._rate, self._length = sample_rate, length
         self._tolerance = _TOLERANCE if has_times else _TOLERANCE_AVI
+        self.is_complete = True
+        """False after `samples` left out what lies behind an impossible time."""
         self._waiting: deque[tuple[AudioFrame | None, int | None, int]] = deque()
         self._resampler: av.AudioResampler | None = None
         self._format: tuple[str, str, int] | None = None
@@ -51,18 +57,15 @@ class SoundTrack:
         if len(self._waiting) == _AHEAD:
             self._place()
 
-    def samples(self, start: int, end: int | None, announced: int | None) -> NDArray[np.int16]:
-        """Return the samples (S,) from `start` to `end`, ticks, or to the end of the sound.
-
-        Silence of more than a minute that also leads beyond the file's `announced` duration is a wrong time:
-        what follows it is left out.
-        """
+    def samples(self, start: int, end: int | None) -> NDArray[np.int16]:
+        """Return the samples (S,) from `start` to `end`, ticks, or to the end of the sound."""
         while self._waiting:
             self._place()
         self._flush()
-        parts, last = [], 0
+        parts, last = [], start
         for begin, chunks in self._parts:
-            if announced is not None and begin > max(announced, last + _LONGEST_SILENCE):
+            if not is_believable(last, begin, self._length):
+                self.is_complete = False
                 break
             samples = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
             parts.append((to_count(begin - start, self._rate), samples))

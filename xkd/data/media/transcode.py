@@ -11,17 +11,12 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from xkd.data.media.clock import SECOND, to_ticks
-from xkd.data.media.container import Content, Damage, MediaError, MediaFile, open_container
+from xkd.data.media.container import Content, MediaFile, open_container
+from xkd.data.media.damage import Damage, MediaError, is_believable, is_heard
 from xkd.data.media.picture import VideoWriter
 from xkd.data.media.sound import SoundTrack
 from xkd.data.media.timing import DisplayTimes, Shown
 
-_SHORTEST = SECOND // 10
-"""Ticks of the shortest clip, and of the shortest sound that counts as one."""
-_SHORTEST_DAMAGED = SECOND
-"""Ticks that must be left of a damaged file, or half of what it announces."""
-_EARLY = SECOND // 2
-"""Ticks by which a file may end before the duration that it announces."""
 _SEGMENT_SLACK = 2 * SECOND
 """Ticks by which a file may be longer than a segment and still be that segment, not the whole video."""
 
@@ -66,7 +61,7 @@ def transcode(
         start, end = _bounds(file, segment)
         if start:
             file.seek(start)
-        sound = SoundTrack(sample_rate, has_times=file.has_display_times)
+        sound = SoundTrack(sample_rate, has_times=file.has_display_times, length=file.length)
         with closing(_Video(file, short_side, max_fps, start, end)) as video:
             for decoded in file.frames(end):
                 if isinstance(decoded.frame, VideoFrame):
@@ -74,25 +69,18 @@ def transcode(
                 else:
                     sound.add(decoded.frame, decoded.time, decoded.duration)
             mp4 = video.finish()
-        samples = sound.samples(start, end, file.announced)
+        samples = sound.samples(start, end)
+        file.damage.reads += not sound.is_complete
     heard = to_ticks(len(samples), Fraction(1, sample_rate))
     duration = video.duration if with_video else heard
     if not duration:
         raise MediaError(f"no {'video frames' if with_video else 'audio samples'}")
-    damage = file.damage
-    if file.announced is not None and end is None:
-        missing = file.announced - max(duration, heard)
-        damage.missing = missing / SECOND if missing > _EARLY else 0.0
-    whole = 2 * _SHORTEST_DAMAGED if file.announced is None else file.announced
-    if str(damage) and duration < min(_SHORTEST_DAMAGED, whole / 2):
-        raise MediaError(f"only {duration / SECOND:.2f} s are left: {damage}")
-    if duration < _SHORTEST:
-        raise MediaError(f"too short: {duration / SECOND:.3f} s")
+    file.damage.check(duration, max(duration, heard), file.announced if end is None else None)
     return Transcoded(
         video=mp4,
-        audio=samples if heard >= _SHORTEST else None,
+        audio=samples if is_heard(heard) else None,
         seconds=duration / SECOND,
-        damage=damage,
+        damage=file.damage,
     )
 
 
@@ -115,18 +103,15 @@ class _Video:
         rate = Fraction(25)
         if file.video is not None and file.video.average_rate:
             rate = file.video.average_rate
-        self._step, self._start, self._limit = (
-            round(SECOND / rate),
-            start,
-            None if end is None else end - start,
-        )
+        self._step = round(SECOND / rate)
+        self._start, self._limit = start, None if end is None else end - start
         self._max_fps = None if max_fps is None else Fraction(max_fps).limit_denominator(1000)
         self._file, self._times = file, DisplayTimes(self._step)
         rate = rate if self._max_fps is None else min(rate, self._max_fps)
         self._writer = VideoWriter(short_side, file.pixel_aspect, rate)
         self._before: VideoFrame | None = None
         self._slot = -1
-        self._end = 0
+        self._last, self._end, self._is_over = start, 0, False
 
     @property
     def duration(self) -> int:
@@ -156,7 +141,13 @@ class _Video:
             # The frame before it is displayed until the end.
             self._end = self._limit if self._end > 0 else 0
             return
-        self._end = max(0, time + (shown.duration or self._step))
+        last, self._last = self._last, shown.time
+        if self._is_over or not is_believable(last, shown.time, self._file.length):
+            self._file.damage.reads += not self._is_over
+            self._is_over = True
+            return
+        held = is_believable(shown.time, shown.time + shown.duration, self._file.length)
+        self._end = max(0, time + (shown.duration * held or self._step))
         if time < 0:
             self._before = shown.frame
             return

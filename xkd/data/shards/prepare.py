@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from xkd.config import Modality
 from xkd.config.overrides import STRICT
-from xkd.data.media.container import MediaError
+from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards.manifest import DATASET, OFFSETS, WRITER, Clip, PreparedDataset, write_table

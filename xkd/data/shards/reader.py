@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from xkd.config import Modality, PretrainConfig
-from xkd.data.media.container import MediaError
+from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import WAV_HEADER, read_video, to_waveform
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.params import Item
