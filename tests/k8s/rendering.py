@@ -30,6 +30,13 @@ def _renders() -> bool:
 
 needs_kubectl = pytest.mark.skipif(not _renders(), reason="kubectl 1.21 or later is not installed")
 
+
+def skip_module_without_kubectl() -> None:
+    """Skip a module whose every test renders manifests."""
+    if needs_kubectl.args[0]:
+        pytest.skip(needs_kubectl.kwargs["reason"], allow_module_level=True)
+
+
 # The labels of pods: a task has those that the pipeline gives, a training pod TorchX's and Volcano's too.
 TASK = {"app.kubernetes.io/part-of": "xkd"}
 TRAINING = TASK | {

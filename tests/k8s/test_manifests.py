@@ -11,15 +11,15 @@ from tests.k8s.rendering import (
     OVERLAYS,
     TASK,
     TRAINING,
-    needs_kubectl,
     of_kind,
     rendered,
     selects,
+    skip_module_without_kubectl,
 )
 from tests.k8s.schemas import is_custom, validate
 from tests.k8s.security import flaws
 
-pytestmark = needs_kubectl
+skip_module_without_kubectl()
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
 each_overlay = pytest.mark.parametrize("folder", OVERLAYS)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.k8s.rendering import TASK, TRAINING, needs_kubectl, of_kind, selects
+from tests.k8s.rendering import TASK, TRAINING, of_kind, selects, skip_module_without_kubectl
 
-pytestmark = needs_kubectl
+skip_module_without_kubectl()
 
 HOME = {"kubernetes.io/metadata.name": "xkd"}
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}

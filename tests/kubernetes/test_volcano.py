@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.rendering import TRAINING, of_kind, selects
+from tests.k8s.rendering import TRAINING, needs_kubectl, of_kind, selects
 from tests.k8s.schemas import validate
 from tests.k8s.security import flaws
 from xkd.config import PretrainConfig
@@ -139,6 +139,7 @@ def test_pods_have_shared_memory_a_scratch_volume_and_the_shared_claim() -> None
         assert pod["spec"]["securityContext"]["runAsUser"] == USER
 
 
+@needs_kubectl
 def test_the_pod_monitor_finds_the_first_pod() -> None:
     (monitor,) = of_kind("monitoring", "PodMonitor").values()
     first, second = pods(rendered())
@@ -154,6 +155,7 @@ def test_network_policies_select_the_pods() -> None:
     assert {name: labels[name] for name in given} == {name: TRAINING[name] for name in given}
 
 
+@needs_kubectl
 def test_the_claim_queue_and_account_exist_in_the_base() -> None:
     job = rendered()
     assert job["spec"]["queue"] in of_kind("base", "Queue")
