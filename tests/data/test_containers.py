@@ -55,6 +55,15 @@ def test_each_container_is_read_in_step(suffix: str, tmp_path: Path) -> None:
     assert not str(found.whole.damage)
 
 
+def test_a_file_that_begins_late_is_not_shorter_than_it_says(tmp_path: Path) -> None:
+    """The duration of a Matroska file may be counted from 0."""
+    film = write_film(tmp_path / "a.mkv", VIDEO, Sound(), options={"output_ts_offset": "100"})
+    found = prepare_film(film)
+    assert found.numbers == list(range(100))
+    assert found.whole.seconds == pytest.approx(4, abs=0.03)
+    assert not str(found.whole.damage)
+
+
 def cover() -> bytes:
     """Return a JPEG."""
     coder: Any = av.CodecContext.create("mjpeg", "w")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from tests.data.films import (
     SOUND,
+    VIDEO,
     Sound,
     Video,
     copy_film,
@@ -118,6 +120,25 @@ def test_a_segment_of_a_whole_video_is_cut_from_it(suffix: str, tmp_path: Path) 
         assert time == pytest.approx(shown[number], abs=1e-3)
     assert len(part.numbers) in (37, 38, 39)
     assert abs(part.sound_error - (lead - 2.49)) < 1e-3
+
+
+@pytest.mark.parametrize("start", [1.0, 1.01, 1.03])
+def test_a_cut_between_two_pictures_keeps_pictures_and_sound_in_step(start: float, tmp_path: Path) -> None:
+    """Cut without encoding: an edit list begins while a picture is displayed, which FFmpeg drops."""
+    film = write_film(tmp_path / "a.mp4", VIDEO, SOUND)
+    data = bytearray(film.read_bytes())
+    with av.open(str(film)) as file:
+        scales = [(stream.time_base or Fraction(1)).denominator for stream in file.streams]
+    place = 0
+    for scale in scales:
+        place = data.index(b"elst", place) + 16
+        (first,) = struct.unpack_from(">i", data, place)
+        struct.pack_into(">i", data, place, first + round(start * scale))
+    film.write_bytes(data)
+    found = prepare_film(film)
+    assert found.numbers == list(range(25 if start == 1 else 26, 100))
+    assert abs(found.picture_error + start) < 1e-3
+    assert abs(found.sound_error + start) < 1e-3
 
 
 def show(times: list[int | None], *, sort: bool = False, step: int = 40) -> list[int]:

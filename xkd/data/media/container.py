@@ -80,6 +80,8 @@ class MediaFile:
         if self.video is None and self.audio is None:
             raise MediaError("no audio stream")
         self.damage = Damage()
+        self.picture_delay = 0
+        """Ticks by which pictures are displayed later than FFmpeg says."""
         self._has_positions = False
         self._has_delays = False
         self.has_display_times = container.format.name not in _WITHOUT_DISPLAY_TIMES
@@ -166,7 +168,8 @@ class MediaFile:
         ]
         if len(ends) == len(self._streams):
             return max(ends) - self._origin
-        return self.length or None
+        # Where the file begins later, its duration may be counted from 0.
+        return max(0, self.length - self._origin) or None
 
     def _packets(self) -> Iterator[Packet[Any]]:
         """Read packets, and read on behind parts of the container that are damaged."""
@@ -214,16 +217,19 @@ class MediaFile:
                 # A frame's time is that of its first sample behind what the encoder's delay cut off.
                 time = frame.pts if stored else None
             ticks = None if time is None else to_ticks(time, base) - self._origin
+            if ticks is not None and is_video:
+                ticks += self.picture_delay
             yield Decoded(frame, ticks, to_ticks(duration, base))
 
 
 @contextmanager
-def open_container(content: Content) -> Iterator[InputContainer]:
+def open_container(content: Content, **settings: str) -> Iterator[InputContainer]:
     """Open a file to read; its errors, and those of encoding it, become a `MediaError`.
 
-    Only the file itself is read, and only as one of the containers that hold video or sound.
+    Only the file itself is read, and only as one of the containers that hold video or sound. `settings` are
+    FFmpeg's, of the container.
     """
-    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file", **settings}
     try:
         if isinstance(content, Path):
             content.open("rb").close()  # FFmpeg's errors below are then those of the content

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xkd.data.media.clock import SECOND, to_ticks
 from xkd.data.media.container import Content, MediaFile, open_container
 from xkd.data.media.damage import Damage, MediaError, is_believable, is_heard
+from xkd.data.media.edits import find_picture_delay
 from xkd.data.media.picture import VideoWriter
 from xkd.data.media.sound import SoundTrack
 from xkd.data.media.timing import DisplayTimes, Shown
@@ -58,6 +59,7 @@ def transcode(
     """
     with open_container(content) as container:
         file = MediaFile(container, with_video=with_video)
+        file.picture_delay = find_picture_delay(content, file.video)
         start, end = _bounds(file, segment)
         if start:
             file.seek(start)
