@@ -58,6 +58,21 @@ def test_an_overlap_is_cut(tmp_path: Path) -> None:
     assert max(abs(late - found.times[0]) for late in found.late.values()) < 1.5e-3
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("oga", "flac"), ("opus", "libopus")])
+def test_joined_ogg_files_are_heard_one_after_the_other(suffix: str, codec: str, tmp_path: Path) -> None:
+    """Ogg files may follow each other in one file; each has its own clock."""
+    data = b""
+    for part in range(2):
+        sound = Sound(codec, 48_000, start=2.0 * part, end=2.0 * part + 2)
+        data += write_film(tmp_path / f"{part}.{suffix}", None, sound).read_bytes()
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(data)
+    found = prepare_film(path, with_video=False)
+    assert found.whole.seconds == pytest.approx(4, abs=0.01)
+    assert len(found.late) >= 18
+    assert abs(found.sound_error) < 0.01
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov", "webm"])
 def test_sound_that_begins_later_begins_later(suffix: str, tmp_path: Path) -> None:
     sound = Sound("libopus" if suffix == "webm" else "aac", 48_000, start=0.7)

@@ -23,7 +23,7 @@ from tests.data.films import (
     write_film,
     write_packed,
 )
-from xkd.data.media.clock import SECOND
+from xkd.data.media.clock import SECOND, RestartingClock
 from xkd.data.media.timing import DisplayTimes, rising
 
 PCM = Sound("pcm_s16le")
@@ -120,6 +120,29 @@ def test_a_segment_of_a_whole_video_is_cut_from_it(suffix: str, tmp_path: Path) 
         assert time == pytest.approx(shown[number], abs=1e-3)
     assert len(part.numbers) in (37, 38, 39)
     assert abs(part.sound_error - (lead - 2.49)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("stored", "corrected"),
+    [
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+        ([0, 1, 2, 0, 1], [0, 1, 2, 3, 4]),
+        ([0, 1, 500, 501, 0], [0, 1, 2, 3, 4]),
+        ([0, 1, 2, 8, 9], [0, 1, 2, 8, 9]),
+        # A damaged time.
+        ([0, 1, 900, 3, 4], [0, 1, 2, 3, 4]),
+        ([5, 6, 1, 8, 9], [5, 6, 7, 8, 9]),
+    ],
+)
+def test_only_a_clock_that_restarts_is_moved(stored: list[int], corrected: list[int]) -> None:
+    clock, found = RestartingClock(), []
+    for time in stored:
+        packet: Any = av.Packet(b"packet")
+        packet.time_base, packet.duration = Fraction(1, 90_000), 90_000
+        packet.dts = packet.pts = time * 90_000
+        assert clock.correct(packet) == 0
+        found.append(packet.pts / 90_000)
+    assert found == corrected
 
 
 @pytest.mark.parametrize("start", [1.0, 1.01, 1.03])

@@ -46,10 +46,14 @@ class RestartingClock:
         stream, base = packet.stream_index, packet.time_base
         stored, recording = to_ticks(packet.dts, base), self._recordings.get(packet.stream_index, 0)
         latest = max(self._ends.values(), default=stored)
-        earliest = self._ends.get(stream, latest - _STEP_AHEAD) - _STEP_BACK
-        while not earliest <= stored + self._offsets[recording] <= latest + _STEP_AHEAD:
-            recording += 1
-            if recording == len(self._offsets):
+        end, back = self._ends.get(stream, latest), _STEP_BACK if stream in self._ends else _STEP_AHEAD
+        if abs(stored + self._offsets[recording] - end) > back:
+            # It has followed another stream to another recording, or one time was damaged, or begins another.
+            near = [n for n, offset in enumerate(self._offsets) if abs(stored + offset - end) <= back]
+            if near:
+                recording = near[-1]
+            elif not end - back <= stored + self._offsets[recording] <= latest + _STEP_AHEAD:
+                recording = len(self._offsets)
                 self._offsets.append(latest - stored)
         offset = self._offsets[recording]
         self._recordings[stream] = recording

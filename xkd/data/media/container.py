@@ -35,7 +35,7 @@ _CONTAINERS = (
 """FFmpeg's names of the containers that are opened: no still images, and no texts that name other files."""
 _WITHOUT_DISPLAY_TIMES = ("avi", "asf", "mpegvideo", "m4v")
 """Containers that store the times of decoding only; FFmpeg's times of display are guesses there."""
-_RESTARTING_CLOCK = ("mpegts", "mpeg")
+_RESTARTING_CLOCK = ("mpegts", "mpeg", "ogg")
 """Containers whose clock may restart, as where recordings were joined."""
 _ANNOUNCE_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "wav", "flac")
 """Containers whose headers tell the duration; FFmpeg estimates that of others."""
