@@ -57,6 +57,14 @@ def test_avi_with_b_frames_shows_every_picture_once(rate: Fraction | int, tmp_pa
     assert abs(found.sound_error) < 1e-3
 
 
+def test_pictures_before_the_start_that_is_told_are_displayed(tmp_path: Path) -> None:
+    """FFmpeg does not know the start of video with B-frames in ASF, only that of the sound."""
+    found = prepare_film(write_film(tmp_path / "a.asf", VIDEO, Sound("wmav2", start=1.0)))
+    assert found.numbers == list(range(100))
+    assert found.silent(0, 0.9)
+    assert abs(found.sound_error - found.times[0]) < 0.081  # the decoder's delay counts or does not
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
 @pytest.mark.parametrize(("rate", "count"), [(25, 50), (1, 1)])
 def test_the_last_picture_lasts_as_long_as_the_file_says(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class MediaFile:
         A packet that cannot be decoded costs its own frames, and is counted as damage.
         """
         beyond: set[int] = set()
-        for packet in self._packets():
+        for packet in self._find_start(self._packets()):
             lost = 0 if self._clock is None else self._clock.correct(packet)
             if lost:
                 self.damage.reads += 1
@@ -152,6 +153,20 @@ class MediaFile:
             yield from self._decode(packet.stream, packet)
         for stream in self._streams:
             yield from self._decode(stream, None)
+
+    def _find_start(self, packets: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:
+        """Count from the first picture where it is before the start of the file, yielding all packets.
+
+        FFmpeg's start is that of display, later by the decoder's delay than the times of decoding.
+        """
+        read: list[Packet[Any]] = []
+        if not self.has_display_times and self.video is not None:
+            for packet in packets:
+                read.append(packet)
+                if packet.dts is not None and packet.stream_index == self.video.index:
+                    self._origin = min(self._origin, to_ticks(packet.dts, packet.time_base))
+                    break
+        return itertools.chain(read, packets)
 
     def _read_duration(self) -> int | None:
         if self._container.format.name not in _ANNOUNCE_DURATION:
