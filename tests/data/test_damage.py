@@ -106,6 +106,16 @@ def test_a_file_that_breaks_off_is_a_shorter_clip(
         assert "s early" in str(found.whole.damage)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("asf", "wmav2"), ("mkv", "libmp3lame"), ("ts", "ac3")])
+def test_one_lost_packet_of_sound_does_not_move_the_rest(suffix: str, codec: str, tmp_path: Path) -> None:
+    video = Video("wmv2" if suffix == "asf" else "libx264", 5, range(20))
+    film = write_film(tmp_path / f"a.{suffix}", video, Sound(codec, 48_000, "stereo", gap=(1.5, 1.545)))
+    found = prepare_film(film)
+    late = [late for second, late in found.late.items() if not 1.25 < second < 1.65]
+    assert len(late) >= 17
+    assert max(late) - min(late) < 1e-3
+
+
 @pytest.mark.parametrize("codec", ["libmp3lame", "pcm_s16le"])
 def test_chunks_that_an_avi_lost_leave_a_gap(codec: str, tmp_path: Path) -> None:
     """Times are counts of chunks there: what follows would be early, were it not for the index."""

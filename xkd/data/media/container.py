@@ -86,6 +86,7 @@ class MediaFile:
         self._has_positions = False
         self._has_delays = False
         self.has_display_times = container.format.name not in _WITHOUT_DISPLAY_TIMES
+        self.has_sound_times = container.format.name != "avi"
         self._streams = [stream for stream in (self.video, self.audio) if stream is not None]
         for stream in self._streams:
             # One thread: clips are decoded in parallel, and the frames do not depend on timing.

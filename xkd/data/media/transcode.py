@@ -63,7 +63,7 @@ def transcode(
         start, end = _bounds(file, segment)
         if start:
             file.seek(start)
-        sound = SoundTrack(sample_rate, has_times=file.has_display_times, length=file.length)
+        sound = SoundTrack(sample_rate, has_times=file.has_sound_times, length=file.length)
         with closing(_Video(file, short_side, max_fps, start, end)) as video:
             for decoded in file.frames(end):
                 if isinstance(decoded.frame, VideoFrame):
