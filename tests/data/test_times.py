@@ -23,7 +23,7 @@ from tests.data.films import (
     write_film,
     write_packed,
 )
-from xkd.data.media.clock import SECOND, RestartingClock
+from xkd.data.media.clock import SECOND, RestartingClock, correct_impossible_times
 from xkd.data.media.timing import DisplayTimes, rising
 
 PCM = Sound("pcm_s16le")
@@ -206,3 +206,15 @@ def test_the_longest_rising_selection_is_found() -> None:
     assert rising([5, 6, 7], 5) == [(1, 6), (2, 7)]
     assert rising([None, 3], 3) == []
     assert len(rising(list(range(20)), None)) == 20
+
+
+def test_times_that_no_clock_can_have_are_corrected_or_dropped() -> None:
+    def correct(count: int) -> int | None:
+        packet = av.Packet(b"x")
+        packet.time_base, packet.pts, packet.dts = Fraction(1, 25), count, count
+        correct_impossible_times(packet)
+        return packet.pts
+
+    assert correct(1000) == 1000
+    assert correct((1 << 58) - 9) == -9  # Theora before a cut
+    assert correct(1 << 56) is None

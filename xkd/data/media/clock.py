@@ -15,6 +15,10 @@ SECOND = 705_600_000
 
 _STEP_BACK, _STEP_AHEAD = SECOND, 10 * SECOND
 """Ticks by which a clock jumps back within a stream, or ahead of all streams, where it restarts."""
+_LATEST = 10 * 365 * 86_400 * SECOND
+"""Ticks beyond which no clock is: such a time is damaged, or a muxer's overflow."""
+_THEORA_WRAP = 1 << 58
+"""Added to negative times of Theora, as of pictures before a cut, where FFmpeg writes and reads them."""
 _CHUNK_HEADER = 8
 """Bytes between the place of a chunk, as an AVI's index has it, and of its content."""
 
@@ -90,6 +94,20 @@ class IndexClock:
         self._read[packet.stream_index] = number, offset + lost
         _move(packet, offset + lost)
         return to_ticks(lost, packet.time_base)
+
+
+def is_possible(ticks: int) -> bool:
+    """Return whether a file's clock can have this time."""
+    return abs(ticks) <= _LATEST
+
+
+def correct_impossible_times(packet: Packet[Any]) -> None:
+    """Correct the times of a packet that no clock can have, or remove them."""
+    for name in ("pts", "dts"):
+        count = getattr(packet, name)
+        if count is not None and not is_possible(to_ticks(count, packet.time_base)):
+            before = count - _THEORA_WRAP
+            setattr(packet, name, before if is_possible(to_ticks(before, packet.time_base)) else None)
 
 
 def _move(packet: Packet[Any], offset: int) -> None:

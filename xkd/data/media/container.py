@@ -20,7 +20,14 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from xkd.data.media.clock import SECOND, IndexClock, RestartingClock, to_ticks
+from xkd.data.media.clock import (
+    SECOND,
+    IndexClock,
+    RestartingClock,
+    correct_impossible_times,
+    is_possible,
+    to_ticks,
+)
 from xkd.data.media.damage import Damage, MediaError
 from xkd.io import one_line
 
@@ -94,9 +101,10 @@ class MediaFile:
             # Marks each frame with the packet it was decoded from, which FFmpeg's own times do not tell.
             stream.codec_context.copy_opaque = True
         starts = [
-            to_ticks(stream.start_time, _base(stream))
+            start
             for stream in self._streams
             if stream.start_time is not None
+            and is_possible(start := to_ticks(stream.start_time, _base(stream)))
         ]
         # Frames before 0 are there only to decode others.
         self._origin = max(0, min(starts, default=0))
@@ -196,6 +204,7 @@ class MediaFile:
                     failed = 0
                     # An empty packet, as AVI has for a repeated picture, would flush the decoder.
                     if packet.size:
+                        correct_impossible_times(packet)
                         yield packet
                 return
             except IndexError:
