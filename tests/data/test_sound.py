@@ -96,16 +96,19 @@ def test_pictures_that_begin_later_begin_later(suffix: str, tmp_path: Path) -> N
     [
         {"movflags": "frag_keyframe+empty_moov"},
         {"movflags": "empty_moov+default_base_moof", "frag_duration": "300000"},
+        {"movflags": "frag_keyframe+empty_moov+negative_cts_offsets"},
         {"use_editlist": "0"},
     ],
-    ids=["keyframes", "durations", "flat"],
+    ids=["keyframes", "durations", "negative", "flat"],
 )
 def test_mp4_without_an_edit_list_is_in_step(options: dict[str, str], tmp_path: Path) -> None:
     found = prepare_film(write_film(tmp_path / "a.mp4", VIDEO, Sound(), options=options))
     assert found.numbers == list(range(100))
     assert found.times[0] < 0.1
     assert abs(found.picture_error - found.times[0]) < 1e-3
-    assert abs(found.sound_error - found.picture_error) < 1e-3
+    # Without an edit list, nothing says that the first 1024 samples are the encoder's lead.
+    lead = 1024 / 44_100 if "negative" in options.get("movflags", "") else 0
+    assert abs(found.sound_error - found.picture_error - lead) < 1e-3
 
 
 @pytest.mark.parametrize(

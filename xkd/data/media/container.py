@@ -88,8 +88,7 @@ class MediaFile:
         if self.video is None and self.audio is None:
             raise MediaError("no audio stream")
         self.damage = Damage()
-        self.picture_delay = 0
-        """Ticks by which pictures are displayed later than FFmpeg says."""
+        self._picture_delay = 0
         self._has_positions = False
         self._has_delays = False
         self.has_display_times = container.format.name not in _WITHOUT_DISPLAY_TIMES
@@ -119,6 +118,13 @@ class MediaFile:
         """Duration in ticks, perhaps FFmpeg's estimate; 0: unknown."""
         self.announced = self._read_duration()
         """Duration in ticks that the file's header announces; None: it does not, or FFmpeg estimates it."""
+
+    def delay_pictures(self, ticks: int) -> None:
+        """Display the pictures later than FFmpeg says; a negative number of ticks: earlier."""
+        self._picture_delay = ticks
+        if ticks and self.video is not None and self.video.start_time is not None:
+            first = to_ticks(self.video.start_time, _base(self.video)) + ticks
+            self._origin = max(0, min(self._origin, first))
 
     @property
     def is_in_decoding_order(self) -> bool:
@@ -243,7 +249,7 @@ class MediaFile:
                 time = frame.pts if stored else None
             ticks = None if time is None else to_ticks(time, base) - self._origin
             if ticks is not None and is_video:
-                ticks += self.picture_delay
+                ticks += self._picture_delay
             yield Decoded(frame, ticks, to_ticks(duration, base))
 
 

@@ -59,7 +59,7 @@ def transcode(
     """
     with open_container(content) as container:
         file = MediaFile(container, with_video=with_video)
-        file.picture_delay = find_picture_delay(content, file.video)
+        file.delay_pictures(find_picture_delay(content, file.video))
         start, end = _bounds(file, segment)
         if start:
             file.seek(start)
