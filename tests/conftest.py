@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -56,10 +57,16 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives miniatures by name, each generated once; tests must not change them."""
-    folder = tmp_path_factory.mktemp("miniatures")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    folder = folder / "miniatures"
+    folder.mkdir(exist_ok=True)
 
     def get(name: str) -> Path:
-        generate_miniature(name, folder / name)
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            generate_miniature(name, folder / name)
         return folder / name
 
     return get

@@ -117,6 +117,7 @@ def test_frames_of_small_widths_are_encoded(tmp_path: Path, width: int) -> None:
     assert frame_numbers(frames) == [0, 4]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("max_fps", [None, 8])
 def test_frames_are_those_of_another_decoder(
     miniature: Callable[[str], Path], tmp_path: Path, max_fps: float | None

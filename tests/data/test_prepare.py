@@ -275,6 +275,7 @@ def test_output_inside_the_source_is_refused(root: Path) -> None:
         prepare(root, root / "prepared", CONFIG)
 
 
+@pytest.mark.system
 def test_short_sound_does_not_shorten_a_video_dataset(
     miniature: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -287,6 +288,7 @@ def test_short_sound_does_not_shorten_a_video_dataset(
     assert clip.duration == pytest.approx(3.0, abs=0.1)
 
 
+@pytest.mark.system
 def test_full_disk_is_one_line_and_a_rerun_resumes(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk."""
     command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(miniature("kinetics400-mini"))]
