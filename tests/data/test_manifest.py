@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,4 +122,10 @@ def test_damage_is_one_line(manifest: PreparedDataset, name: str, text: str) -> 
 def test_missing_manifest_is_reported(manifest: PreparedDataset) -> None:
     (manifest.root / "manifest.csv").unlink()
     with pytest.raises(UserError, match=r"cannot read .*manifest\.csv"):
+        PreparedDataset.open(manifest.root)
+
+
+def test_clips_that_another_version_prepared_are_refused(manifest: PreparedDataset) -> None:
+    replace(manifest, settings={"short_side": 32, "writer": WRITER - 1}).write()
+    with pytest.raises(UserError, match="another version of xkd, whose colors and times differ; prepare"):
         PreparedDataset.open(manifest.root)
