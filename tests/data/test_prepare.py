@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import resource
 import signal
 import subprocess
@@ -16,10 +17,12 @@ import pytest
 from tests.data.samples import RATE, decode, frame_numbers, ramp, write_kinetics, write_video
 from xkd.config.overrides import resolve
 from xkd.data.media.prepared import WAV_HEADER, encode_wav
+from xkd.data.media.transcode import transcode
 from xkd.data.shards import prepare as module
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, Summary, prepare
 from xkd.errors import UserError
+from xkd.parallel.processes import run_each
 
 CONFIG = PrepareConfig(short_side=32, max_fps=8, workers=2, max_skipped=0.2)
 
@@ -316,3 +319,17 @@ def test_invalid_settings_are_one_line_errors(setting: str, message: str) -> Non
     with pytest.raises(UserError, match=message) as caught:
         resolve(PrepareConfig(), None, [setting])
     assert "\n" not in str(caught.value)
+
+
+def resident(path: Path) -> int:
+    """Transcode a clip; return this process's resident memory, bytes."""
+    gc.disable()  # Python collects so rarely in such a process that memory grows to gigabytes
+    transcode(path, with_video=True, short_side=128, max_fps=None, sample_rate=RATE)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_memory_of_a_worker_does_not_grow_with_the_clips(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "a.mkv", seconds=1.0, size=(320, 240))
+    sizes = [size for size in run_each(resident, [clip] * 40, 1, 60.0) if isinstance(size, int)]
+    assert len(sizes) == 40
+    assert sizes[-1] - sizes[9] < 10e6

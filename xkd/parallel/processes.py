@@ -7,6 +7,7 @@ share one pipe. Here each process has its own pipe.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -106,6 +107,8 @@ def _serve(task: Callable[[Job], Result], pipe: Connection, inherited: list[Conn
     """Compute jobs until the parent closes its end of the pipe."""
     for other in inherited:
         other.close()
+    # What the process starts with stays: a garbage collection need not look at it, nor copy its pages.
+    gc.freeze()
     while True:
         try:
             job = pipe.recv()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import struct
 from collections.abc import Mapping
@@ -79,6 +80,11 @@ class VideoWriter:
     def close(self) -> None:
         """Free the encoder, also where an error left the file unfinished."""
         self._file.close()
+        # PyAV's containers and streams refer to one another: until they are collected, encoders of past clips
+        # hold megabytes each. Collecting is quick, as `run_each` freezes what a process starts with.
+        self._stream = None
+        del self._file
+        gc.collect()
 
     def _add_stream(self, frame: VideoFrame, turned: bool) -> VideoStream:
         square = (frame.width * self._pixel_aspect, Fraction(frame.height))
