@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ SETUP = ("config", "encoder", "decoder", "projector", "center_momentum", "lr", "
 """What all runs of a variant have in common."""
 STEP = r"loss/\w+|center/\w+|grad_norm_clipped|student_stat_after_adamw|teacher_stat_after_ema"
 DATA = r"audio/(?!timewarp).*|video/(?!blur_96|gray_tensor_96).*"
+SMALLER: dict[str, Callable[[Tensor], Tensor]] = {
+    "audio/spec_silence": lambda value: torch.unique(value),
+    "audio/short_padded": lambda value: value.nonzero().max() + 1,
+    "video/to_tensor_96": lambda value: (255 * value).round().to(torch.uint8),
+}
+"""A constant as one value, the padded beginning of ``audio/wav`` as its length, and pictures as bytes."""
 EVALUATION = r"in/.*|out/(teacher|student)/(video|audio)_pool_.*"
 
 
@@ -76,9 +83,10 @@ def add(inputs: dict[str, Tensor], key: str, value: Tensor) -> None:
 
 
 def reduce_tensors(originals: Path, source: str, name: str, keys: str) -> None:
-    """Write the tensors whose names match, as they are."""
+    """Write the tensors whose names match; nothing is lost where `SMALLER` has a shorter form."""
     values = torch.load(originals / source, weights_only=True)
-    write(name, {key: value for key, value in values.items() if re.fullmatch(keys, key)}, {})
+    kept = {key: value for key, value in values.items() if re.fullmatch(keys, key)}
+    write(name, {key: SMALLER[key](value) if key in SMALLER else value for key, value in kept.items()}, {})
 
 
 def reduce_layout(originals: Path) -> None:
