@@ -272,3 +272,10 @@ def test_pixels_become_square(suffix: str, aspect: Fraction, tmp_path: Path) -> 
 def test_pixels_become_square_before_the_picture_is_turned(tmp_path: Path) -> None:
     film = write_film(tmp_path / "a.mp4", Video(numbers=range(5), draw=corners, aspect=Fraction(2)))
     assert shown(set_matrix(film, (0, 1, -1, 0))).shape == (128, 48, 3)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "flv", "ts"])
+def test_a_file_as_short_as_its_segment_is_read_whole(suffix: str, tmp_path: Path) -> None:
+    film = write_film(tmp_path / f"a.{suffix}", Video(), Sound("aac", 44_100))
+    whole = prepare_film(film)
+    assert prepare_film(film, segment=(30.0, 40.0)).numbers == whole.numbers

@@ -91,7 +91,8 @@ def _bounds(file: MediaFile, segment: tuple[float, float] | None) -> tuple[int, 
     if segment is None:
         return 0, None
     start, end = (round(second * SECOND) for second in segment)
-    if file.announced is not None and file.announced <= end - start + _SEGMENT_SLACK:
+    # An estimate is good enough to tell a segment from a whole video.
+    if 0 < (file.announced or file.length) <= end - start + _SEGMENT_SLACK:
         return 0, None
     return start, end
 
