@@ -1,16 +1,12 @@
 """evaluate: one score of one encoder."""
 
-from typing import Any
-
 from kfp.dsl import Artifact, Metrics, Output
 
 from components import component
 
 
 @component
-def evaluate(
-    run: str, item: dict[str, Any], out: str, score: Output[Artifact], metrics: Output[Metrics]
-) -> None:
+def evaluate(run: str, item: str, out: str, score: Output[Artifact], metrics: Output[Metrics]) -> None:
     """Evaluate one task.
 
     Args:
@@ -20,6 +16,7 @@ def evaluate(
         score: the score with everything needed to reproduce it.
         metrics: the score by its task's name.
     """
+    import json
     import shutil
     from pathlib import Path
 
@@ -27,6 +24,7 @@ def evaluate(
     from xkd.evaluation.plan import make_task
     from xkd.evaluation.score import score_path
 
-    result = evaluate_task(Path(run), Path(item["data"]), make_task(**item["task"]), Path(out))
+    chosen = json.loads(item)
+    result = evaluate_task(Path(run), Path(chosen["data"]), make_task(**chosen["task"]), Path(out))
     shutil.copy(score_path(Path(out), result.name), score.path)
     metrics.log_metric(result.name, result.score)

@@ -4,7 +4,7 @@ from components import component
 
 
 @component
-def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: int, expected_revision: str) -> str:
+def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: str, expected_revision: str) -> str:
     """Fetch a dataset and return its revision, on which the caching keys of later tasks depend.
 
     Args:
@@ -13,7 +13,7 @@ def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: int, expec
         repo: data registry that has it; empty for the embedded dataset.
         rev: branch, tag or commit of the registry; empty: its default branch.
         clips: number of clips to generate, for the embedded dataset.
-        seed: seed of the generator, for the embedded dataset.
+        seed: seed of the generator, for the embedded dataset. A string, because KFP rounds large integers.
         expected_revision: revision that the content must have; empty: any.
     """
     from pathlib import Path
@@ -21,7 +21,9 @@ def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: int, expec
     from xkd.data.fetch.fetch import fetch as run
     from xkd.errors import UserError
 
-    revision = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=seed)
+    if not seed.isdecimal():
+        raise UserError(f"embedded_seed: expected an integer that is not negative, got {seed!r}")
+    revision = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=int(seed))
     if expected_revision not in ("", revision):
         raise UserError(f"expected_revision: {name} in {out} has {revision}, not {expected_revision}")
     return revision

@@ -1,7 +1,5 @@
 """plan: the evaluations of a run, one item each."""
 
-from typing import Any
-
 from components import component
 
 
@@ -14,8 +12,11 @@ def plan(
     encoders: list[str],
     protocols: list[str],
     finetune_settings: list[str],
-) -> list[dict[str, Any]]:
-    """Return the items that `evaluate` takes.
+) -> list[str]:
+    """Return the items that `evaluate` takes, each as JSON.
+
+    Inside of its own lists and dictionaries KFP makes integers floats, which rounds large ones, and its local
+    runner refuses null. The JSON is a part of caching keys, so its keys are sorted.
 
     Args:
         run: the run directory; empty, before there is one: only check the arguments and return no items.
@@ -26,6 +27,7 @@ def plan(
         protocols: names of the protocols; empty: all of each dataset.
         finetune_settings: `xkd.config.FinetuneConfig` overrides, each ``dotted.name=value``.
     """
+    import json
     from pathlib import Path
 
     from xkd.config.overrides import read_settings
@@ -35,6 +37,7 @@ def plan(
     prepared = [Path(data, f"{name}-prepared") for name in downstream or [dataset]]
     settings = read_settings(None, finetune_settings)
     if run:
-        return plan_run(Path(run), prepared, encoders, protocols, settings)
+        items = plan_run(Path(run), prepared, encoders, protocols, settings)
+        return [json.dumps(item, sort_keys=True) for item in items]
     choose(prepared, encoders, protocols, finetune=settings)
     return []

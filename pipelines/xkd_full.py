@@ -41,7 +41,7 @@ def xkd_full(
     rev: str = "",
     expected_revision: str = "",
     embedded_clips: int = 800,
-    embedded_seed: int = 0,
+    embedded_seed: str = "0",
     prepare_settings: list[str] = [],
     downstream: list[str] = [],
     encoders: list[str] = [],
@@ -71,7 +71,8 @@ def xkd_full(
         rev: branch, tag or commit of the registry; empty: its default branch.
         expected_revision: content revision that the pretraining dataset must have; empty: any.
         embedded_clips: number of clips to generate for the embedded dataset.
-        embedded_seed: seed of that generator; the seed of pretraining is the setting ``run.seed``.
+        embedded_seed: seed of that generator; the seed of pretraining is the setting ``run.seed``. A string,
+            because KFP rounds integers above 2**53.
         prepare_settings: overrides for every dataset, for example ``["short_side=64", "max_fps=8"]``.
         downstream: datasets to evaluate on, for example ``["ucf101", "esc50"]``; empty: the pretraining
             dataset.

@@ -45,5 +45,5 @@ def test_a_component_uses_only_names_of_its_own_source(path: Path) -> None:
     used = {
         node.id for statement in function.body for node in ast.walk(statement) if isinstance(node, ast.Name)
     }
-    builtins = {"len", "print", "str"}
+    builtins = {"int", "len", "print", "str"}
     assert used <= imported | assigned | parameters | builtins

@@ -119,6 +119,10 @@ def test_mistakes_are_found_without_a_run(prepared: Path) -> None:
         ({"encoders": ["teachr"]}, r"no encoder teachr .*teacher"),
         ({"protocols": ["svn"]}, r"no protocol svn .*svm"),
         ({"finetune": {"epoch": 3}}, r"finetune on embedded: unknown setting epoch.*epochs"),
+        (
+            {"finetune": {"seed": 2**53 + 1}},
+            r"finetune on embedded: seed: .*less than .*got 9007199254740993$",
+        ),
     ]
     for given, said in mistakes:
         with pytest.raises(UserError, match=said):

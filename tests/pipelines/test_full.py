@@ -255,5 +255,28 @@ def test_tasks_get_the_run_id_from_a_label_and_not_as_an_input(
     assert "pipeline_job" not in str(compiled[0])
 
 
+def test_what_kfp_would_round_or_refuse_travels_as_strings(
+    compiled: Compiled, containers: dict[str, Any]
+) -> None:
+    """Inside KFP's own lists and dictionaries integers become floats, and null is refused."""
+    types = {}
+    for name in containers:
+        component = compiled[0]["components"][f"comp-{name}"]
+        for side in ("inputDefinitions", "outputDefinitions"):
+            parameters = component.get(side, {}).get("parameters", {})
+            types |= {key: parameter["parameterType"] for key, parameter in parameters.items()}
+    assert set(types.values()) == {"STRING", "LIST", "NUMBER_INTEGER", "TASK_CONFIG", "TASK_FINAL_STATUS"}
+    # No machine has 2**53 of these.
+    numbers = {name for name, kind in types.items() if kind == "NUMBER_INTEGER"}
+    assert numbers == {"clips", "processes", "nodes"}
+    items = {
+        parameter["parameterType"]
+        for component in compiled[0]["components"].values()
+        for name, parameter in component.get("inputDefinitions", {}).get("parameters", {}).items()
+        if name.endswith("loop-item")
+    }
+    assert items == {"STRING"}
+
+
 def test_nothing_is_installed_when_a_task_starts(compiled: Compiled) -> None:
     assert "pip install" not in str(compiled[0])

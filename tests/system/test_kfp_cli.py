@@ -209,7 +209,7 @@ def test_string_parameters_stay_strings(server: ThreadingHTTPServer) -> None:
         "expected_revision": "1e5",
         "run": "true",
         "data": "7",
-        "embedded_seed": 7,
+        "embedded_seed": "7",
         "settings": ["optim.lr=1e-4"],
     }
 

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from xkd.config.model import LossConfig, ModalityConfig, ProjectorConfig, RefineConfig, TransformerConfig
 from xkd.config.overrides import STRICT, build, load_yaml
-from xkd.config.types import MODALITIES, Fraction, Modality, Precision, Probability
+from xkd.config.types import MODALITIES, Fraction, Modality, Precision, Probability, Seed
 from xkd.config.views import ClipConfig, ViewsConfig
 from xkd.errors import UserError
 
@@ -64,7 +64,7 @@ class RunConfig:
     compares.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     workers: NonNegativeInt = 4
     """Decoding processes per training process; 0 decodes in the training process."""
     log_every: PositiveInt = 10

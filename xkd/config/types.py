@@ -10,6 +10,8 @@ Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Generators are seeded with 64 bits, which also count the steps."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

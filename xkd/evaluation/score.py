@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from xkd.config import FinetuneConfig, Modality
 from xkd.config.overrides import STRICT, build, to_dict
+from xkd.config.types import Seed
 from xkd.evaluation.metrics import Metric
 from xkd.io import read_json, write_json
 
@@ -65,7 +66,7 @@ class Task:
     """Evenly spaced windows per test clip."""
     finetune: FinetuneConfig | None = None
     """Settings of fine-tuning; None for the other protocols."""
-    seed: int = 0
+    seed: Seed = 0
     """Of training windows and their augmentation, the random encoder, validation clips and classifier."""
 
     @property
