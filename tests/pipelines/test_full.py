@@ -259,7 +259,7 @@ def test_what_kfp_would_round_or_refuse_travels_as_strings(
     compiled: Compiled, containers: dict[str, Any]
 ) -> None:
     """Inside KFP's own lists and dictionaries integers become floats, and null is refused."""
-    types = {}
+    types: dict[str, str] = {}
     for name in containers:
         component = compiled[0]["components"][f"comp-{name}"]
         for side in ("inputDefinitions", "outputDefinitions"):
