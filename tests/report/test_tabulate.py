@@ -215,7 +215,14 @@ def test_a_run_with_non_finite_losses_gets_a_report(tmp_path: Path) -> None:
     assert page.text.count("the run saved no sample clips") == 6
     metrics = json.loads((report.parent / "scores.json").read_text())
     assert "loss" not in metrics["pretrain"]
-    assert "nan" not in (report.parent / "curves.csv").read_text()
+    with (report.parent / "curves.csv").open() as file:
+        (curves,) = csv.DictReader(file)
+    assert (curves["loss"], curves["kd_video_to_audio"], curves["align_video_to_audio"]) == (
+        "nan",
+        "inf",
+        "nan",
+    )
+    assert "" not in curves.values()
 
 
 def test_a_run_that_logged_nothing_gets_a_report(tmp_path: Path) -> None:

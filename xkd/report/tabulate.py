@@ -13,7 +13,7 @@ from typing import Any
 
 from xkd.evaluation.score import Score
 from xkd.io import write_json, write_text
-from xkd.model.terms import DIRECTIONS, KD, KLD
+from xkd.model.terms import ALIGN, DIRECTIONS, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY
 from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE_LABELS
 from xkd.report.aggregate import Record
@@ -27,6 +27,11 @@ _TABLE_FIELDS = (
     *("row", "encoder", "dataset", "modality", "protocol", "metric", "split"),
     *("mean", "std", "n", "over", "paper", "difference", "source"),
 )
+_DRAWN = (
+    *("step", "loss", "lr"),
+    *(name for term in (RECONSTRUCT, ALIGN, KD, KLD, TEACHER_ENTROPY) for name in term.values()),
+)
+"""Columns of curves.csv that the plots of dvc.yaml name, whether or not the run has logged them."""
 _NESTED = ("classes", "untrained", "per_class", "confusion", "sweep", "finetune", "curve", "windows")
 """Fields of a score that scores.csv leaves out or spreads."""
 
@@ -111,14 +116,13 @@ def _write_scores(scores: Sequence[Score], path: Path) -> None:
 
 
 def _write_curves(history: Sequence[Row], path: Path) -> None:
-    """Write the history, thinned; a value that is not finite leaves an empty cell."""
+    """Write the history, thinned; what is missing or not a number is ``nan``, where a plot has a gap.
+
+    Plots of DVC would draw an empty cell as 0, and drop a plot of which one column does not exist.
+    """
     rows = thin(history, MAX_POINTS)
-    columns = list(dict.fromkeys(["step", *(name for row in rows for name in row)]))
-    finite = [
-        {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
-        for row in rows
-    ]
-    _write_csv(path, columns, ([row.get(name) for name in columns] for row in finite))
+    columns = dict.fromkeys([*_DRAWN, *(name for row in rows for name in row)])
+    _write_csv(path, list(columns), ([row.get(name, math.nan) for name in columns] for row in rows))
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
