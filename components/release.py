@@ -1,4 +1,4 @@
-"""release: cancel the jobs that a pipeline run left on the cluster."""
+"""release: cancel the jobs of a terminated pipeline run."""
 
 from kfp.dsl import PipelineTaskFinalStatus
 
@@ -7,10 +7,10 @@ from components import component
 
 @component
 def release(nodes: int, cluster_settings: list[str], status: PipelineTaskFinalStatus) -> None:
-    """Cancel the active jobs of this pipeline run, however pretraining ended.
+    """Cancel the active jobs of this pipeline run if it was terminated.
 
-    KFP may end a terminated run before this task starts. Then the task `pretrain` cancels its job on SIGTERM,
-    and an ended job has a time to live.
+    After a failure the job continues, for the next run of the same work. KFP may end a terminated run before
+    this task starts; the task `pretrain` cancels its job too.
 
     Args:
         nodes: hosts of pretraining; 0: it had no job.

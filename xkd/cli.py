@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 import yaml
 
-from xkd.errors import XkdError
+from xkd.errors import UserError, XkdError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -95,8 +95,10 @@ def pretrain(
 
 @app.command()
 def launch(
-    data: Annotated[Path, typer.Option(help="Prepared dataset, as a path in the cluster's pods.")],
-    out: Annotated[Path, typer.Option(help="Run directory, as a path in the pods.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared dataset, as a path in the cluster's pods.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory, as a path in the pods.")] = None,
     preset: Preset = None,
     config: Config = None,
     set_: Set = None,
@@ -110,18 +112,30 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Volcano job instead of starting it.")
     ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the job without following it.")] = False,
+    cancel: Annotated[
+        str, typer.Option(metavar="JOB", help="Cancel a job instead; needs no --data and --out.")
+    ] = "",
 ) -> None:
     """Pretrain on a Kubernetes cluster; rerun to reattach to the job."""
     from xkd.config.overrides import resolve
     from xkd.config.presets import resolve_pretrain
+    from xkd.launch.kubernetes import submit
     from xkd.launch.kubernetes.config import ClusterConfig
     from xkd.launch.launcher import describe, training_job
     from xkd.launch.launcher import launch as run
 
-    settings = resolve_pretrain(preset, config, set_ or ())
     where = resolve(ClusterConfig(), cluster, cluster_set or ())
+    if cancel:
+        submit.cancel(cancel, where.namespace)
+        return
+    if data is None or out is None:
+        raise UserError("launch needs --data and --out, or --cancel with the name of a job")
+    settings = resolve_pretrain(preset, config, set_ or ())
     if dry_run:
         print(yaml.safe_dump(training_job(settings, data, out, where).manifest(), sort_keys=False), end="")
+    elif detach:
+        submit.submit(training_job(settings, data, out, where))
     else:
         print("verdict: {}: {}".format(*describe(run(settings, data, out, cluster=where), out)))
 

@@ -88,7 +88,8 @@ def test_a_launcher_has_exactly_the_permissions_it_uses(folder: str) -> None:
         for resource in rule["resources"]
     }
     assert rights == {
-        "batch.volcano.sh/jobs": {"get", "list", "create", "delete"},
+        "batch.volcano.sh/jobs": {"get", "list", "create", "patch", "delete"},
+        "argoproj.io/workflows": {"list"},
         "/pods": {"get", "list", "watch"},
         "/pods/log": {"get"},
     }

@@ -24,6 +24,7 @@ from tests.k8s.schemas import validate
 from xkd.launch.kubernetes.status import ENDED
 
 _JOBS = re.compile(r"/apis/batch\.volcano\.sh/v1alpha1/namespaces/([^/]+)/jobs(?:/([^/]+))?$")
+_WORKFLOWS = re.compile(r"/apis/argoproj\.io/v1alpha1/namespaces/([^/]+)/workflows$")
 _PODS = re.compile(r"/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)(/log)?)?$")
 
 Answer = tuple[int, dict[str, Any]]
@@ -39,6 +40,7 @@ class Cluster:
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
+        self.workflows: list[dict[str, Any]] = []
         self.changes: list[dict[str, Any]] = []
         """Every pod after each of its changes."""
         self.logs: dict[str, list[tuple[str, str]]] = {}
@@ -132,6 +134,11 @@ class Cluster:
         self.pods.clear()
         self.phase("Restarting", restarts)
 
+    def terminate(self, run_id: str, **spec: Any) -> None:
+        """Terminate a pipeline run, as KFP does unless `spec` says otherwise."""
+        labels = {"pipeline/runid": run_id}
+        self.workflows.append({"metadata": {"labels": labels}, "spec": spec or {"activeDeadlineSeconds": 0}})
+
     def wait_pod(self, reason: str, message: str, scheduled: bool = True) -> None:
         """Have the first pod wait for a reason."""
         name, spec = f"{self.name}-train-0-0", self.job["spec"]["tasks"][0]["template"]["spec"]
@@ -199,6 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer(self._post)
 
+    def do_PATCH(self) -> None:
+        self._answer(self._patch)
+
     def do_DELETE(self) -> None:
         self._answer(self._delete)
 
@@ -220,19 +230,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> Answer | None:
         path = urlsplit(self.path).path
+        label = self.query.get("labelSelector", "")
         if found := _JOBS.match(path):
             if found[2] is None:
-                label = self.query.get("labelSelector", "")
                 jobs = [job for job in self.cluster.jobs.values() if _selected(job, label)]
                 return 200, {"kind": "JobList", "items": jobs}
             if found[2] not in self.cluster.jobs:
                 return refused(404, f'jobs.batch.volcano.sh "{found[2]}" not found')
             return 200, self.cluster.jobs[found[2]]
+        if _WORKFLOWS.match(path):
+            workflows = [each for each in self.cluster.workflows if _selected(each, label)]
+            return 200, {"kind": "WorkflowList", "items": workflows}
         found = _PODS.match(path)
         assert found, path
         if found[3]:
             return self._log(found[2])
-        label = self.query.get("labelSelector", "")
         if self.query.get("watch"):
             self._watch(label)
             return None
@@ -252,6 +264,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.cluster.jobs[name] = self.body
         self.cluster.submitted += 1
         return 201, self.body
+
+    def _patch(self) -> Answer:
+        found = _JOBS.match(urlsplit(self.path).path)
+        assert found, self.path
+        assert self.headers["Content-Type"] == "application/merge-patch+json"
+        assert list(self.body) == ["metadata"]
+        assert list(self.body["metadata"]) == ["labels"]
+        self.cluster.jobs[found[2]]["metadata"]["labels"] |= self.body["metadata"]["labels"]
+        return 200, self.cluster.jobs[found[2]]
 
     def _delete(self) -> Answer:
         found = _JOBS.match(urlsplit(self.path).path)

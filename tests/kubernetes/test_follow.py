@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import signal
 import socket
@@ -175,12 +177,11 @@ def test_a_completed_job_whose_verdict_is_out_of_reach_is_not_an_error(cluster: 
 
 
 def test_different_work_has_a_different_job_name(cluster: Cluster) -> None:
-    names = {
-        training_job(tiny_config(), Path("data"), Path(out), CONFIG, run_id).name
-        for out, run_id in (("a", ""), ("b", ""), ("a", "r1"), ("a", "r2"))
-    }
-    assert len(names) == 4
-    assert training_job(tiny_config(), Path("data"), Path("a"), CONFIG).name in names
+    def name(out: str, config: ClusterConfig = CONFIG, run_id: str = "") -> str:
+        return training_job(tiny_config(), Path("data"), Path(out), config, run_id).name
+
+    assert len({name("a"), name("b"), name("a", replace(CONFIG, image="other"))}) == 3
+    assert name("a") == name("a", run_id="r1")  # whoever starts it
 
 
 @pytest.mark.parametrize("moment", ["before", "while"])
@@ -240,7 +241,7 @@ def test_an_unreachable_api_is_an_error_and_the_job_continues(cluster: Cluster) 
     error = launcher.end()
     assert isinstance(error, ApiUnavailableError)
     assert error.exit_code == 75
-    assert str(error).startswith("Kubernetes API unreachable for 2 s (no leader); the job continues")
+    assert str(error).startswith("requests to the Kubernetes API failed for 2 s (no leader); the job contin")
     cluster.away = ""
     complete(cluster)
 
@@ -271,20 +272,35 @@ def test_a_preempted_job_is_followed_through_its_restart(
     assert "Completed, 2 attempt(s)" in shown.read()
 
 
-def test_expired_credentials_leave_the_job_running(cluster: Cluster) -> None:
-    def expire(handler: BaseHTTPRequestHandler) -> bool:
+def rejecting(code: int) -> Callable[[BaseHTTPRequestHandler], bool]:
+    def reject(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "GET" or "/jobs/" not in handler.path:
             return False
-        handler.reply(*refused(401, "Unauthorized"))  # type: ignore[attr-defined]
+        handler.reply(*refused(code, "not you"))  # type: ignore[attr-defined]
         return True
 
+    return reject
+
+
+def test_a_followed_job_is_followed_through_a_change_of_credentials(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     launcher = started(cluster)
-    cluster.faults = [expire]
+    cluster.faults = [rejecting(code) for code in (401, 403, 401)]
+    until(lambda: not cluster.faults)
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+    assert "a request to the Kubernetes API failed (not you); retrying" in capsys.readouterr().err
+
+
+def test_credentials_that_stay_rejected_leave_the_job_running(cluster: Cluster) -> None:
+    launcher = started(cluster)
+    cluster.faults = [rejecting(401) for _ in range(1000)]
     error = launcher.end()
     assert isinstance(error, ApiUnavailableError)
     assert str(error) == (
-        "the cluster rejected your credentials: Unauthorized; log in again; "
-        f"job {cluster.name} continues, rerun the command to attach to it"
+        "requests to the Kubernetes API failed for 2 s (not you); the job continues, "
+        "rerun the command to attach to it"
     )
     complete(cluster)
 
@@ -292,15 +308,16 @@ def test_expired_credentials_leave_the_job_running(cluster: Cluster) -> None:
 def test_two_jobs_cannot_write_to_one_run_directory(cluster: Cluster) -> None:
     first = started(cluster, run_id="r1")
     name = cluster.name
+    other = replace(CONFIG, image="other")
     for same in (Path("runs/mine"), Path("/workspace/runs/mine"), Path("runs/other/../mine")):
-        error = Launch(run_id="r2", out=same).end()
+        error = Launch(other, run_id="r2", out=same).end()
         assert type(error) is UserError
         assert str(error).startswith(f"job {name} (Running) already writes to /workspace/runs/mine; ")
         assert str(error).endswith(f"kubectl delete vcjob {name} -n research")
     assert cluster.submitted == 1
     complete(cluster)
     first.end()
-    second = Launch(run_id="r2")  # the first one has ended
+    second = Launch(other, run_id="r2")  # the first one has ended
     until(lambda: cluster.submitted == 2)
     del cluster.jobs[name]
     cluster.start()
@@ -312,6 +329,7 @@ def test_a_job_waits_until_an_earlier_one_of_its_directory_is_deleted(
     cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.stuck = True
+    cluster.terminate("r1")
     first = started(cluster, run_id="r1")
     name = cluster.name
     release("r1")
@@ -556,10 +574,99 @@ def test_log_lines_are_shown_once_through_broken_connections(
     assert lines == [*(f"line {number}" for number in range(9)), "line 9, of the second pod"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_launcher_cancels_its_job(
-    cluster: Cluster, tmp_path: Path, number: signal.Signals
+class Command:
+    """A launcher as a process of its own, whose job runs."""
+
+    def __init__(self, cluster: Cluster, run_id: str = "", terminal: bool = False) -> None:
+        program = "from pathlib import Path; from tests.tiny import tiny_config as tiny; "
+        program += (
+            "from xkd.launch.kubernetes.config import ClusterConfig; from xkd.launch.launcher import launch; "
+        )
+        program += (
+            f"launch(tiny(), Path('runs/data'), Path('runs/mine'), 1, ClusterConfig(nodes=2), {run_id!r})"
+        )
+        self.terminal, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            stdin=slave if terminal else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(slave)
+        self.said = ""
+        until(lambda: cluster.jobs)
+        if "status" not in cluster.job:
+            cluster.start()
+        self.wait("Running\n")
+
+    def wait(self, text: str) -> None:
+        assert self.process.stderr
+        while text not in self.said:
+            character = self.process.stderr.read(1)
+            assert character, self.said
+            self.said += character
+
+    def end(self) -> int:
+        _, said = self.process.communicate(timeout=60)
+        self.said += said
+        os.close(self.terminal)
+        return self.process.returncode
+
+
+@pytest.fixture
+def command(cluster: Cluster) -> Iterator[Callable[..., Command]]:
+    """Start launchers as processes; end those that are left."""
+    commands: list[Command] = []
+
+    def start(*arguments: Any, **options: Any) -> Command:
+        commands.append(Command(cluster, *arguments, **options))
+        return commands[-1]
+
+    yield start
+    for each in commands:
+        each.process.kill()
+
+
+Start = Callable[..., Command]
+
+
+def test_a_job_continues_after_its_launcher_is_terminated(cluster: Cluster, command: Start) -> None:
+    for run_id in ("", "r1"):
+        launcher = command(run_id)
+        launcher.process.send_signal(signal.SIGTERM)
+        assert launcher.end() in (143, -signal.SIGTERM), launcher.said
+        assert "Running, 1 attempt(s)" in launcher.said
+        assert (
+            f"job {cluster.name}: continues; rerun the command to attach to it, or cancel it: "
+            f"xkd launch --cancel {cluster.name} --cluster-set namespace=research"
+        ) in launcher.said
+    assert cluster.submitted == 1
+    complete(cluster)
+
+
+@pytest.mark.parametrize("spec", [{"activeDeadlineSeconds": 0}, {"shutdown": "Terminate"}])
+def test_terminating_a_pipeline_run_cancels_its_job(
+    cluster: Cluster, command: Start, spec: dict[str, Any]
 ) -> None:
+    launcher = command("r1")
+    cluster.terminate("r1", **spec)
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.end() in (143, -signal.SIGTERM), launcher.said
+    assert launcher.said.endswith(": cancelled\n")
+    assert cluster.jobs == {}
+
+
+def test_a_deadline_of_another_kind_or_of_another_run_is_no_termination(cluster: Cluster) -> None:
+    cluster.terminate("r2")
+    cluster.terminate("r1", activeDeadlineSeconds=864000)
+    launcher = started(cluster, run_id="r1")
+    assert release("r1") == []
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_ctrl_c_cancels_a_job_that_the_launcher_submitted(cluster: Cluster, command: Start) -> None:
     def slow(handler: BaseHTTPRequestHandler) -> bool:
         """Fail the first deletion, so that there is time for another signal."""
         if handler.command != "DELETE":
@@ -567,38 +674,100 @@ def test_an_interrupted_launcher_cancels_its_job(
         handler.reply(*refused(500, "etcdserver: request timed out"))  # type: ignore[attr-defined]
         return True
 
-    command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", "--preset", "toy"]
-    paths = ["--data", "runs/data", "--out", "runs/mine"]
-    with subprocess.Popen([*command, *paths], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
-        try:
-            until(lambda: cluster.jobs)
-            cluster.start()
-            assert launcher.stderr
-            until(lambda: "Running" in launcher.stderr.readline())  # type: ignore[union-attr]
-            cluster.faults = [slow]
-            launcher.send_signal(number)
-            until(lambda: not cluster.faults)
-            for more in (signal.SIGTERM, signal.SIGINT):  # while it cancels
-                launcher.send_signal(more)
-            _, said = launcher.communicate(timeout=30)
-        finally:
-            launcher.kill()
-    assert launcher.returncode in (143, 130, -number), said
-    assert "Running, 1 attempt(s)" in said
-    assert "; cancelling it" in said
-    assert said.endswith(": cancelled\n") or number == signal.SIGINT
+    launcher, name = command(), cluster.name
+    cluster.faults = [slow]
+    launcher.process.send_signal(signal.SIGINT)
+    until(lambda: not cluster.faults)
+    for more in (signal.SIGTERM, signal.SIGINT):  # while it cancels
+        launcher.process.send_signal(more)
+    assert launcher.end() in (130, -signal.SIGINT), launcher.said
+    assert f"job {name}: cancelled\n" in launcher.said
     assert cluster.jobs == {}
 
 
-def test_release_cancels_the_active_jobs_of_its_pipeline_run(cluster: Cluster) -> None:
+def test_ctrl_c_leaves_a_job_that_the_launcher_only_attached_to(cluster: Cluster, command: Start) -> None:
+    first = started(cluster, config=ClusterConfig(nodes=2))
+    second = command()
+    second.process.send_signal(signal.SIGINT)
+    assert second.end() in (130, -signal.SIGINT), second.said
+    assert f"job {cluster.name}: continues; " in second.said
+    complete(cluster)
+    assert first.end() == Verdict(**HEALTHY)
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
+def test_at_a_terminal_ctrl_c_asks(cluster: Cluster, command: Start, answer: str, left: int) -> None:
+    launcher = command(terminal=True)
+    launcher.process.send_signal(signal.SIGINT)
+    launcher.wait(f"xkd: cancel job {cluster.name} too? [y/N] ")
+    os.write(launcher.terminal, answer.encode())
+    assert launcher.end() in (130, -signal.SIGINT), launcher.said
+    assert len(cluster.jobs) == left
+    if left:
+        complete(cluster)
+
+
+def test_another_run_of_a_pipeline_adopts_the_job(cluster: Cluster) -> None:
+    first = started(cluster, run_id="r1")
+    second = Launch(run_id="r2")
+    until(lambda: cluster.job["metadata"]["labels"]["pipeline/runid"] == "r2")
+    cluster.terminate("r1")
+    assert release("r1") == []
+    complete(cluster)
+    assert first.end() == second.end() == Verdict(**HEALTHY)
+    assert cluster.submitted == 1
+
+
+def test_release_cancels_the_active_jobs_of_a_terminated_run(cluster: Cluster) -> None:
     mine = Launch(run_id="r1")
     until(lambda: len(cluster.jobs) == 1)
     other = Launch(run_id="r2", out=Path("runs/other"))
     until(lambda: len(cluster.jobs) == 2)
+    assert release("r1") == []  # it failed, or its launcher is being moved
+    cluster.terminate("r1")
     assert len(release("r1")) == 1
     assert isinstance(mine.end(), LaunchError)
     assert [job["metadata"]["labels"]["pipeline/runid"] for job in cluster.jobs.values()] == ["r2"]
     cluster.start()
     complete(cluster)
     assert other.end() == Verdict(**HEALTHY)
+    cluster.terminate("r2")
     assert release("r2") == []  # an ended job is kept until its time to live passes
+
+
+def test_release_without_permission_to_read_workflows_leaves_the_job(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(handler: BaseHTTPRequestHandler) -> bool:
+        if "workflows" not in handler.path:
+            return False
+        handler.reply(*refused(403, "forbidden by policy"))  # type: ignore[attr-defined]
+        return True
+
+    launcher = started(cluster, run_id="r1")
+    cluster.terminate("r1")
+    cluster.faults = [refuse]
+    assert release("r1") == []
+    assert "whether pipeline run r1 was terminated is not known: permission denied" in capsys.readouterr().err
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_the_command_line_starts_a_job_without_following_it_and_cancels_it(cluster: Cluster) -> None:
+    def xkd(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    work = ("--preset", "toy", "--data", "runs/data", "--out", "runs/mine")
+    assert xkd(*work, "--detach").returncode == 0
+    name = cluster.name
+    again = xkd(*work, "--detach")
+    assert again.stderr == f"xkd: job {name} exists (Pending); attaching\n"
+    assert xkd("--cancel", name).returncode == 0
+    assert cluster.jobs == {}
+    missing = xkd("--cancel", name)
+    assert (missing.returncode, missing.stderr) == (
+        2,
+        f"xkd: no job {name} in namespace research; list them: kubectl get vcjob -n research\n",
+    )
+    assert xkd().stderr == "xkd: launch needs --data and --out, or --cancel with the name of a job\n"

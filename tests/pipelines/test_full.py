@@ -9,7 +9,7 @@ from kfp import compiler
 
 from components import IMAGE
 from pipelines.xkd_full import xkd_full
-from xkd.launch.kubernetes import job
+from xkd.launch.kubernetes import client
 from xkd.launch.kubernetes.config import NODE_TYPES, TOLERATIONS, USER, VOLUME
 
 COMMANDS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
@@ -249,7 +249,7 @@ def test_release_follows_pretraining_however_that_ends(tasks: dict[str, Any]) ->
 def test_tasks_get_the_run_id_from_a_label_and_not_as_an_input(
     compiled: Compiled, pods: dict[str, Any]
 ) -> None:
-    variable = [{"name": "KFP_RUN_ID", "fieldPath": f"metadata.labels['{job.RUN_LABEL}']"}]
+    variable = [{"name": "KFP_RUN_ID", "fieldPath": f"metadata.labels['{client.RUN_LABEL}']"}]
     named = {name: pod["fieldPathAsEnv"] for name, pod in pods.items() if "fieldPathAsEnv" in pod}
     assert named == {"pretrain": variable, "release": variable}
     assert "pipeline_job" not in str(compiled[0])

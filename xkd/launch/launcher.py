@@ -1,4 +1,4 @@
-"""Start pretraining on this machine or on a cluster, wait until it ends, leave nothing running."""
+"""Start pretraining on this machine or on a cluster, and wait until it ends."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def launch(
         UserError: a mistake that a worker or the cluster found.
         TrainingError: a worker or the job failed.
         LaunchError: the job was deleted, or passed a deadline.
-        ApiUnavailableError: the Kubernetes API does not respond; the job continues.
+        ApiUnavailableError: requests to the Kubernetes API fail; the job continues.
         RunInterruptedError: SIGINT or SIGTERM came and the state was saved.
-        KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after everything was stopped.
+        KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after everything on this machine was stopped.
+            Whether a job on a cluster is cancelled, `xkd.launch.kubernetes.follow.run` says.
     """
     if cluster:
         return _launch_job(training_job(config, data, out, cluster, run_id))
@@ -84,7 +85,7 @@ def training_job(
             check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
     work = _work(config, data, out)
     return Job(
-        name=job_name(out.name, run_id, work[1:], cluster.image, cluster.nodes),
+        name=job_name(out.name, work[1:], cluster.image, cluster.nodes),
         work=work,
         out=out,
         cluster=cluster,

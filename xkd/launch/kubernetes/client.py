@@ -24,10 +24,14 @@ FAILURES = (ApiException, HTTPError, HTTPException, OSError)
 """Exceptions of a server that is unreachable, or in trouble."""
 
 _VOLCANO: dict[str, Any] = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"}
+_ARGO: dict[str, Any] = {"group": "argoproj.io", "version": "v1alpha1", "plural": "workflows"}
+RUN_LABEL = "pipeline/runid"
+"""KFP's label of everything that belongs to a pipeline run."""
 _TIMEOUT = (5, 60)
 """Seconds to connect to the API, and to wait for its next byte."""
-_CANCEL_SECONDS = 30.0
-"""Time that cancelling may take: an interrupted process is killed before long."""
+_INTERRUPTED_SECONDS = 30.0
+"""Time that requests may take after a signal: an interrupted process is killed before long."""
+_QUICK: dict[str, Any] = {"_request_timeout": (5, _INTERRUPTED_SECONDS / 2)}
 _REJECTIONS = {
     401: "the cluster rejected your credentials: {reason}; log in again",
     403: "permission denied by the cluster: {reason}; apply k8s/base to namespace {namespace}",
@@ -42,7 +46,7 @@ class ApiRejectedError(UserError):
 
 
 class ApiUnavailableError(XkdError):
-    """The Kubernetes API does not respond; the job continues."""
+    """Requests to the Kubernetes API fail; the job continues."""
 
     exit_code = EXIT_TRY_AGAIN
 
@@ -56,7 +60,7 @@ class PollPolicy:
     longest: float = 15.0
     """While nothing changes."""
     patience: float = 900.0
-    """How long the API may be unreachable."""
+    """How long requests may fail."""
 
     def next_pause(self, pause: float, changed: bool) -> float:
         """Return the interval after `pause`: the first one after a change, else twice as long."""
@@ -76,39 +80,66 @@ class Api:
     def __init__(self, namespace: str = "") -> None:
         api, found = _connect()
         self.namespace, self.policy = namespace or found or "default", POLL_POLICY
-        self._jobs, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self._own_namespace = found or self.namespace
+        self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self._location = {**_VOLCANO, "namespace": self.namespace, "_request_timeout": _TIMEOUT}
+        self._is_following = False
 
     def create(self, manifest: dict[str, Any]) -> bool:
         """Create a job; return False if one of that name exists."""
-        create = self._jobs.create_namespaced_custom_object
+        create = self._custom.create_namespaced_custom_object
         return self._request(create, unless=409, **self._location, body=manifest) is not None
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return a job, or None if no job has that name."""
-        read = self._jobs.get_namespaced_custom_object
+        read = self._custom.get_namespaced_custom_object
         job: dict[str, Any] | None = self._request(read, unless=404, **self._location, name=name)
         return job
 
     def jobs(self, label: str) -> list[dict[str, Any]]:
         """Return the jobs with a label."""
-        listed = self._jobs.list_namespaced_custom_object
+        listed = self._custom.list_namespaced_custom_object
         return list(self._request(listed, **self._location, label_selector=label)["items"])
+
+    def label(self, name: str, labels: dict[str, str]) -> None:
+        """Set labels of a job."""
+        patch = self._custom.patch_namespaced_custom_object
+        self._request(patch, **self._location, name=name, body={"metadata": {"labels": labels}})
+
+    def is_terminated(self, run_id: str) -> bool:
+        """Return whether a pipeline run was terminated, within a short time; False if that is not known."""
+        self._interrupted()
+        listed, place = (
+            self._custom.list_namespaced_custom_object,
+            {**_ARGO, "namespace": self._own_namespace},
+        )
+        try:
+            found = self._request(listed, **place, label_selector=f"{RUN_LABEL}={run_id}", **_QUICK)
+        except XkdError as error:
+            log.warning("whether pipeline run %s was terminated is not known: %s", run_id, error)
+            return False
+        # KFP terminates a run by a deadline of 0, Argo's own tools by a shutdown.
+        specs = [workflow["spec"] for workflow in found["items"]]
+        return any(spec.get("activeDeadlineSeconds") == 0 or spec.get("shutdown") for spec in specs)
 
     def delete(self, name: str) -> None:
         """Delete a job and its pods, which save first."""
-        delete = self._jobs.delete_namespaced_custom_object
-        location = {**self._location, "_request_timeout": (5, _CANCEL_SECONDS / 2)}
+        delete = self._custom.delete_namespaced_custom_object
+        location = self._location | _QUICK
         self._request(delete, unless=404, **location, name=name, propagation_policy="Foreground")
 
     def cancel(self, name: str) -> str:
         """Delete a job within a short time; return the outcome as text, with a command if that failed."""
-        self.policy = replace(self.policy, patience=min(self.policy.patience, _CANCEL_SECONDS))
+        self._interrupted()
         try:
             self.delete(name)
         except XkdError as error:
             return f"not cancelled ({error}): kubectl delete vcjob {name} -n {self.namespace}"
         return "cancelled"
+
+    def follow(self) -> None:
+        """Retry from now on also what the server rejects: a token that expires is replaced before long."""
+        self._is_following = True
 
     def pods(self, name: str) -> list[client.V1Pod]:
         """Return the pods of a job."""
@@ -131,6 +162,10 @@ class Api:
         finally:
             response.release_conn()
 
+    def _interrupted(self) -> None:
+        self.policy = replace(self.policy, patience=min(self.policy.patience, _INTERRUPTED_SECONDS))
+        self._is_following = False
+
     def _pods_of(self, name: str) -> dict[str, Any]:
         label = f"volcano.sh/job-name={name}"
         return {"namespace": self.namespace, "label_selector": label, "_request_timeout": _TIMEOUT}
@@ -140,14 +175,21 @@ class Api:
 
         Raises:
             ApiRejectedError: the server rejects the request.
-            ApiUnavailableError: the server does not respond within the policy's patience.
+            ApiUnavailableError: the server gives no answer within the policy's patience; while a job is
+                followed, a rejection is no answer.
         """
         retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, FAILURES) and not _is_rejection(error)),
+            retry=retry_if_exception(
+                lambda error: (
+                    isinstance(error, FAILURES)
+                    and getattr(error, "status", 0) != unless
+                    and (self._is_following or not _is_rejection(error))
+                )
+            ),
             wait=wait_exponential(multiplier=self.policy.first, max=4 * self.policy.longest),
             stop=stop_after_delay(self.policy.patience),
             before_sleep=lambda state: log.warning(
-                "the Kubernetes API does not respond (%s); retrying",
+                "a request to the Kubernetes API failed (%s); retrying",
                 _reason(state.outcome.exception() if state.outcome else None),
             ),
             reraise=True,
@@ -158,12 +200,12 @@ class Api:
             status, reason = getattr(error, "status", 0), _reason(error)
             if status == unless:
                 return None
-            if _is_rejection(error):
+            if _is_rejection(error) and not self._is_following:
                 line = _REJECTIONS.get(status, "the cluster rejected the job: {reason}")
                 raise ApiRejectedError(line.format(reason=reason, namespace=self.namespace)) from None
             raise ApiUnavailableError(
-                f"Kubernetes API unreachable for {self.policy.patience:.0f} s ({reason}); the job continues, "
-                "rerun the command to attach to it"
+                f"requests to the Kubernetes API failed for {self.policy.patience:.0f} s ({reason}); the job "
+                "continues, rerun the command to attach to it"
             ) from None
 
 

@@ -1,12 +1,13 @@
-"""Run a job on a cluster: submit or find it, follow it to its end, leave nothing running.
+"""Run a job on a cluster: submit or find it, and follow it to its end.
 
-The Job's own policies restart it (`job`), so it continues while no launcher follows it. A launcher that is
+The Job's own policies restart it (`job`), and it continues while no launcher follows it. A launcher that is
 rerun for the same work finds the job by its name. A pod's termination message says why it ended; logs are
 only shown.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from kubernetes import client
 
 from xkd.launch.interrupts import stop_signals_raised
 from xkd.launch.kubernetes import status
-from xkd.launch.kubernetes.client import FAILURES, Api, ApiRejectedError, ApiUnavailableError
+from xkd.launch.kubernetes.client import FAILURES, Api
 from xkd.launch.kubernetes.job import Job
 from xkd.launch.kubernetes.submit import LaunchError, submit_or_attach
 from xkd.launch.termination import Termination
@@ -46,10 +47,12 @@ class _DeadlineError(Exception):
 
 
 def run(job: Job, progress: Callable[[], str]) -> Outcome:
-    """Submit or attach to a job and follow it to its end; cancel it on a signal or a deadline.
+    """Submit or attach to a job and follow it to its end; cancel it at a deadline, or where that is wanted.
 
     An existing job of that name that succeeded is only read. One that failed is restarted, except within the
-    same pipeline run (`submit_or_attach`).
+    same pipeline run (`submit_or_attach`). After SIGTERM the job continues: the launcher's pod may be moved
+    to another node. Only the end of the whole pipeline run (`Api.is_terminated`) cancels it, or Ctrl-C: at a
+    terminal if the answer is yes, elsewhere if this launcher submitted the job.
 
     Args:
         progress: returns how far the work is, for the summary; "" where unknown.
@@ -57,29 +60,51 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
     Raises:
         UserError: the cluster rejects it, or another job writes to the same directory.
         LaunchError: the job was deleted, or passed a deadline and was cancelled.
-        ApiUnavailableError: the Kubernetes API does not respond; the job continues.
-        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came and the job was cancelled.
+        ApiUnavailableError: requests to the Kubernetes API fail; the job continues.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came.
     """
     api = Api(job.cluster.namespace)
-    follower = _Follower(api, job, progress)
+    follower, is_ours = _Follower(api, job, progress), True
     with stop_signals_raised() as ignore_signals:
         try:
-            submit_or_attach(api, job)
+            is_ours = submit_or_attach(api, job)
+            api.follow()
             with (
                 _thread(_show_logs, api, job.first_pod, wait=_FLUSH_SECONDS),
                 _thread(follower.watch_pods),
             ):
                 outcome = follower.follow()
-        except (KeyboardInterrupt, SystemExit, _DeadlineError) as error:
+        except _DeadlineError as error:
             ignore_signals()
             log.info("%s; cancelling it", follower.summary())
-            result = api.cancel(job.name)
-            if isinstance(error, _DeadlineError):
-                raise LaunchError(f"{error}; {result}") from None
+            raise LaunchError(f"{error}; {api.cancel(job.name)}") from None
+        except (KeyboardInterrupt, SystemExit) as error:
+            ignore_signals()
+            log.info("%s", follower.summary())
+            if job.run_id:
+                cancels = api.is_terminated(job.run_id)
+            else:
+                cancels = isinstance(error, KeyboardInterrupt) and _is_cancellation(job.name, is_ours)
+            result = (
+                api.cancel(job.name)
+                if cancels
+                else (
+                    "continues; rerun the command to attach to it, or cancel it: "
+                    f"xkd launch --cancel {job.name} --cluster-set namespace={api.namespace}"
+                )
+            )
             log.info("job %s: %s", job.name, result)
             raise
     log.info("%s", follower.summary())
     return outcome
+
+
+def _is_cancellation(name: str, is_ours: bool) -> bool:
+    """Return whether Ctrl-C is meant for the job too, not only for the launcher."""
+    if not sys.stdin.isatty():
+        return is_ours
+    print(f"xkd: cancel job {name} too? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager
@@ -136,17 +161,12 @@ class _Follower:
 
         Raises:
             LaunchError: it was deleted.
-            ApiUnavailableError: the API does not respond, or rejects a request; the job continues.
+            ApiUnavailableError: requests to the API fail; the job continues.
             _DeadlineError: it waits, or runs, for too long.
         """
         pause, previous = self._api.policy.first, ""
         while True:
-            try:
-                job, pods = self._api.read(self._name), self._api.pods(self._name)
-            except ApiRejectedError as error:
-                raise ApiUnavailableError(
-                    f"{error}; job {self._name} continues, rerun the command to attach to it"
-                ) from None
+            job, pods = self._api.read(self._name), self._api.pods(self._name)
             if job is None:
                 raise LaunchError(
                     f"job {self._name} no longer exists: it was deleted, or its time to live expired; "

@@ -18,10 +18,9 @@ from torchx.specs import AppDef, Role, macros
 from xkd.config.overrides import load_yaml
 from xkd.errors import NON_RETRYABLE_EXIT_CODES
 from xkd.launch.agent import agent_command
+from xkd.launch.kubernetes.client import RUN_LABEL
 from xkd.launch.kubernetes.config import WORKSPACE, ClusterConfig
 
-RUN_LABEL = "pipeline/runid"
-"""KFP's label of everything that belongs to a pipeline run."""
 OUT_LABEL = "xkd/writes-to"
 """Label with the hash of the directory that a job writes."""
 RENDEZVOUS_PORT = 29400
@@ -57,7 +56,7 @@ class Job:
     threads: int = 0
     """Threads of each worker; 0: as many as torch takes."""
     run_id: str = ""
-    """The pipeline run that the job belongs to, if any."""
+    """The pipeline run that starts or adopts the job, if any."""
     metrics_port: int = 0
     """Port on which the first pod serves metrics; 0: none."""
 

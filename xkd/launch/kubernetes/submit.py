@@ -1,4 +1,4 @@
-"""Submit a job or attach to an existing one; cancel the jobs of a pipeline run."""
+"""Submit a job or attach to an existing one; cancel one, or those of a pipeline run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from xkd.errors import NON_RETRYABLE_EXIT_CODES, UserError, XkdError
 from xkd.launch.kubernetes import status
-from xkd.launch.kubernetes.client import Api
-from xkd.launch.kubernetes.job import OUT_LABEL, RUN_LABEL, Job
+from xkd.launch.kubernetes.client import RUN_LABEL, Api
+from xkd.launch.kubernetes.job import OUT_LABEL, Job
 from xkd.log import get_logger
 
 _DELETION_SECONDS = 120.0
@@ -22,8 +22,13 @@ class LaunchError(XkdError):
     """A job was deleted, passed a deadline or could not start; rerunning the command restarts it."""
 
 
-def submit_or_attach(api: Api, job: Job) -> None:
+def submit_or_attach(api: Api, job: Job) -> bool:
     """Ensure that the job exists: submitted now, active, or ended in a way that a restart would not change.
+
+    A job that another pipeline run started is adopted: from then on it belongs to this one.
+
+    Returns:
+        Whether it was submitted now.
 
     Raises:
         UserError: another job writes to the same directory, or the cluster rejects this one.
@@ -38,7 +43,9 @@ def submit_or_attach(api: Api, job: Job) -> None:
         _wait_deleted(api, job, job.name)
     elif existing:
         log.info("job %s exists (%s); attaching", job.name, status.phase_of(existing))
-        return
+        if job.run_id and job.run_id != _run_of(existing):
+            api.label(job.name, {RUN_LABEL: job.run_id})
+        return False
     for other in api.jobs(f"{OUT_LABEL}={job.out_hash}"):
         name = other["metadata"]["name"]
         if "deletionTimestamp" in other["metadata"]:
@@ -50,12 +57,36 @@ def submit_or_attach(api: Api, job: Job) -> None:
             )
     if api.create(job.manifest()):
         log.info("job %s submitted in namespace %s", job.name, api.namespace)
+    return True
+
+
+def submit(job: Job) -> None:
+    """Ensure that a job exists (`submit_or_attach`), without following it."""
+    submit_or_attach(Api(job.cluster.namespace), job)
+
+
+def cancel(name: str, namespace: str = "") -> None:
+    """Cancel a job, whose pods save first.
+
+    Raises:
+        UserError: there is no such job.
+    """
+    api = Api(namespace)
+    if api.read(name) is None:
+        raise UserError(
+            f"no job {name} in namespace {api.namespace}; list them: kubectl get vcjob -n {api.namespace}"
+        )
+    api.delete(name)
+    log.info("job %s: cancelled; its pods save within their grace period", name)
 
 
 def release(run_id: str, namespace: str = "") -> list[str]:
-    """Cancel the jobs of a pipeline run that have not ended; return their names."""
+    """Cancel the active jobs of a pipeline run if it was terminated; return their names.
+
+    After any other end of a run its jobs continue, and the next run of the same work adopts them.
+    """
     api = Api(namespace)
-    jobs = api.jobs(f"{RUN_LABEL}={run_id}")
+    jobs = api.jobs(f"{RUN_LABEL}={run_id}") if api.is_terminated(run_id) else []
     names = [str(job["metadata"]["name"]) for job in jobs if not status.has_ended(job)]
     for name in names:
         api.delete(name)
@@ -70,11 +101,16 @@ def _needs_restart(api: Api, job: Job, existing: Mapping[str, Any]) -> bool:
     """
     if not status.has_ended(existing) or status.phase_of(existing) == status.SUCCEEDED:
         return False
-    if not job.run_id:
+    if not job.run_id or job.run_id != _run_of(existing):
         return True
     ends = map(status.end_of, api.pods(job.name))
     final = any(end and end.code in NON_RETRYABLE_EXIT_CODES for end in ends)
     return status.phase_of(existing) != status.FAILED and not final
+
+
+def _run_of(existing: Mapping[str, Any]) -> str:
+    """Return the pipeline run that a job belongs to, if any."""
+    return str(existing["metadata"].get("labels", {}).get(RUN_LABEL, ""))
 
 
 def _wait_deleted(api: Api, job: Job, name: str) -> None:
