@@ -120,7 +120,7 @@ def complete(cluster: Cluster) -> None:
 def fail(cluster: Cluster, *arguments: Any, phase: str = "Failed", **options: Any) -> None:
     cluster.end_pod(0, 143)
     cluster.end_pod(1, *arguments, **options)
-    cluster.phase(phase, 4 if phase == "Failed" else 0)
+    cluster.phase(phase, CONFIG.restarts + 1 if phase == "Failed" else 0)
 
 
 def test_a_job_is_submitted_and_its_verdict_is_returned(
@@ -415,7 +415,7 @@ def test_the_summary_has_the_progress_of_the_run(
     fail(cluster, 1, report("trouble", 1))
     launcher.end()
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "Failed, 5 attempt(s), " in said
+    assert "Failed, 6 attempt(s), " in said
     assert said.endswith("waiting for nodes; step 9 of 28, last checkpoint: step_00000008.pt")
 
 
@@ -435,7 +435,7 @@ def test_a_deleted_job_is_an_error(cluster: Cluster) -> None:
             (1, report("worker 3 failed with exit code 1", 1)),
             {},
             TrainingError,
-            "after 4 restart.*worker 3 failed with exit code 1",
+            "after 5 restart.*worker 3 failed with exit code 1",
         ),
         ((137, ""), {"reason": "OOMKilled"}, TrainingError, "train-1-0: ended with out of memory"),
         (
@@ -483,6 +483,34 @@ def test_restarts_are_not_multiplied_by_the_retries_of_a_pipelines_task(cluster:
     assert str(first) == str(again)
     assert "trouble; another run of the pipeline resumes from the last checkpoint" in str(again)
     assert cluster.submitted == 1
+
+
+@pytest.mark.parametrize("run_id", ["", "r1"])
+def test_a_job_that_volcano_gives_up_with_restarts_left_is_submitted_again(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], run_id: str
+) -> None:
+    launcher = started(cluster, run_id=run_id)
+    for number in (0, 1):  # at once
+        cluster.end_pod(number, 1, report("NCCL error", 1))
+    cluster.phase("Failed", 1)
+    until(lambda: cluster.submitted == 2)
+    assert "Failed, 2 attempt(s)" in capsys.readouterr().err
+    cluster.start()
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_a_job_that_fails_again_and_again_has_no_more_restarts_than_it_may(cluster: Cluster) -> None:
+    launcher = started(cluster)
+    for submitted in (1, 2):
+        until(lambda: cluster.submitted == submitted and cluster.jobs)  # noqa: B023
+        cluster.start()
+        cluster.end_pod(0, 1, report("trouble", 1))
+        cluster.phase("Failed", 3)
+    error = launcher.end()
+    assert isinstance(error, TrainingError)
+    assert "trouble" in str(error)
+    assert cluster.submitted == 2
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ class Outcome:
     restarts: int
     ends: Mapping[str, Termination]
     """The last known end of each of its pods."""
+    is_premature: bool
+    """Whether Volcano gave the job up with restarts left."""
 
 
 class _DeadlineError(Exception):
@@ -50,7 +52,8 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
     """Submit or attach to a job and follow it to its end; cancel it at a deadline, or where that is wanted.
 
     An existing job of that name that succeeded is only read. One that failed is restarted, except within the
-    same pipeline run (`submit_or_attach`). After SIGTERM the job continues: the launcher's pod may be moved
+    same pipeline run (`submit_or_attach`). One that Volcano gives up with restarts left, as it may when two
+    pods fail at once, is submitted again. After SIGTERM the job continues: the launcher's pod may be moved
     to another node. Only the end of the whole pipeline run (`Api.is_terminated`) cancels it, or Ctrl-C: at a
     terminal if the answer is yes, elsewhere if this launcher submitted the job.
 
@@ -64,16 +67,22 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came.
     """
     api = Api(job.cluster.namespace)
-    follower, is_ours = _Follower(api, job, progress), True
+    follower, is_ours, restarts = _Follower(api, job, progress), True, 0
     with stop_signals_raised() as ignore_signals:
         try:
-            is_ours = submit_or_attach(api, job)
-            api.follow()
-            with (
-                _thread(_show_logs, api, job.first_pod, wait=_FLUSH_SECONDS),
-                _thread(follower.watch_pods),
-            ):
-                outcome = follower.follow()
+            while True:
+                is_ours = submit_or_attach(api, job)
+                api.follow()
+                with (
+                    _thread(_show_logs, api, job.first_pod, wait=_FLUSH_SECONDS),
+                    _thread(follower.watch_pods),
+                ):
+                    outcome = follower.follow()
+                restarts += outcome.restarts + 1
+                if not outcome.is_premature or restarts > job.cluster.restarts:
+                    break
+                log.warning("%s, with restarts left; restarting it", follower.summary())
+                follower = _Follower(api, job, progress)
         except _DeadlineError as error:
             ignore_signals()
             log.info("%s; cancelling it", follower.summary())
@@ -81,29 +90,23 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
         except (KeyboardInterrupt, SystemExit) as error:
             ignore_signals()
             log.info("%s", follower.summary())
-            if job.run_id:
-                cancels = api.is_terminated(job.run_id)
-            else:
-                cancels = isinstance(error, KeyboardInterrupt) and _is_cancellation(job.name, is_ours)
-            result = (
-                api.cancel(job.name)
-                if cancels
-                else (
-                    "continues; rerun the command to attach to it, or cancel it: "
-                    f"xkd launch --cancel {job.name} --cluster-set namespace={api.namespace}"
-                )
-            )
+            result = "continues; rerun the command to attach to it, or cancel it: "
+            result += f"xkd launch --cancel {job.name} --cluster-set namespace={api.namespace}"
+            if _is_cancellation(api, job, error, is_ours):
+                result = api.cancel(job.name)
             log.info("job %s: %s", job.name, result)
             raise
     log.info("%s", follower.summary())
     return outcome
 
 
-def _is_cancellation(name: str, is_ours: bool) -> bool:
-    """Return whether Ctrl-C is meant for the job too, not only for the launcher."""
-    if not sys.stdin.isatty():
-        return is_ours
-    print(f"xkd: cancel job {name} too? [y/N] ", end="", file=sys.stderr, flush=True)
+def _is_cancellation(api: Api, job: Job, error: BaseException, is_ours: bool) -> bool:
+    """Return whether a signal is meant for the job too, not only for its launcher."""
+    if job.run_id:
+        return api.is_terminated(job.run_id)
+    if not isinstance(error, KeyboardInterrupt) or not sys.stdin.isatty():
+        return isinstance(error, KeyboardInterrupt) and is_ours
+    print(f"xkd: cancel job {job.name} too? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -180,7 +183,9 @@ class _Follower:
                 self._pending_reasons.clear()
             self._report_pending(pods)
             if status.has_ended(job):
-                return Outcome(phase, self._restarts, self._ends)
+                return Outcome(
+                    phase, self._restarts, self._ends, status.is_premature(job, self._cluster.restarts)
+                )
             self._check_deadlines(phase)
             pause, previous = self._api.policy.next_pause(pause, changed), phase
             time.sleep(pause)
@@ -213,7 +218,7 @@ class _Follower:
     @property
     def _restarts(self) -> int:
         # Volcano also counts the restart that it no longer makes.
-        return min(int(self._job.get("status", {}).get("retryCount", 0)), self._cluster.restarts)
+        return min(status.retry_count(self._job), self._cluster.restarts)
 
     def _report_ends(self, pods: Collection[client.V1Pod]) -> bool:
         """Record how pods ended, and log each failure; return whether there was a new end."""

@@ -17,7 +17,7 @@ WAITING = ("Pending", "Inqueue", "Restarting")
 """Phases in which a job needs nodes; the deadline of the queue applies."""
 SUCCEEDED = "Completed"
 FAILED = "Failed"
-"""Phase of a job that has used all its restarts."""
+"""Phase of a job that Volcano gives up: after its restarts, or when two pods fail at once."""
 ENDED = (SUCCEEDED, FAILED, "Terminated", "Aborted")
 """Final phases of a job. Unknown phases are taken as transient."""
 
@@ -30,6 +30,16 @@ def phase_of(job: Mapping[str, Any]) -> str:
 def has_ended(job: Mapping[str, Any]) -> bool:
     """Return whether a job is in a final phase."""
     return phase_of(job) in ENDED
+
+
+def retry_count(job: Mapping[str, Any]) -> int:
+    """Return the number of restarts that Volcano has counted."""
+    return int(job.get("status", {}).get("retryCount", 0))
+
+
+def is_premature(job: Mapping[str, Any], restarts: int) -> bool:
+    """Return whether a job failed before it had used its restarts."""
+    return phase_of(job) == FAILED and retry_count(job) <= restarts
 
 
 def seconds_by_phase(job: Mapping[str, Any]) -> tuple[dict[str, float], float]:

@@ -105,7 +105,8 @@ def _needs_restart(api: Api, job: Job, existing: Mapping[str, Any]) -> bool:
         return True
     ends = map(status.end_of, api.pods(job.name))
     final = any(end and end.code in NON_RETRYABLE_EXIT_CODES for end in ends)
-    return status.phase_of(existing) != status.FAILED and not final
+    is_premature = status.is_premature(existing, job.cluster.restarts)
+    return (is_premature or status.phase_of(existing) != status.FAILED) and not final
 
 
 def _run_of(existing: Mapping[str, Any]) -> str:
