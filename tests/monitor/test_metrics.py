@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from xkd.model import terms
-from xkd.monitor.metrics import INFO, LABELS, METRICS, SCORE, TABLE, UNITS, page
+from xkd.monitor.metrics import INFO, LABELS, METRICS, RANK, SCORE, TABLE, UNITS, page
 
 FIELDS = [field for metric in TABLE for field in metric.fields.values()]
 
@@ -24,7 +24,7 @@ def test_names_and_fields_are_unique_and_every_row_is_described() -> None:
     assert len(set(names)) == len(names)
     assert len(set(FIELDS)) == len(FIELDS)
     assert all(metric.field and metric.description for metric in TABLE)
-    assert {metric.label for metric in TABLE} == {"", *LABELS}
+    assert {metric.label for metric in TABLE} == {"", RANK, *LABELS}
     assert {metric.unit for metric in METRICS} == {"", *UNITS}
 
 

@@ -24,7 +24,7 @@ from xkd.errors import UserError
 from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
 from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
-from xkd.monitor.metrics import METRICS
+from xkd.monitor.metrics import METRICS, RANK
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.rundir import Row, RunDir, read_rows
 
@@ -76,10 +76,14 @@ def test_gauges_are_nan_and_counters_zero_until_the_first_row(tmp_path: Path) ->
     assert before["xkd_skipped_steps_total", run] == 0
     assert before["xkd_steps_planned", run] == 50
     assert before["xkd_largest_entropy_nats", run] == pytest.approx(math.log(1024))
-    assert {metric.name for metric in METRICS} <= {name for name, *_ in before}
+    by_rank = {
+        metric.name for metric in METRICS if metric.label == RANK
+    }  # the number of processes is not known
+    assert {metric.name for metric in METRICS} - by_rank <= {name for name, *_ in before}
     assert any(sample[:2] == ("xkd_run_info", run) and "toy" in sample for sample in before)
-    monitor.log(row(1))
+    monitor.log(row(1) | {"seconds_forward_by_rank": [0.5, 0.75]})
     after = scrape(monitor)
+    assert [after["xkd_rank_forward_seconds", run, rank] for rank in "01"] == [0.5, 0.75]
     assert after[kd] == 5
     assert after["xkd_verdict", run, "healthy"] == 1
     assert after["xkd_skipped_clips_total", run, "unreadable"] == 3

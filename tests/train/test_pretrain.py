@@ -44,7 +44,10 @@ NOT_REPEATED = {
     "eta_seconds",
     "samples_per_second",
     "seconds_data_wait",
-    "seconds_forward_backward",
+    "seconds_forward",
+    "seconds_backward",
+    "seconds_data_wait_by_rank",
+    "seconds_forward_by_rank",
     "seconds_optimizer",
     "step_seconds",
 }
@@ -68,6 +71,24 @@ Stepper.step = signaled
 run_worker(main)
 """
 """A training process that receives a signal as it begins a step, however fast it is."""
+SLEEP = 0.05
+STRAGGLER = f"""
+import os, time
+from xkd.launch.termination import run_worker
+from xkd.model.xkd import XKD
+from xkd.train.pretrain import main
+
+forward = XKD.forward
+
+def slow(*given):
+    if os.environ["RANK"] == "1":
+        time.sleep({SLEEP})
+    return forward(*given)
+
+XKD.forward = slow
+run_worker(main)
+"""
+"""A training process that is slow if it is the second."""
 
 
 def train(
@@ -128,7 +149,8 @@ def test_a_run_writes_everything_that_the_next_stages_read(whole: Path) -> None:
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
     assert set(rows[-1]) <= {field for metric in TABLE for field in metric.fields.values()}
     missing = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
-    elsewhere = {"loss_scale", "gpu_memory_bytes", "align_video_to_audio", "align_audio_to_video"}
+    elsewhere = {"loss_scale", "align_video_to_audio", "align_audio_to_video"}
+    elsewhere |= {"gpu_memory_bytes", "gpu_memory_capacity_bytes"}
     constant = {
         "steps",
         "log_every",
@@ -237,12 +259,25 @@ def test_steps_do_not_depend_on_the_number_of_processes_and_parts(
 
 @pytest.mark.system
 def test_two_processes_train_on_the_same_clips_as_one(whole: Path, prepared: Path, tmp_path: Path) -> None:
-    """Through the whole loop, in float32 and with each process's own MMD: the other terms agree."""
+    """Through the whole loop, in float32 and with each process's own MMD: the other terms agree.
+
+    The rows show which process is slow.
+    """
     out = tmp_path / "run"
-    train(tiny_config(), prepared, out, *TWO_PROCESSES)
+    straggler = tmp_path / "straggler.py"
+    straggler.write_text(STRAGGLER)
+    train(tiny_config(), prepared, out, *TWO_PROCESSES[:-2], straggler)
     first, reference = numbers(out)[0], numbers(whole)[0]
     for name in ("reconstruct_video", "reconstruct_audio", "kd_video_to_audio", "kd_audio_to_video"):
         assert first[name] == pytest.approx(reference[name], rel=1e-5), name
+    for row in read_rows(out / "metrics.jsonl"):
+        for phase in ("data_wait", "forward"):
+            mine, other = row[f"seconds_{phase}_by_rank"]
+            assert mine == pytest.approx(row[f"seconds_{phase}"])
+            assert other > 0
+        # The other process slept in each step, and this one waited for it in its backward pass.
+        assert row["seconds_forward_by_rank"][1] >= SLEEP
+        assert row["step_seconds"] >= SLEEP
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:

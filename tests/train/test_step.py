@@ -17,6 +17,7 @@ from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext
 from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
+from xkd.monitor.metrics import PHASES
 from xkd.train.schedules import schedule
 from xkd.train.step import Part, Stepper, mask_noise, precision
 from xkd.train.watch import StepWatch
@@ -61,6 +62,23 @@ def test_precision_follows_the_device() -> None:
     assert precision("auto", torch.device("cpu")) is torch.float32
     with pytest.raises(UserError, match=r"run\.precision fp16 needs a GPU"):
         precision("fp16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_every_step_has_all_phases_however_many_parts_it_has(parts: int) -> None:
+    config = with_run(precision="fp32", accumulate=parts)
+    config = replace(config, optim=replace(config.optim, batch_size=4 * parts))
+    stepper = Stepper(XKD(config), config, CPU)
+    watch = StepWatch(stepper, 20, 1)
+    watch.timer.start()
+    watch.timer.end_phase()
+    terms = stepper.step([part(config, CPU)] * parts, schedule(config, 10, 20, 1), watch.timer.end_phase)
+    watch.observe(1, terms)
+    row = watch.row(1, {})
+    seconds = [row[f"seconds_{phase}"] for phase in PHASES]
+    assert min(seconds) > 0
+    assert sum(seconds) <= row["step_seconds"]
+    assert row["seconds_forward_by_rank"] == pytest.approx([row["seconds_forward"]])
 
 
 @pytest.mark.system

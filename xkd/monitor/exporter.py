@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -89,12 +88,11 @@ class MetricsExporter(Collector):
         info.add_metric([self._run, *self._info.values()], 1)
         yield info
         for metric in METRICS:
-            counter, extra = metric.kind == "counter", [metric.label] if metric.label else []
-            kind = CounterMetricFamily if counter else GaugeMetricFamily
-            family = kind(metric.name, metric.description, labels=["run", *extra])
-            for label, field in metric.fields.items():
-                labels = [self._run, label] if extra else [self._run]
-                family.add_metric(labels, values.get(field, 0.0 if counter else math.nan))
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            names = ["run", metric.label] if metric.label else ["run"]
+            family = kind(metric.name, metric.description, labels=names)
+            for label, value in metric.samples(values):
+                family.add_metric([self._run, *label], value)
             yield family
 
 

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Template
 
@@ -17,8 +19,13 @@ from xkd.model.terms import ALIGN, DIRECTIONS
 
 UNITS = ("nats", "seconds", "bytes", "steps", "ratio")
 """Suffixes of metric names that are units."""
-PHASES = ("data_wait", "forward_backward", "optimizer")
-"""Phases of a step, in their order."""
+PHASES = ("data_wait", "forward", "backward", "optimizer")
+"""Phases of a step, in their order. In `backward`, processes wait for each other's gradients; with
+`run.accumulate`, it is the last backward pass, and `forward` is all before it."""
+RANK = "rank"
+"""Label of a metric with a value per process; its field is a list."""
+RANK_PHASES = ("data_wait", "forward")
+"""Phases in which a process does not wait for others: they show which one is slow."""
 RUN_VERDICTS = ("healthy", "one_hot", "constant", "non_finite")
 """Verdicts of a run on itself. "stalled" is detected from outside: by ``xkd watch`` and alert XKDStalled."""
 DEFAULT_SCRAPE_SECONDS = 60.0
@@ -41,7 +48,7 @@ class Metric:
     name: str
     """Name in Prometheus; empty for a field that is only logged."""
     label: str
-    """Key of `LABELS`; empty for a single series."""
+    """Key of `LABELS`, or `RANK`; empty for a single series."""
     field: str
     """Field of metrics.jsonl; with a label, ``_`` and the label's value follow."""
     paper: str
@@ -61,8 +68,17 @@ class Metric:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Field by label value; the key is "" without a label."""
-        return {v: f"{self.field}_{v}" for v in LABELS[self.label]} if self.label else {"": self.field}
+        """Field by label value; the key is "" without such a label."""
+        return {v: f"{self.field}_{v}" for v in LABELS.get(self.label, ())} or {"": self.field}
+
+    def samples(self, values: Mapping[str, Any]) -> Iterator[tuple[list[str], float]]:
+        """Yield the value of its label, if it has one, and its value, for each series among these fields."""
+        missing = 0.0 if self.kind == "counter" else math.nan
+        if self.label == RANK:
+            yield from (([str(rank)], value) for rank, value in enumerate(values.get(self.field, [])))
+            return
+        for label, field in self.fields.items():
+            yield [label] if label else [], values.get(field, missing)
 
 
 with Path(__file__).with_name("metrics.csv").open(encoding="utf-8", newline="") as _file:
@@ -80,7 +96,9 @@ SCORE_LABELS = ("dataset", "modality", "protocol", "encoder", "fold")
 def page() -> str:
     """Return the text of docs/metrics.md."""
     template = Path(__file__).with_name("metrics.md.j2").read_text(encoding="utf-8")
-    return f"{Template(template, trim_blocks=True).render(table=TABLE, score_labels=SCORE_LABELS)}\n"
+    return (
+        f"{Template(template, trim_blocks=True).render(table=TABLE, rank=RANK, score_labels=SCORE_LABELS)}\n"
+    )
 
 
 if __name__ == "__main__":

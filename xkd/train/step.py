@@ -64,7 +64,7 @@ class Stepper:
         Args:
             parts: this process's share of the batch, `run.accumulate` of them.
             values: learning rate, momentum and temperatures, see `xkd.train.schedules.schedule`.
-            on_phase_end: called after the gradients and after the updates.
+            on_phase_end: called before the last backward pass, after it, and after the updates.
 
         Returns:
             The terms of the objective, averaged over the parts, and ``grad_norm`` before clipping; nothing
@@ -76,9 +76,12 @@ class Stepper:
         temperature: dict[Modality, float] = {m: values[TEACHER_TEMPERATURE[m]] for m in MODALITIES}
         results: list[Objective] = []
         for views, noise in parts:
-            with exchange_gradients(self.objective, when=len(results) == self.parts - 1):
+            last = len(results) == self.parts - 1
+            with exchange_gradients(self.objective, when=last):
                 with autocast(self.context.device, self.dtype):
                     result = self.objective(views, noise, temperature)
+                if last:
+                    on_phase_end()
                 self.scaler.scale(result.terms["loss"] / self.parts).backward()
             results.append(result)
         on_phase_end()

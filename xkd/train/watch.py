@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xkd.model.terms import BATCH_ENTROPY, FEATURE_RANK, FEATURE_STD, direction
-from xkd.monitor.metrics import PHASES
+from xkd.monitor.metrics import PHASES, RANK_PHASES
 from xkd.monitor.signals import effective_rank, entropy, information, spread
 from xkd.rundir import Row
 from xkd.train.step import SMALLEST_SCALE, Stepper
@@ -125,8 +125,17 @@ class StepWatch:
         row |= self.device_statistics(step)
         row |= information(row)
         row |= self.timer.read(self.stepper.model.config.optim.batch_size)
+        row |= self._phases_by_rank(row)
         row["eta_seconds"] = (self.steps - step) * row["step_seconds"]
         return row if checkpoint_time is None else row | {"checkpoint_time": checkpoint_time}
+
+    def _phases_by_rank(self, row: Row) -> dict[str, list[float]]:
+        """Return every process's time in `RANK_PHASES`, from the row of this one."""
+        names = [f"seconds_{phase}" for phase in RANK_PHASES]
+        table = self._terms["loss"].new_zeros(len(names), self.context.size)
+        table[:, self.context.rank] = table.new_tensor([row[name] for name in names])
+        table = self.context.all_reduce_mean(table) * self.context.size
+        return {f"{name}_by_rank": values for name, values in zip(names, table.tolist(), strict=True)}
 
     def signals(self) -> dict[str, Tensor]:
         """Return the collapse signals of the last step, the same on every process."""
@@ -143,7 +152,7 @@ class StepWatch:
         """Return device statistics after this step.
 
         ``skipped_steps``: those that the gradient scaler left out. In fp16 ``loss_scale``; on a GPU
-        ``gpu_memory_bytes``, the maximum allocated so far.
+        ``gpu_memory_bytes``, the maximum allocated so far, and ``gpu_memory_capacity_bytes``.
         """
         state, scaler, device = self.stepper.optimizer.state, self.stepper.scaler, self.context.device
         taken = next(iter(state.values()))["step"] if state else 0
@@ -152,4 +161,6 @@ class StepWatch:
             statistics["loss_scale"] = scaler.get_scale()
         if device.type == "cuda":
             statistics["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+            capacity = torch.cuda.get_device_properties(device).total_memory
+            statistics["gpu_memory_capacity_bytes"] = capacity
         return statistics
