@@ -16,7 +16,22 @@ HERE = Path(__file__).parent
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTED = 'namespace=~"$namespace", run=~"$run"'
 """Matchers of the runs selected at the top."""
+SELECTED_IN_PART = {
+    "xkd:job_pods:count": 'namespace=~"$namespace"',  # pods do not know the run
+    "xkd_evaluation_score": 'run=~"$run"',  # a Pushgateway is in another namespace
+}
+"""Matchers of metrics that do not have both labels."""
 SCRAPE_LABELS = "pod, instance, container, endpoint, job"
+LEGEND = {
+    "legend": {
+        "displayMode": "table",
+        "placement": "bottom",
+        "showLegend": True,
+        "calcs": ["lastNotNull", "min", "max"],
+    },
+    "tooltip": {"mode": "multi", "sort": "desc"},
+}
+"""Options of curves."""
 COLUMNS = 24
 """Width of Grafana's grid."""
 ALERTS = {
@@ -37,20 +52,32 @@ def select_runs(query: str) -> str:
     """
 
     def restrict(match: re.Match[str]) -> str:
-        metric, matchers = match[1], match[2]
-        return f"max without ({SCRAPE_LABELS}) ({metric}{{{SELECTED}{f', {matchers}' if matchers else ''}}})"
+        function, metric, matchers, window = (group or "" for group in match.groups())
+        selected = SELECTED_IN_PART.get(metric, SELECTED) + (f", {matchers}" if matchers else "")
+        return f"max without ({SCRAPE_LABELS}) ({function}{metric}{{{selected}}}{window})"
 
-    return re.sub(r"\b(xkd[_:][\w:]+)(?:{([^}]*)})?", restrict, query)
+    return re.sub(r"(\w+_over_time\()?\b(xkd[_:][\w:]+)(?:{([^}]*)})?(\[[^]]*\]\))?", restrict, query)
 
 
 def panel_json(panel: dict[str, Any], number: int, x: int, y: int) -> dict[str, Any]:
     """Return a panel of dashboards.yaml as Grafana's JSON."""
+    if "row" in panel:
+        place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
+        return {
+            "id": number,
+            "type": "row",
+            "title": panel["row"],
+            "collapsed": False,
+            "gridPos": place,
+            "panels": [],
+        }
+    kind = panel.get("kind", "timeseries")
     defaults = {"unit": panel.get("unit", "short"), **panel.get("defaults", {})}
     if "links" in panel:
         defaults["links"] = links(panel["links"])
     return {
         "id": number,
-        "type": panel.get("kind", "timeseries"),
+        "type": kind,
         "title": panel["title"],
         "description": panel["description"],
         "datasource": DATASOURCE,
@@ -65,7 +92,7 @@ def panel_json(panel: dict[str, Any], number: int, x: int, y: int) -> dict[str, 
             for index, (legend, query) in enumerate(panel["queries"].items())
         ],
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": panel.get("options", {}),
+        "options": panel.get("options", LEGEND if kind == "timeseries" else {}),
     } | ({"repeat": panel["repeat"], "repeatDirection": "h", "maxPerRow": 3} if "repeat" in panel else {})
 
 
@@ -125,7 +152,7 @@ def dashboard(uid: str, content: dict[str, Any]) -> dict[str, Any]:
     panels: list[dict[str, Any]] = []
     x = y = 0
     for number, panel in enumerate(content["panels"], 1):
-        if x + panel.get("width", 8) > COLUMNS:
+        if x + panel.get("width", COLUMNS if "row" in panel else 8) > COLUMNS:
             x, y = 0, y + max(p["gridPos"]["h"] for p in panels if p["gridPos"]["y"] == y)
         panels.append(panel_json(panel, number, x, y))
         x += panels[-1]["gridPos"]["w"]

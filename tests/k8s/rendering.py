@@ -20,15 +20,15 @@ FOLDERS = ["base", *OVERLAYS, "monitoring"]
 
 
 def _renders() -> bool:
-    """Return whether kubectl is installed and supports kustomize's components (1.21 and later)."""
+    """Return whether kubectl is installed and supports kustomize's components and replacements."""
     if not shutil.which("kubectl"):
         return False
     command = ["kubectl", "version", "--client", "--output=json"]
     version = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["clientVersion"]
-    return (int(version["major"]), int(version["minor"].rstrip("+"))) >= (1, 21)
+    return (int(version["major"]), int(version["minor"].rstrip("+"))) >= (1, 27)
 
 
-needs_kubectl = pytest.mark.skipif(not _renders(), reason="kubectl 1.21 or later is not installed")
+needs_kubectl = pytest.mark.skipif(not _renders(), reason="kubectl 1.27 or later is not installed")
 
 
 def skip_module_without_kubectl() -> None:

@@ -119,3 +119,15 @@ def test_training_pods_cannot_be_evicted_voluntarily() -> None:
     assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert selects(budget["spec"]["selector"], TRAINING)
     assert not selects(budget["spec"]["selector"], TASK)
+
+
+def test_alerts_link_to_one_published_runbook() -> None:
+    """The URL is in one place, k8s/monitoring/runbook.yaml, which itself stays out of the cluster."""
+    (rules,) = of_kind("monitoring", "PrometheusRule").values()
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    url = yaml.safe_load((K8S / "monitoring/runbook.yaml").read_text())["data"]["url"]
+    assert url.startswith("https://")
+    assert {alert["annotations"]["runbook_url"] for alert in alerts} == {
+        f"{url}#{alert['alert'].lower()}" for alert in alerts
+    }
+    assert set(of_kind("monitoring", "ConfigMap")) == {"xkd-dashboards"}

@@ -18,13 +18,13 @@ import yaml
 from k8s.monitoring.dashboards import DASHBOARDS
 from tests.k8s.schemas import SCHEMAS
 from xkd.monitor.collapse import ZERO
-from xkd.monitor.metrics import METRICS, RUN_VERDICTS
+from xkd.monitor.metrics import METRICS, RUN_VERDICTS, SCORE
 
 MONITORING = Path("k8s/monitoring")
 RULES: dict[str, Any] = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 RECORDS = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
-KNOWN = {metric.name for metric in METRICS} | {"xkd_run_info"} | RECORDS
+KNOWN = {metric.name for metric in METRICS} | {"xkd_run_info", SCORE} | RECORDS
 SCHEMA = json.loads((SCHEMAS / "grafana-dashboard.schema.json").read_text())
 
 
@@ -32,7 +32,7 @@ def queries() -> Iterator[tuple[str, str]]:
     """Every PromQL expression of the dashboards with its place; variables are substituted."""
     for name, content in DASHBOARDS.items():
         for panel in content["panels"]:
-            for target in panel["targets"]:
+            for target in panel.get("targets", []):
                 yield f"{name}, {panel['title']}", substituted(target["expr"])
         for variable in content["templating"]["list"]:
             if variable["type"] != "query":
@@ -44,7 +44,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def substituted(query: str) -> str:
-    return query.replace("$namespace", ".*").replace("$run", ".*")
+    return query.replace("$namespace", ".*").replace("$run", ".*").replace("$__range", "6h")
 
 
 def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -66,12 +66,10 @@ def test_every_alert_is_tested_for_firing_and_for_not_firing() -> None:
     tests = yaml.safe_load((MONITORING / "rules_test.yaml").read_text())["tests"]
     fired, silent = set(), set()
     for test in tests:
-        subjects = {subject(series["series"]) for series in test["input_series"]}
-        for case in test["alert_rule_test"]:
-            firing = {
-                alert["exp_labels"].get("run") or alert["exp_labels"]["instance"]
-                for alert in case["exp_alerts"]
-            }
+        series = [dict(re.findall(r'(\w+)="([^"]*)"', each["series"])) for each in test["input_series"]]
+        subjects = {subject(labels) for labels in series}
+        for case in test.get("alert_rule_test", []):
+            firing = {subject(alert["exp_labels"]) for alert in case["exp_alerts"]}
             if firing:
                 fired.add(case["alertname"])
             if subjects - firing:
@@ -79,15 +77,14 @@ def test_every_alert_is_tested_for_firing_and_for_not_firing() -> None:
     assert fired == silent == {alert["alert"] for alert in ALERTS}
 
 
-def subject(series: str) -> str:
-    """The run or the pod of a series in rules_test.yaml."""
-    found = re.search(r'(?:run|instance)="([^"]*)"', series)
-    assert found, series
-    return found[1]
+def subject(labels: dict[str, str]) -> str:
+    """The run, job, queue or pod that a series or an alert of rules_test.yaml is about."""
+    if "pod" in labels:
+        labels = {"vcjob": labels["pod"].partition("-train-")[0]} | labels
+    return next(labels[name] for name in ("run", "vcjob", "queue_name", "instance") if name in labels)
 
 
 def test_every_alert_has_a_severity_annotations_and_a_runbook_entry() -> None:
-    assert len(ALERTS) <= 10
     headings = re.findall(r"^## (\w+)$", Path("docs/runbook.md").read_text(), re.MULTILINE)
     assert headings == [alert["alert"] for alert in ALERTS]
     for alert in ALERTS:
@@ -129,6 +126,8 @@ def test_a_committed_dashboard_is_what_the_generator_makes_and_valid(name: str) 
     assert len(set(ids)) == len(ids)
     for panel in written["panels"]:
         assert panel["title"]
+        if panel["type"] == "row":
+            continue
         assert panel["description"]
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])

@@ -44,8 +44,27 @@ class Webhook(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(FOREIGN.encode())
+
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
+
+
+FOREIGN = """\
+kube_pod_status_phase{namespace="local",pod="xkd-healthy-0123456789-train-0-0",phase="Running"} 1
+volcano_queue_pod_group_pending_count{queue_name="xkd"} 0
+volcano_queue_pod_group_inqueue_count{queue_name="xkd"} 0
+xkd_evaluation_score{run="healthy",dataset="d",modality="audio",protocol="svm",encoder="random",fold="1"} 0.5
+"""
+FOREIGN += "".join(
+    f'DCGM_FI_DEV_{field}{{namespace="local",pod="xkd-healthy-0123456789-train-0-0",gpu="0"}} 10\n'
+    for field in ("GPU_UTIL", "GPU_TEMP", "POWER_USAGE", "FB_USED", "FB_FREE", "XID_ERRORS")
+)
+"""Metrics as kube-state-metrics, Volcano, a Pushgateway and dcgm-exporter export them."""
 
 
 @contextmanager
@@ -89,8 +108,16 @@ def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [
         f"127.0.0.1:{ports['alertmanager']}"
     ]
-    targets = [f"127.0.0.1:{ports[run]}" for run in ("healthy", "collapsing")]
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = targets
+    config["scrape_configs"][0]["static_configs"] = [
+        {
+            "targets": [f"127.0.0.1:{ports[run]}"],
+            "labels": {"namespace": "local", "pod": f"xkd-{run}-0123456789-train-0-0"},
+        }
+        for run in ("healthy", "collapsing")
+    ]
+    others: dict[str, Any] = {"job_name": "others", "honor_labels": True}
+    others["static_configs"] = [{"targets": [f"127.0.0.1:{hook.server_port}"]}]
+    config["scrape_configs"].append(others)
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     route = {"receiver": "hook", "group_by": ["..."], "group_wait": "0s"}
     url = f"http://127.0.0.1:{hook.server_port}/"
@@ -154,6 +181,7 @@ def test_a_collapse_that_ended_its_run_reaches_the_webhook(watched: dict[str, An
         "instance": "",
         "job": "xkd-local",
         "namespace": "local",
+        "pod": "xkd-collapsing-0123456789-train-0-0",
         "run": "collapsing",
         "severity": "critical",
         "verdict": "constant",

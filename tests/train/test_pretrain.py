@@ -266,7 +266,7 @@ def test_two_processes_train_on_the_same_clips_as_one(whole: Path, prepared: Pat
     out = tmp_path / "run"
     straggler = tmp_path / "straggler.py"
     straggler.write_text(STRAGGLER)
-    train(tiny_config(), prepared, out, *TWO_PROCESSES[:-2], straggler)
+    train(tiny_config(), prepared, out, *TWO_PROCESSES[:-2], str(straggler))
     first, reference = numbers(out)[0], numbers(whole)[0]
     for name in ("reconstruct_video", "reconstruct_audio", "kd_video_to_audio", "kd_audio_to_video"):
         assert first[name] == pytest.approx(reference[name], rel=1e-5), name

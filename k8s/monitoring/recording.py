@@ -1,0 +1,177 @@
+"""Recorded runs in a real Prometheus: ``python -m k8s.monitoring.recording RUN`` records a finished run.
+
+`replayed` passes each row of the recorded runs through the exporter, has promtool turn the results into
+Prometheus's blocks and evaluate the recording rules over them, and starts a Prometheus on these blocks.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xkd.monitor.collapse import CollapseThresholds
+from xkd.monitor.exporter import MetricsExporter
+from xkd.monitor.run_monitor import RunMonitor
+from xkd.rundir import RunDir
+
+HERE = Path(__file__).parent
+RECORDED = HERE / "recorded"
+RULES: dict[str, Any] = yaml.safe_load((HERE / "rules.yaml").read_text())["spec"]
+NAMESPACE = "xkd"
+STEP = 2
+"""Seconds between samples of queries over the recorded time."""
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """The API of a running server, which has data from `begin` to `end`."""
+
+    address: str
+    begin: float = 0.0
+    end: float = 0.0
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """Return the data of a response."""
+        url = f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
+            return json.load(answer)["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series of an expression at the end."""
+        found: list[dict[str, Any]] = self.get("query", query=expression, time=self.end)["result"]
+        return found
+
+    def query_range(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series of an expression over the whole time."""
+        interval = {"start": self.begin, "end": self.end, "step": STEP}
+        found: list[dict[str, Any]] = self.get("query_range", query=expression, **interval)["result"]
+        return found
+
+
+def record(run: RunDir) -> dict[str, Any]:
+    """Return what the exporter needs of a finished run, with five digits of every number."""
+    config, info = run.config(), run.info()
+    thresholds = CollapseThresholds.from_config(config, info["steps"] // config.optim.epochs)
+    times = ("time", "checkpoint_time")
+    rows = [
+        {name: value if name in times else _rounded(value) for name, value in row.items()}
+        for row in run.metrics()
+    ]
+    values = {"steps": info["steps"], "log_every": config.run.log_every, "rollbacks": 0}
+    return {"info": info, "thresholds": asdict(thresholds), "values": values, "rows": rows}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def expositions(name: str, recorded: dict[str, Any], folder: Path) -> Iterator[tuple[float, MetricsExporter]]:
+    """Yield the exporter after each row, with the time of the row; the first row is now."""
+    exporter = MetricsExporter(name, recorded["info"], recorded["values"])
+    monitor = RunMonitor(RunDir(folder), CollapseThresholds(**recorded["thresholds"]), exporter, write=False)
+    shift = time.time() - recorded["rows"][0]["time"]
+    for row in recorded["rows"]:
+        moved = {key: row[key] + shift for key in ("time", "checkpoint_time") if key in row}
+        monitor.log(row | moved)
+        yield moved["time"], exporter
+
+
+def openmetrics(folder: Path) -> tuple[str, float, float]:
+    """Return all recorded runs in Prometheus's text format, with the times of the first and last sample."""
+    families: dict[str, list[str]] = {}
+    times = []
+    for path in sorted(RECORDED.glob("*.json.gz")):
+        name = path.name.removesuffix(".json.gz")
+        target = {"namespace": NAMESPACE, "pod": f"xkd-{name}-0123456789-train-0-0"}
+        for when, exporter in expositions(name, json.loads(gzip.decompress(path.read_bytes())), folder):
+            times.append(when)
+            for family in exporter.collect():
+                lines = families.setdefault(family.name, [f"# TYPE {family.name} {family.type}"])
+                for sample in family.samples:
+                    pairs = (sample.labels | target).items()
+                    labels = ",".join(f"{key}={json.dumps(value)}" for key, value in pairs)
+                    lines.append(f"{sample.name}{{{labels}}} {sample.value!r} {when:.3f}")
+    text = "".join(f"{line}\n" for lines in families.values() for line in lines)
+    return text.replace(" nan ", " NaN ").replace(" inf ", " +Inf ") + "# EOF\n", min(times), max(times)
+
+
+@contextmanager
+def replayed() -> Iterator[Prometheus]:
+    """Start a Prometheus that holds the recorded runs and the series of the recording rules."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data, rules, metrics = folder / "data", folder / "rules.yaml", folder / "metrics.txt"
+        text, begin, end = openmetrics(folder / "run")
+        metrics.write_text(text)
+        rules.write_text(yaml.safe_dump(RULES))
+        blocks = ["promtool", "tsdb", "create-blocks-from"]
+        _run(*blocks, "openmetrics", str(metrics), str(data))
+        with _started(data, begin, end) as server:
+            window = (f"--start={begin - STEP:.0f}", f"--end={end + STEP:.0f}", f"--eval-interval={STEP}s")
+            _run(*blocks, "rules", *window, f"--url={server.address}", f"--output-dir={data}", str(rules))
+        with _started(data, begin, end) as server:
+            yield server
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+
+
+@contextmanager
+def _started(data: Path, begin: float, end: float) -> Iterator[Prometheus]:
+    """Start a Prometheus on existing blocks, which scrapes nothing."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    config = data.with_name("prometheus.yaml")
+    config.write_text("{}\n")
+    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}"]
+    log = data.with_name("prometheus.log")
+    with (
+        log.open("w") as output,
+        subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=output) as process,
+    ):
+        try:
+            _wait_until_ready(process, f"http://{address}/-/ready", log)
+            yield Prometheus(f"http://{address}", begin, end)
+        finally:
+            process.terminate()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=5).close()  # noqa: S310
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"prometheus did not start: {log.read_text()}")
+
+
+if __name__ == "__main__":
+    finished = RunDir(Path(sys.argv[1]))
+    content = json.dumps(record(finished), separators=(",", ":")).encode()
+    RECORDED.mkdir(exist_ok=True)
+    (RECORDED / f"{finished.name}.json.gz").write_bytes(gzip.compress(content, mtime=0))
