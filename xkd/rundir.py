@@ -11,7 +11,8 @@ from typing import Any, Literal
 from xkd.config import Modality, PretrainConfig, load_config
 from xkd.config.overrides import difference, to_yaml
 from xkd.errors import CollapsedError, UserError
-from xkd.io import is_empty, read_json, write_text
+from xkd.io import read_json, write_text
+from xkd.lock import LOCK
 from xkd.log import get_logger
 
 Role = Literal["teacher", "student"]
@@ -74,8 +75,11 @@ class RunDir:
         """Whether the run has a verdict; nothing is left to train."""
         return self.verdict_file.exists()
 
-    def claim(self, config: PretrainConfig) -> None:
-        """Make this the directory of a run, or check that it already is.
+    def claim(self, config: PretrainConfig) -> bool:
+        """Make this the directory of a run, or check that it already is; the caller holds its lock.
+
+        Returns:
+            Whether the run has ended already.
 
         Raises:
             UserError: it holds other files, or a run with other settings (``run.*`` except the seed may
@@ -88,9 +92,10 @@ class RunDir:
             if changed:
                 settings = ", ".join(changed)
                 raise UserError(f"{self.path} holds a run with another {settings}; use another --out")
-        elif not is_empty(self.path):
+        elif self.path.exists() and any(entry.name != LOCK for entry in self.path.iterdir()):
             raise UserError(f"{self.path} is not empty and contains no run; use another --out")
         write_text(self.config_file, text)
+        return self.ended
 
     def config(self) -> PretrainConfig:
         """Return the resolved configuration.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -108,22 +109,49 @@ def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals, cod
     assert running(tmp_path) == []
 
 
-def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path) -> None:
-    """Test the whole chain from the command down to the loader's workers, which the last step needs."""
-    config, out = tiny_config(), tmp_path / "run"
-    # More epochs than any machine trains before it is interrupted.
+def pretrain(prepared: Path, out: Path) -> list[str]:
+    """Return a command that trains in two processes, longer than any test waits for it."""
+    config, file = tiny_config(), out.with_suffix(".yaml")
     config = replace(config, preset="toy", optim=replace(config.optim, epochs=10_000),
                      run=replace(config.run, workers=1, checkpoint_every=10**6))  # fmt: skip
-    (tmp_path / "tiny.yaml").write_text(to_yaml(config))
+    file.write_text(to_yaml(config))
     command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", "--processes", "2"]
-    paths = ["--config", tmp_path / "tiny.yaml", "--data", prepared, "--out", out]
-    launcher = subprocess.Popen([*command, *map(str, paths)], stderr=subprocess.PIPE, text=True)
+    return [*command, *map(str, ["--config", file, "--data", prepared, "--out", out])]
+
+
+def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path) -> None:
+    """Test the whole chain from the command down to the loader's workers, which the last step needs."""
+    out = tmp_path / "run"
+    launcher = subprocess.Popen(pretrain(prepared, out), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, launcher)
     launcher.send_signal(signal.SIGTERM)
     _, said = launcher.communicate(timeout=30)
     assert launcher.returncode == 75, said
     assert "xkd: Interrupted: saved at step" in said
     assert len(list((out / "checkpoints").iterdir())) == 1
+
+
+def test_one_run_directory_has_one_training(prepared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = pretrain(prepared, out)
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, first)
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    (line,) = second.stderr.splitlines()
+    assert line.startswith(f"xkd: {out} is in use by process ")
+    assert f" on {socket.gethostname()} since " in line
+    # A restart beside workers that outlive their launcher for a moment is refused too, and then resumes.
+    first.kill()
+    first.communicate(timeout=30)
+    wait_for(lambda: not (out / ".lock").exists())
+    third = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    saved = len(read_rows(out / "metrics.jsonl"))
+    wait_for(lambda: len(read_rows(out / "metrics.jsonl")) > saved, third)
+    third.send_signal(signal.SIGTERM)
+    assert third.wait(timeout=30) == 75
+    steps = [row["step"] for row in read_rows(out / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")

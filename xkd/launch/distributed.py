@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from xkd.errors import UserError
+
 
 @dataclass(frozen=True)
 class DistributedContext:
@@ -48,8 +50,22 @@ class DistributedContext:
         return int(highest)
 
     def broadcast_flag(self, look: Callable[[], bool]) -> bool:
-        """Return the main process's result of `look` on every process; only that one calls it."""
-        return bool(self.all_reduce_max(int(self.is_main and look())))
+        """Return the main process's result of `look` on every process; only that one calls it.
+
+        Raises:
+            UserError: `look` raised it; every process does, so that none waits for the main one.
+        """
+        result: list[bool | UserError] = [False]
+        if self.is_main:
+            try:
+                result = [look()]
+            except UserError as error:
+                result = [error]
+        if self.size > 1:
+            dist.broadcast_object_list(result, group=self.cpu_group)
+        if isinstance(result[0], UserError):
+            raise result[0]
+        return result[0]
 
     def barrier(self) -> None:
         """Wait for every process."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig, other
 from xkd.errors import UserError
+from xkd.lock import locked_directory
 from xkd.model.vit import build_encoder
 from xkd.rundir import ROLES, RunDir
 from xkd.weights import save_encoder
@@ -49,7 +50,7 @@ def import_released(
 
     Raises:
         UserError: a file is missing, not a released encoder, of the other modality, not named teacher or
-            student, or does not fit `config`; or `out` holds something else.
+            student, or does not fit `config`; or `out` holds something else or is in use.
     """
     run, encoders = RunDir(out), {}
     for path in files:
@@ -60,9 +61,10 @@ def import_released(
         if file in encoders:
             raise UserError(f"{path.name} is a second {roles[0]}; import one at a time")
         encoders[file] = _read(path, modality, config)
-    run.claim(config)
-    for file, weights in encoders.items():
-        save_encoder(weights, config, modality, file)
+    with locked_directory(out):
+        run.claim(config)
+        for file, weights in encoders.items():
+            save_encoder(weights, config, modality, file)
     return list(encoders)
 
 

@@ -16,8 +16,9 @@ from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
-from xkd.launch.distributed import DistributedContext, distributed_context
+from xkd.launch.distributed import distributed_context
 from xkd.launch.termination import run_worker
+from xkd.lock import DirectoryLock, locked_directory
 from xkd.log import get_logger
 from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds
@@ -46,34 +47,32 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
     uninterrupted one (on a GPU up to rounding, because torch sums some gradients there in no fixed order).
 
     Raises:
-        UserError: `out` holds another run, the data does not fit, or the disk is full.
+        UserError: `out` holds another run or is in use, the data does not fit, or the disk is full.
         RunInterruptedError: SIGTERM or SIGINT came; the state is saved.
         CollapsedError: the run ended before its last step because of values that are not finite or,
             depending on `run.on_collapse`, of a collapse; no encoders are published.
     """
+    run = RunDir(out)
     with distributed_context(config.run.peer_seconds) as context:
         precision(config.run.precision, context.device)  # a mistake is reported before anything is written
-        dataset = PreparedDataset.open(data)
-        while not _train(config, dataset, RunDir(out), context):
-            pass  # rolled back: train again from the checkpoint before the collapse
-    return RunDir(out).outcome()
+        # Check everything that can be checked first: a mistake must not leave a claimed directory behind.
+        clips = TrainingClips(PreparedDataset.open(data), config)
+        clips.count_steps(context.size)
+        with locked_directory(out, context.broadcast_flag) as lock:
+            ended = context.broadcast_flag(lambda: run.claim(config))
+            state = RunState(run, clips.dataset, context)
+            while not ended:
+                # Again after a rollback, from the checkpoint before the collapse.
+                ended = _train(clips, state, lock)
+    return run.outcome()
 
 
-def _train(
-    config: PretrainConfig, dataset: PreparedDataset, run: RunDir, context: DistributedContext
-) -> bool:
+def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
     """Train until the run ends or is rolled back; return whether it has ended."""
-    # Check everything that can be checked first: a mistake must not leave a claimed directory behind.
-    clips = TrainingClips(dataset, config)
+    config, run, context = clips.config, state.dir, state.context
     steps, per_epoch = clips.count_steps(context.size)
     make_views = Views(config, clips.specs).to(context.device)
     thresholds = CollapseThresholds.from_config(config, per_epoch)
-    if context.is_main:
-        run.claim(config)
-    context.barrier()
-    state = RunState(run, dataset, context)
-    if run.ended:
-        return True
 
     # Build the model and load the newest checkpoint, if there is one.
     torch.manual_seed(config.run.seed)
@@ -104,6 +103,8 @@ def _train(
 
             logging = step % config.run.log_every == 0 or step in (1, steps)
             saving = loop.save_due(step)
+            if context.is_main and (logging or saving):
+                lock.check()
             if logging:
                 row = watch.row(step, values, state.checkpoints.newest_time())
                 verdict = monitor.log(row)
@@ -122,7 +123,7 @@ def _train(
             if context.is_main:
                 state.checkpoints.save(steps, stepper)
                 save_encoders(stepper.model, run)
-                save_samples(stepper.model, dataset, run.samples_file)
+                save_samples(stepper.model, clips.dataset, run.samples_file)
 
         if not verdict.healthy and _roll_back(state, monitor, verdict):
             return False
