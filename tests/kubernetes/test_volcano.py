@@ -97,7 +97,20 @@ def test_the_worker_gets_every_setting() -> None:
     command = container(pods(rendered())[0])["command"]
     assert command[:3] == ["python", "-m", "xkd.launch.agent"]
     assert "xkd.train.pretrain" in command
-    assert "$" not in options["--settings"]  # neither TorchX nor the kubelet may expand a variable in it
+
+
+def test_nothing_in_a_path_is_expanded() -> None:
+    """As Kubernetes does: $(NAME) is a variable, if there is one, and $$ is $."""
+    out = "runs/$HOME $(TORCHX_RANK0_HOST) $$ $$$(PATH) ${app_id} ${img_root} $"
+    (pod, *_) = pods(training_job(get_preset("paper"), DATA, Path(out), TWO).manifest())
+    known = {variable["name"]: variable["value"] for variable in container(pod)["env"]}
+
+    def expanded(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else known.get(match[1], match[0])
+
+    given = [re.sub(r"\$\$|\$\((.*?)\)", expanded, word) for word in container(pod)["command"]]
+    assert given[given.index("--out") + 1] == out
+    assert given[given.index("--rendezvous") + 1] == "localhost:29400"
 
 
 def test_all_failures_but_final_ones_restart_the_job() -> None:

@@ -123,13 +123,15 @@ class Job:
             "--rendezvous": f"$$({macros.rank0_env}):{RENDEZVOUS_PORT}",
         }
         words = [word for option in options.items() for word in option]
+        # Both TorchX and the kubelet expand variables, also in paths, and turn $$ into $.
+        work = [word.replace("$", "$$$$") for word in self.work]
         env = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
         env |= _POD["env"] | ({"KFP_RUN_ID": self.run_id} if self.run_id else {})
         role = Role(
             name=_ROLE,
             image=self.cluster.image,
             entrypoint="python",
-            args=agent_command(self.name, self.cluster.workers, self.work, words),
+            args=agent_command(self.name, self.cluster.workers, work, words),
             env=env,
             num_replicas=nodes,
             min_replicas=min_nodes,
