@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,8 @@ import typer
 import yaml
 
 from xkd.errors import UserError, XkdError
+from xkd.launch.interrupts import end_with_parent
+from xkd.launch.termination import forget_torchrun
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -278,6 +281,9 @@ def show_config(preset: Preset = None, config: Config = None, set_: Set = None) 
 
 def main() -> None:
     """Run the command line; an error is one line on stderr, and its exit code."""
+    forget_torchrun()
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()  # SIGTERM ends dvc, but not the command of its stage
     try:
         app(prog_name="xkd")
     except XkdError as error:

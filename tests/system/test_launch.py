@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -45,7 +47,7 @@ def start(what: str, folder: Path, processes: int) -> subprocess.Popen[str]:
     return launcher
 
 
-def wait_for(condition: object, launcher: subprocess.Popen[str] | None = None, seconds: float = 60) -> None:
+def wait_for(condition: object, launcher: subprocess.Popen[str] | None = None, seconds: float = 300) -> None:
     assert callable(condition)
     end = time.monotonic() + seconds
     while not condition():
@@ -76,6 +78,13 @@ def test_workers_share_the_cores_and_the_terminal(tmp_path: Path, capfd: pytest.
     assert {path.read_text() for path in tmp_path.glob("*.threads")} == {str(threads)}
 
 
+def test_nothing_in_a_path_is_expanded(tmp_path: Path) -> None:
+    folder = tmp_path / "$HOME $$ $$$(PATH) ${app_id} ${img_root} $"
+    folder.mkdir()
+    run("speak", folder)
+    assert (folder / "0.pid").exists()
+
+
 def test_a_user_error_of_a_worker_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"^optim\.lr must be positive$") as caught:
         run("mistake", tmp_path, processes=2)
@@ -100,11 +109,14 @@ def test_a_killed_worker_ends_the_others(tmp_path: Path) -> None:
     assert running(tmp_path) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
+)
 def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals, code: int) -> None:
     launcher = start("wait", tmp_path, processes=2)
     launcher.send_signal(number)
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=120)
     assert launcher.returncode == code
     assert running(tmp_path) == []
 
@@ -119,15 +131,37 @@ def pretrain(prepared: Path, out: Path) -> list[str]:
     return [*command, *map(str, ["--config", file, "--data", prepared, "--out", out])]
 
 
-def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path) -> None:
-    """Test the whole chain from the command down to the loader's workers, which the last step needs."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Test the whole chain from the command down to the loader's workers, which the last step needs.
+
+    A shell and the kernel both send SIGHUP when a terminal is closed.
+    """
     out = tmp_path / "run"
     launcher = subprocess.Popen(pretrain(prepared, out), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, launcher)
-    launcher.send_signal(signal.SIGTERM)
-    _, said = launcher.communicate(timeout=30)
+    launcher.send_signal(number)
+    time.sleep(0.1)
+    launcher.send_signal(number)
+    _, said = launcher.communicate(timeout=120)
     assert launcher.returncode == 75, said
+    assert not (out / ".lock").exists()
     assert "xkd: Interrupted: saved at step" in said
+    assert len(list((out / "checkpoints").iterdir())) == 1
+
+
+def test_a_run_that_dvc_started_ends_with_dvc(prepared: Path, tmp_path: Path) -> None:
+    out, repository = tmp_path / "run", tmp_path / "repository"
+    repository.mkdir()
+    stage = {"cmd": shlex.join(pretrain(prepared, out))}
+    (repository / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": stage}}))
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    subprocess.run([dvc, "init", "--no-scm", "--quiet"], cwd=repository, check=True)
+    run = subprocess.Popen([dvc, "repro"], cwd=repository, stdout=subprocess.DEVNULL, text=True)
+    wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, run)
+    run.terminate()
+    run.wait()
+    wait_for(lambda: not (out / ".lock").exists())
     assert len(list((out / "checkpoints").iterdir())) == 1
 
 
@@ -143,13 +177,13 @@ def test_one_run_directory_has_one_training(prepared: Path, tmp_path: Path) -> N
     assert f" on {socket.gethostname()} since " in line
     # A restart beside workers that outlive their launcher for a moment is refused too, and then resumes.
     first.kill()
-    first.communicate(timeout=30)
+    first.communicate(timeout=120)
     wait_for(lambda: not (out / ".lock").exists())
     third = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     saved = len(read_rows(out / "metrics.jsonl"))
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) > saved, third)
     third.send_signal(signal.SIGTERM)
-    assert third.wait(timeout=30) == 75
+    assert third.wait(timeout=120) == 75
     steps = [row["step"] for row in read_rows(out / "metrics.jsonl")]
     assert steps == list(range(1, len(steps) + 1))
 
@@ -158,7 +192,7 @@ def test_one_run_directory_has_one_training(prepared: Path, tmp_path: Path) -> N
 def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     launcher = start("wait", tmp_path, processes=2)
     launcher.kill()
-    launcher.communicate(timeout=30)
+    launcher.communicate(timeout=120)
     wait_for(lambda: running(tmp_path) == [])
 
 

@@ -3,7 +3,7 @@
 TorchX starts ``python -m xkd.launch.agent`` on every host. It differs from the ``torchrun`` command in this:
 
 - It restarts workers unless their exit code says that another attempt would end in the same way.
-- On SIGTERM or SIGINT it gives the workers the grace period to save before they end.
+- On a signal to stop it gives the workers the grace period to save before they end.
 - It passes on the message and the exit code of the first worker that failed, in torchrun's error file, which
   TorchX (on this machine) or the kubelet (in a pod) hands to `xkd.launch.launcher`.
 - It ends with the process that started it.
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 from xkd.errors import EXIT_PEERS_LOST, NON_RETRYABLE_EXIT_CODES
 from xkd.io import one_line
-from xkd.launch.interrupts import STOP_SIGNALS, end_with_parent, signal_children
+from xkd.launch.interrupts import end_with_parent, handle_stop_signals, signal_children
 from xkd.launch.termination import AGENT_ERROR_FILE, ERROR_FILE, report_failure
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 600
 """Default time that workers have to finish their step and save it."""
-DEBOUNCE_SECONDS = 5.0
-"""Signals closer together than this count as one: a terminal and a parent process may both send it."""
 _JOIN_SECONDS = 900
 """How long hosts wait for each other at first: one may have to pull its image."""
 _STORE_SECONDS = 20
@@ -73,25 +71,24 @@ def main() -> None:
 
 
 class _Interrupts:
-    """Passes SIGTERM and SIGINT on to the workers, and kills them after the grace period or another signal.
+    """Passes a signal to stop on to the workers, and kills them after the grace period or another signal.
 
     torchrun itself would kill them after 30 seconds, possibly while they write a large checkpoint.
     """
 
     def __init__(self, grace: int) -> None:
-        self._grace, self._first, self.received = grace, 0.0, False
-        for number in (*STOP_SIGNALS, signal.SIGALRM):
-            signal.signal(number, self._handle)
+        self._grace, self.received = grace, False
+        handle_stop_signals(self._handle)
+        signal.signal(signal.SIGALRM, lambda *_: signal_children(signal.SIGKILL))
 
-    def _handle(self, number: int, _frame: object) -> None:
-        now = time.monotonic()
-        if not self.received:
-            self._first, self.received = now, True
-            signal.alarm(self._grace)
-            if not signal_children(signal.SIGTERM):
-                sys.exit(128 + signal.SIGTERM)
-        elif number == signal.SIGALRM or now - self._first > DEBOUNCE_SECONDS:
+    def _handle(self, _number: signal.Signals, first: bool) -> None:
+        self.received = True
+        if not first:
             signal_children(signal.SIGKILL)
+            return
+        signal.alarm(self._grace)
+        if not signal_children(signal.SIGTERM):
+            sys.exit(128 + signal.SIGTERM)
 
 
 def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
@@ -105,8 +102,8 @@ def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
         os.environ[AGENT_ERROR_FILE] = os.environ[ERROR_FILE]
     # A store shared by all rounds keeps the values of earlier rounds, and hosts that join later hang on them.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    # torchrun insists on handling a signal; the others are handled by `_Interrupts`.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    # torchrun insists on handling a signal: one that nobody sends, as `_Interrupts` handles the others.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGUSR2"
     try:
         handler = _join_rendezvous(options)
         spec = WorkerSpec(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xkd.errors import UserError
+from xkd.launch.termination import worker_environment
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,13 @@ def distributed_context(patience: int = 300) -> Iterator[DistributedContext]:
 
     Each process uses the GPU of its local rank; without GPUs all run on the CPU. A process that waits for the
     others for more than `patience` seconds fails.
+
+    Raises:
+        UserError: the variables of torchrun are incomplete.
     """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, local_rank, size = worker_environment() or (0, 0, 1)
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, and signals to child processes."""
+"""Signals that stop a program, and signals to child processes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals of a scheduler, of Ctrl-C, of a terminal that is closed and of Ctrl-\\."""
+DEBOUNCE_SECONDS = 5.0
+"""Signals closer together than this count as one: a terminal and a parent process may both send it."""
 
 
 @contextmanager
 def signal_handlers_restored() -> Iterator[None]:
-    """Restore the handlers of SIGTERM and SIGINT at the end."""
+    """Restore the handlers of `STOP_SIGNALS` at the end."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
@@ -27,20 +31,43 @@ def signal_handlers_restored() -> Iterator[None]:
 
 @contextmanager
 def stop_signals_collected() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in the list that this yields, so that a step can be finished and saved."""
+    """Collect `STOP_SIGNALS` in the list that this yields, so that a step can be finished and saved."""
     received = list[int]()
     with signal_handlers_restored():
-        for number in STOP_SIGNALS:
+        for number in _expected():
             signal.signal(number, lambda number, _frame: received.append(number))
         yield received
+
+
+def handle_stop_signals(handle: Callable[[signal.Signals, bool], None]) -> None:
+    """Call `handle` with each of `STOP_SIGNALS` and whether it is the first; several at once count as one."""
+    first: float | None = None
+
+    def debounced(number: int, _frame: object) -> None:
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = now
+            handle(signal.Signals(number), True)
+        elif now - first > DEBOUNCE_SECONDS:
+            handle(signal.Signals(number), False)
+
+    for number in _expected():
+        signal.signal(number, debounced)
+
+
+def _expected() -> list[signal.Signals]:
+    """Return `STOP_SIGNALS`, without SIGHUP if it is ignored, as by ``nohup``."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not nohup]
 
 
 @contextmanager
 def stop_signals_raised() -> Iterator[Callable[[], None]]:
     """Raise KeyboardInterrupt on SIGINT and SystemExit on SIGTERM, once; ignore all further ones.
 
-    No other signal interrupts the cleanup after the first one. A signal that is ignored at the start (as by
-    ``nohup``) stays ignored.
+    No other signal interrupts the cleanup after the first one. A signal that is ignored at the start (as in a
+    shell's background processes) stays ignored.
 
     Yields:
         A function that ignores the signals from now on.
@@ -48,7 +75,7 @@ def stop_signals_raised() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread may handle signals
         return
-    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
 
     def ignore() -> None:
         for number in numbers:

@@ -15,9 +15,7 @@ import copy
 import io
 import json
 import logging
-import os
 import re
-import signal
 import sys
 import tempfile
 import warnings
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from xkd.errors import UserError, XkdError, nearest
+from xkd.launch.process_group import run_in_process_group
 
 
 class _Submission(NamedTuple):
@@ -47,7 +46,7 @@ def main() -> None:
         _run_upstream(sys.argv[1:])
     elif "--local" in submission.words:
         submission.words.remove("--local")
-        sys.exit(_run_in_process_group(submission))
+        sys.exit(run_in_process_group(lambda: _reported(_run_locally, submission)))
     else:
         sys.exit(_reported(_create, submission))
 
@@ -115,23 +114,6 @@ def _create(submission: _Submission) -> None:
                 f"`kfp --endpoint URL run submit {submission.file}`, or run on this machine with "
                 f"`kfp run submit {submission.file} --local`"
             ) from None
-
-
-def _run_in_process_group(submission: _Submission) -> int:
-    """Run a pipeline here, in a new process group that gets this command's signals; return the exit code."""
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        # A shell has its background processes ignore SIGINT, and the tasks would inherit that.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            os._exit(_reported(_run_locally, submission))
-        except KeyboardInterrupt:
-            os._exit(130)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _frame: os.killpg(child, number))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code if code >= 0 else 128 - code
 
 
 def _run_locally(submission: _Submission) -> None:

@@ -15,7 +15,7 @@ from torchx.specs import AppDef, AppState, AppStatus, Role
 
 from xkd.errors import EXIT_COLLAPSED, EXIT_FAILURE, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TrainingError
 from xkd.launch.agent import agent_command
-from xkd.launch.interrupts import signal_children, signal_handlers_restored
+from xkd.launch.interrupts import handle_stop_signals, signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
 
 
@@ -29,11 +29,13 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
 
     Raises:
         XkdError: as `xkd.launch.launcher.launch` does.
-        KeyboardInterrupt, SystemExit: on SIGINT and SIGTERM, after the workers ended without saving.
+        KeyboardInterrupt, SystemExit: on SIGINT and other signals to stop, after the workers ended without
+            saving.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // processes - idle_cores)
     env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    command = agent_command("xkd", processes, work)
+    # TorchX expands variables in arguments, also in paths, and turns $$ into $.
+    command = agent_command("xkd", processes, [word.replace("$", "$$") for word in work])
 
     def scheduler(session_name: str, **_: Any) -> LocalScheduler:
         return LocalScheduler(session_name, image_provider_class=_ConsoleImageProvider)
@@ -41,6 +43,7 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
     role = Role(name="train", image="", entrypoint=sys.executable, args=command, env=env)
     with signal_handlers_restored(), Runner("xkd", {"local_cwd": scheduler}) as runner:
         job = runner.run(AppDef(name="xkd", roles=[role]), "local_cwd")
+        handle_stop_signals(_raise)  # TorchX handles two of them, and has just overridden other handlers
         try:
             status = runner.wait(job, wait_interval=0.5)
         except SignalException as error:
@@ -61,6 +64,10 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
         raise TrainingError(
             f"{termination.message}{hint}; see the output above, and rerun the command to resume"
         )
+
+
+def _raise(number: signal.Signals, _first: bool) -> None:
+    raise SignalException(f"got {number.name}", number)
 
 
 def _termination(status: AppStatus | None) -> Termination:

@@ -29,6 +29,10 @@ from xkd.launch.interrupts import end_with_parent
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable with the path of a process's termination message."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Environment variable of the processes that torchrun or our agent started."""
+WORKER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that such a process has besides. Job schedulers set some of them too, and shells keep them."""
 AGENT_ERROR_FILE = "XKD_AGENT_ERROR_FILE"
 """The same of the agent, for its workers: torchrun sets another file for each worker."""
 
@@ -74,6 +78,30 @@ def report_failure(message: str, code: int, **facts: Any) -> int:
     return code
 
 
+def worker_environment() -> tuple[int, int, int] | None:
+    """Return the rank, the local rank and the number of the processes of torchrun's; None outside of it.
+
+    Raises:
+        UserError: some of its variables are missing, or are no numbers.
+    """
+    if TORCHRUN not in os.environ:
+        return None
+    values = {name: os.environ.get(name, "") for name in WORKER_VARIABLES}
+    for name, value in values.items():
+        if not (value.isdecimal() or (value and name == "MASTER_ADDR")):
+            raise UserError(
+                f"{TORCHRUN} is set, but {name} is {value or 'not set'}: start the processes with torchrun, "
+                f"or unset {TORCHRUN}"
+            )
+    return int(values["RANK"]), int(values["LOCAL_RANK"]), int(values["WORLD_SIZE"])
+
+
+def forget_torchrun() -> None:
+    """Remove the variables of torchrun, which started not this process, but perhaps a parent of it."""
+    for name in (TORCHRUN, ERROR_FILE, AGENT_ERROR_FILE, *WORKER_VARIABLES):
+        os.environ.pop(name, None)
+
+
 def run_worker(main: Callable[[], dict[str, Any]]) -> None:
     """Run `main`; report an `XkdError` as one line, and what `main` returns as the result of the job.
 
@@ -90,7 +118,7 @@ def run_worker(main: Callable[[], dict[str, Any]]) -> None:
         if ERROR_FILE in os.environ:
             # The kubelet truncates a termination message at 4096 bytes.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
-            report_failure(f"worker {os.environ['RANK']} failed: {reason}", EXIT_FAILURE)
+            report_failure(f"worker {os.environ.get('RANK', '0')} failed: {reason}", EXIT_FAILURE)
         raise
     if AGENT_ERROR_FILE in os.environ and os.environ["RANK"] == "0":
         write_termination_message(os.environ[AGENT_ERROR_FILE], "finished", 0, **result)
