@@ -175,7 +175,7 @@ def test_one_run_directory_has_one_training(prepared: Path, tmp_path: Path) -> N
     (line,) = second.stderr.splitlines()
     assert line.startswith(f"xkd: {out} is in use by process ")
     assert f" on {socket.gethostname()} since " in line
-    # A restart beside workers that outlive their launcher for a moment is refused too, and then resumes.
+    # Workers that outlive their launcher for a moment keep the directory until they have saved.
     first.kill()
     first.communicate(timeout=120)
     wait_for(lambda: not (out / ".lock").exists())
