@@ -353,6 +353,22 @@ def test_invalid_settings_are_one_line_errors(prepared: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run1"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU needs a C compiler, and finds any")
+@pytest.mark.system
+def test_compiling_without_a_compiler_is_a_one_line_error(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/g++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    config = tiny_config()
+    config = replace(config, run=replace(config.run, compile=True))
+    done = train(config, prepared, tmp_path / "run", check=False)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "CUDA" not in line]
+    assert "run.compile: torch.compile does not work here (InvalidCxxCompiler: No working C++" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.system
 def test_missing_data_is_a_one_line_error(tmp_path: Path) -> None:
     done = train(tiny_config(), tmp_path / "nowhere", tmp_path / "run", check=False)

@@ -78,7 +78,8 @@ class RunConfig:
     accumulate: PositiveInt = 1
     """Parts in which each process computes its share of the batch, one after the other."""
     compile: bool = False
-    """Compile the transformer blocks (torch.compile): minutes at the start, faster steps on a GPU."""
+    """Compile the transformer blocks (torch.compile): minutes at the start, faster steps on a GPU. Needs a
+    C++ compiler, which the image does not have."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = 9460
     """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
     metrics_host: str = "0.0.0.0"  # noqa: S104 -- Prometheus scrapes a pod from outside

@@ -29,7 +29,7 @@ from xkd.train.checkpoint import save_encoders
 from xkd.train.loop import ResumableLoop
 from xkd.train.run_state import RunState
 from xkd.train.schedules import schedule
-from xkd.train.step import Stepper, mask_noise, precision
+from xkd.train.step import Stepper, mask_noise, precision, require_compiler
 from xkd.train.visualize import save_samples
 from xkd.train.watch import StepWatch
 
@@ -54,8 +54,10 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
     """
     run = RunDir(out)
     with distributed_context(config.run.peer_seconds) as context:
-        precision(config.run.precision, context.device)  # a mistake is reported before anything is written
-        # Check everything that can be checked first: a mistake must not leave a claimed directory behind.
+        # Mistakes are reported before anything is written.
+        precision(config.run.precision, context.device)
+        if config.run.compile:
+            require_compiler(context.device)
         clips = TrainingClips(PreparedDataset.open(data), config)
         clips.count_steps(context.size)
         with locked_directory(out, context.broadcast_flag) as lock:

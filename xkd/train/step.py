@@ -130,6 +130,22 @@ class Stepper:
             self.scaler.load_state_dict(state["scaler"])
 
 
+def require_compiler(device: torch.device) -> None:
+    """Check that torch.compile works, by compiling a small function: it needs a compiler and its headers.
+
+    Raises:
+        UserError: it does not, as in our image.
+    """
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device))
+    except Exception as error:  # of the compiler, the linker or triton
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"run.compile: torch.compile does not work here ({reason}); install a C++ compiler (g++), or set "
+            "run.compile=false"
+        ) from None
+
+
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Return AdamW over all trainable parameters.
 
