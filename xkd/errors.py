@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+# How a command, a worker, a host's agent and its pod end: docs/reliability.md has the table.
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_PEERS_LOST = 69
@@ -14,6 +15,8 @@ EXIT_PEERS_LOST = 69
 EXIT_TRY_AGAIN = 75
 """Rerunning the command resumes the work (EX_TEMPFAIL)."""
 EXIT_COLLAPSED = 76
+EXIT_SIGNAL = 128
+"""Plus the number of the signal that ended it, as in shells."""
 NON_RETRYABLE_EXIT_CODES = (EXIT_USER_ERROR, EXIT_COLLAPSED)
 """Another attempt would end in the same way."""
 
@@ -31,7 +34,15 @@ class UserError(XkdError):
 
 
 class TrainingError(XkdError):
-    """A worker or a job failed; rerunning the command resumes from the last checkpoint."""
+    """A worker or a job failed; rerunning the command resumes from the last checkpoint.
+
+    Args:
+        exit_code: how the worker ended.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILURE) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
 
 
 class RunInterruptedError(XkdError):
@@ -52,6 +63,11 @@ class CollapsedError(XkdError):
     def __init__(self, verdict: Mapping[str, Any]) -> None:
         self.verdict = verdict
         super().__init__(f"the run ended as {verdict['verdict']}: {verdict['reason']}")
+
+
+def as_exit_code(status: int) -> int:
+    """Return the exit code of a process as a shell has it; in Python, the number of a signal is negative."""
+    return status if status >= 0 else EXIT_SIGNAL - status
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -455,6 +455,7 @@ def test_a_failure_is_reported_by_the_most_informative_pod(
     fail(cluster, *arguments, **options)
     error = launcher.end()
     assert type(error) is kind
+    assert error.exit_code == arguments[0]
     with pytest.raises(kind, match=message):
         raise error
 

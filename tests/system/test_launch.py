@@ -104,8 +104,11 @@ def test_a_crash_prints_its_traceback_and_adds_one_line(
 
 
 def test_a_killed_worker_ends_the_others(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="worker 0 was terminated by SIGKILL, likely out of memory"):
+    with pytest.raises(
+        TrainingError, match="worker 0 was terminated by SIGKILL, likely out of memory"
+    ) as caught:
         run("killed", tmp_path, processes=2)
+    assert caught.value.exit_code == 137
     assert running(tmp_path) == []
 
 

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     # The first process of a container gets no signal that it does not handle, and the imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-from xkd.errors import EXIT_PEERS_LOST, NON_RETRYABLE_EXIT_CODES
+from xkd.errors import EXIT_PEERS_LOST, EXIT_SIGNAL, NON_RETRYABLE_EXIT_CODES, as_exit_code
 from xkd.io import one_line
 from xkd.launch.interrupts import end_with_parent, handle_stop_signals, signal_children
 from xkd.launch.termination import AGENT_ERROR_FILE, ERROR_FILE, report_failure
@@ -66,8 +66,7 @@ def main() -> None:
     # The agent's errors repeat the termination message.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = parser.parse_args()
-    code = _run(options, _Interrupts(options.grace))
-    sys.exit(code if code >= 0 else 128 - code)
+    sys.exit(as_exit_code(_run(options, _Interrupts(options.grace))))
 
 
 class _Interrupts:
@@ -88,7 +87,7 @@ class _Interrupts:
             return
         signal.alarm(self._grace)
         if not signal_children(signal.SIGTERM):
-            sys.exit(128 + signal.SIGTERM)
+            sys.exit(EXIT_SIGNAL + signal.SIGTERM)
 
 
 def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xkd.config import PretrainConfig, check_division
 from xkd.config.overrides import to_dict
-from xkd.errors import NON_RETRYABLE_EXIT_CODES, TrainingError, UserError, XkdError, in_section
+from xkd.errors import (
+    EXIT_PEERS_LOST,
+    EXIT_SIGNAL,
+    EXIT_TRY_AGAIN,
+    NON_RETRYABLE_EXIT_CODES,
+    TrainingError,
+    UserError,
+    XkdError,
+    in_section,
+)
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.local import run_locally
 from xkd.rundir import RunDir, Verdict
@@ -117,11 +127,19 @@ def _launch_job(job: Job) -> Verdict | None:
     for end in outcome.ends.values():
         if end.code in NON_RETRYABLE_EXIT_CODES:
             raise end.final_error()
-    reasons = "; ".join(f"{pod}: {end.message}" for pod, end in outcome.ends.items() if end.code)
+    failures = {pod: end for pod, end in outcome.ends.items() if end.code}
+    reasons = "; ".join(f"{pod}: {end.message}" for pod, end in failures.items())
+    # When one host fails, the others lose it, or are stopped with it.
+    follows = (EXIT_PEERS_LOST, EXIT_TRY_AGAIN, EXIT_SIGNAL + signal.SIGTERM)
+    codes = sorted(
+        (end.code for end in failures.values()),
+        key=lambda code: follows.index(code) if code in follows else -1,
+    )
     rerun = "another run of the pipeline resumes" if job.run_id else "rerun the command to resume"
     raise TrainingError(
         f"pretraining failed: job {job.name} is {outcome.phase} after {outcome.restarts} restart(s): "
-        f"{reasons or 'none of its pods is left to report the reason'}; {rerun} from the last checkpoint"
+        f"{reasons or 'none of its pods is left to report the reason'}; {rerun} from the last checkpoint",
+        *codes[:1],
     )
 
 

@@ -13,7 +13,15 @@ from torchx.runner import Runner
 from torchx.schedulers.local_scheduler import CWDImageProvider, LocalScheduler, ReplicaParam, SignalException
 from torchx.specs import AppDef, AppState, AppStatus, Role
 
-from xkd.errors import EXIT_COLLAPSED, EXIT_FAILURE, EXIT_TRY_AGAIN, EXIT_USER_ERROR, TrainingError
+from xkd.errors import (
+    EXIT_COLLAPSED,
+    EXIT_FAILURE,
+    EXIT_SIGNAL,
+    EXIT_TRY_AGAIN,
+    EXIT_USER_ERROR,
+    TrainingError,
+    as_exit_code,
+)
 from xkd.launch.agent import agent_command
 from xkd.launch.interrupts import handle_stop_signals, signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
@@ -55,14 +63,15 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
                     raise termination.final_error() from None
             if error.sigval is signal.SIGINT:
                 raise KeyboardInterrupt from None
-            raise SystemExit(128 + error.sigval) from None
+            raise SystemExit(EXIT_SIGNAL + error.sigval) from None
     if status is None or status.state is not AppState.SUCCEEDED:
         termination = _termination(status)
         if termination.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
             raise termination.final_error()
         hint = ", likely out of memory" if termination.code == -signal.SIGKILL else ""
         raise TrainingError(
-            f"{termination.message}{hint}; see the output above, and rerun the command to resume"
+            f"{termination.message}{hint}; see the output above, and rerun the command to resume",
+            as_exit_code(termination.code),
         )
 
 

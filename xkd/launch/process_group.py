@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from xkd.errors import EXIT_FAILURE
+from xkd.errors import EXIT_FAILURE, EXIT_SIGNAL, as_exit_code
 from xkd.launch.interrupts import STOP_SIGNALS, end_with_parent, handle_stop_signals
 
 
@@ -40,7 +40,7 @@ def run_in_process_group(run: Callable[[], int]) -> int:
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-child, 0)
-    return code if code >= 0 else 128 - code
+    return as_exit_code(code)
 
 
 def _lead_group(run: Callable[[], int]) -> int:
@@ -64,5 +64,5 @@ def _lead_group(run: Callable[[], int]) -> int:
     thread.start()
     thread.join()
     if received:
-        return 128 + received[0]
+        return EXIT_SIGNAL + received[0]
     return codes[0] if codes else EXIT_FAILURE
