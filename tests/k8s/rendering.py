@@ -15,7 +15,16 @@ import yaml
 Manifest = dict[str, Any]
 
 K8S = Path("k8s")
-OVERLAYS = ["overlays/local", "overlays/v100"]
+OVERLAYS = ["overlays/local", "overlays/v100", "overlays/profile"]
+NAMESPACES = {
+    "base": "xkd",
+    "overlays/local": "kubeflow",
+    "overlays/v100": "kubeflow",
+    "overlays/profile": "team",
+}
+"""The namespace of each folder's resources."""
+COMPONENTS = ["kubeflow", "identity/eks", "identity/gke"]
+"""Included by overlays; rendered on top of the base."""
 FOLDERS = ["base", *OVERLAYS, "monitoring"]
 
 
@@ -50,7 +59,12 @@ TRAINING = TASK | {
 @cache
 def rendered(folder: str) -> tuple[Manifest, ...]:
     """Return the manifests that ``kubectl apply -k`` would send."""
-    command = ["kubectl", "kustomize", str(K8S / folder)]
+    return render(K8S / folder)
+
+
+def render(folder: Path) -> tuple[Manifest, ...]:
+    """Return the manifests of any folder."""
+    command = ["kubectl", "kustomize", str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (made.returncode, made.stderr) == (0, "")  # no deprecation warnings either
     return tuple(yaml.safe_load_all(made.stdout))

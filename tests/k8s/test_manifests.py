@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import yaml
 
 from tests.k8s.rendering import (
+    COMPONENTS,
     FOLDERS,
     K8S,
+    NAMESPACES,
     OVERLAYS,
     TASK,
     TRAINING,
     of_kind,
+    render,
     rendered,
     selects,
     skip_module_without_kubectl,
@@ -21,12 +27,13 @@ from tests.k8s.security import flaws
 
 skip_module_without_kubectl()
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
+QUEUE_WITHOUT_NAMESPACE = yaml.safe_load((K8S / "kubeflow/kustomization.yaml").read_text())["transformers"][0]
 each_overlay = pytest.mark.parametrize("folder", OVERLAYS)
 
 
 def test_every_kustomization_is_rendered_by_these_tests() -> None:
     there = {str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml")}
-    assert there == {*FOLDERS, "kubeflow"}  # a component, included by the overlays
+    assert there == {*FOLDERS, *COMPONENTS}
 
 
 @each_folder
@@ -34,6 +41,32 @@ def test_every_file_is_used(folder: str) -> None:
     kustomization = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
     there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml", "rules_test.yaml"}
     assert there == {name for name in kustomization["resources"] if name.endswith(".yaml")}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("folder", ["base", "overlays/v100", "overlays/profile"])
+def test_components_are_valid_on_top_of_any_folder(folder: str, component: str, tmp_path: Path) -> None:
+    if component == "kubeflow" and folder != "base":
+        pytest.skip("the overlays include it")
+    namespace = "kubeflow" if component == "kubeflow" else NAMESPACES[folder]
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(K8S / folder, tmp_path)],
+        "components": [os.path.relpath(K8S / component, tmp_path)],
+    }
+    if folder != "base":
+        # As docs/kubernetes.md says: a component has the base's namespace.
+        overlay["namespace"] = namespace
+        overlay["transformers"] = [QUEUE_WITHOUT_NAMESPACE]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    manifests = render(tmp_path)
+    assert len(manifests) >= len(rendered(folder)) - 1
+    for manifest in manifests:
+        validate(manifest)
+        assert flaws(manifest) == []
+        expected = None if manifest["kind"] in ("Namespace", "Queue") else namespace
+        assert manifest["metadata"].get("namespace") == expected
 
 
 @each_folder
@@ -56,7 +89,7 @@ def test_no_manifest_has_a_security_flaw(folder: str) -> None:
     assert [flaw for manifest in rendered(folder) for flaw in flaws(manifest)] == []
 
 
-@pytest.mark.parametrize(("folder", "namespace"), [("base", "xkd"), *((o, "kubeflow") for o in OVERLAYS)])
+@pytest.mark.parametrize(("folder", "namespace"), NAMESPACES.items())
 def test_every_resource_is_in_one_namespace(folder: str, namespace: str) -> None:
     for manifest in rendered(folder):
         expected = None if manifest["kind"] in ("Namespace", "Queue") else namespace
@@ -97,13 +130,13 @@ def test_a_launcher_has_exactly_the_permissions_it_uses(folder: str) -> None:
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert [(subject["name"], subject["namespace"]) for subject in binding["subjects"]] == [
         ("xkd-launcher", role["metadata"]["namespace"]),
-        ("pipeline-runner", "kubeflow"),
+        ("default-editor", "team") if folder == "overlays/profile" else ("pipeline-runner", "kubeflow"),
     ]
     assert set(of_kind(folder, "ServiceAccount")) == {"xkd-launcher", "xkd-train"}
 
 
 def test_the_overlays_set_storage_and_capacity() -> None:
-    (local,), (v100,) = (of_kind(folder, "PersistentVolumeClaim").values() for folder in OVERLAYS)
+    (local,), (v100,), _ = (of_kind(folder, "PersistentVolumeClaim").values() for folder in OVERLAYS)
     assert local["spec"]["accessModes"] == ["ReadWriteOnce"]
     assert "storageClassName" not in local["spec"]
     assert v100["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -131,3 +164,15 @@ def test_alerts_link_to_one_published_runbook() -> None:
         f"{url}#{alert['alert'].lower()}" for alert in alerts
     }
     assert set(of_kind("monitoring", "ConfigMap")) == {"xkd-dashboards"}
+
+
+def test_a_profile_has_its_own_account_claim_and_pull_secret() -> None:
+    assert "xkd" in of_kind("overlays/profile", "PersistentVolumeClaim")
+    accounts = of_kind("overlays/profile", "ServiceAccount")
+    assert accounts["xkd-train"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert "default-editor" not in accounts  # Kubeflow's
+
+
+def test_training_pods_have_no_istio_sidecar() -> None:
+    pod = yaml.safe_load(Path("xkd/launch/kubernetes/pod.yaml").read_text())
+    assert pod["labels"]["sidecar.istio.io/inject"] == "false"

@@ -556,23 +556,33 @@ def test_a_job_past_its_deadline_is_cancelled(
     assert cluster.jobs == {}
 
 
+DENIED = 'jobs.batch.volcano.sh is forbidden: User "{}" cannot create resource "jobs"'
+
+
 @pytest.mark.parametrize(
-    ("code", "message"),
+    ("code", "reason", "advice"),
     [
-        (403, "permission denied by the cluster: forbidden by policy; apply k8s/base to namespace research"),
-        (422, "the cluster rejected the job: forbidden by policy"),
-        (404, "the cluster has no Volcano jobs (forbidden by policy); install Volcano"),
+        (403, "no", "permission denied by the cluster: {}; {} your account"),
+        (403, DENIED.format("ann@x.org"), "permission denied by the cluster: {}; {} user ann@x.org"),
+        (
+            403,
+            DENIED.format("system:serviceaccount:team:default-editor"),
+            "permission denied by the cluster: {}; {} service account default-editor of namespace team",
+        ),
+        (422, "forbidden by policy", "the cluster rejected the job: {}"),
+        (404, "not found", "the cluster has no Volcano jobs ({}); install Volcano"),
     ],
 )
-def test_a_rejected_job_is_one_line(cluster: Cluster, code: int, message: str) -> None:
+def test_a_rejected_job_is_one_line(cluster: Cluster, code: int, reason: str, advice: str) -> None:
     def refuse(handler: BaseHTTPRequestHandler) -> bool:
         if handler.command != "POST":
             return False
-        handler.reply(*refused(code, "forbidden by policy"))  # type: ignore[attr-defined]
+        handler.reply(*refused(code, reason))  # type: ignore[attr-defined]
         return True
 
     cluster.faults = [refuse]
-    assert str(Launch().end()) == message
+    bind = "apply k8s/base to namespace research, and bind its role xkd-launcher to"
+    assert str(Launch().end()) == advice.format(reason, bind)
 
 
 def test_a_missing_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,7 +35,10 @@ _INTERRUPTED_SECONDS = 30.0
 _QUICK: dict[str, Any] = {"_request_timeout": (5, _INTERRUPTED_SECONDS / 2)}
 _REJECTIONS = {
     401: "the cluster rejected your credentials: {reason}; log in again",
-    403: "permission denied by the cluster: {reason}; apply k8s/base to namespace {namespace}",
+    403: (
+        "permission denied by the cluster: {reason}; apply k8s/base to namespace {namespace}, and bind its "
+        "role xkd-launcher to {account}"
+    ),
     404: "the cluster has no Volcano jobs ({reason}); install Volcano",
 }
 
@@ -202,7 +206,8 @@ class Api:
                 return None
             if _is_rejection(error) and not self._is_following:
                 line = _REJECTIONS.get(status, "the cluster rejected the job: {reason}")
-                raise ApiRejectedError(line.format(reason=reason, namespace=self.namespace)) from None
+                details = {"reason": reason, "namespace": self.namespace, "account": _account(reason)}
+                raise ApiRejectedError(line.format(**details)) from None
             raise ApiUnavailableError(
                 f"requests to the Kubernetes API failed for {self.policy.patience:.0f} s ({reason}); the job "
                 "continues, rerun the command to attach to it"
@@ -242,3 +247,14 @@ def _reason(error: BaseException | None) -> str:
             return " ".join(str(json.loads(error.body)["message"]).split())
         return f"{error.status} {error.reason}"
     return one_line(error) if error else ""
+
+
+def _account(reason: str) -> str:
+    """Return the account that the API server names as lacking a permission.
+
+    In a Kubeflow profile it is the profile's `default-editor`, not `pipeline-runner`.
+    """
+    if service := re.search(r'User "system:serviceaccount:([^":]+):([^":]+)"', reason):
+        return f"service account {service[2]} of namespace {service[1]}"
+    user = re.search(r'User "([^"]+)"', reason)
+    return f"user {user[1]}" if user else "your account"
