@@ -9,9 +9,12 @@ import sys
 import tomllib
 import zipfile
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -62,28 +65,101 @@ def test_the_base_image_is_pinned_by_digest() -> None:
     assert set(others) <= {name for _, _, name in stages}
 
 
+def stage(name: str) -> list[tuple[str, str]]:
+    """Return the instructions of a stage, without those of the stage that it starts from."""
+    found: list[tuple[str, str]] = []
+    inside = False
+    for instruction, value in instructions():
+        if instruction == "FROM":
+            inside = value.endswith(f" AS {name}")
+        elif inside:
+            found.append((instruction, value))
+    assert found, name
+    return found
+
+
+def names(lock: str) -> set[str]:
+    return set(re.findall(r"^([a-z0-9-]+)==[\w.+]+$", (ROOT / lock).read_text(), re.MULTILINE))
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Return the names of installed packages that these requirements need, directly or not."""
+    found: dict[tuple[str, str], None] = {}
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) not in found:
+                found[name, wanted] = None
+                waiting += [(Requirement(text), wanted) for text in metadata.requires(name) or []]
+    return {name for name, _ in found}
+
+
+def test_the_image_has_exactly_the_locked_packages_that_its_commands_need() -> None:
+    """None of pytest, mypy, ruff, moto and theirs."""
+    runtime = names("requirements-runtime.lock")
+    extras = PROJECT["optional-dependencies"]
+    assert runtime == closure([*PROJECT["dependencies"], *extras["workflow"], "setuptools"])
+    assert not runtime & {Requirement(text).name for text in [*extras["dev"], *extras["bench"]]}
+    locked = set((ROOT / "requirements.lock").read_text().splitlines())
+    pinned = [f for f in (ROOT / "requirements-runtime.lock").read_text().splitlines() if "==" in f]
+    assert set(pinned) <= locked
+    assert len(pinned) == len(runtime)
+
+
+def test_the_image_has_the_remotes_of_all_clouds() -> None:
+    clouds = names("requirements-clouds.lock")
+    for extra in ("gcs", "azure"):
+        assert {Requirement(text).name for text in PROJECT["optional-dependencies"][extra]} <= clouds
+    assert not clouds & names("requirements.lock")  # so that no version differs
+    assert "://" not in (ROOT / "requirements-clouds.lock").read_text()
+
+
 def test_only_the_locked_packages_are_installed() -> None:
-    installs = [run for run in given("RUN") if "pip install" in run or "pip wheel" in run]
-    locked, *ours = installs
-    assert "-r /opt/requirements.lock" in locked
-    assert all("--no-deps" in run for run in ours)
-    assert not [run for run in given("RUN") if re.search(r"apt|curl|wget|git ", run)]
+    files = r"(-r /opt/(requirements-runtime|requirements-clouds|torch|cpu)\.lock ?)+"
+    for run in given("RUN"):
+        for install in re.findall(r"pip install (.*?)(?: &&|$)", run):
+            if re.fullmatch(files, install.replace("--no-deps ", "")):
+                continue
+            assert install.startswith("--no-deps "), install
+        assert not re.search(r"apt|curl|wget|git ", run)
 
 
-def test_the_large_layers_depend_only_on_the_lock() -> None:
-    first, second, *rest = [n for n, (name, _) in enumerate(instructions()) if name == "FROM"]
-    stack = instructions()[first:second]
-    assert [value for name, value in stack if name == "COPY"] == ["requirements.lock /opt/"]
-    assert "requirements.lock" in stack[-1][1]  # the installation is the last instruction of this stage
-    assert not [value for _, value in stack if "REVISION" in value]
-    # The last stage starts from that stage and copies none of it again.
-    assert instructions()[rest[-1]] == ("FROM", "stack")
-    assert not [value for name, value in instructions()[rest[-1] :] if name == "COPY"]
+def test_the_cpu_image_has_no_library_of_cuda() -> None:
+    """The shell commands of its stage split the lock: torch on one side, all but CUDA on the other."""
+    (split,) = [value for _, value in stage("stack-cpu") if "grep" in value]
+    chosen, excluded = re.findall(r"grep -v?E '([^']*)'", split)
+    lines = [f"{name}==1" for name in names("requirements-runtime.lock")]
+    torch = {line for line in lines if re.search(chosen, line)}
+    rest = {line for line in lines if not re.search(excluded, line)}
+    assert torch == {"torch==1", "torchvision==1"}
+    left_out = {line.removesuffix("==1") for line in lines} - {
+        line.removesuffix("==1") for line in torch | rest
+    }
+    assert "triton" in left_out
+    assert len(left_out) > 10
+    assert all(name == "triton" or name.startswith(("nvidia-", "cuda-")) for name in left_out)
+
+
+def test_the_large_layers_depend_only_on_the_locks() -> None:
+    base = stage("base")
+    copied = [value for name, value in base if name == "COPY"]
+    assert copied == ["requirements-runtime.lock requirements-clouds.lock /opt/"]
+    for name in ("stack", "stack-cpu"):
+        assert not [value for instruction, value in stage(name) if instruction == "COPY"]
+    assert not [value for _, value in [*base, *stage("stack"), *stage("stack-cpu")] if "REVISION" in value]
+    starts = dict(value.split(" AS ")[::-1] for value in given("FROM"))
+    assert (starts["runtime"], starts["cpu"]) == ("stack", "stack-cpu")
+    assert given("FROM")[-1].endswith(" AS runtime")  # what docker builds by default
 
 
 def test_the_image_runs_as_an_unprivileged_user() -> None:
-    (user,) = given("USER")
-    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+    for target in ("runtime", "cpu"):
+        (user,) = [value for name, value in stage(target) if name == "USER"]
+        assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
     assert "HOME=/tmp" in " ".join(given("ENV"))
 
 
@@ -91,11 +167,12 @@ def test_the_entry_point_is_xkd() -> None:
     assert given("ENTRYPOINT") == ['["xkd"]']
     assert {"xkd", "kfp"} <= PROJECT["scripts"].keys()
     # Components run as `python3 -m kfp.dsl.executor_main`; kfp must be installed.
-    assert re.search(r"^kfp==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert re.search(r"^kfp==", (ROOT / "requirements-runtime.lock").read_text(), re.MULTILINE)
 
 
 def test_the_image_has_its_labels() -> None:
-    (text,) = given("LABEL")
+    text = " ".join(value for name, value in [*stage("base"), *stage("runtime")] if name == "LABEL")
+    assert dict(stage("cpu"))["LABEL"] == dict(stage("runtime"))["LABEL"]
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
     assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
     assert labels["title"] == PROJECT["name"]
