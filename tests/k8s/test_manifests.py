@@ -176,3 +176,23 @@ def test_a_profile_has_its_own_account_claim_and_pull_secret() -> None:
 def test_training_pods_have_no_istio_sidecar() -> None:
     pod = yaml.safe_load(Path("xkd/launch/kubernetes/pod.yaml").read_text())
     assert pod["labels"]["sidecar.istio.io/inject"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("cloud", "addresses"),
+    [
+        ("gke", {("169.254.169.254/32", 80), ("169.254.169.252/32", 988)}),
+        ("eks", {("169.254.170.23/32", 80), ("fd00:ec2::23/128", 80)}),
+    ],
+)
+def test_only_tasks_may_ask_the_cloud_for_an_identity(cloud: str, addresses: set[tuple[str, int]]) -> None:
+    policy = yaml.safe_load((K8S / "identity" / cloud / "network.yaml").read_text())["spec"]
+    assert selects(policy["podSelector"], TASK)
+    assert not selects(policy["podSelector"], TRAINING)
+    assert policy["policyTypes"] == ["Egress"]
+    assert {
+        (peer["ipBlock"]["cidr"], port["port"])
+        for rule in policy["egress"]
+        for peer in rule["to"]
+        for port in rule["ports"]
+    } == addresses
