@@ -26,6 +26,10 @@ Preset = Annotated[
 Config = Annotated[
     str | None, typer.Option(metavar="FILE[:SECTION]", help="YAML file with settings, or a section of one.")
 ]
+DatasetEntry = Annotated[
+    str | None,
+    typer.Option(metavar="FILE[:SECTION]", help="YAML file with the dataset's repo, rev and layout."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as optim.lr=1e-4; repeatable."),
@@ -44,15 +48,25 @@ def fetch(
         ),
     ],
     out: Out,
-    repo: Annotated[str, typer.Option(help="Data registry: path or URL of a git repository with DVC.")] = "",
-    rev: Annotated[str, typer.Option(help="Branch, tag or commit of the registry; empty: its default.")] = "",
-    clips: Annotated[int, typer.Option(help="Number of clips of the embedded dataset.")] = 800,
-    seed: Annotated[int, typer.Option(help="Seed of the embedded dataset.")] = 0,
+    repo: Annotated[
+        str | None, typer.Option(help="Data registry: path or URL of a git repository with DVC.")
+    ] = None,
+    rev: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the registry; empty: its default.")
+    ] = None,
+    clips: Annotated[int | None, typer.Option(help="Number of clips of the embedded dataset.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the embedded dataset.")] = None,
+    dataset_config: DatasetEntry = None,
+    config: Config = None,
 ) -> None:
     """Fetch or generate a dataset in its official layout."""
+    from xkd.config.overrides import resolve
+    from xkd.data.fetch.fetch import DatasetConfig, FetchConfig
     from xkd.data.fetch.fetch import fetch as run
 
-    run(name, out, repo=repo, rev=rev, clips=clips, seed=seed)
+    entry = resolve(DatasetConfig(), dataset_config, repo=repo, rev=rev)
+    settings = resolve(FetchConfig(), config, clips=clips, seed=seed)
+    run(name, out, repo=entry.repo, rev=entry.rev, clips=settings.clips, seed=settings.seed)
 
 
 @app.command()
@@ -66,14 +80,18 @@ def prepare(
     allow_missing: Annotated[
         bool | None, typer.Option("--allow-missing", help="Skip listed files that are missing.")
     ] = None,
+    dataset_config: DatasetEntry = None,
     config: Config = None,
     set_: Set = None,
 ) -> None:
     """Decode every clip once; write shards and a manifest."""
     from xkd.config.overrides import resolve
+    from xkd.data.fetch.fetch import DatasetConfig
     from xkd.data.shards.prepare import PrepareConfig
     from xkd.data.shards.prepare import prepare as run
 
+    if dataset is None:
+        dataset = resolve(DatasetConfig(), dataset_config).layout or None
     options = {"dataset": dataset, "allow_missing": allow_missing}
     run(source, out, resolve(PrepareConfig(), config, set_ or (), **options))
 
@@ -214,10 +232,11 @@ def tasks(
     ] = None,
 ) -> None:
     """Print all evaluations of datasets for params.yaml."""
+    from xkd.config.yaml_core import dump_yaml
     from xkd.evaluation.plan import stages
 
     section = {"tasks": stages(data, encoder or (), protocol or ())}
-    print(yaml.safe_dump(section, default_flow_style=None, sort_keys=False, width=math.inf), end="")
+    print(dump_yaml(section, default_flow_style=None, width=math.inf), end="")
 
 
 @app.command()

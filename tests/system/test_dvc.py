@@ -30,13 +30,23 @@ def settings(tmp_path: Path) -> Iterator[None]:
 
 
 def run(folder: Path, *command: str, code: int = 0) -> str:
-    """Run a program of this environment, check its exit code and return its output."""
+    """Run a program of this environment, check its exit code and return what it printed."""
+    return execute(folder, *command, code=code).stdout
+
+
+def fail(folder: Path, *command: str) -> str:
+    """Run a program that must fail as DVC does, and return its errors."""
+    return execute(folder, *command, code=255).stderr
+
+
+def execute(folder: Path, *command: str, code: int) -> subprocess.CompletedProcess[str]:
+    """Run a program of this environment and check its exit code."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=600
     )
     assert done.returncode == code, f"{command}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-    return done.stdout
+    return done
 
 
 def checkout(to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -125,3 +135,25 @@ def test_repro_runs_from_a_registry_to_the_tables(
     run(mine, "dvc", "pull", "--quiet", "prepare")
     assert PreparedDataset.open(mine / "data" / "kinetics400-prepared") == manifest
     assert run(mine, "dvc", "status", "prepare").count("data/kinetics400-prepared") == 0
+
+
+def test_names_and_revisions_reach_the_commands_as_they_are_written(tmp_path: Path, settings: None) -> None:
+    registry = Registry.create(tmp_path / 'bob\'s $HOME `id` "registry"', {"url": str(tmp_path / "store")})
+    name = 'a b$HOME"`id`'
+    for tag in ("1.10", "1.1", "0012345"):
+        registry.track({name: {"tag": tag.encode()}}, tag)
+
+    def change(params: dict[str, Any]) -> None:
+        params["datasets"] = {name: {"repo": str(registry.root), "rev": "1.10", "layout": ""}}
+        params |= {"pretrain_on": name, "tasks": {}}
+
+    mine = checkout(tmp_path / "mine", change)
+    file, text = mine / "params.yaml", (mine / "params.yaml").read_text()
+    for rev, found in (("'1.10'", "1.10"), ("'1.1'", "1.1"), ("", "0012345"), ("'0012345'", "0012345")):
+        file.write_text(text.replace("rev: '1.10'", f"rev: {rev}"))
+        run(mine, "dvc", "repro", "fetch")
+        assert (mine / "data" / name / "tag").read_text() == found
+    for rev, shown in (("1.10", "1.1"), ("0012345", "12345"), ("1234e5", "123400000"), ("true", "True")):
+        file.write_text(text.replace("rev: '1.10'", f"rev: {rev}"))
+        error = fail(mine, "dvc", "repro", "fetch")
+        assert f"xkd: configuration: rev: Input should be a valid string, got {shown}; quote it\n" in error

@@ -7,7 +7,6 @@ validated once, and every mistake becomes one line that names the field.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -15,11 +14,16 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
+from xkd.config.yaml_core import dump_yaml, parse_yaml
 from xkd.errors import UserError, nearest
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 """The configuration of every settings dataclass: unknown names are errors."""
+
+_REMEDIES = {"string_type": "; quote it", "bool_type": "; write true or false"}
+"""What to do about pydantic's errors by their type."""
 
 Settings = TypeVar("Settings")
 """Any settings dataclass."""
@@ -33,45 +37,70 @@ def to_dict(settings: object) -> dict[str, Any]:
 
 def to_yaml(settings: object) -> str:
     """Return the settings as YAML, in the order of their definition."""
-    return str(yaml.safe_dump(to_dict(settings), sort_keys=False))
+    return dump_yaml(to_dict(settings))
 
 
 def build(kind: type[Settings], values: Mapping[str, Any], source: str) -> Settings:
-    """Validate a whole settings dataclass.
+    """Validate a whole settings dataclass. Of values, only whole floats are converted, to integers.
 
     Raises:
         UserError: one line naming `source` and the field that is unknown, ill-typed or out of range.
     """
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        # As JSON, because a strict validation of Python objects would also refuse lists for tuples.
+        text = to_json(_with_integers(values), inf_nan_mode="constants")
+        return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(f"{source}: {_first_problem(error, kind)}") from None
 
 
+def _with_integers(values: Any) -> Any:
+    """Return plain values with integers for whole floats: of ``1e3``, and of KFP, which has only floats."""
+    if isinstance(values, Mapping):
+        return {key: _with_integers(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [*map(_with_integers, values)]
+    exact = isinstance(values, float) and values.is_integer() and abs(values) < 2**53
+    return int(values) if exact else values
+
+
 def load_yaml(path: str | Path, section: str | None = None) -> dict[str, Any]:
-    """Read a mapping from a YAML file, or the mapping under one of its top-level keys.
+    """Read a mapping from a YAML file, or the mapping under a dotted name in it.
 
     Raises:
         UserError: the file is missing or invalid, or has no such section.
     """
     try:
-        values = _parse(Path(path).read_text())
+        with Path(path).open("rb") as file:
+            values = parse_yaml(file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read configuration {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if section is not None:
-        if not isinstance(values, dict) or section not in values:
-            raise UserError(f"{path} has no section {section!r}{nearest(section, values or ())}")
-        values = values[section]
+        sections = _sections(values)
+        if section not in sections:
+            raise UserError(f"{path} has no section {section!r}{nearest(section, sections)}")
+        values = sections[section]
     if not isinstance(values, dict):
         raise UserError(f"{path} must contain a mapping of settings")
     return values
 
 
+def _sections(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return what is in nested mappings by its dotted name; names themselves may contain dots."""
+    found: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        found |= {f"{prefix}{key}": value, **_sections(value, f"{prefix}{key}.")}
+    return found
+
+
 def load_file(file: str) -> dict[str, Any]:
     """Read the settings of ``FILE.yaml`` or ``FILE.yaml:SECTION``; errors as of `load_yaml`."""
-    path, _, section = file.partition(":")
+    parts = file.split(":")
+    # The path may contain colons, and so may the section.
+    splits = [(":".join(parts[:count]), ":".join(parts[count:])) for count in range(len(parts), 0, -1)]
+    path, section = next((split for split in splits if Path(split[0]).is_file()), splits[:2][-1])
     return load_yaml(path, section or None)
 
 
@@ -125,7 +154,7 @@ def parse_override(override: str) -> dict[str, Any]:
     if not equals:
         raise UserError(f"{override}: write a setting as name=value, for example optim.lr=1e-4")
     try:
-        nested: Any = _parse(text)
+        nested: Any = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     for key in reversed(name.strip().split(".")):
@@ -174,20 +203,6 @@ def _first_problem(error: ValidationError, kind: type[Any]) -> str:
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown setting {name}{nearest(name, [field.name for field in dataclasses.fields(kind)])}"
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
-    return f"{name}: {message}{shown}" if name else message
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """SafeLoader that also reads 1e-3 as a float; YAML 1.1 requires 1.0e-3."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*)?\.?\d[\d_]*[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _parse(text: str) -> Any:
-    return _Loader(text).get_single_data()
+    if problem["type"] != "value_error":
+        message += f", got {problem['input']!r}{_REMEDIES.get(problem['type'], '')}"
+    return f"{name}: {message}" if name else message

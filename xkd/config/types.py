@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
@@ -12,6 +12,9 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Generators are seeded with 64 bits, which also count the steps."""
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+"""A string that may be empty; null, as YAML reads a value left out, is the same."""
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

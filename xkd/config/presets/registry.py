@@ -74,7 +74,7 @@ def get_preset(name: str) -> PretrainConfig:
         UserError: the name is unknown; the nearest names are suggested.
     """
     if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}{nearest(name, PRESETS)}; see xkd presets")
+        raise UserError(f"unknown preset {name!r}{nearest(str(name), PRESETS)}; see xkd presets")
     return replace(build_preset(PRESETS, name, PretrainConfig()), preset=name)
 
 
@@ -92,7 +92,7 @@ def resolve_pretrain(
         UserError: the preset, a setting or a value is unknown or invalid.
     """
     if preset is None:
-        preset = str(load_file(file).get("preset", "paper") if file else "paper")
+        preset = (load_file(file).get("preset") if file else None) or "paper"
     config = resolve(get_preset(preset), file, overrides, preset=preset)
     if config.preset != preset:
         raise UserError(f"preset={config.preset}: settings cannot change the preset; use --preset")

@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field, NonNegativeInt
+from pydantic.dataclasses import dataclass
+
+from xkd.config.overrides import STRICT
+from xkd.config.types import Text
 from xkd.data.fetch.registry import fetch_registered
-from xkd.data.synthetic.dataset import generate
+from xkd.data.synthetic.dataset import MIN_CLIPS, generate
 from xkd.data.synthetic.miniatures import MINIATURES, generate_miniature
 from xkd.errors import UserError, nearest
 
 GENERATED = ("embedded", *MINIATURES)
 """Datasets that need no registry."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DatasetConfig:
+    """Where a dataset comes from and how its files are laid out: an entry of ``datasets`` in params.yaml."""
+
+    repo: Text = ""
+    """Data registry; empty: generate the dataset."""
+    rev: Text = ""
+    """Branch, tag or commit of the registry; empty: its default branch."""
+    layout: Text = ""
+    """Layout that `xkd prepare` reads (`xkd.data.sources.source.LAYOUTS`); empty: recognized by its files."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FetchConfig:
+    """How the embedded dataset is generated."""
+
+    clips: int = Field(default=800, ge=MIN_CLIPS)
+    seed: NonNegativeInt = 0
 
 
 def fetch(

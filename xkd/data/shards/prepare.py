@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass as settings
 
 from xkd.config import Modality
 from xkd.config.overrides import STRICT
+from xkd.config.types import Text
 from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
@@ -50,7 +51,7 @@ class PrepareConfig:
     """Decoding processes."""
     max_skipped: float = Field(default=0.05, ge=0, le=1)
     """Share of clips that may fail before the run stops."""
-    dataset: str = ""
+    dataset: Text = ""
     """Layout of the source (`xkd.data.sources.source.LAYOUTS`); empty: recognized by its files."""
     allow_missing: bool = False
     """Whether files that the annotations list may be missing."""

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, NonNegativeInt, PositiveInt, model_validato
 from pydantic.dataclasses import dataclass
 
 from xkd.config.overrides import STRICT, load_yaml
+from xkd.config.types import Text
 from xkd.errors import UserError, nearest
 
 USER = 10001
@@ -49,7 +50,7 @@ class ClusterConfig:
     Lists and mappings are in the format of the pod's field of the same name.
     """
 
-    namespace: str = ""
+    namespace: Text = ""
     """Namespace of the job; empty: the launcher's own, or the kubeconfig's."""
     image: str = "xkd:0.1.0"
     nodes: PositiveInt = 1
@@ -57,7 +58,7 @@ class ClusterConfig:
     min_nodes: PositiveInt | None = None
     """Hosts to start with, if fewer than `nodes` suffice; the others join later. The batch must divide among
     every number in between. None: all."""
-    node_type: str = ""
+    node_type: Text = ""
     """GPU node by name (`NODE_TYPES`): sets the resources, selector and tolerations that are not given."""
     processes: NonNegativeInt = 0
     """Workers per host; 0: one per GPU, or one."""
@@ -73,7 +74,7 @@ class ClusterConfig:
     service_account: str = "xkd-train"
     queue: str = "xkd"
     """Volcano's queue."""
-    priority_class: str = ""
+    priority_class: Text = ""
     restarts: NonNegativeInt = 5
     """Restarts of the whole job, from its last checkpoint, before it fails."""
     grace_seconds: PositiveInt = 300
