@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.exceptions import InvalidArgumentError
+from dvc.utils.hydra import apply_overrides
 
-from xkd.config.overrides import load_yaml, resolve
+from xkd.config.overrides import load_file, load_yaml, read_settings, resolve
 from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
 from xkd.evaluation import plan
@@ -29,6 +31,23 @@ def stages() -> dict[str, Any]:
 
 def test_dvc_pretrains_the_toy_preset() -> None:
     assert resolve_pretrain(None, f"{PARAMS}:pretrain") == get_preset("toy")
+
+
+def test_parameters_that_params_yaml_does_not_list_need_a_plus(tmp_path: Path) -> None:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "params.yaml")]
+    shown = {word for text in texts for word in re.findall(r"exp run -S ([^\s`]+=[^\s`]+)", text)}
+    assert {word.startswith("+") for word in shown} == {True, False}
+    params = tmp_path / "params.yaml"
+    for word in shown:
+        params.write_text(Path(PARAMS).read_text())
+        if word.startswith("+"):
+            with pytest.raises(InvalidArgumentError) as caught:
+                apply_overrides(params, [word[1:]])
+            assert f"append to your config use {word}" in str(caught.value.__cause__)
+        apply_overrides(params, [word])
+        name, _, value = word.lstrip("+").partition("=")
+        section, _, name = name.partition(".")
+        assert load_file(f"{params}:{section}") == read_settings(f"{PARAMS}:{section}", [f"{name}={value}"])
 
 
 def test_dvc_prepares_as_the_demo_does() -> None:
