@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,15 @@ def scores(address: str) -> list[str]:
         return [line for line in answer.read().decode().splitlines() if line.startswith(f"{SCORE}{{")]
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[str]:
+@contextmanager
+def started(folder: Path) -> Iterator[str]:
+    """Start a Pushgateway that keeps its metrics in a folder."""
     if not shutil.which("prometheus-pushgateway"):
         pytest.skip("needs the Debian package prometheus-pushgateway")
     listen = f"127.0.0.1:{free_port()}"
-    with subprocess.Popen(
-        ["prometheus-pushgateway", f"--web.listen-address={listen}"], cwd=tmp_path, stderr=subprocess.DEVNULL
-    ) as process:
+    # Without a file of its own, Debian's build reads and writes one that all of this machine share.
+    options = (f"--web.listen-address={listen}", f"--persistence.file={folder / 'pushgateway.data'}")
+    with subprocess.Popen(["prometheus-pushgateway", *options], stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 20
         while True:
             try:
@@ -43,7 +45,25 @@ def gateway(tmp_path: Path) -> Iterator[str]:
                 assert time.monotonic() < end
                 time.sleep(0.1)
         yield f"http://{listen}"
-        process.kill()
+        process.terminate()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[str]:
+    with started(tmp_path) as address:
+        yield address
+
+
+def test_a_gateway_of_another_test_leaves_nothing_behind(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        with started(tmp_path / name) as address:
+            assert scores(address) == []
+            body = f'{SCORE}{{dataset="embedded"}} 0.5\n'.encode()
+            request = urllib.request.Request(f"{address}/metrics/job/{name}", body, method="PUT")
+            urllib.request.urlopen(request, timeout=5).close()
+            assert len(scores(address)) == 1
+        assert (tmp_path / name / "pushgateway.data").exists()  # written when it ends
 
 
 def test_pushed_scores_are_deleted_after_a_while(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
