@@ -122,7 +122,7 @@ def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, ru
         (["--set", "optim.lr"], "optim.lr: write a setting as name=value, for example optim.lr=1e-4"),
         (
             ["--set", "optim.lr=fast"],
-            "configuration: optim.lr: Input should be a valid number, unable to parse",
+            "configuration: optim.lr: Input should be a valid number, got 'fast'",
         ),
         (["--set", "preset=toy"], "preset=toy: settings cannot change the preset; use --preset"),
         (["--config", "nowhere.yaml"], "cannot read configuration nowhere.yaml: No such file or directory"),
