@@ -69,14 +69,12 @@ def substituted(text: str, variables: Mapping[str, str]) -> str:
 
 
 def curves(panel: Mapping[str, Any], server: Prometheus, variables: Mapping[str, str]) -> list[Curve]:
-    """Return the series of a panel; those of bars, numbers and tables have their last value only."""
+    """Return the series of a panel over the whole time, which Grafana, too, asks for to show last values."""
     found = []
     for target in panel["targets"]:
         query = substituted(target["expr"], variables)
-        over_time = panel["type"] in ("timeseries", "state-timeline")
-        for series in server.query_range(query) if over_time else server.query(query):
-            samples = series["values"] if over_time else [series["value"]]
-            labels = series["metric"]
+        for series in server.query_range(query):
+            samples, labels = series["values"], series["metric"]
             name = re.sub(r"{{(\w+)}}", lambda match, of=labels: of.get(match[1], ""), target["legendFormat"])
             times = [(float(when) - server.begin) / 60 for when, _ in samples]
             found.append(Curve(name, times, [float(value) for _, value in samples]))
@@ -89,12 +87,13 @@ def draw(dashboard: dict[str, Any], server: Prometheus, variables: Mapping[str, 
     every = {"namespace": ".*", "__range": length} | variables
     panels = list(_repeated(dashboard["panels"], server, every))
     height = max(place["y"] + place["h"] for _, place, _ in panels)
-    figure = Figure(figsize=(24 * COLUMN, (height + 1) * ROW), dpi=DPI, facecolor="#f4f5f5")
+    figure = Figure(figsize=(24 * COLUMN, (height + 1) * ROW), dpi=DPI, facecolor="white")
     figure.text(0.01, 1 - 0.4 / (height + 1), dashboard["title"], fontsize=13, weight="bold", va="center")
     for panel, place, chosen in panels:
-        _panel(
-            figure, panel, place, height, curves(panel, server, chosen) if "targets" in panel else [], chosen
-        )
+        series = curves(panel, server, chosen) if "targets" in panel else []
+        axes = _panel(figure, panel, place, height, series, chosen)
+        if axes and panel["type"] in ("timeseries", "state-timeline"):
+            axes.set_xlim(0, (server.end - server.begin) / 60)
     return figure
 
 
@@ -121,8 +120,8 @@ def _panel(
     height: int,
     series: list[Curve],
     variables: Mapping[str, str],
-) -> None:
-    """Draw a panel at its place."""
+) -> Axes | None:
+    """Draw a panel at its place; return the axes of its data, if there is any."""
     inches = (24 * COLUMN, (height + 1) * ROW)
     x, w = place["x"] * COLUMN + 0.06, place["w"] * COLUMN - 0.12
     top, h = (height - place["y"]) * ROW, place["h"] * ROW - 0.1
@@ -135,14 +134,14 @@ def _panel(
         figure.text(
             x / inches[0], (top - ROW / 2) / inches[1], title, fontsize=11, weight="bold", va="center"
         )
-        return
+        return None
     card = axes(x, top - h, w, h)
     card.set(xticks=[], yticks=[], facecolor="white")
     card.spines[:].set_color("#d8d9da")
     card.text(0.08 / w, 1 - 0.15 / h, title, fontsize=9, weight="bold", va="center", transform=card.transAxes)
     if not any(math.isfinite(value) for curve in series for value in curve.values):
         card.text(0.5, 0.5, "No data", color="#8e8e8e", ha="center", va="center", transform=card.transAxes)
-        return
+        return None
     rows = len(series) + 1 if panel["type"] == "timeseries" else 0
     legend = rows * LINE
     inner = axes(x + 0.75, top - h + 0.3 + legend, w - 0.9, h - 0.65 - legend)
@@ -151,6 +150,7 @@ def _panel(
     DRAWN[panel["type"]](inner, panel, series)
     if rows:
         _legend(card, series, panel["fieldConfig"]["defaults"]["unit"], w, h)
+    return inner
 
 
 def _legend(card: Axes, series: Sequence[Curve], unit: str, w: float, h: float) -> None:
@@ -256,8 +256,9 @@ DRAWN: dict[str, Callable[[Axes, Mapping[str, Any], Sequence[Curve]], None]] = {
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG of 64 colors, which is a third as large."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    picture = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    figure.savefig(buffer, format="png")
+    colors = Image.Quantize.MAXCOVERAGE
+    picture = Image.open(buffer).convert("RGB").quantize(64, method=colors, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
 
 
@@ -265,4 +266,5 @@ if __name__ == "__main__":
     with replayed() as prometheus:
         for uid, variables in CHOSEN.items():
             content = json.loads((HERE / "grafana" / f"{uid}.json").read_text())
-            save(draw(content, prometheus, variables), FIGURES / f"dashboard-{uid}.png")
+            picture = draw(content, prometheus.during(variables["run"]), variables)
+            save(picture, FIGURES / f"dashboard-{uid}.png")

@@ -18,7 +18,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ RULES: dict[str, Any] = yaml.safe_load((HERE / "rules.yaml").read_text())["spec"
 NAMESPACE = "xkd"
 STEP = 2
 """Seconds between samples of queries over the recorded time."""
+LOOKBACK = 30
+"""Seconds that a sample counts: longer than the time between rows, but a run that has ended has no data."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,17 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
             return json.load(answer)["data"]
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series of an expression at the end."""
-        found: list[dict[str, Any]] = self.get("query", query=expression, time=self.end)["result"]
-        return found
-
     def query_range(self, expression: str) -> list[dict[str, Any]]:
         """Return the series of an expression over the whole time."""
         interval = {"start": self.begin, "end": self.end, "step": STEP}
         found: list[dict[str, Any]] = self.get("query_range", query=expression, **interval)["result"]
         return found
+
+    def during(self, run: str) -> Prometheus:
+        """Return the same server, restricted to the time of the runs that match."""
+        series = self.query_range(f'xkd_run_info{{run=~"{run}"}}')
+        times = [float(when) for each in series for when, _ in each["values"]]
+        return replace(self, begin=min(times), end=max(times))
 
 
 def record(run: RunDir) -> dict[str, Any]:
@@ -145,6 +148,7 @@ def _started(data: Path, begin: float, end: float) -> Iterator[Prometheus]:
     config = data.with_name("prometheus.yaml")
     config.write_text("{}\n")
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}"]
+    command.append(f"--query.lookback-delta={LOOKBACK}s")
     log = data.with_name("prometheus.log")
     with (
         log.open("w") as output,

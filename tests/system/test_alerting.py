@@ -162,8 +162,8 @@ def watched(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         runs = {"healthy": start("healthy", *train("healthy", healthy))}
         runs["collapsing"] = start("collapsing", *train("collapsing", collapsing))
         server = Prometheus(f"http://{address}")
-        ended = runs["collapsing"].wait(timeout=120)
-        deadline = time.monotonic() + 60
+        ended = runs["collapsing"].wait(timeout=300)
+        deadline = time.monotonic() + 120
         while not received and time.monotonic() < deadline:
             time.sleep(0.2)
         while len(server.query("xkd:kd:ratio{run='healthy'}")) < 2 and time.monotonic() < deadline:
