@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import re
 import socket
 import threading
 import time
@@ -201,8 +202,32 @@ def test_the_endpoint_listens_only_at_the_configured_address(tmp_path: Path) -> 
         with socket.socket() as client:
             assert (client.connect_ex(("127.0.0.2", port_of(monitor))) == 0) is reachable
         monitor.exporter.close()
-    with pytest.raises(UserError, match=r"at run\.metrics_host 203\.0\.113\.1$"):
-        start(tmp_path, host="203.0.113.1")
+
+
+@pytest.mark.parametrize(
+    ("host", "printed"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("localhost", r"(127\.0\.0\.1|\[::1\])"),
+        ("0.0.0.0", "localhost"),
+        ("::", "localhost"),
+        ("::1", r"\[::1\]"),
+    ],
+)
+def test_the_address_that_is_printed_answers(tmp_path: Path, host: str, printed: str) -> None:
+    if ":" in host and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("needs IPv6")
+    monitor = start(tmp_path, host=host)
+    assert re.fullmatch(rf"http://{printed}:\d+/metrics", str(monitor.exporter.address))
+    assert scrape(monitor)
+    monitor.exporter.close()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid", "a..b", ""])
+def test_an_address_of_another_machine_is_one_line(tmp_path: Path, host: str) -> None:
+    with pytest.raises(UserError, match=rf"^run\.metrics_host '{host}': .*; give an address of this machine"):
+        start(tmp_path, host=host)
 
 
 def test_small_presets_listen_on_loopback_and_the_published_ones_on_all_interfaces() -> None:

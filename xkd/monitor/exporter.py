@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -55,14 +56,18 @@ class MetricsExporter(Collector):
         registry.register(self)
         try:
             self._server, _ = start_http_server(port, host, registry)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
+            reason = getattr(error, "strerror", None) or one_line(error)
+            if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise UserError(
+                    f"run.metrics_port {port}: {reason}; choose another port, or 0 for any free one"
+                ) from None
             raise UserError(
-                f"run.metrics_port {port}: {error.strerror}; choose another port, or 0 for any free "
-                f"one, at run.metrics_host {host}"
+                f"run.metrics_host {host!r}: {reason}; give an address of this machine, or 0.0.0.0 for all"
             ) from None
         # The data loader's processes must not keep the port in use.
         os.register_at_fork(after_in_child=self._server.socket.close)
-        self.address = f"http://localhost:{self._server.server_port}/metrics"
+        self.address = f"http://{_reachable(*self._server.server_address[:2])}/metrics"
 
     def await_scrape(self) -> None:
         """Wait for the next scrape, if Prometheus has scraped before."""
@@ -94,6 +99,13 @@ class MetricsExporter(Collector):
             for label, value in metric.samples(values):
                 family.add_metric([self._run, *label], value)
             yield family
+
+
+def _reachable(host: str, port: int) -> str:
+    """Return the part of a URL at which a server that is bound to an IP address answers."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 -- this binds nothing
+        host = "localhost"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def push_scores(
