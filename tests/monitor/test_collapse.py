@@ -56,6 +56,19 @@ def test_an_untrained_teacher_without_information_is_healthy() -> None:
     assert not judge(history(6.0, 3.0, information=0.006), THRESHOLDS).healthy
 
 
+def test_a_reason_has_shares_of_the_largest_values_and_says_when_information_is_judged() -> None:
+    healthy = judge(history(5.0, 2.0), THRESHOLDS)
+    assert healthy.reason == "KLD is at least 2 nats (29 %) and information at least 1.5 nats (43 %)"
+    untrained = judge(history(18.0, 17.0, information=0.0017), THRESHOLDS)
+    assert untrained.reason == (
+        "KLD is at least 17 nats (245 %) and information at least 0.0017 nats (0.049 %), "
+        "which is judged once KLD is below 50 %: untrained teachers have little"
+    )
+    collapsed = judge(history(7.4, 1.4, information=0.006), THRESHOLDS)
+    numbers = "KD video_to_audio is 7.4 nats (107 %), KLD 1.4 nats (20 %), information 0.006 nats (0.17 %): "
+    assert collapsed.reason.startswith(numbers)
+
+
 def test_one_collapsed_direction_is_a_collapse() -> None:
     rows = [row | {"kd_audio_to_video": 0.01} for row in history(5.0, 2.0)]
     judged = judge(rows, THRESHOLDS)

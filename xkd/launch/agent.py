@@ -110,7 +110,8 @@ def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:
             local_world_size=options.processes,
             rdzv_handler=handler,
             entrypoint=sys.executable,
-            args=("-u", "-m", options.module, *options.arguments),
+            # torchrun expands ${local_rank} in arguments, also in paths, and turns $$ into $.
+            args=("-u", "-m", options.module, *(word.replace("$", "$$") for word in options.arguments)),
             max_restarts=options.restarts,
             monitor_interval=0.1,
             local_addr=options.address,

@@ -34,7 +34,7 @@ def stop_signals_collected() -> Iterator[list[int]]:
     """Collect `STOP_SIGNALS` in the list that this yields, so that a step can be finished and saved."""
     received = list[int]()
     with signal_handlers_restored():
-        for number in _expected():
+        for number in stop_signals():
             signal.signal(number, lambda number, _frame: received.append(number))
         yield received
 
@@ -52,11 +52,11 @@ def handle_stop_signals(handle: Callable[[signal.Signals, bool], None]) -> None:
         elif now - first > DEBOUNCE_SECONDS:
             handle(signal.Signals(number), False)
 
-    for number in _expected():
+    for number in stop_signals():
         signal.signal(number, debounced)
 
 
-def _expected() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """Return `STOP_SIGNALS`, without SIGHUP if it is ignored, as by ``nohup``."""
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not nohup]

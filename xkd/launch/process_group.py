@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from xkd.errors import EXIT_FAILURE, EXIT_SIGNAL, as_exit_code
-from xkd.launch.interrupts import STOP_SIGNALS, end_with_parent, handle_stop_signals
+from xkd.launch.interrupts import end_with_parent, handle_stop_signals, stop_signals
 
 
 def run_in_process_group(run: Callable[[], int]) -> int:
@@ -31,9 +31,8 @@ def run_in_process_group(run: Callable[[], int]) -> int:
         with suppress(ProcessLookupError):
             os.kill(child, number)
 
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
-            signal.signal(number, forward)
+    for number in stop_signals():
+        signal.signal(number, forward)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with suppress(ProcessLookupError):  # it may have been killed
         os.killpg(child, signal.SIGTERM)

@@ -127,11 +127,26 @@ def _judge_distillation(window: Sequence[Mapping[str, Any]], thresholds: Collaps
             information < ZERO * thresholds.largest_information and kld < MATCHED * thresholds.largest_entropy
         )
         if min(kd, kld) < thresholds.collapse_threshold or uninformative:
-            numbers = f"KD {direction} is {kd:.3g}, KLD {kld:.3g}, information {information:.3g} nats"
+            numbers = (
+                f"KD {direction} is {_nats(kd, thresholds.largest_entropy)}, "
+                f"KLD {_nats(kld, thresholds.largest_entropy)}, "
+                f"information {_nats(information, thresholds.largest_information)}"
+            )
             if kd - kld < ONE_HOT_ENTROPY * thresholds.largest_entropy:  # the teacher's entropy
                 reason = "the teacher's outputs became one-hot (is centering disabled?)"
                 return Verdict("one_hot", f"{numbers}: {reason}", step)
             return Verdict("constant", f"{numbers}: the teacher's output is the same for every clip", step)
         least_kld, least_information = min(least_kld, kld), min(least_information, information)
-    reason = f"KLD is at least {least_kld:.3g} and information at least {least_information:.3g} nats"
+    reason = (
+        f"KLD is at least {_nats(least_kld, thresholds.largest_entropy)} and information at least "
+        f"{_nats(least_information, thresholds.largest_information)}"
+    )
+    if least_information < ZERO * thresholds.largest_information:
+        reason += f", which is judged once KLD is below {100 * MATCHED:.0f} %: untrained teachers have little"
     return Verdict("healthy", reason, step)
+
+
+def _nats(value: float, largest: float) -> str:
+    """Return a signal in nats and as a share of its largest value, with two digits."""
+    percent = 100 * value / largest
+    return f"{value:.3g} nats ({percent:.0f} %)" if percent >= 10 else f"{value:.3g} nats ({percent:.2g} %)"
