@@ -58,6 +58,8 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.verdict_file = self.path / "verdict.json"
         """Written last: its presence means that the run has ended."""
+        self.attempts_file = self.path / ".attempts.json"
+        """How often a job was started without a new checkpoint."""
         self.checkpoints = self.path / "checkpoints"
         self.encoders = self.path / "encoders"
         self.samples_file = self.path / "reconstruction.pt"
@@ -92,7 +94,10 @@ class RunDir:
             if changed:
                 settings = ", ".join(changed)
                 raise UserError(f"{self.path} holds a run with another {settings}; use another --out")
-        elif self.path.exists() and any(entry.name != LOCK for entry in self.path.iterdir()):
+        elif self.path.exists() and {entry.name for entry in self.path.iterdir()} - {
+            LOCK,
+            self.attempts_file.name,
+        }:
             raise UserError(f"{self.path} is not empty and contains no run; use another --out")
         write_text(self.config_file, text)
         return self.ended

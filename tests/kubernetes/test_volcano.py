@@ -19,7 +19,7 @@ from tests.k8s.security import flaws
 from xkd.config import PretrainConfig
 from xkd.config.overrides import build, resolve
 from xkd.config.presets import get_preset
-from xkd.errors import CollapsedError, UserError
+from xkd.errors import EXIT_NO_PROGRESS, CollapsedError, UserError
 from xkd.launch.kubernetes.config import NODE_TYPES, USER, ClusterConfig
 from xkd.launch.kubernetes.job import job_name
 from xkd.launch.launcher import training_job
@@ -117,10 +117,12 @@ def test_all_failures_but_final_ones_restart_the_job() -> None:
     spec = rendered()["spec"]
     assert spec["policies"] == [
         {"exitCode": UserError.exit_code, "action": "TerminateJob"},
+        {"exitCode": EXIT_NO_PROGRESS, "action": "TerminateJob"},
         {"exitCode": CollapsedError.exit_code, "action": "TerminateJob"},
         {"events": ["PodFailed", "PodEvicted"], "action": "RestartJob"},
     ]
-    assert spec["maxRetry"] == TWO.restarts + 1
+    assert spec["maxRetry"] == 20 * TWO.restarts + 1
+    assert words(pods(rendered())[0])["--attempts"] == str(TWO.restarts + 1)
     assert words(pods(rendered())[0])["--restarts"] == "1"
     assert spec["tasks"][0]["policies"] == [{"event": "TaskCompleted", "action": "CompleteJob"}]
 
@@ -154,7 +156,7 @@ def test_pods_have_shared_memory_a_scratch_volume_and_the_shared_claim() -> None
 
 @needs_kubectl
 def test_the_pod_monitor_finds_the_first_pod() -> None:
-    (monitor,) = of_kind("monitoring", "PodMonitor").values()
+    monitor = of_kind("monitoring", "PodMonitor")["xkd"]
     first, second = pods(rendered())
     assert selects(monitor["spec"]["selector"], first["metadata"]["labels"])
     assert not selects(monitor["spec"]["selector"], second["metadata"]["labels"])

@@ -143,3 +143,17 @@ def test_an_interrupted_host_leaves_while_the_others_rejoin(tmp_path: Path) -> N
         for host in hosts:
             host.kill()
             host.communicate()
+
+
+def test_a_job_that_does_not_get_any_further_is_given_up_with_the_last_reason(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for count in (1, 2):
+        assert start("crash", tmp_path, "--run", str(run), "--attempts", "2").wait(60) == 1
+        assert starts(tmp_path) == count
+    reason = left(tmp_path)[0]
+    assert start("crash", tmp_path, "--run", str(run), "--attempts", "2").wait(60) == 70
+    assert left(tmp_path) == (f"no new checkpoint in 2 attempts; the last failure: {reason}", 70, {})
+    assert starts(tmp_path) == 2
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "step_00000010.pt").touch()
+    assert start("crash", tmp_path, "--run", str(run), "--attempts", "2").wait(60) == 1

@@ -20,20 +20,31 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # The first process of a container gets no signal that it does not handle, and the imports take seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-from xkd.errors import EXIT_PEERS_LOST, EXIT_SIGNAL, NON_RETRYABLE_EXIT_CODES, as_exit_code
+from xkd.errors import (
+    EXIT_NO_PROGRESS,
+    EXIT_PEERS_LOST,
+    EXIT_SIGNAL,
+    NON_RETRYABLE_EXIT_CODES,
+    as_exit_code,
+)
 from xkd.io import one_line
+from xkd.launch.attempts import Attempts
 from xkd.launch.interrupts import end_with_parent, handle_stop_signals, signal_children
-from xkd.launch.termination import AGENT_ERROR_FILE, ERROR_FILE, report_failure
+from xkd.launch.termination import AGENT_ERROR_FILE, ERROR_FILE, read_termination_message, report_failure
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 
+SUBMISSION = "XKD_SUBMISSION"
+"""Environment variable that identifies the submission of a job."""
 GRACE_SECONDS = 600
 """Default time that workers have to finish their step and save it."""
 _JOIN_SECONDS = 900
@@ -60,13 +71,17 @@ def main() -> None:
     parser.add_argument("--address", help="this host's address, if the others cannot resolve its name")
     parser.add_argument("--processes", type=int, default=1, help="workers on this host")
     parser.add_argument("--restarts", type=int, default=0, help="maximum number of restarts of the workers")
+    parser.add_argument("--run", type=Path, help="run directory in which host 0 counts its starts")
+    parser.add_argument("--attempts", type=int, default=1, help="starts without a new checkpoint at most")
     parser.add_argument("--grace", type=int, default=GRACE_SECONDS, help="seconds workers have to save")
     parser.add_argument("module", help="command of each worker: python -m MODULE ARGUMENT ...")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     # The agent's errors repeat the termination message.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = parser.parse_args()
-    sys.exit(as_exit_code(_run(options, _Interrupts(options.grace))))
+    interrupts = _Interrupts(options.grace)
+    run = _run_if_attempts_are_left if options.run and options.node == 0 else _run
+    sys.exit(as_exit_code(run(options, interrupts)))
 
 
 class _Interrupts:
@@ -88,6 +103,20 @@ class _Interrupts:
         signal.alarm(self._grace)
         if not signal_children(signal.SIGTERM):
             sys.exit(EXIT_SIGNAL + signal.SIGTERM)
+
+
+def _run_if_attempts_are_left(options: argparse.Namespace, interrupts: _Interrupts) -> int:
+    """Run the workers, unless earlier starts of the job did not get any further; return the exit code."""
+    attempts = Attempts.begin(options.run, os.environ.get(SUBMISSION, ""))
+    if attempts.count > options.attempts:
+        reason = attempts.reason or "none of them could say why"
+        line = f"no new checkpoint in {options.attempts} attempts; the last failure: {reason}"
+        return report_failure(line, EXIT_NO_PROGRESS)
+    code = _run(options, interrupts)
+    if code:
+        end = read_termination_message(Path(os.environ[ERROR_FILE]).read_text())
+        replace(attempts, reason=end.message if end else f"exit code {code}").save(options.run)
+    return code
 
 
 def _run(options: argparse.Namespace, interrupts: _Interrupts) -> int:

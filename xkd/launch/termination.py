@@ -19,9 +19,11 @@ from typing import Any
 from xkd.errors import (
     EXIT_COLLAPSED,
     EXIT_FAILURE,
+    EXIT_NO_PROGRESS,
     EXIT_TRY_AGAIN,
     CollapsedError,
     RunInterruptedError,
+    TrainingError,
     UserError,
     XkdError,
 )
@@ -51,6 +53,8 @@ class Termination:
         """Return the error of an exit code that another attempt would not change."""
         if self.code == EXIT_COLLAPSED and "verdict" in self.facts:
             return CollapsedError(self.facts["verdict"])
+        if self.code == EXIT_NO_PROGRESS:
+            return TrainingError(self.message, self.code)
         return RunInterruptedError(self.message) if self.code == EXIT_TRY_AGAIN else UserError(self.message)
 
 

@@ -76,7 +76,7 @@ class ClusterConfig:
     """Volcano's queue."""
     priority_class: Text = ""
     restarts: NonNegativeInt = 5
-    """Restarts of the whole job, from its last checkpoint, before it fails."""
+    """Restarts of the whole job without a new checkpoint, before it fails."""
     grace_seconds: PositiveInt = 300
     """Time a pod has to save before it is killed; longer than a checkpoint takes."""
     ttl_seconds: NonNegativeInt = 86400

@@ -67,7 +67,7 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came.
     """
     api = Api(job.cluster.namespace)
-    follower, is_ours, restarts = _Follower(api, job, progress), True, 0
+    follower, is_ours, submissions = _Follower(api, job, progress), True, 0
     with stop_signals_raised() as ignore_signals:
         try:
             while True:
@@ -78,8 +78,8 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
                     _thread(follower.watch_pods),
                 ):
                     outcome = follower.follow()
-                restarts += outcome.restarts + 1
-                if not outcome.is_premature or restarts > job.cluster.restarts:
+                submissions += 1
+                if not outcome.is_premature or submissions > job.cluster.restarts:
                     break
                 log.warning("%s, with restarts left; restarting it", follower.summary())
                 follower = _Follower(api, job, progress)
@@ -178,14 +178,12 @@ class _Follower:
             self._job, phase = job, status.phase_of(job)
             changed = self._report_ends(pods) or phase != previous
             if phase != previous:
-                restart = f", restart {self._restarts}" if self._restarts else ""
-                log.info("job %s: %s%s", self._name, phase, restart)
+                restarts = status.restarts_of(job)
+                log.info("job %s: %s%s", self._name, phase, f", restart {restarts}" if restarts else "")
                 self._pending_reasons.clear()
             self._report_pending(pods)
             if status.has_ended(job):
-                return Outcome(
-                    phase, self._restarts, self._ends, status.is_premature(job, self._cluster.restarts)
-                )
+                return Outcome(phase, status.restarts_of(job), self._ends, status.is_premature(job))
             self._check_deadlines(phase)
             pause, previous = self._api.policy.next_pause(pause, changed), phase
             time.sleep(pause)
@@ -209,16 +207,12 @@ class _Follower:
             return f"job {self._name}: not started"
         seconds, _ = status.seconds_by_phase(self._job)
         waiting = sum(seconds.get(phase, 0.0) for phase in status.WAITING)
+        attempts = status.restarts_of(self._job) + 1
         return (
-            f"job {self._name}: {status.phase_of(self._job)}, {self._restarts + 1} attempt(s), "
+            f"job {self._name}: {status.phase_of(self._job)}, {attempts} attempt(s), "
             f"{status.duration(seconds.get('Running', 0.0))} running, "
             f"{status.duration(waiting)} waiting for nodes{self._progress()}"
         )
-
-    @property
-    def _restarts(self) -> int:
-        # Volcano also counts the restart that it no longer makes.
-        return min(status.retry_count(self._job), self._cluster.restarts)
 
     def _report_ends(self, pods: Collection[client.V1Pod]) -> bool:
         """Record how pods ended, and log each failure; return whether there was a new end."""

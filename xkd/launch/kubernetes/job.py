@@ -17,7 +17,7 @@ from torchx.specs import AppDef, Role, macros
 
 from xkd.config.overrides import load_yaml
 from xkd.errors import NON_RETRYABLE_EXIT_CODES
-from xkd.launch.agent import agent_command
+from xkd.launch.agent import SUBMISSION, agent_command
 from xkd.launch.kubernetes.client import RUN_LABEL
 from xkd.launch.kubernetes.config import WORKSPACE, ClusterConfig
 
@@ -28,6 +28,8 @@ _ROLE = "train"
 """A hyphen would break the environment variable that Volcano derives from the name."""
 _RESTARTS_IN_PLACE = 1
 """Restarts of a host's workers by its agent, before Volcano restarts the whole job."""
+_RESTARTS_PER_BUDGET = 20
+"""Restarts of a job by Volcano, for each that it may have without a new checkpoint."""
 _POD = load_yaml(Path(__file__).with_name("pod.yaml"))
 
 
@@ -75,11 +77,15 @@ class Job:
         """Name of the first host's pod."""
         return f"{self.name}-{_ROLE}-0-0"
 
-    def manifest(self) -> dict[str, Any]:
-        """Return the Volcano Job as Kubernetes takes it."""
+    def manifest(self, submission: str = "") -> dict[str, Any]:
+        """Return the Volcano Job as Kubernetes takes it.
+
+        Args:
+            submission: identifies this submission of it: another one has all its restarts again.
+        """
         cluster = self.cluster
         resource = app_to_resource(
-            self._app(), cluster.queue, cluster.service_account, cluster.priority_class or None
+            self._app(submission), cluster.queue, cluster.service_account, cluster.priority_class or None
         )
         job: dict[str, Any] = ApiClient().sanitize_for_serialization(resource)
         labels = _POD["labels"] | {OUT_LABEL: self.out_hash}
@@ -90,7 +96,9 @@ class Job:
         if cluster.namespace:
             job["metadata"]["namespace"] = cluster.namespace
         job["spec"] |= {
-            "maxRetry": cluster.restarts + 1,  # Volcano fails a job whose restarts reach this number
+            # Evictions count too, so Volcano may restart a job more often than without progress (`Attempts`).
+            # It fails a job whose restarts reach this number.
+            "maxRetry": _RESTARTS_PER_BUDGET * cluster.restarts + 1,
             "minAvailable": cluster.min_nodes or cluster.nodes,
             "ttlSecondsAfterFinished": cluster.ttl_seconds,
             "policies": [
@@ -108,7 +116,7 @@ class Job:
             self._complete_pod(pod["spec"])
         return dict(json.loads(json.dumps(job)))  # YAML writes shared parts as aliases
 
-    def _app(self) -> AppDef:
+    def _app(self, submission: str) -> AppDef:
         """Return the job for TorchX: one role with a replica per host."""
         min_nodes, nodes = self.cluster.min_nodes or self.cluster.nodes, self.cluster.nodes
         # The kubelet expands $(...). Volcano sets these variables in all pods, TorchX another one in the
@@ -117,21 +125,22 @@ class Job:
         options = {
             "--nodes": f"{min_nodes}:{nodes}",
             "--restarts": str(_RESTARTS_IN_PLACE),
+            "--run": _literal(self.directory),
+            "--attempts": str(self.cluster.restarts + 1),
             "--grace": str(self.cluster.grace_seconds),
             "--node": macros.replica_id,
             "--address": f"$$(VC_{_ROLE.upper()}_{macros.replica_id}_HOSTS)",
             "--rendezvous": f"$$({macros.rank0_env}):{RENDEZVOUS_PORT}",
         }
         words = [word for option in options.items() for word in option]
-        # Both TorchX and the kubelet expand variables, also in paths, and turn $$ into $.
-        work = [word.replace("$", "$$$$") for word in self.work]
         env = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        env |= {SUBMISSION: submission} if submission else {}
         env |= _POD["env"] | ({"KFP_RUN_ID": self.run_id} if self.run_id else {})
         role = Role(
             name=_ROLE,
             image=self.cluster.image,
             entrypoint="python",
-            args=agent_command(self.name, self.cluster.workers, work, words),
+            args=agent_command(self.name, self.cluster.workers, list(map(_literal, self.work)), words),
             env=env,
             num_replicas=nodes,
             min_replicas=min_nodes,
@@ -162,3 +171,8 @@ class Job:
             "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
             "volumeMounts": [*container["volumeMounts"], *_POD["volumeMounts"], *cluster.volume_mounts],
         }
+
+
+def _literal(word: str) -> str:
+    """Escape a word: both TorchX and the kubelet expand variables, also in paths, and turn $$ into $."""
+    return word.replace("$", "$$$$")

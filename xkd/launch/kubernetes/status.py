@@ -32,14 +32,18 @@ def has_ended(job: Mapping[str, Any]) -> bool:
     return phase_of(job) in ENDED
 
 
-def retry_count(job: Mapping[str, Any]) -> int:
-    """Return the number of restarts that Volcano has counted."""
-    return int(job.get("status", {}).get("retryCount", 0))
+def restarts_of(job: Mapping[str, Any]) -> int:
+    """Return how often Volcano restarted a job; it also counts the restart that it no longer makes."""
+    return min(_retry_count(job), int(job["spec"]["maxRetry"]) - 1)
 
 
-def is_premature(job: Mapping[str, Any], restarts: int) -> bool:
+def is_premature(job: Mapping[str, Any]) -> bool:
     """Return whether a job failed before it had used its restarts."""
-    return phase_of(job) == FAILED and retry_count(job) <= restarts
+    return phase_of(job) == FAILED and _retry_count(job) < job["spec"]["maxRetry"]
+
+
+def _retry_count(job: Mapping[str, Any]) -> int:
+    return int(job.get("status", {}).get("retryCount", 0))
 
 
 def seconds_by_phase(job: Mapping[str, Any]) -> tuple[dict[str, float], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,7 @@ def submit_or_attach(api: Api, job: Job) -> bool:
                 f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait until it "
                 f"ends, use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
             )
-    if api.create(job.manifest()):
+    if api.create(job.manifest(submission=secrets.token_hex(4))):
         log.info("job %s submitted in namespace %s", job.name, api.namespace)
     return True
 
@@ -105,7 +106,7 @@ def _needs_restart(api: Api, job: Job, existing: Mapping[str, Any]) -> bool:
         return True
     ends = map(status.end_of, api.pods(job.name))
     final = any(end and end.code in NON_RETRYABLE_EXIT_CODES for end in ends)
-    is_premature = status.is_premature(existing, job.cluster.restarts)
+    is_premature = status.is_premature(existing)
     return (is_premature or status.phase_of(existing) != status.FAILED) and not final
 
 
