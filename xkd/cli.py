@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ import typer
 import yaml
 
 from xkd.errors import UserError, XkdError
-from xkd.launch.interrupts import end_with_parent
+from xkd.launch.dvc import end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
 
 app = typer.Typer(
@@ -301,10 +300,9 @@ def show_config(preset: Preset = None, config: Config = None, set_: Set = None) 
 def main() -> None:
     """Run the command line; an error is one line on stderr, and its exit code."""
     forget_torchrun()
-    if "DVC_STAGE" in os.environ:
-        end_with_parent()  # SIGTERM ends dvc, but not the command of its stage
+    end_with_dvc()
     try:
         app(prog_name="xkd")
     except XkdError as error:
-        print(f"xkd: {error}", file=sys.stderr)
+        print(f"xkd: {explain_resume(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -160,11 +161,13 @@ def test_a_run_that_dvc_started_ends_with_dvc(prepared: Path, tmp_path: Path) ->
     (repository / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": stage}}))
     dvc = str(Path(sys.executable).with_name("dvc"))
     subprocess.run([dvc, "init", "--no-scm", "--quiet"], cwd=repository, check=True)
-    run = subprocess.Popen([dvc, "repro"], cwd=repository, stdout=subprocess.DEVNULL, text=True)
+    run = subprocess.Popen([dvc, "repro"], cwd=repository, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, run)
     run.terminate()
-    run.wait()
-    wait_for(lambda: not (out / ".lock").exists())
+    said = run.communicate()[1]  # of the command too, which ends later
+    assert re.search(
+        r"saved at step .* to resume \(dvc repro would start over: .* dvc commit --force pretrain", said
+    )
     assert len(list((out / "checkpoints").iterdir())) == 1
 
 
