@@ -31,8 +31,12 @@ from kfp import dsl
 
 @dsl.component(base_image="xkd", install_kfp_package=False)
 def speak(word: str, times: int, folder: str) -> None:
-    import time, os, pathlib
+    import json, logging, os, pathlib, time
     print(" ".join([word] * times))
+    if word.startswith("["):
+        for line in json.loads(word):
+            print(line)
+            logging.info(line)
     pathlib.Path(folder, "pid").write_text(str(os.getpid()))
     if word == "fail":
         raise ValueError("as requested")
@@ -228,6 +232,33 @@ def test_local_runs_the_tasks_on_this_machine(small: Path, tmp_path: Path) -> No
     assert "7 7 7" in done.stdout
     assert "executor_input" not in done.stdout
     assert "RuntimeWarning" not in done.stderr
+
+
+def test_every_line_of_a_task_is_shown(small: Path, tmp_path: Path) -> None:
+    lines = [
+        '{"a": 1}',
+        "}",
+        '    "b": 2',
+        "]",
+        "[KFP Executor INFO]",
+        "[KFP Executor 2026 INFO]: Wrote",
+        "-" * 80,
+    ]
+    done = kfp(
+        "run",
+        "submit",
+        str(small),
+        "--local",
+        f"word={json.dumps(json.dumps(lines))}",
+        "times=1",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = [line.removeprefix("    ") for line in done.stdout.splitlines()]
+    first = shown.index(json.dumps(lines)) + 1
+    assert shown[first : first + 2 * len(lines)] == [
+        shown_line for line in lines for shown_line in (line, f"INFO: {line}")
+    ]
 
 
 def test_a_failed_local_run_is_not_retried(small: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from typing import Any, NamedTuple, TextIO
 from xkd.errors import UserError, XkdError, nearest
 from xkd.launch.process_group import run_in_process_group
 
+_EXECUTOR = "kfp.dsl.executor_main"
+
 
 class _Submission(NamedTuple):
     """A command ``run submit FILE.py``."""
@@ -122,20 +124,30 @@ def _run_locally(submission: _Submission) -> None:
 
     pipeline = _load(submission.file)
     values = _parameters(pipeline, submission.words)
-    # Failed tasks fail at once: retries are for evicted pods and lost nodes.
-    spec = pipeline.pipeline_spec
-    for component in (spec.root, *spec.components.values()):
-        for task in component.dag.tasks.values():
-            task.ClearField("retry_policy")
+    _adapt(pipeline.pipeline_spec)
+    # A line is shown once a task prints it, and not lost if this process is killed.
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)
     warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root="runs/.kfp")
-    # The executor logs its whole input, which would hide the output of the task.
-    with redirect_stdout(_LineFilter(sys.stdout, r"""\s*(\[KFP Executor .* INFO\]|["{}\]])""")):
-        try:
-            pipeline(**values)
-        except RuntimeError as error:
-            raise XkdError(str(error)) from None
+    try:
+        pipeline(**values)
+    except RuntimeError as error:
+        raise XkdError(str(error)) from None
+
+
+def _adapt(spec: Any) -> None:
+    """Adapt a compiled pipeline to this machine."""
+    # Failed tasks fail at once: retries are for evicted pods and lost nodes.
+    for component in (spec.root, *spec.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")
+    for executor in spec.deployment_spec["executors"].fields.values():
+        command = executor.struct_value["container"]["command"]
+        # The local runner requires the name of KFP's executor, which ours ignores.
+        for place, word in enumerate(command):
+            command[place] = word.replace(f"-m {_EXECUTOR} ", f"-m xkd.launch.kfp_task {_EXECUTOR} ")
 
 
 def _load(file: Path) -> Any:
