@@ -1,5 +1,7 @@
 """Pipelines: graphs of `components`, which call `xkd`."""
 
+from typing import Any
+
 from kfp import dsl, kubernetes
 
 from xkd.launch.kubernetes.config import MOUNT, USER, VOLUME
@@ -20,7 +22,7 @@ def configure_task(task: dsl.PipelineTask, image: str, cache: bool = True) -> ds
 
 
 def request_gpus(
-    task: dsl.PipelineTask, gpus: str, node_selector: dict[str, str], tolerations: list[dict[str, str]]
+    task: dsl.PipelineTask, gpus: str, node_selector: dict[str, str], tolerations: list[dict[str, Any]]
 ) -> dsl.PipelineTask:
     """Set a task's GPUs (a string; "0" for none) and the nodes it may run on."""
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)

@@ -3,6 +3,8 @@
 kfp run submit pipelines/xkd_evaluations.py --local run=runs/demo data=runs/data dataset=embedded
 """
 
+from typing import Any
+
 from kfp import dsl
 
 from components import IMAGE
@@ -26,7 +28,7 @@ def xkd_evaluations(
     finetune_settings: list[str] = [],
     gpus: str = "0",
     node_selector: dict[str, str] = {},
-    tolerations: list[dict[str, str]] = list(TOLERATIONS),
+    tolerations: list[dict[str, Any]] = list(TOLERATIONS),
     image: str = IMAGE,
 ) -> None:
     """Build the graph. Parameters are those of `xkd_full`; `gpus` are those of each evaluation."""

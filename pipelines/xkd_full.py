@@ -5,6 +5,8 @@ kfp --endpoint URL run submit pipelines/xkd_full.py preset=paper run=runs/paper
 kfp dsl compile --py pipelines/xkd_full.py --output xkd_full.yaml
 """
 
+from typing import Any
+
 from kfp import dsl, kubernetes
 
 from components import IMAGE
@@ -53,7 +55,7 @@ def xkd_full(
     evaluation_gpus: str = "0",
     node_type: str = "",
     node_selector: dict[str, str] = {},
-    tolerations: list[dict[str, str]] = list(TOLERATIONS),
+    tolerations: list[dict[str, Any]] = list(TOLERATIONS),
     cluster_settings: list[str] = [],
     data: str = "runs/data",
     run: str = "runs/demo",

@@ -1,18 +1,14 @@
-"""The `kfp` command as a process; a small HTTP server implements the part of KFP's API that it needs."""
+"""What the `kfp` command does; tests of its errors are in test_kfp_errors.py."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -21,9 +17,8 @@ from kfp import components
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-ROOT = Path(__file__).resolve().parents[2]
-KFP = str(Path(sys.executable).with_name("kfp"))
-FULL = str(ROOT / "pipelines" / "xkd_full.py")
+from tests.system.kfp_command import FULL, KFP, ROOT, Server, environment, kfp, serving
+
 PIPELINES = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
 
 SMALL = """
@@ -56,71 +51,10 @@ def small(tmp_path: Path) -> Path:
     return file
 
 
-def environment() -> dict[str, str]:
-    """Return an environment without a server: neither a kubeconfig nor KFP's variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KF_", "KFP_", "KUBE"))}
-    return kept | {"KUBECONFIG": "/nonexistent"}
-
-
-def kfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [KFP, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        timeout=120,
-        check=False,
-    )
-
-
-class Server(BaseHTTPRequestHandler):
-    """A server with one experiment and one run; the server object keeps what was submitted."""
-
-    def do_GET(self) -> None:
-        if self.path.endswith("/healthz"):
-            self.answer({"multi_user": False})
-        elif "/experiments" in self.path:
-            self.answer({"experiments": []})
-        else:
-            self.answer(self.submitted)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "/experiments" in self.path:
-            self.server.experiment = body  # type: ignore[attr-defined]
-            self.answer({**body, "experiment_id": "e1"})
-        else:
-            self.server.run = body  # type: ignore[attr-defined]
-            self.answer(self.submitted)
-
-    @property
-    def submitted(self) -> dict[str, Any]:
-        run: dict[str, Any] = self.server.run  # type: ignore[attr-defined]
-        return {
-            "run_id": "r1",
-            "experiment_id": "e1",
-            "display_name": run["display_name"],
-            "state": "PENDING",
-            "created_at": "2026-01-01T00:00:00Z",
-        }
-
-    def answer(self, values: dict[str, Any]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(values).encode())
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Server) as server:
         yield server
-        server.shutdown()
 
 
 def test_the_version_is_that_of_upstream_and_is_printed_without_loading_more(
@@ -159,15 +93,6 @@ def test_every_pipeline_compiles(file: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     name = file.stem.replace("_", "-")
     assert f"name: {name}" in (tmp_path / "compiled.yaml").read_text()
-
-
-def test_without_a_server_the_error_suggests_local() -> None:
-    done = kfp("run", "submit", FULL)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert "no Kubeflow Pipelines server responds" in line
-    assert "--local" in line
 
 
 def test_submit_delivers_the_compiled_pipeline(server: ThreadingHTTPServer) -> None:
@@ -220,14 +145,25 @@ def test_string_parameters_stay_strings(server: ThreadingHTTPServer) -> None:
 
 def test_submit_takes_the_name_of_an_experiment(server: ThreadingHTTPServer, small: Path) -> None:
     address = f"http://127.0.0.1:{server.server_port}"
-    done = kfp("--endpoint", address, "run", "submit", "-e", "trials", str(small))
-    assert done.returncode == 0, done.stderr
-    assert server.experiment["display_name"] == "trials"  # type: ignore[attr-defined]
+    for option in (
+        ["-e", "trials"],
+        ["-etrials"],
+        ["--experiment-name", "trials"],
+        ["--experiment-name=trials"],
+    ):
+        server.experiment = {}  # type: ignore[attr-defined]
+        done = kfp("--endpoint", address, "run", "submit", *option, str(small))
+        assert done.returncode == 0, done.stderr
+        assert server.experiment["display_name"] == "trials"  # type: ignore[attr-defined]
 
 
-def test_local_runs_the_tasks_on_this_machine(small: Path, tmp_path: Path) -> None:
-    arguments = ["-e", "trials", "word=7", "times=3", f"folder={tmp_path}"]
-    done = kfp("run", "submit", str(small), "--local", *arguments, cwd=tmp_path)
+@pytest.mark.parametrize("folder", [".", "a=b", "with space.py"])
+@pytest.mark.parametrize("option", ["-etrials", "--experiment-name=trials"])
+def test_local_runs_the_tasks_on_this_machine(small: Path, tmp_path: Path, folder: str, option: str) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    file = small.rename(tmp_path / folder / "small.py")
+    arguments = [option, "word=7", "times=3", f"folder={tmp_path}"]
+    done = kfp("run", "submit", str(file.relative_to(tmp_path)), "--local", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "7 7 7" in done.stdout
     assert "executor_input" not in done.stdout
@@ -276,24 +212,6 @@ def test_a_failed_run_of_the_full_pipeline_still_releases_its_jobs(tmp_path: Pat
     assert line.startswith("error: ")
     assert "Inner task failed" in line
     assert "Warning" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["nowhere.py", "--local"], "error: no pipeline file nowhere.py"),
-        (
-            [FULL, "--local", "prest=toy"],
-            "error: the pipeline has no parameter 'prest' (did you mean preset?)",
-        ),
-        ([FULL, "--local", "toy"], "error: run submit --local takes parameters as name=value, not 'toy'"),
-        ([FULL, "--local", "-w"], "error: run submit --local takes parameters as name=value, not '-w'"),
-    ],
-)
-def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
-    done = kfp("run", "submit", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.strip() == line
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,66 +14,94 @@ from __future__ import annotations
 import copy
 import io
 import json
-import logging
-import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TypeVar
 
-from xkd.errors import UserError, XkdError, nearest
+from xkd.errors import UserError, XkdError
 from xkd.launch.process_group import run_in_process_group
 
+_Argument = TypeVar("_Argument")
+_SUBMIT = (("run", "submit"), ("runs", "submit"))
 _EXECUTOR = "kfp.dsl.executor_main"
 
 
 class _Submission(NamedTuple):
     """A command ``run submit FILE.py``."""
 
+    file: Path
+    parameters: list[str]
+    """Words ``name=value``."""
+    local: bool
+    flags: dict[str, Any]
+    """Given options of upstream's ``run create``, by name."""
     options: list[str]
     """Words before ``run submit``."""
-    file: Path
-    words: list[str]
-    """Words after it, without the file."""
 
 
 def main() -> None:
     """Run the command."""
-    submission = _parse(sys.argv[1:])
-    if submission is None:
-        _run_upstream(sys.argv[1:])
-    elif "--local" in submission.words:
-        submission.words.remove("--local")
-        sys.exit(run_in_process_group(lambda: _reported(_run_locally, submission)))
-    else:
-        sys.exit(_reported(_create, submission))
+    sys.exit(_reported(_run, sys.argv[1:]))
 
 
-def _reported(run: Callable[[_Submission], None], submission: _Submission) -> int:
-    """Run a submission; print an error as one line; return the exit code."""
+def _reported(run: Callable[[_Argument], None], argument: _Argument) -> int:
+    """Run a function; print an error as one line; return the exit code."""
     try:
-        run(submission)
+        run(argument)
     except XkdError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> _Submission | None:
-    """Return the parts of a ``run submit FILE.py``; None for every other command."""
-    for start, pair in enumerate(pairwise(arguments)):
-        if pair in (("run", "submit"), ("runs", "submit")):
-            words = list(arguments[start + 2 :])
-            file = next((word for word in words if word.endswith(".py") and "=" not in word), None)
-            if file is None or "--help" in words:
-                return None
-            words.remove(file)
-            return _Submission(list(arguments[:start]), Path(file), words)
-    return None
+def _run(arguments: list[str]) -> None:
+    submission = _parse(arguments)
+    if submission is None:
+        _run_upstream(arguments)
+    elif submission.local:
+        sys.exit(run_in_process_group(lambda: _reported(_run_locally, submission)))
+    else:
+        _create(submission)
+
+
+def _parse(arguments: list[str]) -> _Submission | None:
+    """Return the parts of a ``run submit FILE.py``; None for every other command.
+
+    Raises:
+        UserError: an option is wrong, or there is no file.
+    """
+    places = [at for at, pair in enumerate(pairwise(arguments)) if pair in _SUBMIT]
+    if not places or "--help" in arguments:
+        return None
+    import click
+    from kfp.cli import run
+
+    options, words = arguments[: places[0]], arguments[places[0] + 2 :]
+    flags = [word for word in words if word != "--local"]
+    try:
+        # Upstream requires the name of an experiment; an empty one stands for the pipeline's.
+        context = run.create.make_context("submit", ["--experiment-name=", *flags])
+    except click.UsageError as error:
+        if not any(word.endswith(".py") for word in words):
+            return None
+        raise UserError(f"run submit: {error.format_message()}") from None
+    given = {name: value for name, value in context.params.items() if value}
+    if given.keys() & {"package_file", "pipeline_id", "pipeline_name", "version"}:
+        return None
+    parameters = list(given.pop("args", ()))
+    # A path may have an equals sign, and the value of a parameter may end like a file.
+    files = [word for word in parameters if word.endswith(".py")]
+    found = [word for word in files if Path(word).is_file()] or [word for word in files if "=" not in word]
+    if not found:
+        raise UserError(f"run submit needs the file of a pipeline: {files[0] if files else 'FILE.py'}")
+    parameters.remove(found[0])
+    return _Submission(Path(found[0]), parameters, "--local" in words, given, options)
 
 
 def _run_upstream(arguments: list[str]) -> None:
@@ -93,37 +121,36 @@ def _run_upstream(arguments: list[str]) -> None:
 def _create(submission: _Submission) -> None:
     """Compile the file and pass the package to upstream's ``run create``."""
     from kfp import compiler
-    from kfp.cli import cli
-    from urllib3.exceptions import HTTPError
+
+    from xkd.launch.kfp_client import create_run
+    from xkd.launch.kfp_parameters import read_parameters
 
     pipeline = _load(submission.file)
-    words = _quote_strings(pipeline, submission.words)
-    if not any(word.startswith(("-e", "--experiment-name")) for word in words):
-        words = ["-e", pipeline.name, *words]
-    warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    parameters = read_parameters(pipeline, submission.parameters)
+    words = [f"{name}={json.dumps(value)}" for name, value in parameters.items()]
     with tempfile.TemporaryDirectory(prefix="kfp-submit-") as folder:
         package = str(Path(folder) / f"{submission.file.stem}.yaml")
         compiler.Compiler().compile(pipeline, package)
-        command = [*submission.options, "run", "create", "-f", package, *words]
-        try:
-            with redirect_stdout(_LineFilter(sys.stdout, r"Failed to load kube config\.")):
-                cli.cli.main(command, "kfp", obj={}, auto_envvar_prefix="KFP")
-        except HTTPError as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split())
-            raise UserError(
-                f"no Kubeflow Pipelines server responds ({reason}); give its address with "
-                f"`kfp --endpoint URL run submit {submission.file}`, or run on this machine with "
-                f"`kfp run submit {submission.file} --local`"
-            ) from None
+        values = {
+            "experiment_name": pipeline.name,
+            **submission.flags,
+            "package_file": package,
+            "args": words,
+        }
+        create_run(submission.file, submission.options, values)
 
 
 def _run_locally(submission: _Submission) -> None:
     """Run a pipeline on this machine; its tasks are processes of this environment."""
     from kfp import local
 
+    from xkd.launch.kfp_parameters import read_parameters
+
+    # Only servers have experiments, but the same command works locally.
+    for name in submission.flags.keys() - {"experiment_name"}:
+        raise UserError(f"--{name.replace('_', '-')} needs a server; leave it or --local out")
     pipeline = _load(submission.file)
-    values = _parameters(pipeline, submission.words)
+    values = read_parameters(pipeline, submission.parameters)
     _adapt(pipeline.pipeline_spec)
     # A line is shown once a task prints it, and not lost if this process is killed.
     assert isinstance(sys.stdout, io.TextIOWrapper)
@@ -143,8 +170,8 @@ def _adapt(spec: Any) -> None:
     for component in (spec.root, *spec.components.values()):
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
-    for executor in spec.deployment_spec["executors"].fields.values():
-        command = executor.struct_value["container"]["command"]
+    for executor in spec.deployment_spec["executors"].values():
+        command = executor["container"]["command"] if "container" in executor else []
         # The local runner requires the name of KFP's executor, which ours ignores.
         for place, word in enumerate(command):
             command[place] = word.replace(f"-m {_EXECUTOR} ", f"-m xkd.launch.kfp_task {_EXECUTOR} ")
@@ -157,58 +184,9 @@ def _load(file: Path) -> Any:
     if not file.is_file():
         raise UserError(f"no pipeline file {file}")
     try:
-        return collect_pipeline_or_component_func(str(file), None)
+        pipeline = collect_pipeline_or_component_func(str(file), None)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
-
-
-def _parameters(pipeline: Any, words: Sequence[str]) -> dict[str, Any]:
-    """Return the pipeline's parameters from ``name=value`` words, parsed as by upstream's ``run create``."""
-    from kfp.cli.utils.parsing import parse_parameter_value
-
-    known = pipeline.component_spec.inputs or {}
-    values = {}
-    remaining = iter(_quote_strings(pipeline, words))
-    for word in remaining:
-        if word in ("-e", "--experiment-name"):
-            next(remaining, None)  # only servers have experiments; the same command works locally
-            continue
-        name, equals, text = word.partition("=")
-        if not equals or word.startswith("-"):
-            raise UserError(f"run submit --local takes parameters as name=value, not {word!r}")
-        if name not in known:
-            raise UserError(f"the pipeline has no parameter {name!r}{nearest(name, known)}")
-        values[name] = parse_parameter_value(text)
-    return values
-
-
-def _quote_strings(pipeline: Any, words: Sequence[str]) -> list[str]:
-    """Quote strings that upstream would parse as numbers, which the server would reject."""
-    from kfp.cli.utils.parsing import parse_parameter_value
-
-    strings = {name for name, of in (pipeline.component_spec.inputs or {}).items() if of.type == "String"}
-    quoted = []
-    for word in words:
-        name, equals, text = word.partition("=")
-        parsed = parse_parameter_value(text) if equals and name in strings else ""
-        quoted.append(word if isinstance(parsed, str) else f"{name}={json.dumps(text)}")
-    return quoted
-
-
-class _LineFilter(io.TextIOBase):
-    """A text stream without the lines that start with a pattern."""
-
-    def __init__(self, stream: TextIO, pattern: str) -> None:
-        self._stream, self._pattern, self._line = stream, re.compile(pattern), ""
-
-    def write(self, text: str) -> int:
-        """Write complete lines; keep the rest."""
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            if not self._pattern.match(line):
-                self._stream.write(f"{line}\n")
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream; an incomplete line stays."""
-        self._stream.flush()
+    if not hasattr(pipeline, "pipeline_func"):
+        raise UserError(f"{file} has a component, but no pipeline")
+    return pipeline
