@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from xkd.launch.kubernetes.config import MOUNT, USER, VOLUME
+from xkd.launch.kubernetes.config import MOUNT, TOLERATIONS, USER, VOLUME
 
 GPU = "nvidia.com/gpu"
 
@@ -24,10 +24,16 @@ def configure_task(task: dsl.PipelineTask, image: str, cache: bool = True) -> ds
 def request_gpus(
     task: dsl.PipelineTask, gpus: str, node_selector: dict[str, str], tolerations: list[dict[str, Any]]
 ) -> dsl.PipelineTask:
-    """Set a task's GPUs (a string; "0" for none) and the nodes it may run on."""
+    """Set a task's GPUs (a string; "0" for none) and the nodes it may run on.
+
+    The usual tolerations are no default of the pipelines' parameter: KFP writes the keys of a dictionary in
+    another order each time, and the same pipeline would be another file.
+    """
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
     # KFP registers the parameters of all setters but this one, which a loop then does not pass on.
     task.register_pipeline_channels([gpus])
+    for toleration in TOLERATIONS:
+        kubernetes.add_toleration(task, **toleration)
     kubernetes.add_toleration_json(task, tolerations)
     kubernetes.add_node_selector_json(task, node_selector)
     return task

@@ -11,7 +11,6 @@ from components import IMAGE
 from components.evaluate import evaluate
 from components.plan import plan
 from pipelines import configure_task, request_gpus
-from xkd.launch.kubernetes.config import TOLERATIONS
 
 PARALLELISM = 8
 """Evaluations that run at a time; KFP's local runner runs two."""
@@ -28,7 +27,7 @@ def xkd_evaluations(
     finetune_settings: list[str] = [],
     gpus: str = "0",
     node_selector: dict[str, str] = {},
-    tolerations: list[dict[str, Any]] = list(TOLERATIONS),
+    tolerations: list[dict[str, Any]] = [],
     image: str = IMAGE,
 ) -> None:
     """Build the graph. Parameters are those of `xkd_full`; `gpus` are those of each evaluation."""

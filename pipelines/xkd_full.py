@@ -17,7 +17,6 @@ from components.pretrain import pretrain
 from components.release import release
 from components.tabulate import tabulate
 from pipelines import configure_task, request_gpus, xkd_evaluations
-from xkd.launch.kubernetes.config import TOLERATIONS
 
 PREPARE_PARALLELISM = 2
 """Datasets that are fetched and prepared at a time."""
@@ -55,7 +54,7 @@ def xkd_full(
     evaluation_gpus: str = "0",
     node_type: str = "",
     node_selector: dict[str, str] = {},
-    tolerations: list[dict[str, Any]] = list(TOLERATIONS),
+    tolerations: list[dict[str, Any]] = [],
     cluster_settings: list[str] = [],
     data: str = "runs/data",
     run: str = "runs/demo",
@@ -87,7 +86,7 @@ def xkd_full(
         evaluation_gpus: GPUs of each evaluation, which uses all of them; "0": the CPU.
         node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); sets what is not set here.
         node_selector: labels of the nodes for the job and the evaluations.
-        tolerations: taints that they tolerate.
+        tolerations: taints that they tolerate, besides that of GPU nodes (``nvidia.com/gpu``).
         cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, for example
             ``["restarts=10"]``.
         data: directory of datasets, which runs may share.

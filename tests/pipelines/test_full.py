@@ -203,7 +203,8 @@ def test_only_the_job_and_the_evaluations_select_nodes(
     # Names are those of the level's inputs, which in a loop have a prefix.
     for name, prefix in (("pretrain", ""), ("evaluate", "pipelinechannel--")):
         assert pods[name]["tolerations"] == [
-            {"tolerationJson": {"componentInputParameter": f"{prefix}tolerations"}}
+            *TOLERATIONS,
+            {"tolerationJson": {"componentInputParameter": f"{prefix}tolerations"}},
         ]
         assert pods[name]["nodeSelector"] == {
             "nodeSelectorJson": {"componentInputParameter": f"{prefix}node_selector"}
@@ -214,7 +215,7 @@ def test_only_the_job_and_the_evaluations_select_nodes(
     inputs = loop["inputDefinitions"]["parameters"]
     assert {"pipelinechannel--tolerations", "pipelinechannel--node_selector"} <= set(inputs)
     assert "pretrain" in compiled[0]["root"]["dag"]["tasks"]
-    assert defaults["tolerations"] == list(TOLERATIONS)
+    assert defaults["tolerations"] == []
     assert defaults["node_selector"] == {}
 
 
