@@ -171,7 +171,9 @@ def _adapt(spec: Any) -> None:
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
     for executor in spec.deployment_spec["executors"].values():
-        command = executor["container"]["command"] if "container" in executor else []
+        if "container" not in executor or "command" not in executor["container"]:
+            continue
+        command = executor["container"]["command"]
         # The local runner requires the name of KFP's executor, which ours ignores.
         for place, word in enumerate(command):
             command[place] = word.replace(f"-m {_EXECUTOR} ", f"-m xkd.launch.kfp_task {_EXECUTOR} ")
