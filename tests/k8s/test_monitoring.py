@@ -170,3 +170,34 @@ def test_panels_do_not_overlap() -> None:
             assert place["x"] + place["w"] <= 24
             assert not cells & taken, panel["title"]
             taken |= cells
+
+
+UNITS = {
+    r"_nats\b": "suffix: nats",
+    r"_seconds\b": "s",
+    r"_bytes\b": "bytes",
+    r"xkd_samples_per_second\b": "suffix: clips/s",
+    r":ratio\b": "percentunit",
+    r"xkd_evaluation_score\b": "percentunit",
+}
+
+
+def test_panels_have_the_units_of_their_metrics_and_legends_with_last_min_and_max() -> None:
+    found = set()
+    for content in DASHBOARDS.values():
+        for panel in content["panels"]:
+            if panel["type"] == "timeseries":
+                assert panel["options"]["legend"]["calcs"] == ["lastNotNull", "min", "max"]
+            for target in panel.get("targets", []):
+                for pattern, unit in UNITS.items():
+                    if re.search(pattern, re.sub(r"{[^}]*}", "", target["expr"])):
+                        assert panel["fieldConfig"]["defaults"]["unit"] == unit, panel["title"]
+                        found.add(pattern)
+    assert found == UNITS.keys()
+
+
+def test_legends_of_several_runs_name_the_namespace() -> None:
+    for panel in DASHBOARDS["xkd-fleet"]["panels"]:
+        for target in panel.get("targets", []):
+            if "xkd_evaluation_score" not in target["expr"] and "volcano" not in target["expr"]:
+                assert "{{namespace}}" in target["legendFormat"], panel["title"]
