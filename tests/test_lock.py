@@ -21,11 +21,15 @@ import multiprocessing, sys, time
 from pathlib import Path
 from xkd.lock import locked_directory
 
-with locked_directory(Path(sys.argv[1])):
-    if sys.argv[2:]:
-        multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+def wait():
     print("locked", flush=True)
     time.sleep(600)
+
+with locked_directory(Path(sys.argv[1])):
+    if sys.argv[2:]:
+        multiprocessing.get_context("fork").Process(target=wait).start()
+        time.sleep(600)
+    wait()
 """
 ELSEWHERE = {"host": "node7", "pid": 4242, "since": "2026-01-02T03:04:05+00:00", "boot": "b", "token": "t"}
 
