@@ -11,7 +11,7 @@ def evaluate(run: str, item: str, out: str, score: Output[Artifact], metrics: Ou
 
     Args:
         run: the run directory.
-        item: an item of `plan`; it also makes the caching key depend on the data and the weights.
+        item: an item of `plan`.
         out: directory of scores, and of the features that tasks share.
         score: the score with everything needed to reproduce it.
         metrics: the score by its task's name.

@@ -27,4 +27,3 @@ def tabulate(
     page = write(Path(run), Path(scores), Path(out), pushgateway)
     shutil.copy(page, report.path)
     shutil.copy(page.with_name("tables.md"), tables.path)
-    print(f"{Path(tables.path).read_text()}\nreport: {page}")

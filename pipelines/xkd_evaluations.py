@@ -43,5 +43,6 @@ def xkd_evaluations(
     # The contents of these directories are not among its inputs.
     configure_task(items, image, cache=False)
     with dsl.ParallelFor(items.output, parallelism=PARALLELISM) as item:
-        score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image)
+        # Nor is the score that another run of the pipeline may have put in the place of this one.
+        score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image, cache=False)
         request_gpus(score, gpus, node_selector, tolerations)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 import yaml
 
-from xkd.errors import UserError, XkdError
+from xkd.errors import CollapsedError, UserError, XkdError
 from xkd.launch.dvc import end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
 
@@ -103,13 +103,24 @@ def pretrain(
     config: Config = None,
     set_: Set = None,
     processes: Annotated[int, typer.Option(help="Number of training processes on this machine.")] = 1,
+    report: Annotated[
+        Path | None, typer.Option(help="Directory for a report if the run ends in a collapse.")
+    ] = None,
 ) -> None:
     """Pretrain on this machine; rerun the command to resume."""
     from xkd.config.presets import resolve_pretrain
     from xkd.launch.launcher import describe
     from xkd.launch.launcher import launch as run
+    from xkd.rundir import RunDir
 
-    verdict = run(resolve_pretrain(preset, config, set_ or ()), data, out, processes)
+    try:
+        verdict = run(resolve_pretrain(preset, config, set_ or ()), data, out, processes)
+    except CollapsedError:
+        if report:
+            from xkd.report.tabulate import tabulate as write
+
+            write(out, RunDir(out).scores, report)
+        raise
     print("verdict: {}: {}".format(*describe(verdict, out)))
 
 
@@ -251,13 +262,15 @@ def tabulate(
         list[Path] | None,
         typer.Option(help="Another run to compare with; its scores are in RUN/scores; repeatable."),
     ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Like params.yaml: show its tasks alone; default: every score."),
+    ] = None,
 ) -> None:
     """Write tables, figures and a report for one or several runs."""
     from xkd.report.tabulate import tabulate as write
 
-    report = write(run, scores, out, pushgateway, compare or ())
-    print((out / "tables.md").read_text())
-    print(f"report: {report}")
+    write(run, scores, out, pushgateway, compare or (), tasks)
 
 
 @app.command(name="import")

@@ -11,7 +11,7 @@ from tests.report.synthetic import TASKS, write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.errors import UserError
 from xkd.evaluation.metrics import confusion, recalls, top_k
-from xkd.evaluation.score import Score, TaskKey, parse_task_name, read_scores
+from xkd.evaluation.score import Score, TaskKey, parse_task_name
 
 
 def test_top1_and_per_class_equal_sklearn() -> None:
@@ -41,7 +41,7 @@ def test_a_class_without_test_clips_has_no_recall() -> None:
 def test_a_score_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tiny_config(), rows=1)
     folder = write_scores(tmp_path / "scores", run, TASKS[:3])
-    scores = read_scores(folder)
+    scores = [Score.read(path) for path in folder.glob("*.json")]
     assert {score.name for score in scores} == {task.name for task in TASKS[:3]}
     for score in scores:
         assert Score.read(score.write(tmp_path / "copy")) == score

@@ -10,13 +10,13 @@ import pytest
 
 from tests.report.synthetic import write_run
 from tests.tiny import tiny_config
-from xkd.config.overrides import build, read_settings, to_dict
+from xkd.config.overrides import build, read_settings, to_dict, to_yaml
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.evaluate import evaluate
 from xkd.evaluation.plan import make_task
-from xkd.evaluation.score import Score, Task, score_path
+from xkd.evaluation.score import Score, Task, previous_path, score_path
 
 
 def task(
@@ -154,10 +154,43 @@ def test_an_existing_score_is_kept(prepared: Path, run: Path, tmp_path: Path) ->
     written = path.stat().st_mtime_ns
     assert evaluate(run, prepared, task("audio"), tmp_path) == score
     assert path.stat().st_mtime_ns == written
-    with pytest.raises(UserError, match=r"computed with a different windows\.train"):
-        evaluate(run, prepared, task("audio", train_windows=3), tmp_path)
-    with pytest.raises(UserError, match="computed with a different encoder_hash, seed"):
-        evaluate(run, prepared, task("audio", seed=1), tmp_path)
+
+
+def test_a_score_of_other_settings_is_evaluated_again(
+    prepared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = evaluate(run, prepared, task("audio", "raw"), tmp_path)
+    path, previous = score_path(tmp_path, score.name), previous_path(tmp_path, score.name)
+    assert evaluate(run, prepared, task("audio", "raw", train_windows=3), tmp_path).windows["train"] == 3
+    assert Score.read(previous) == score
+    assert f"{previous} keeps the earlier score: windows.train 2 (not 3)\n" in capsys.readouterr().err
+
+    # An attempt that fails leaves no score either: not that of the attempt before.
+    with pytest.raises(UserError, match="none does not exist"):
+        evaluate(run, tmp_path / "none", task("audio", "raw", train_windows=3), tmp_path)
+    assert not path.exists()
+    assert evaluate(run, prepared, task("audio", "raw", train_windows=3), tmp_path).windows["train"] == 3
+    assert not previous.exists()
+
+
+@pytest.mark.parametrize("encoder", ["raw", "random"])
+def test_a_score_of_another_input_or_network_is_evaluated_again(
+    prepared: Path, run: Path, tmp_path: Path, encoder: str
+) -> None:
+    config, other = tiny_config(), tmp_path / "other"
+    shutil.copytree(run, other)
+    if encoder == "raw":
+        changed = replace(config, clip=replace(config.clip, f_max=7000.0))
+    else:
+        changed = replace(config, encoder=replace(config.encoder, heads=4))  # its weights stay the same
+    (other / "config.yaml").write_text(to_yaml(changed))
+    out = tmp_path / "scores"
+    first = evaluate(run, prepared, task("audio", encoder), out)
+    second = evaluate(other, prepared, task("audio", encoder), out)
+    assert first.encoder_hash == second.encoder_hash
+    assert Score.read(previous_path(out, first.name)) == first
+    assert first.settings != second.settings
+    assert len(list((out / "features").glob("*.npy"))) == 4
 
 
 def test_mistakes_are_one_line_errors_and_recorded(prepared: Path, run: Path, tmp_path: Path) -> None:
@@ -222,8 +255,8 @@ def test_settings_of_fine_tuning_are_laid_over_the_datasets(
     assert score.finetune["audio"]["warp"] == FINETUNING["embedded", "audio"].audio.warp
     with pytest.raises(UserError, match=r"batch_size 512 exceeds the number of training clips, 30"):
         evaluate(run, prepared, finetune(*small, "batch_size=512"), tmp_path / "wrong")
-    with pytest.raises(UserError, match=r"computed with a different finetune\.epochs"):
-        evaluate(run, prepared, finetune(*small, "epochs=2"), tmp_path)
+    assert evaluate(run, prepared, finetune(*small, "lr=1e-3"), tmp_path).finetune["lr"] == 1e-3
+    assert len(list((tmp_path / "finetuned").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.evaluation.features import published_hash
 from xkd.evaluation.plan import make_task
-from xkd.evaluation.score import INPUTS, Score, Task
+from xkd.evaluation.score import INPUTS, Score, Task, run_settings
 from xkd.model.terms import KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
 from xkd.model.xkd import XKD
 from xkd.rundir import RunDir, Verdict
@@ -67,6 +67,7 @@ def write_run(
 def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **changed: Any) -> Path:
     """Write a score per task: teacher > student > random > raw."""
     folder.mkdir(parents=True, exist_ok=True)
+    config = RunDir(run).config()
     for task in tasks:
         base = {"teacher": 0.52, "student": 0.47, "random": 0.21, "raw": 0.12}[task.encoder]
         value = base + {"video": 0.0, "audio": 0.08, "audiovisual": 0.13}[task.modality]
@@ -96,6 +97,7 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
                 for cost in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1)
             },
             "encoder_hash": identity,
+            "settings": run_settings(config, task.encoder, task.inputs),
             "data_revision": "5f0c2a9be1d4",
             "preparation": "0a1b2c3d4e5f",
             "preset": "toy",

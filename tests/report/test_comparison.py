@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,15 +134,36 @@ def test_a_collapsed_run_and_untrained_classes_are_listed_below_the_table(tmp_pa
         assert "| paper, teacher | 52.0 |" in (report.parent / "tables.md").read_text()
 
 
-def test_runs_that_cannot_be_compared_are_rejected(tmp_path: Path) -> None:
-    runs = [small_run(tmp_path / "paper", "paper"), small_run(tmp_path / "other", "paper", 1)]
-    write_scores(runs[0] / "scores", runs[0], PUBLISHED)
-    write_scores(runs[1] / "scores", runs[1], PUBLISHED, data_revision="another")
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "paper", "paper")
+    write_scores(run / "scores", run, PUBLISHED)
     for other, message in (
-        (runs[1], "other/scores/ucf101-video-svm-.*another revision of ucf101 .*(another, not 5f0c2a9be1d4)"),
-        (runs[0], "paper and .*paper contain the same weights"),
+        (run, "paper and .*paper contain the same weights"),
         (tmp_path / "none", "no run in .*none"),
     ):
         with pytest.raises(UserError, match=message) as caught:
-            tabulate(runs[0], runs[0] / "scores", tmp_path / "report", compare=[other])
+            tabulate(run, run / "scores", tmp_path / "report", compare=[other])
         assert "\n" not in str(caught.value)
+
+
+def test_scores_of_other_data_or_settings_are_not_compared(tmp_path: Path) -> None:
+    runs = [small_run(tmp_path / f"paper_{seed}", "paper", seed) for seed in (0, 1)]
+    write_scores(runs[0] / "scores", runs[0], PUBLISHED[:3])
+    changes: tuple[dict[str, Any], ...] = (
+        {},
+        {"data_revision": "another"},
+        {"windows": {"train": 5, "test": 1}},
+    )
+    for task, changed in zip(PUBLISHED[:3], changes, strict=True):
+        # The first run decides, however new the others are.
+        write_scores(runs[1] / "scores", runs[1], (task,), date="2027-01-01T00:00:00+00:00", **changed)
+    data = collect(runs[0], runs[0] / "scores", runs[1:])
+    assert data.left_out == {
+        f"{runs[1]}/scores/ucf101-video-svm-teacher-fold2.json": (
+            "data_revision another (not 5f0c2a9be1d4), which the other scores of ucf101 have"
+        ),
+        f"{runs[1]}/scores/ucf101-video-svm-teacher-fold3.json": (
+            "windows.test 1 (not 3), which the other scores of ucf101 video svm have"
+        ),
+    }
+    assert [len(run.scores) for run in data.comparison.runs] == [3, 1]

@@ -400,19 +400,38 @@ def test_latex_is_balanced_and_its_rows_have_the_declared_columns(bare: Path, tm
 def test_user_errors_are_reported_in_one_line(bare: Path, tmp_path: Path) -> None:
     unfinished = write_run(tmp_path / "unfinished", get_preset("toy"), rows=1)
     (unfinished / "verdict.json").unlink()
-    foreign = write_scores(tmp_path / "foreign", bare, TASKS[:1], encoder_hash="0123")
-    mixed = write_scores(tmp_path / "mixed", bare, TASKS[:1])
-    write_scores(mixed, bare, TASKS[1:2], data_revision="another")
+    scores = write_scores(tmp_path / "scores", bare, TASKS[:1])
     for arguments, message in (
-        ((tmp_path / "none", mixed), "no run in .*none"),
-        ((unfinished, mixed), "no verdict.json in .*unfinished"),
+        ((tmp_path / "none", scores), "no run in .*none"),
+        ((unfinished, scores), "no verdict.json in .*unfinished"),
         ((bare, tmp_path / "none"), "none does not exist; run xkd evaluate"),
-        ((bare, foreign), "teacher.json belongs to another run"),
-        ((bare, mixed), "another revision of embedded"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             tabulate(*arguments, tmp_path / "report")
         assert "\n" not in str(caught.value)
+
+
+def test_scores_that_are_left_out_are_listed(
+    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = write_scores(tmp_path / "scores", bare, TASKS[:1])
+    write_scores(scores, bare, TASKS[3:4], encoder_hash="0123")
+    old = tmp_path / "report" / "figures" / "scores_hmdb51.svg"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    report = tabulate(bare, scores, tmp_path / "report")
+    table, name = (report.parent / "tables.md").read_text(), "embedded-video-svm-student.json"
+    (line,) = re.findall(rf"^- {scores}/{name}: encoder_hash 0123 \(not .*\)$", table, re.M)
+    assert "| Teacher | 52.0 |" in table
+    assert f"| Student | {EMPTY} |" in table
+    printed = capsys.readouterr()
+    assert printed.err == f"xkd: left out {line[2:]}\n"
+    assert printed.out == f"{table}\nreport: {report}\n"
+    assert line[2:].replace(": ", "\n: ", 1) in Page(report).text
+    assert f"% Left out: {line[2:]}" in (report.parent / "tables.tex").read_text()
+    with (report.parent / "scores.csv").open() as file:
+        assert [row["encoder"] for row in csv.DictReader(file)] == ["teacher"]
+    assert not old.exists()
 
 
 def test_a_long_history_is_thinned(tmp_path: Path) -> None:

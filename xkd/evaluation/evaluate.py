@@ -6,36 +6,42 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xkd.config.overrides import build, difference, to_dict
+from xkd.config.overrides import build, to_dict
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.features import FeatureExtractor
 from xkd.evaluation.metrics import METRIC_NAMES
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import Evaluation
-from xkd.evaluation.score import Score, Task, failure_path, score_path
+from xkd.evaluation.score import Score, Task, failure_path, previous_path, score_path
 from xkd.evaluation.specs import find_eval_spec
 from xkd.evaluation.splits import read_splits
 from xkd.io import one_line
 from xkd.launch.distributed import distributed_context
 from xkd.launch.local import run_locally
 from xkd.launch.termination import run_worker
+from xkd.log import get_logger
 from xkd.rundir import RunDir
 from xkd.train.run_state import git_commit
+
+_LOG = get_logger(__name__)
 
 
 def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -> Score:
     """Score one task and write ``out/{task.name}.json``.
 
-    An existing score of the same encoder, data and settings is kept. Features are stored in ``out/features``
-    for the tasks that share them, fine-tuned networks in ``out/finetuned``. The reason of a failure is
-    written to ``out/{task.name}.failed``, so that a table can show why a score is missing.
+    An existing score of the same encoder, data and settings is kept. Any other is renamed to
+    ``{task.name}.previous`` before anything else: however the evaluation ends, no table shows it in the place
+    of the new one. Features are stored in ``out/features`` for the tasks that share them, fine-tuned networks
+    in ``out/finetuned``. The reason of a failure is written to ``out/{task.name}.failed``, so that a table
+    can show why a score is missing.
 
     Args:
         run: directory of a finished pretraining; whether its verdict allows an evaluation is the caller's
@@ -43,8 +49,8 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
         processes: number that extract features or fine-tune together; 0: one per GPU, one without GPUs.
 
     Raises:
-        UserError: the run, an encoder, a split, a label or a modality is missing; the data is another
-            dataset; or `out` holds this task's score of another encoder.
+        UserError: the run, an encoder, a split, a label or a modality is missing; or the data is another
+            dataset.
         RunInterruptedError: fine-tuning was stopped by a signal, and its state is saved.
     """
     if processes < 0:
@@ -52,6 +58,8 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     out.mkdir(parents=True, exist_ok=True)
     failure = failure_path(out, task.name)
     failure.write_text("running, or killed before it could record a reason")
+    with suppress(FileNotFoundError):
+        score_path(out, task.name).replace(previous_path(out, task.name))
     try:
         workers = processes or torch.cuda.device_count() or 1
         if workers > 1:
@@ -74,7 +82,6 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
     if dataset.name != task.dataset:
         raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {dataset.name}")
     metric = find_eval_spec(task.dataset, task.modality, task.protocol).metric
-    path = score_path(out, task.name)
     with distributed_context(config.run.peer_seconds) as context:
         evaluation = Evaluation(
             task=task,
@@ -88,12 +95,7 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
             out=out,
             context=context,
         )
-        if context.broadcast_flag(path.exists):
-            found, expected = to_dict(Score.read(path)), evaluation.identity
-            if changed := ", ".join(difference({name: found[name] for name in expected}, expected)):
-                raise UserError(
-                    f"{path} was computed with a different {changed}; delete it, or use another directory"
-                )
+        if context.broadcast_flag(lambda: _restore(evaluation)):
             return
         finish = PROTOCOLS[task.protocol].start(evaluation)
     if context.is_main:
@@ -110,7 +112,7 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
             **prediction.facts,
             preset=config.preset,
             commit=git_commit(),
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            date=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=round(time.time() - begin, 1),
         )
         print(
@@ -121,6 +123,23 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
         if score.untrained:
             print(f"{task.name}: no training clips of {', '.join(score.untrained)}", file=sys.stderr)
         score.write(out)
+
+
+def _restore(evaluation: Evaluation) -> bool:
+    """Put back the score that `evaluate` has renamed, if evaluating the task again would not change it."""
+    task, out = evaluation.task, evaluation.out
+    previous = previous_path(out, task.name)
+    if not previous.is_file():
+        return False
+    try:
+        changed = Score.read(previous).differences(evaluation.identity)
+    except UserError as error:
+        changed = str(error)
+    if not changed:
+        previous.replace(score_path(out, task.name))
+        return True
+    _LOG.info("%s is evaluated again; %s keeps the earlier score: %s", task.name, previous, changed)
+    return False
 
 
 def main() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.params import linear_views
 from xkd.data.transforms.views import Views
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
-from xkd.evaluation.score import Part
+from xkd.evaluation.score import Part, run_settings
 from xkd.io import short_hash, try_lock
 from xkd.launch.distributed import DistributedContext
 from xkd.log import get_logger
@@ -98,12 +98,11 @@ class FeatureStore:
         values: dict[str, Any] = {
             "weights": extractor.hash,
             "data": self.dataset.revision,
-            "settings": dict(self.dataset.settings),
+            "preparation": dict(self.dataset.settings),
             "clips": [clip.id for clip in clips],
             "count": count,
             "seed": self.seed,
-            "view": self.config.modality(extractor.modality).global_view,
-            "clip": asdict(self.config.clip),
+            "settings": run_settings(self.config, extractor.encoder, (extractor.modality,)),
         }
         key = short_hash(json.dumps(values))
         return self.folder / f"{extractor.encoder}-{extractor.modality}-{part}-{key}.npy"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xkd.config import MODALITIES, Modality
-from xkd.config.overrides import build, overlay, to_dict
+from xkd.config.overrides import build, load_yaml, overlay, to_dict
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
@@ -115,7 +115,7 @@ def plan(
     protocols: Sequence[str] = (),
     finetune: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the evaluations of a run, each with all that its outcome depends on, as a caching key.
+    """Return the evaluations of a run, each with all that its outcome depends on.
 
     Args:
         run: directory of a finished pretraining; one of a single modality is evaluated on that alone.
@@ -159,6 +159,25 @@ def stages(
     """Return the section ``tasks`` of ``params.yaml``; see `choose`."""
     chosen = choose(data, encoders, protocols)
     return {task.name: {"data": str(dataset.root), **task.key._asdict()} for dataset, task in chosen}
+
+
+def read_tasks(file: str | Path) -> dict[TaskKey, Task]:
+    """Return the tasks of a file such as ``params.yaml``; a section named after a protocol has its settings.
+
+    Raises:
+        UserError: see `load_yaml` and `make_task`.
+    """
+    values, tasks = load_yaml(file), load_yaml(file, "tasks")
+    names = TaskKey._fields
+    chosen = []
+    for name, entry in tasks.items():
+        if not isinstance(entry, dict) or not entry.keys() >= set(names):
+            raise UserError(
+                f"{file}: tasks.{name} must have {', '.join(names)}; xkd tasks prints such entries"
+            )
+        arguments = {field: entry[field] for field in names}
+        chosen.append(make_task(**arguments, settings=values.get(entry["protocol"])))
+    return {task.key: task for task in chosen}
 
 
 def _check_known(problem: str, given: Sequence[str], known: Sequence[str]) -> None:

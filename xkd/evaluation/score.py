@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,8 +11,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
-from xkd.config import FinetuneConfig, Modality
-from xkd.config.overrides import STRICT, build, to_dict
+from xkd.config import MODALITIES, FinetuneConfig, Modality, PretrainConfig
+from xkd.config.overrides import STRICT, build, difference, to_dict
 from xkd.config.types import Seed
 from xkd.evaluation.metrics import Metric
 from xkd.io import read_json, write_json
@@ -128,6 +129,8 @@ class Score:
     """Epochs of fine-tuning: ``epoch``, mean ``loss``, ``lr`` at its end, and with early stopping the score
     of the ``validation`` clips."""
     encoder_hash: str
+    settings: dict[str, Any]
+    """The run's settings that it depends on (`run_settings`)."""
     data_revision: str
     preparation: str
     """`xkd.data.shards.manifest.PreparedDataset.preparation` of the data."""
@@ -138,9 +141,27 @@ class Score:
     seconds: float
 
     @property
+    def key(self) -> TaskKey:
+        """The fields that distinguish its task from the others of the run."""
+        return TaskKey(self.dataset, self.modality, self.protocol, self.encoder, self.fold)
+
+    @property
     def name(self) -> str:
         """The task's name, and the file's without its extension."""
-        return TaskKey(self.dataset, self.modality, self.protocol, self.encoder, self.fold).name
+        return self.key.name
+
+    def differences(self, expected: Mapping[str, Any]) -> str:
+        """Return where it differs from expected fields, such as ``settings.clip.fps 8 (not 16)``."""
+        own = to_dict(self)
+        found = {name: own[name] for name in expected}
+
+        def value(values: Any, name: str) -> Any:
+            for key in name.split("."):
+                values = values.get(key) if isinstance(values, dict) else None
+            return values
+
+        names = difference(found, dict(expected))
+        return ", ".join(f"{name} {value(found, name)} (not {value(expected, name)})" for name in names)
 
     def write(self, folder: Path) -> Path:
         """Write ``{name}.json`` atomically."""
@@ -158,9 +179,30 @@ class Score:
         return build(Score, read_json(path), f"{path} is not a score")
 
 
+def run_settings(config: PretrainConfig, encoder: str, inputs: Sequence[Modality]) -> dict[str, Any]:
+    """Return the settings of a run that a score depends on, in addition to the weights.
+
+    They decide how a clip becomes views and, except for the raw input, what its weights do not tell of the
+    network. All views count: the random parameters of the audio are drawn after those of the video.
+    """
+    values = to_dict(config)
+    chosen: dict[str, Any] = {m: {"global_view": values[m]["global_view"]} for m in MODALITIES}
+    chosen["clip"] = values["clip"]
+    if encoder != "raw":
+        chosen["encoder"] = values["encoder"]
+        for modality in inputs:
+            chosen[modality]["patch"] = values[modality]["patch"]
+    return chosen
+
+
 def score_path(folder: Path, name: str) -> Path:
     """Return the score file of a task."""
     return folder / f"{name}.json"
+
+
+def previous_path(folder: Path, name: str) -> Path:
+    """Return the file that keeps a task's score while it is evaluated again, and after that if it changed."""
+    return folder / f"{name}.previous"
 
 
 def failure_path(folder: Path, name: str) -> Path:
@@ -187,8 +229,3 @@ def read_failures(folder: Path) -> dict[TaskKey, str]:
     """Return why tasks failed, from the ``{name}.failed`` files that `evaluate` writes."""
     keys = {path: parse_task_name(path.stem) for path in sorted(folder.glob("*.failed"))}
     return {key: path.read_text().strip() for path, key in keys.items() if key}
-
-
-def read_scores(folder: Path) -> list[Score]:
-    """Read every score in a folder, sorted by name."""
-    return [Score.read(path) for path in sorted(folder.glob("*.json"))]

@@ -20,6 +20,7 @@ from xkd.log import get_logger
 from xkd.monitor.metrics import DEFAULT_SCRAPE_SECONDS, INFO, METRICS, SCORE, SCORE_LABELS
 
 _log = get_logger(__name__)
+_GATEWAY_ERRORS = (OSError, ValueError, HTTPException)
 
 
 class MetricsExporter(Collector):
@@ -116,16 +117,29 @@ def push_scores(
 ) -> None:
     """Push a run's scores to a Pushgateway, wait for a scrape, and delete them: it never expires metrics.
 
-    Evaluation processes end before a scrape. An unreachable Pushgateway is reported in one line; the scores
-    on disk do not depend on it. Each score, between 0 and 1, comes with its labels (`SCORE_LABELS`).
+    Evaluation processes end before a scrape. The scores are also deleted if the wait is interrupted. An
+    unreachable Pushgateway is reported in one line; the scores on disk do not depend on it. Each score,
+    between 0 and 1, comes with its labels (`SCORE_LABELS`).
     """
     registry = CollectorRegistry()
     gauge = Gauge(SCORE, "Evaluation score, between 0 and 1", SCORE_LABELS, registry=registry)
     for labels, score in scores:
         gauge.labels(*(labels[name] for name in SCORE_LABELS)).set(score)
+    reached = True
     try:
         push_to_gateway(address, "xkd", registry, {"run": run}, timeout=10)
         time.sleep(hold_seconds)
-        delete_from_gateway(address, "xkd", {"run": run}, timeout=10)
-    except (OSError, ValueError, HTTPException) as error:
+    except _GATEWAY_ERRORS as error:
+        reached = False
         _log.warning("cannot push the scores to the Pushgateway %s: %s", address, one_line(error))
+    finally:
+        if reached:
+            _delete_scores(run, address)
+
+
+def _delete_scores(run: str, address: str) -> None:
+    try:
+        delete_from_gateway(address, "xkd", {"run": run}, timeout=10)
+    except _GATEWAY_ERRORS as error:
+        problem = one_line(error)
+        _log.warning("cannot delete the scores of %s from the Pushgateway %s: %s", run, address, problem)

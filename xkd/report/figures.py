@@ -42,8 +42,14 @@ class Plot(NamedTuple):
 
 
 def draw_figures(data: ReportData, folder: Path) -> dict[str, Plot]:
-    """Draw every figure that the data allows into `folder`; by file name without suffix, in display order."""
+    """Draw every figure that the data allows into `folder`, and remove those of an earlier report.
+
+    Returns them by file name without suffix, in display order.
+    """
     plots = [*_score_plots(data, folder), *_training_plots(data, folder), *_sample_plots(data, folder)]
+    drawn = {plot.path for plot in plots if not plot.missing}
+    for old in {*folder.glob("*.svg"), *folder.glob("*.png")} - drawn:
+        old.unlink()
     for plot in plots:
         if not plot.missing:
             save(plot.draw, plot.path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import difference, to_dict
 from xkd.config.presets import PRESETS, get_preset
 from xkd.errors import UserError
-from xkd.evaluation.features import published_hash
-from xkd.evaluation.score import INPUTS, Score, TaskKey, read_failures, read_scores
+from xkd.evaluation.score import Score, Task, TaskKey, read_failures
+from xkd.report.select import Uniform, select_scores
 from xkd.rundir import ROLES, RunDir, Verdict
 
 Samples = dict[str, Tensor]
@@ -44,6 +44,8 @@ class EvaluatedRun:
     scores: list[Score]
     failures: dict[TaskKey, str]
     """Why tasks have no score."""
+    left_out: dict[str, str]
+    """Why files in `scores_dir` are not among `scores`."""
     scores_dir: Path
 
     @property
@@ -78,28 +80,26 @@ class EvaluatedRun:
         ]
 
 
-def read_run(path: Path, scores_dir: Path) -> EvaluatedRun:
+def read_run(
+    path: Path, scores_dir: Path, uniform: Uniform | None = None, tasks: Mapping[TaskKey, Task] | None = None
+) -> EvaluatedRun:
     """Read a finished run and its scores.
 
+    Args:
+        uniform, tasks: see `select_scores`; without tasks, every score in the folder may be shown.
+
     Raises:
-        UserError: the run has not ended; the directory of scores is missing though the run is healthy; a
-            score belongs to another run.
+        UserError: the run has not ended; or the directory of scores is missing though the run is healthy.
     """
     run = RunDir(path)
     config, verdict = run.config(), run.verdict()
     if not scores_dir.is_dir() and verdict.healthy:
         raise UserError(f"{scores_dir} does not exist; run xkd evaluate first")
-    scores = read_scores(scores_dir)
-    published = cache(partial(published_hash, path))
-    for score in scores:
-        if score.encoder in ROLES:
-            expected = "+".join(published(score.encoder, m) for m in INPUTS[score.modality])
-            if score.encoder_hash != expected:
-                raise UserError(
-                    f"{scores_dir / score.name}.json belongs to another run (its encoder is "
-                    f"{score.encoder_hash}, the one in {path} is {expected}); remove it"
-                )
-    return EvaluatedRun(run, config, run.info(), verdict, scores, read_failures(scores_dir), scores_dir)
+    scores, left_out = select_scores(scores_dir, run, {} if uniform is None else uniform, tasks)
+    failures = {
+        key: reason for key, reason in read_failures(scores_dir).items() if tasks is None or key in tasks
+    }
+    return EvaluatedRun(run, config, run.info(), verdict, scores, failures, left_out, scores_dir)
 
 
 def load_samples(path: Path) -> dict[str, Samples]:
@@ -110,22 +110,14 @@ def load_samples(path: Path) -> dict[str, Samples]:
     return {modality: tensors for modality, tensors in samples.items() if "hidden" in tensors}
 
 
-def check_comparable(runs: Iterable[EvaluatedRun]) -> None:
-    """Check that scores on a dataset are of one revision of it, and that no run is given twice.
+def check_distinct(runs: Iterable[EvaluatedRun]) -> None:
+    """Check that no run is given twice, so that a mean would count it twice.
 
     Raises:
-        UserError: they are not, so tables would mix revisions or a mean would count a run twice.
+        UserError: two directories contain the same weights.
     """
-    revisions: dict[str, str] = {}
     owners: dict[tuple[str, str], EvaluatedRun] = {}
     for run, score in [(each, score) for each in runs for score in each.scores]:
-        revision = revisions.setdefault(score.dataset, score.data_revision)
-        if score.data_revision != revision:
-            raise UserError(
-                f"{run.scores_dir / score.name}.json was computed on another revision of {score.dataset} "
-                f"({score.data_revision[:12]}, not {revision[:12]}) than other scores; remove it or rerun "
-                "the evaluation"
-            )
         owner = owners.setdefault((score.name, score.encoder_hash), run)
         if score.encoder in ROLES and owner is not run:
             raise UserError(

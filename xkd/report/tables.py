@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xkd.config.presets.paper_results import ALL_SPLITS
 from xkd.evaluation.protocols import PROTOCOLS
-from xkd.evaluation.score import EvaluatedEncoder
+from xkd.evaluation.score import EvaluatedEncoder, Task, TaskKey
 from xkd.report.aggregate import (
     ENCODERS,
     NOT_EVALUATED,
@@ -22,7 +22,8 @@ from xkd.report.aggregate import (
     group_runs,
     untrained,
 )
-from xkd.report.load import EvaluatedRun, Samples, check_comparable, load_samples, read_run
+from xkd.report.load import EvaluatedRun, Samples, check_distinct, load_samples, read_run
+from xkd.report.select import Uniform
 from xkd.rundir import ROLES, Row
 
 MAX_COLUMNS = 4
@@ -235,20 +236,32 @@ class ReportData:
     comparison: Comparison
     """The run, and those it is compared with."""
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why files of scores are not shown, by path."""
+        runs = self.comparison.runs
+        return {str(run.scores_dir / name): why for run in runs for name, why in run.left_out.items()}
 
-def collect(run: Path, scores: Path, compare: Sequence[Path] = ()) -> ReportData:
+
+def collect(
+    run: Path, scores: Path, compare: Sequence[Path] = (), tasks: Mapping[TaskKey, Task] | None = None
+) -> ReportData:
     """Read a finished run with its scores, and those to compare, and compute their tables.
 
+    Args:
+        tasks: those to show; None: all that have a score in the folder.
+
     Raises:
-        UserError: a run has not ended; the directory of scores is missing though the run is healthy; a
-            score belongs to another run; scores are of several revisions of a dataset; a run is given twice.
+        UserError: a run has not ended; the directory of scores is missing though the run is healthy; or a run
+            is given twice.
     """
-    main = read_run(run, scores)
-    runs = [main, *(read_run(other, other / "scores") for other in compare)]
-    check_comparable(runs)
+    uniform: Uniform = {}
+    main = read_run(run, scores, uniform, tasks)
+    runs = [main, *(read_run(other, other / "scores", uniform) for other in compare)]
+    check_distinct(runs)
     groups = group_runs(runs)
-    evaluated = {score.dataset for score in main.scores} | {key.dataset for key in main.failures}
-    datasets = sorted(evaluated) or [str(main.info.get("dataset", "unknown"))]
+    keys = [score.key for score in main.scores] + [*main.failures, *(tasks or ())]
+    datasets = sorted({key.dataset for key in keys}) or [str(main.info.get("dataset", "unknown"))]
     if main.skipped_evaluation:
         datasets = []
     own = aggregate([Group(main.dir.name, (main,))], datasets)

@@ -11,8 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from xkd.evaluation.plan import read_tasks
 from xkd.evaluation.score import Score
 from xkd.io import write_json, write_text
+from xkd.launch.interrupts import stop_signals_raised
+from xkd.log import get_logger
 from xkd.model.terms import ALIGN, DIRECTIONS, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY
 from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE_LABELS
@@ -23,6 +26,7 @@ from xkd.report.render import render
 from xkd.report.tables import ReportData, collect
 from xkd.rundir import Row
 
+_LOG = get_logger(__name__)
 _TABLE_FIELDS = (
     *("row", "encoder", "dataset", "modality", "protocol", "metric", "split"),
     *("mean", "std", "n", "over", "paper", "difference", "source"),
@@ -32,17 +36,27 @@ _DRAWN = (
     *(name for term in (RECONSTRUCT, ALIGN, KD, KLD, TEACHER_ENTROPY) for name in term.values()),
 )
 """Columns of curves.csv that the plots of dvc.yaml name, whether or not the run has logged them."""
-_NESTED = ("classes", "untrained", "per_class", "confusion", "sweep", "finetune", "curve", "windows")
+_NESTED = (
+    *("classes", "untrained", "per_class", "confusion", "sweep", "finetune", "curve", "windows", "settings"),
+)
 """Fields of a score that scores.csv leaves out or spreads."""
 
 
-def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare: Sequence[Path] = ()) -> Path:
+def tabulate(
+    run: Path,
+    scores: Path,
+    out: Path,
+    pushgateway: str = "",
+    compare: Sequence[Path] = (),
+    tasks: str | Path | None = None,
+) -> Path:
     """Write the report of a finished run, alone or compared with others, and return report.html.
 
     Writes to `out`: report.html (self-contained), the tables as tables.md, tables.tex and tables.csv,
     scores.csv (every score), scores.json (numbers for ``dvc metrics``), curves.csv (for ``dvc plots``) and
-    figures/. Missing scores leave empty cells, with the reason below the table; a collapsed run that was not
-    evaluated gives a report without tables.
+    figures/; prints the tables. Missing scores leave empty cells, with the reason below the table; scores of
+    another run or with other settings are left out and listed (`xkd.report.select.select_scores`). A
+    collapsed run that was not evaluated gives a report without tables.
 
     Args:
         run: run directory with its verdict.
@@ -50,14 +64,18 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare:
         pushgateway: URL of a Prometheus Pushgateway that receives the scores for a minute; empty: none.
         compare: other run directories, each with its scores in ``scores/``; runs that differ only in the
             seed become one row.
+        tasks: file such as ``params.yaml`` with the tasks to show and their settings; None: all that have a
+            score.
 
     Raises:
-        UserError: a run has not ended, a score is damaged or belongs to another run, or scores to compare
-            are of several revisions of a dataset.
+        UserError: a run has not ended or is given twice, or a task is impossible.
     """
-    data = collect(run, scores, compare)
+    data = collect(run, scores, compare, read_tasks(tasks) if tasks else None)
+    for path, reason in data.left_out.items():
+        _LOG.warning("left out %s: %s", path, reason)
     figures = draw_figures(data, out / "figures")
-    write_text(out / "tables.md", render("tables.md.j2", data, figures))
+    tables = render("tables.md.j2", data, figures)
+    write_text(out / "tables.md", tables)
     write_text(out / "tables.tex", render("tables.tex.j2", data, figures))
     _write_csv(out / "tables.csv", _TABLE_FIELDS, map(_table_row, data.comparison.records))
     write_json(out / "scores.json", dvc_metrics(data))
@@ -65,9 +83,11 @@ def tabulate(run: Path, scores: Path, out: Path, pushgateway: str = "", compare:
     _write_curves(data.history, out / "curves.csv")
     report = out / "report.html"
     write_text(report, render("report.html.j2", data, figures))
+    print(f"{tables}\nreport: {report}", flush=True)  # before the minute that a push takes
     if pushgateway:
         pushed = [({name: str(getattr(s, name)) for name in SCORE_LABELS}, s.score) for s in data.run.scores]
-        push_scores(data.run.dir.name, pushed, pushgateway)
+        with stop_signals_raised():
+            push_scores(data.run.dir.name, pushed, pushgateway)
     return report
 
 

@@ -16,7 +16,7 @@ from xkd.data.shards.manifest import Clip
 from xkd.evaluation.feature_store import FeatureStore
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
 from xkd.evaluation.metrics import Metric, Predictions, compute_metrics
-from xkd.evaluation.score import EvaluatedEncoder, Part, Task
+from xkd.evaluation.score import EvaluatedEncoder, Part, Task, run_settings
 from xkd.evaluation.splits import Splits
 from xkd.io import short_hash
 from xkd.launch.distributed import DistributedContext
@@ -50,6 +50,7 @@ class Evaluation:
         task, dataset = self.task, self.splits.dataset
         return {
             "encoder_hash": "+".join(extractor.hash for extractor in self.extractors),
+            "settings": run_settings(self.config, task.encoder, task.inputs),
             "data_revision": dataset.revision,
             "preparation": dataset.preparation,
             "windows": task.windows,
@@ -59,8 +60,8 @@ class Evaluation:
 
     def key(self, *values: object) -> str:
         """Return a hash of the encoders, the data and further values."""
-        encoders, revision, preparation, *_ = self.identity.values()
-        return short_hash(repr((encoders, (revision, preparation), *values)))
+        shared = ("encoder_hash", "settings", "data_revision", "preparation")
+        return short_hash(repr(([self.identity[name] for name in shared], *values)))
 
     def measure(self, predictions: Predictions, clips: Sequence[Clip]) -> dict[str, Any]:
         """Return the metrics of predictions for clips; see `compute_metrics`."""
