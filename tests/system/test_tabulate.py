@@ -21,8 +21,8 @@ XKD = str(Path(sys.executable).with_name("xkd"))
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Return a run with a score, and without sample clips."""
-    run = write_run(tmp_path / "mine", tiny_config(), rows=3)
+    """Return a run with a score, without metrics and sample clips."""
+    run = write_run(tmp_path / "mine", tiny_config(), rows=0)
     (run / "reconstruction.pt").unlink()
     write_scores(run / "scores", run, TASKS[:1])
     return run
