@@ -1,0 +1,132 @@
+"""Two of each command at once in one directory: one proceeds, the other waits or is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.tiny import tiny_config
+from xkd.config.overrides import to_yaml
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.sources.source import open_source
+from xkd.evaluation.score import read_scores
+from xkd.rundir import RunDir
+
+BIN = Path(sys.executable).parent
+PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "xkd_full.py"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    printed: str
+
+
+def at_once(folder: Path, *commands: Sequence[object], one_at_a_time: str = "") -> list[Ended]:
+    """Run commands at the same time; each must succeed or be refused in one line, and one must succeed."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [str(BIN / str(words[0])), *map(str, words[1:])],
+            cwd=folder,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for words in commands
+    ]
+    printed = [process.communicate()[0] for process in started]
+    ended = [Ended(process.returncode, text) for process, text in zip(started, printed, strict=True)]
+    for code, text in ended:
+        assert "Traceback" not in text
+        assert code == 0 or one_at_a_time in text.splitlines()[-1], text
+    assert 0 in [code for code, _ in ended], ended
+    return ended
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset that two processes fetched."""
+    folder = tmp_path_factory.mktemp("fetched")
+    at_once(
+        folder,
+        *[("xkd", "fetch", "embedded", "--clips", 40, "--out", "data")] * 2,
+        one_at_a_time="data is being written by another process; wait for it to finish",
+    )
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return that dataset as two processes prepared it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    settings = ("--set", "short_side=32", "--set", "max_fps=8")
+    at_once(
+        folder,
+        *[("xkd", "prepare", source, "--out", "data", *settings)] * 2,
+        one_at_a_time="data is being written by another process; wait for it to finish",
+    )
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that two processes trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(to_yaml(tiny_config()).replace("preset: tiny\n", "preset: toy\n"))
+    command = ("xkd", "pretrain", "--config", "tiny.yaml", "--data", data, "--out", "run")
+    at_once(folder, command, command, one_at_a_time="xkd: ")
+    return folder / "run"
+
+
+def test_fetched_by_two(source: Path) -> None:
+    assert len(open_source(source).clips) == 40
+    assert not (source / ".unfinished").exists()
+
+
+def test_prepared_by_two(data: Path) -> None:
+    dataset = PreparedDataset.open(data)
+    assert (len(dataset.clips), dataset.skipped) == (40, 0)
+    assert not (data / ".unfinished").exists()
+
+
+def test_trained_by_two(run: Path) -> None:
+    steps = [row["step"] for row in RunDir(run).metrics()]
+    assert steps == list(range(1, RunDir(run).info()["steps"] + 1))
+    assert RunDir(run).outcome()
+
+
+def test_evaluated_by_two(run: Path, data: Path, tmp_path: Path) -> None:
+    task = ("--modality", "audio", "--protocol", "svm", "--encoder", "teacher", "--set", "train_windows=1")
+    command = ("xkd", "evaluate", "--run", run, "--data", data, *task)
+    at_once(tmp_path, *[(*command, "--out", "scores")] * 2, one_at_a_time="xkd: ")
+    at_once(tmp_path, (*command, "--out", "alone"))
+    (score,), (alone,) = read_scores(tmp_path / "scores"), read_scores(tmp_path / "alone")
+    assert (score.score, score.encoder_hash, score.C) == (alone.score, alone.encoder_hash, alone.C)
+    assert not list((tmp_path / "scores").glob("*.failed"))
+
+
+def test_two_pipelines_share_their_data(tmp_path: Path) -> None:
+    settings = ["encoder.dim=16", "encoder.depth=1", "optim.epochs=1", "optim.warmup_epochs=0"]
+    shared = [
+        *(PIPELINE, "--local", "data=data", "embedded_clips=40", 'encoders=["raw"]', 'protocols=["svm"]'),
+        f"settings={json.dumps([*settings, 'optim.batch_size=10', 'run.metrics_port=null'])}",
+        'prepare_settings=["short_side=32", "max_fps=8"]',
+    ]
+    commands = {name: ("kfp", "run", "submit", *shared, f"run={name}") for name in ("one", "two")}
+    ended = at_once(tmp_path, *commands.values())
+    for (name, command), (code, printed) in zip(commands.items(), ended, strict=True):
+        if code:
+            assert "is being written by another process; wait for it to finish" in printed
+            at_once(tmp_path, command)
+        assert (tmp_path / name / "report" / "tables.md").is_file()
+    assert PreparedDataset.open(tmp_path / "data" / "embedded-prepared").skipped == 0
