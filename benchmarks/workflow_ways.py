@@ -48,7 +48,7 @@ class Settings:
 class Pass(NamedTuple):
     """How a way runs the workflow once."""
 
-    commands: list[Sequence[str]]
+    commands: Sequence[Sequence[str]]
     """The last one writes the report."""
     tasks: Sequence[Wanted]
     """The evaluations; of several commands, those between the first and the last."""

@@ -156,19 +156,15 @@ with output.fill():
 """
 
 
-def test_a_second_process_is_refused_or_waits_for_the_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_process_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = make(tmp_path / "out", seed=3)
     command = [sys.executable, "-c", FILLS, str(output.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match="is being written by another process; wait for it to finish"):
-            fill(output)
         threading.Timer(0.5, print, [""], {"file": process.stdin, "flush": True}).start()
-        with output.fill(wait=True) as missing:
+        with output.fill() as missing:
             assert not missing
     assert f"waiting for another process to write {output.path}" in capsys.readouterr().err
     assert [path.name for path in output.path.iterdir()] == ["about.json"]

@@ -179,15 +179,14 @@ class OutputDir:
     def fill(
         self,
         *,
-        wait: bool = False,
         decide: Callable[[Callable[[], bool]], bool] = lambda question: question(),
     ) -> Iterator[bool]:
         """Claim and lock the directory; without an error it is complete at the end.
 
-        An error before anything was written leaves no directory, a later one what `fill` resumes from.
+        While another process fills it, this one waits. An error before anything was written leaves no
+        directory, a later one what `fill` resumes from.
 
         Args:
-            wait: wait while another process fills the directory, instead of raising an error.
             decide: for several processes that fill the directory together, such as
                 `DistributedContext.broadcast_flag`: evaluates a condition on one of them, for all.
 
@@ -195,10 +194,10 @@ class OutputDir:
             Whether there is anything to write; False when the directory is complete.
 
         Raises:
-            UserError: see `is_complete`; another process fills the directory; or it is not writable or full.
+            UserError: see `is_complete`; or the directory is not writable or full.
         """
         try:
-            while not decide(functools.partial(self._claim, wait)):
+            while not decide(self._claim):
                 time.sleep(1)
             yield decide(lambda: self._lock is not None)
             decide(functools.partial(self._release, complete=True))
@@ -209,7 +208,7 @@ class OutputDir:
         finally:
             self._release()
 
-    def _claim(self, wait: bool) -> bool:
+    def _claim(self) -> bool:
         """Lock the directory unless it is complete; return False to try again."""
         if self.is_complete() and not self.unfinished.is_dir():
             return True
@@ -222,8 +221,6 @@ class OutputDir:
             raise UserError(f"cannot write {self.path}: {one_line(error)}") from error
         if not try_lock(file) or os.fstat(file.fileno()).st_nlink == 0:  # 0: removed before the lock
             file.close()
-            if not wait:
-                raise UserError(f"{self.path} is being written by another process; wait for it to finish")
             if not self._announced:
                 get_logger(__name__).info("waiting for another process to write %s", self.path)
             self._announced = True

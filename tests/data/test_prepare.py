@@ -254,23 +254,25 @@ def test_rerunning_after_a_kill_writes_the_same_bytes(
     assert everything(out) == everything(tmp_path / "whole")
 
 
-def test_second_process_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_process_waits(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish, out = module._finish, tmp_path / "out"
     command = [str(Path(sys.executable).with_name("xkd")), "prepare", str(root), "--out", str(out)]
+    started: list[subprocess.Popen[str]] = []
 
     def start_another(*given: Any) -> PreparedDataset:
-        second = subprocess.run(
-            [*command, "--set", "short_side=32", "--set", "max_fps=8"],
-            capture_output=True,
-            text=True,
-            check=False,
+        second = subprocess.Popen(
+            [*command, "--set", "short_side=32", "--set", "max_fps=8"], stderr=subprocess.PIPE, text=True
         )
-        assert second.returncode == UserError.exit_code
-        assert "is being written by another process; wait for it to finish" in second.stderr
+        assert second.stderr
+        while "waiting for another process to write" not in second.stderr.readline():
+            assert second.poll() is None
+        started.append(second)
         return finish(*given)
 
     monkeypatch.setattr(module, "_finish", start_another)
     assert prepare(root, out, CONFIG).processed == 8
+    assert "is complete, nothing to do" in started[0].communicate()[1]
+    assert started[0].returncode == 0
 
 
 def test_output_inside_the_source_is_refused(root: Path) -> None:

@@ -63,7 +63,7 @@ def fine_tune(job: FinetuneJob, folder: Path) -> tuple[Classifier, list[Epoch]]:
     classifier = Classifier(network, len(job.splits.dataset.classes), job.settings.dropout)
     path, identity = folder / "classifier.safetensors", {"task": job.task.name}
     output = OutputDir(folder, identity, lambda: identity if path.is_file() else None)
-    with output.fill(wait=True, decide=context.broadcast_flag) as missing:
+    with output.fill(decide=context.broadcast_flag) as missing:
         if missing:
             curve = train(classifier.to(context.device), job, output.unfinished / "checkpoints")
             if context.is_main:
