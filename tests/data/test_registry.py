@@ -410,7 +410,7 @@ def test_the_component_returns_the_revision(registry: Registry, out: Path) -> No
         "repo": str(registry.root),
         "rev": "v1",
         "clips": 800,
-        "seed": 0,
+        "seed": "0",
     }
     revision = component.python_func(**given, expected_revision="")
     assert revision == get(registry, out).hash

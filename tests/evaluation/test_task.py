@@ -315,7 +315,7 @@ def test_a_mistake_in_several_processes_is_a_one_line_error(
     assert "2 processes" in note.read_text()
 
 
-def test_a_score_of_another_preparation_is_refused(prepared: Path, run: Path, tmp_path: Path) -> None:
+def test_a_score_of_another_preparation_is_computed_again(prepared: Path, run: Path, tmp_path: Path) -> None:
     """The same clips at another size: other features, and another network where it is fine-tuned."""
     score = evaluate(run, prepared, task("audio"), tmp_path)
     assert score.preparation == PreparedDataset.open(prepared).preparation
@@ -324,9 +324,9 @@ def test_a_score_of_another_preparation_is_refused(prepared: Path, run: Path, tm
     facts = json.loads((other / "dataset.json").read_text())
     facts["settings"]["short_side"] = 64
     (other / "dataset.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match="computed with a different preparation") as caught:
-        evaluate(run, other, task("audio"), tmp_path)
-    assert "delete it, or use another directory" in str(caught.value)
+    again = evaluate(run, other, task("audio"), tmp_path)
+    assert again.preparation == PreparedDataset.open(other).preparation != score.preparation
+    assert Score.read(previous_path(tmp_path, score.name)) == score
 
 
 def test_an_interrupted_task_is_recorded(
