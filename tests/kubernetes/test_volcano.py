@@ -273,7 +273,7 @@ def test_local_training_needs_no_kubernetes_client() -> None:
     modules = (
         "xkd/launch/launcher.py",
         "xkd/launch/local.py",
-        "xkd/cli.py",
+        "xkd/cli/training.py",
         "xkd/launch/kubernetes/config.py",
     )
     for path in map(Path, modules):

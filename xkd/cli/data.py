@@ -1,0 +1,65 @@
+"""Commands that make prepared datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xkd.cli.options import Config, DatasetEntry, Out, Set
+
+
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Directory in the data registry; without --repo: embedded, or a miniature (ucf101-mini)."
+        ),
+    ],
+    out: Out,
+    repo: Annotated[
+        str | None, typer.Option(help="Data registry: path or URL of a git repository with DVC.")
+    ] = None,
+    rev: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the registry; empty: its default.")
+    ] = None,
+    clips: Annotated[int | None, typer.Option(help="Number of clips of the embedded dataset.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the embedded dataset.")] = None,
+    dataset_config: DatasetEntry = None,
+    config: Config = None,
+) -> None:
+    """Fetch or generate a dataset in its official layout."""
+    from xkd.config.overrides import resolve
+    from xkd.data.fetch.fetch import DatasetConfig, FetchConfig
+    from xkd.data.fetch.fetch import fetch as run
+
+    entry = resolve(DatasetConfig(), dataset_config, repo=repo, rev=rev)
+    settings = resolve(FetchConfig(), config, clips=clips, seed=seed)
+    run(name, out, repo=entry.repo, rev=entry.rev, clips=settings.clips, seed=settings.seed)
+
+
+def prepare(
+    source: Annotated[Path, typer.Argument(help="Dataset in its official layout (e.g. from xkd fetch).")],
+    out: Out,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Layout of the source, if ambiguous: kinetics_sound for Kinetics400."),
+    ] = None,
+    allow_missing: Annotated[
+        bool | None, typer.Option("--allow-missing", help="Skip listed files that are missing.")
+    ] = None,
+    dataset_config: DatasetEntry = None,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Decode every clip once; write shards and a manifest."""
+    from xkd.config.overrides import resolve
+    from xkd.data.fetch.fetch import DatasetConfig
+    from xkd.data.shards.prepare import PrepareConfig
+    from xkd.data.shards.prepare import prepare as run
+
+    if dataset is None:
+        dataset = resolve(DatasetConfig(), dataset_config).layout or None
+    options = {"dataset": dataset, "allow_missing": allow_missing}
+    run(source, out, resolve(PrepareConfig(), config, set_ or (), **options))

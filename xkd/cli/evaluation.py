@@ -1,0 +1,98 @@
+"""Commands that evaluate runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xkd.cli.options import Config, Data, Out, Run, Set
+
+
+def evaluate(
+    run: Run,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Directory of scores, to which one JSON file is added.")],
+    modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
+    protocol: Annotated[str, typer.Option(help="svm, fc, fusion or finetune; see the table above.")],
+    encoder: Annotated[
+        str, typer.Option(help="teacher or student of the run; random: not pretrained; raw: no encoder.")
+    ],
+    fold: Annotated[int, typer.Option(help="Fold of the dataset: UCF101 has 3, ESC-50 has 5.")] = 1,
+    processes: Annotated[
+        int, typer.Option(help="Processes on this machine; 0: one per GPU, or a single one.")
+    ] = 0,
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Score one encoder on one task; rerun the command to resume.
+
+    \b
+    Protocols (supplement A.5, A.6):
+      svm       a linear SVM on frozen features of one modality
+      fc        a fully connected layer on frozen features
+      fusion    a linear SVM on frozen features of video and audio together
+      finetune  the encoder and a classification layer, trained together
+
+    \b
+    By dataset:
+      ucf101, hmdb51  video: svm finetune
+      kinetics400     video: svm fc finetune; audio: svm; audiovisual: fusion
+      kinetics_sound  video: svm; audio: svm; audiovisual: fusion
+      esc50           audio: svm finetune
+      fsd50k          audio: fc finetune
+      embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion
+
+    `--set test_windows=5` and `--set seed=1` apply to any task, `--set epochs=20` and the other settings of
+    Tables S6 and S7 to fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
+    """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"
+    from xkd.config.overrides import read_settings
+    from xkd.data.shards.manifest import dataset_name
+    from xkd.evaluation.evaluate import evaluate as score
+    from xkd.evaluation.plan import make_task
+
+    settings = read_settings(config, set_ or ())
+    task = make_task(dataset_name(data), modality, protocol, encoder, fold, settings)
+    score(run, data, task, out, processes)
+
+
+def tasks(
+    data: Annotated[list[Path], typer.Argument(help="Prepared datasets (from xkd prepare).")],
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="teacher, student, random or raw; repeatable; default: all.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; default: all.")
+    ] = None,
+) -> None:
+    """Print all evaluations of datasets for params.yaml."""
+    from xkd.config.yaml_core import dump_yaml
+    from xkd.evaluation.plan import stages
+
+    section = {"tasks": stages(data, encoder or (), protocol or ())}
+    print(dump_yaml(section, default_flow_style=None, width=math.inf), end="")
+
+
+def tabulate(
+    run: Run,
+    scores: Annotated[Path, typer.Option(help="Directory of scores (from xkd evaluate).")],
+    out: Out,
+    pushgateway: Annotated[
+        str,
+        typer.Option(envvar="XKD_PUSHGATEWAY", help="URL of a Prometheus Pushgateway that gets the scores."),
+    ] = "",
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another run to compare with; its scores are in RUN/scores; repeatable."),
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Like params.yaml: show its tasks alone; default: every score."),
+    ] = None,
+) -> None:
+    """Write tables, figures and a report for one or several runs."""
+    from xkd.report.tabulate import tabulate as write
+
+    write(run, scores, out, pushgateway, compare or (), tasks)

@@ -1,0 +1,132 @@
+"""Commands that pretrain, and that show runs and their settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import yaml
+
+from xkd.cli.options import Config, Data, Out, Preset, Set
+from xkd.errors import CollapsedError, UserError
+
+
+def pretrain(
+    data: Data,
+    out: Out,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    processes: Annotated[int, typer.Option(help="Number of training processes on this machine.")] = 1,
+    report: Annotated[
+        Path | None, typer.Option(help="Directory for a report if the run ends in a collapse.")
+    ] = None,
+) -> None:
+    """Pretrain on this machine; rerun the command to resume."""
+    from xkd.config.presets import resolve_pretrain
+    from xkd.launch.launcher import describe
+    from xkd.launch.launcher import launch as run
+    from xkd.rundir import RunDir
+
+    try:
+        verdict = run(resolve_pretrain(preset, config, set_ or ()), data, out, processes)
+    except CollapsedError:
+        if report:
+            from xkd.report.tabulate import tabulate as write
+
+            write(out, RunDir(out).scores, report)
+        raise
+    print("verdict: {}: {}".format(*describe(verdict, out)))
+
+
+def launch(
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared dataset, as a path in the cluster's pods.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory, as a path in the pods.")] = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="FILE[:SECTION]", help="YAML file with cluster settings.")
+    ] = None,
+    cluster_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A cluster setting, such as nodes=2; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the Volcano job instead of starting it.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Start the job without following it.")] = False,
+    cancel: Annotated[
+        str, typer.Option(metavar="JOB", help="Cancel a job instead; needs no --data and --out.")
+    ] = "",
+) -> None:
+    """Pretrain on a Kubernetes cluster; rerun to reattach to the job."""
+    from xkd.config.overrides import resolve
+    from xkd.config.presets import resolve_pretrain
+    from xkd.launch.kubernetes import submit
+    from xkd.launch.kubernetes.config import ClusterConfig
+    from xkd.launch.launcher import describe, training_job
+    from xkd.launch.launcher import launch as run
+
+    where = resolve(ClusterConfig(), cluster, cluster_set or ())
+    if cancel:
+        submit.cancel(cancel, where.namespace)
+        return
+    if data is None or out is None:
+        raise UserError("launch needs --data and --out, or --cancel with the name of a job")
+    settings = resolve_pretrain(preset, config, set_ or ())
+    if dry_run:
+        print(yaml.safe_dump(training_job(settings, data, out, where).manifest(), sort_keys=False), end="")
+    elif detach:
+        submit.submit(training_job(settings, data, out, where))
+    else:
+        print("verdict: {}: {}".format(*describe(run(settings, data, out, cluster=where), out)))
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run directory (from xkd pretrain).")],
+    once: Annotated[bool, typer.Option("--once", help="Print the current state and exit.")] = False,
+) -> None:
+    """Show a run's losses, verdict and throughput while it trains."""
+    from xkd.monitor.tui import watch as show
+    from xkd.rundir import RunDir
+
+    show(RunDir(run), live=not once and sys.stdout.isatty())
+
+
+def import_weights(
+    files: Annotated[list[Path], typer.Argument(help="The authors' *_teacher.pth.tar or *_student.pth.tar.")],
+    modality: Annotated[Literal["video", "audio"], typer.Option(help="Modality of the encoders.")],
+    out: Out,
+    preset: Annotated[str, typer.Option(help="Preset they were trained with.")] = "released",
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Import the authors' released encoders as a run directory."""
+    from xkd.config.presets import resolve_pretrain
+    from xkd.train.import_released import import_released
+
+    for path in import_released(files, modality, resolve_pretrain(preset, config, set_ or ()), out):
+        print(path)
+
+
+def presets() -> None:
+    """List the presets with the paper's results."""
+    from xkd.config.presets import PRESETS
+
+    print(f"{'preset':28}{'in the paper':18}{'HMDB51':>8}{'UCF101':>8}{'ESC50':>8}  description")
+    for preset in PRESETS.values():
+        results = "".join(f"{percent or '':>8}" for percent in preset.paper)
+        print(f"{preset.name:28}{preset.source:18}{results}  {preset.summary}")
+
+
+def show_config(preset: Preset = None, config: Config = None, set_: Set = None) -> None:
+    """Print the resolved configuration of a pretraining run."""
+    from xkd.config.overrides import to_yaml
+    from xkd.config.presets import resolve_pretrain
+
+    print(to_yaml(resolve_pretrain(preset, config, set_ or ())), end="")
