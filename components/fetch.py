@@ -5,7 +5,7 @@ from components import component
 
 @component
 def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: str, expected_revision: str) -> str:
-    """Fetch a dataset and return its revision, on which the caching keys of later tasks depend.
+    """Fetch a dataset and return its revision.
 
     Args:
         name: the dataset, for example ``embedded``.

@@ -1,4 +1,6 @@
-"""plan: the evaluations of a run, one item each."""
+"""plan: the evaluations of a run, one item each, and where they run."""
+
+from typing import Any, NamedTuple
 
 from components import component
 
@@ -12,11 +14,12 @@ def plan(
     encoders: list[str],
     protocols: list[str],
     finetune_settings: list[str],
-) -> list[str]:
-    """Return the items that `evaluate` takes, each as JSON.
-
-    Inside of its own lists and dictionaries KFP makes integers floats, which rounds large ones, and its local
-    runner refuses null. The JSON is a part of caching keys, so its keys are sorted.
+    gpus: str,
+    node_type: str,
+    node_selector: dict[str, str],
+    tolerations: list[dict[str, Any]],
+) -> NamedTuple("Plan", [("items", list), ("node_selector", dict), ("tolerations", list)]):  # type: ignore[valid-type]
+    """Return the items that `evaluate` takes, and the nodes that its tasks may run on.
 
     Args:
         run: the run directory; empty, before there is one: only check the arguments and return no items.
@@ -26,18 +29,13 @@ def plan(
         encoders: names of the encoders; empty: all.
         protocols: names of the protocols; empty: all of each dataset.
         finetune_settings: `xkd.config.FinetuneConfig` overrides, each ``dotted.name=value``.
+        gpus: GPUs of each evaluation; with "0", neither of the following applies.
+        node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); empty: none.
+        node_selector: labels of the nodes for GPU tasks; empty: those of `node_type`.
+        tolerations: taints that GPU tasks tolerate, besides that of GPU nodes.
     """
-    import json
-    from pathlib import Path
+    from xkd.evaluation.fan_out import fan_out
+    from xkd.launch.kubernetes.from_kfp import place_evaluation
 
-    from xkd.config.overrides import read_settings
-    from xkd.evaluation.plan import choose
-    from xkd.evaluation.plan import plan as plan_run
-
-    prepared = [Path(data, f"{name}-prepared") for name in downstream or [dataset]]
-    settings = read_settings(None, finetune_settings)
-    if run:
-        items = plan_run(Path(run), prepared, encoders, protocols, settings)
-        return [json.dumps(item, sort_keys=True) for item in items]
-    choose(prepared, encoders, protocols, finetune=settings)
-    return []
+    items = fan_out(run, data, downstream or [dataset], encoders, protocols, finetune_settings)
+    return items, *place_evaluation(gpus, node_type, node_selector, tolerations)

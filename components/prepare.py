@@ -15,7 +15,7 @@ def prepare(
         source: the fetched dataset.
         name: its name for `fetch`. A layout's name, also of a miniature, selects the layout to read: by its
             files alone Kinetics-Sound is Kinetics400.
-        revision: its revision, as a part of the caching key.
+        revision: its revision, for the record.
         settings: `xkd.data.shards.prepare.PrepareConfig` overrides, each ``name=value``.
         out: directory to write.
         manifest: a table with one row per clip.

@@ -8,13 +8,14 @@ from components import component
 
 
 # The task's Kubernetes settings are passed on to the job's pods. The task's own pod starts and follows the
-# job; it needs the volumes and the environment, but no GPU and no place on a GPU node.
+# job; it needs the volumes and the environment, but no place on a GPU node. The resources are its own; those
+# of the job are ordinary parameters.
 @component(
     task_config_passthroughs=[
-        TaskConfigField.RESOURCES,
         TaskConfigField.KUBERNETES_TOLERATIONS,
         TaskConfigField.KUBERNETES_NODE_SELECTOR,
         TaskConfigField.KUBERNETES_AFFINITY,
+        TaskConfigPassthrough(field=TaskConfigField.RESOURCES, apply_to_task=True),
         TaskConfigPassthrough(field=TaskConfigField.ENV, apply_to_task=True),
         TaskConfigPassthrough(field=TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
     ]
@@ -29,6 +30,9 @@ def pretrain(
     nodes: int,
     image: str,
     node_type: str,
+    cpu: str,
+    memory: str,
+    gpus: str,
     cluster_settings: list[str],
     task: TaskConfig,
     config: Output[Artifact],
@@ -40,12 +44,14 @@ def pretrain(
         preset: named configuration.
         settings: overrides of the preset, each ``dotted.name=value``.
         data: the prepared dataset.
-        revision: its revision, as a part of the caching key.
+        revision: its revision, for the record.
         out: the run directory.
         processes: training processes, if the task itself trains.
         nodes: hosts of the job that trains; 0: the task itself trains, on this machine.
         image: image of the job's pods.
         node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); empty: none.
+        cpu, memory: quantities of each of the job's pods; empty: those of `node_type`.
+        gpus: GPUs of each of the job's pods.
         cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, each ``name=value``.
         task: the task's Kubernetes settings; KFP fills it in.
         config: the resolved configuration.
@@ -63,7 +69,14 @@ def pretrain(
         Path(data),
         Path(out),
         processes,
-        cluster_of_task(nodes, cluster_settings, image, node_type, task),
+        cluster_of_task(
+            nodes,
+            cluster_settings,
+            image,
+            node_type,
+            {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus},
+            task,
+        ),
     )
     for file, artifact in ((RunDir(out).config_file, config), (RunDir(out).metrics_file, history)):
         if file.exists():  # unless only the job's pods see the directory

@@ -4,36 +4,61 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from xkd.launch.kubernetes.config import MOUNT, TOLERATIONS, USER, VOLUME
+from xkd.launch.kubernetes.config import ANNOTATIONS, GPU, MOUNT, USER, VOLUME
 
-GPU = "nvidia.com/gpu"
+RETRY_WINDOW = f"{365 * 24}h"
+"""Time from a task's first start, after which Argo neither retries it nor lets a retry run on."""
+SMALL = ("500m", "1Gi")
+"""CPU and memory of a task that only waits."""
+LARGE = ("1", "4Gi")
+"""CPU and memory of a task that imports everything, and computes little."""
+WEEK = 7 * 24 * 60 * 60
+"""Seconds that Argo keeps an ended workflow and its pods; Kubeflow's record of the run stays."""
+# Kubeflow's configuration of Argo has an hour for each of the three, and success and failure come first.
+PIPELINE_CONFIG = dsl.PipelineConfig(
+    ttl_seconds_after_finished=WEEK, ttl_seconds_after_success=WEEK, ttl_seconds_after_failure=WEEK
+)
 
 
-def configure_task(task: dsl.PipelineTask, image: str, cache: bool = True) -> dsl.PipelineTask:
-    """Set a task's image, volumes, user, label, retries, and whether KFP may reuse its result (`cache`)."""
-    task.set_container_image(image).set_caching_options(enable_caching=cache)
+def set_resources(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
+    """Set a task's CPU and memory, as requests and as limits: by the limits it sizes pools of processes."""
+    return task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+
+
+def configure_task(task: dsl.PipelineTask, image: str, cpu: str, memory: str) -> dsl.PipelineTask:
+    """Set a task's image, resources, volumes, user, label, annotations and retries.
+
+    KFP never reuses its result: the key has neither the contents of the volume nor the uid of its claim, and
+    every command keeps what it would compute again.
+    """
+    task.set_container_image(image).set_caching_options(enable_caching=False)
+    set_resources(task, cpu, memory)
     kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=MOUNT)
     # Decoding processes pass batches through shared memory, of which containers have only 64 MiB by default.
     kubernetes.empty_dir_mount(task, "dshm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "xkd")  # the network policies select it
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-    # Pods are evicted and nodes fail. Every command resumes its work, and pretraining attaches to its job.
-    return task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2, backoff_max_duration="10m")
+    # An autoscaler that moved the pod would end an attempt.
+    for annotation, value in ANNOTATIONS.items():
+        kubernetes.add_pod_annotation(task, annotation, value)
+    # Nodes are drained and fail. Every command resumes its work, and pretraining attaches to its job.
+    return task.set_retry(
+        num_retries=2, backoff_duration="60s", backoff_factor=2, backoff_max_duration=RETRY_WINDOW
+    )
 
 
-def request_gpus(
-    task: dsl.PipelineTask, gpus: str, node_selector: dict[str, str], tolerations: list[dict[str, Any]]
-) -> dsl.PipelineTask:
-    """Set a task's GPUs (a string; "0" for none) and the nodes it may run on.
-
-    The usual tolerations are no default of the pipelines' parameter: KFP writes the keys of a dictionary in
-    another order each time, and the same pipeline would be another file.
-    """
+def request_gpus(task: dsl.PipelineTask, gpus: str) -> dsl.PipelineTask:
+    """Set a task's GPUs, a string; "0" for none."""
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
     # KFP registers the parameters of all setters but this one, which a loop then does not pass on.
     task.register_pipeline_channels([gpus])
-    for toleration in TOLERATIONS:
-        kubernetes.add_toleration(task, **toleration)
+    return task
+
+
+def place(
+    task: dsl.PipelineTask, node_selector: dict[str, str], tolerations: list[dict[str, Any]]
+) -> dsl.PipelineTask:
+    """Set the nodes that a task may run on."""
     kubernetes.add_toleration_json(task, tolerations)
     kubernetes.add_node_selector_json(task, node_selector)
     return task

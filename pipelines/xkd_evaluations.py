@@ -10,13 +10,17 @@ from kfp import dsl
 from components import IMAGE
 from components.evaluate import evaluate
 from components.plan import plan
-from pipelines import configure_task, request_gpus
+from pipelines import LARGE, PIPELINE_CONFIG, configure_task, place, request_gpus
 
 PARALLELISM = 8
 """Evaluations that run at a time; KFP's local runner runs two."""
 
 
-@dsl.pipeline(name="xkd-evaluations", description="Evaluate the encoders of a run in a fan-out.")
+@dsl.pipeline(
+    name="xkd-evaluations",
+    description="Evaluate the encoders of a run in a fan-out.",
+    pipeline_config=PIPELINE_CONFIG,
+)
 def xkd_evaluations(
     run: str,
     data: str,
@@ -25,13 +29,16 @@ def xkd_evaluations(
     encoders: list[str] = [],
     protocols: list[str] = [],
     finetune_settings: list[str] = [],
+    cpu: str = "4",
+    memory: str = "16Gi",
     gpus: str = "0",
+    node_type: str = "",
     node_selector: dict[str, str] = {},
     tolerations: list[dict[str, Any]] = [],
     image: str = IMAGE,
 ) -> None:
-    """Build the graph. Parameters are those of `xkd_full`; `gpus` are those of each evaluation."""
-    items = plan(
+    """Build the graph. Parameters are those of `xkd_full`; `cpu`, `memory`, `gpus`: of each evaluation."""
+    planned = plan(
         run=run,
         data=data,
         dataset=dataset,
@@ -39,10 +46,13 @@ def xkd_evaluations(
         encoders=encoders,
         protocols=protocols,
         finetune_settings=finetune_settings,
+        gpus=gpus,
+        node_type=node_type,
+        node_selector=node_selector,
+        tolerations=tolerations,
     )
-    # The contents of these directories are not among its inputs.
-    configure_task(items, image, cache=False)
-    with dsl.ParallelFor(items.output, parallelism=PARALLELISM) as item:
-        # Nor is the score that another run of the pipeline may have put in the place of this one.
-        score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image, cache=False)
-        request_gpus(score, gpus, node_selector, tolerations)
+    configure_task(planned, image, *LARGE)
+    with dsl.ParallelFor(planned.outputs["items"], parallelism=PARALLELISM) as item:
+        score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image, cpu, memory)
+        request_gpus(score, gpus)
+        place(score, planned.outputs["node_selector"], planned.outputs["tolerations"])

@@ -16,23 +16,22 @@ from components.prepare import prepare
 from components.pretrain import pretrain
 from components.release import release
 from components.tabulate import tabulate
-from pipelines import configure_task, request_gpus, xkd_evaluations
+from pipelines import LARGE, PIPELINE_CONFIG, SMALL, configure_task, place, xkd_evaluations
+from xkd.launch.kubernetes.config import TOLERATIONS
 
 PREPARE_PARALLELISM = 2
 """Datasets that are fetched and prepared at a time."""
-WEEK = 7 * 24 * 60 * 60
-"""Seconds that Argo keeps an ended workflow and its pods; Kubeflow's record of the run stays."""
 
 
 def with_run_id(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Pass the id of the pipeline run to a task, in its environment: as an input it would prevent caching."""
+    """Pass the id of the pipeline run to a task, in its environment: it is a label of the pod."""
     return kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
 
 
 @dsl.pipeline(
     name="xkd-full",
     description="Pretrain XKD, judge the run, evaluate its encoders.",
-    pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=WEEK),
+    pipeline_config=PIPELINE_CONFIG,
 )
 def xkd_full(
     preset: str = "toy",
@@ -50,7 +49,17 @@ def xkd_full(
     finetune_settings: list[str] = [],
     processes: int = 1,
     nodes: int = 0,
+    cpu: str = "",
+    memory: str = "",
     gpus: str = "8",
+    fetch_cpu: str = "2",
+    fetch_memory: str = "4Gi",
+    prepare_cpu: str = "4",
+    prepare_memory: str = "8Gi",
+    pretrain_cpu: str = "4",
+    pretrain_memory: str = "8Gi",
+    evaluation_cpu: str = "4",
+    evaluation_memory: str = "16Gi",
     evaluation_gpus: str = "0",
     node_type: str = "",
     node_selector: dict[str, str] = {},
@@ -82,11 +91,17 @@ def xkd_full(
         finetune_settings: overrides for every fine-tuning, for example ``["accumulate=2"]``.
         processes: training processes, if no job is started.
         nodes: hosts of the job that trains; 0: start no job, the task itself trains, without a GPU.
+        cpu, memory: per host of the job, for example "54" and "414Gi"; empty: as of `node_type`.
         gpus: GPUs per host. A string, because KFP ignores a limit that is a number.
+        fetch_cpu, fetch_memory: requests and limits of each task that fetches a dataset.
+        prepare_cpu, prepare_memory: the same for preparing; the cores decode in parallel.
+        pretrain_cpu, pretrain_memory: limits of training without a job; the task requests only as much as
+            following a job takes.
+        evaluation_cpu, evaluation_memory: requests and limits of each evaluation.
         evaluation_gpus: GPUs of each evaluation, which uses all of them; "0": the CPU.
         node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); sets what is not set here.
-        node_selector: labels of the nodes for the job and the evaluations.
-        tolerations: taints that they tolerate, besides that of GPU nodes (``nvidia.com/gpu``).
+        node_selector: labels of the nodes for the job, and for evaluations with GPUs.
+        tolerations: taints that these tolerate, besides that of GPU nodes (``nvidia.com/gpu``).
         cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, for example
             ``["restarts=10"]``.
         data: directory of datasets, which runs may share.
@@ -100,8 +115,7 @@ def xkd_full(
         """Fetch and prepare a dataset."""
         source = f"{data}/{name}"
         fetched = fetch(name=name, out=source, expected_revision=expected_revision, **origin)
-        # A branch of the registry moves without a change of inputs. Fetching an unchanged dataset is cheap.
-        configure_task(fetched, image, cache=False)
+        configure_task(fetched, image, fetch_cpu, fetch_memory)
         prepared = prepare(
             source=source,
             name=name,
@@ -109,12 +123,12 @@ def xkd_full(
             settings=prepare_settings,
             out=f"{source}-prepared",
         )
-        return fetched, configure_task(prepared, image)
+        return fetched, configure_task(prepared, image, prepare_cpu, prepare_memory)
 
     def report(pushgateway: str) -> dsl.PipelineTask:
-        """Tabulate the scores there are; they are not among its inputs."""
+        """Tabulate the scores there are."""
         task = tabulate(run=run, scores=f"{run}/scores", out=f"{run}/report", pushgateway=pushgateway)
-        return configure_task(task, image, cache=False)
+        return configure_task(task, image, *LARGE)
 
     evaluations = {
         "data": data,
@@ -123,6 +137,10 @@ def xkd_full(
         "encoders": encoders,
         "protocols": protocols,
         "finetune_settings": finetune_settings,
+        "gpus": evaluation_gpus,
+        "node_type": node_type,
+        "node_selector": node_selector,
+        "tolerations": tolerations,
     }
     fetched, prepared = get(dataset, expected_revision)
     with dsl.ParallelFor(downstream, parallelism=PREPARE_PARALLELISM) as name:
@@ -130,7 +148,7 @@ def xkd_full(
         # The pretraining dataset may be among them; two tasks must not write it at the same time.
         downstream_fetched.after(prepared)
     # Typos and broken data are found before GPUs are busy for days, not after.
-    checked = configure_task(plan(run="", **evaluations), image, cache=False)
+    checked = configure_task(plan(run="", **evaluations), image, *LARGE)
     checked.after(prepared, downstream_prepared)
     pretrained = pretrain(
         preset=preset,
@@ -142,21 +160,28 @@ def xkd_full(
         revision=fetched.output,
         nodes=nodes,
         node_type=node_type,
+        cpu=cpu,
+        memory=memory,
+        gpus=gpus,
         cluster_settings=cluster_settings,
     )
-    configure_task(pretrained, image).after(prepared, checked)
-    # These belong to the job, not to the task itself (see the component).
-    request_gpus(with_run_id(pretrained), gpus, node_selector, tolerations)
+    configure_task(with_run_id(pretrained), image, *SMALL).after(prepared, checked)
+    pretrained.set_cpu_limit(pretrain_cpu).set_memory_limit(pretrain_memory)
+    kubernetes.add_pod_label(pretrained, "app.kubernetes.io/component", "pretrain")
+    # The nodes are those of the job, not of the task itself (see the component). The usual tolerations are no
+    # default of the parameter: KFP writes the keys of a dictionary in another order each time, and the same
+    # pipeline would be another file.
+    kubernetes.add_toleration_json(pretrained, list(TOLERATIONS))
+    place(pretrained, node_selector, tolerations)
     # KFP's backend turns this into the same hook as a dsl.ExitHandler. An exit handler would also enclose the
     # loop, where some backends fail (kubeflow/pipelines issue 12390), and wait for the last evaluation.
     released = release(nodes=nodes, cluster_settings=cluster_settings)
-    with_run_id(configure_task(released, image, cache=False)).after(pretrained).ignore_upstream_failure()
+    with_run_id(configure_task(released, image, *SMALL)).after(pretrained).ignore_upstream_failure()
     with dsl.If(pretrained.outputs["verdict"] == "healthy"):
         evaluated = xkd_evaluations.xkd_evaluations(
             run=run,
-            gpus=evaluation_gpus,
-            node_selector=node_selector,
-            tolerations=tolerations,
+            cpu=evaluation_cpu,
+            memory=evaluation_memory,
             image=image,
             **evaluations,
         )

@@ -37,7 +37,7 @@ TASK = {
     ],
     "volumes": [{"name": VOLUME, "persistentVolumeClaim": {"claimName": VOLUME}}],
     "volumeMounts": [{"name": VOLUME, "mountPath": "/workspace/runs"}],
-    "resources": {"limits": {"nvidia.com/gpu": "8"}},
+    "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "4"}},
 }
 """The Kubernetes settings that KFP's driver makes of the pipeline's defaults."""
 PRETRAIN = {
@@ -50,6 +50,9 @@ PRETRAIN = {
     "nodes": 2,
     "image": "xkd:1",
     "node_type": "v100_gke",
+    "cpu": "",
+    "memory": "300Gi",
+    "gpus": "4",
     "cluster_settings": ["restarts=5"],
     "task": TASK,
 }
@@ -134,11 +137,13 @@ def test_pretraining_is_a_job_with_the_settings_of_its_task(
     task = submitted(cluster, start("pretrain", PRETRAIN))
     labels, spec = cluster.job["metadata"]["labels"], cluster.job["spec"]
     assert labels["pipeline/runid"] == "run-1"
-    assert spec["maxRetry"] == 6
+    assert spec["maxRetry"] == 101
     assert len(spec["tasks"]) == 2
     for pod in (task["template"]["spec"] for task in spec["tasks"]):
         assert pod["containers"][0]["image"] == "xkd:1"
-        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+        # Those of the node type, where no others are given; the task's own are not the job's.
+        limits = {"cpu": "81", "memory": "300Gi", "nvidia.com/gpu": "4"}
+        assert pod["containers"][0]["resources"] == {"limits": limits, "requests": limits}
         assert pod["tolerations"] == list(TOLERATIONS)
         assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
         assert {"name": VOLUME, "mountPath": "/workspace/runs"} in pod["containers"][0]["volumeMounts"]

@@ -10,7 +10,7 @@ from kfp import compiler
 from components import IMAGE
 from pipelines.xkd_full import xkd_full
 from xkd.launch.kubernetes import client
-from xkd.launch.kubernetes.config import NODE_TYPES, TOLERATIONS, USER, VOLUME
+from xkd.launch.kubernetes.config import USER, VOLUME
 
 COMMANDS = ["evaluate", "fetch", "prepare", "pretrain", "tabulate"]
 
@@ -90,13 +90,13 @@ def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, 
     over = {loop["parameterIterator"]["items"]["inputParameter"]: loop["iteratorPolicy"] for loop in loops}
     assert over == {
         "pipelinechannel--downstream": {"parallelismLimit": 2},
-        "pipelinechannel--plan-Output": {"parallelismLimit": 8},
+        "pipelinechannel--plan-items": {"parallelismLimit": 8},
     }
 
 
 def test_an_evaluation_gets_its_whole_item(tasks: dict[str, Any]) -> None:
     given = tasks["evaluate"]["inputs"]["parameters"]
-    assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-Output-loop-item"}
+    assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-items-loop-item"}
     assert "plan" not in tasks["evaluate"].get("dependentTasks", [])
 
 
@@ -120,7 +120,7 @@ def test_a_run_that_is_not_evaluated_gets_a_report_too(dags: list[dict[str, Any]
     assert sorted(reported) == ["tabulate", "tabulate-2"]
 
 
-def test_the_data_revision_is_part_of_every_later_caching_key(tasks: dict[str, Any]) -> None:
+def test_later_tasks_record_the_revision_of_their_data(tasks: dict[str, Any]) -> None:
     for task, source in (("prepare", "fetch"), ("pretrain", "fetch"), ("prepare-2", "fetch-2")):
         revision = tasks[task]["inputs"]["parameters"]["revision"]["taskOutputParameter"]
         assert revision == {"outputParameterKey": "Output", "producerTask": source}
@@ -142,17 +142,6 @@ def test_every_task_has_shared_memory(containers: dict[str, Any], pods: dict[str
     assert {name: pod["emptyDirMounts"] for name, pod in pods.items()} == dict.fromkeys(containers, memory)
 
 
-def test_the_image_is_part_of_every_caching_key(tasks: dict[str, Any]) -> None:
-    # KFP's key has the image as in the spec, as a placeholder; its value is among the inputs.
-    for task in tasks.values():
-        assert "pipelinechannel--image" in task["inputs"]["parameters"]
-
-
-def test_only_tasks_determined_by_their_inputs_are_cached(tasks: dict[str, Any]) -> None:
-    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == {"prepare", "prepare-2", "pretrain"}
-
-
 def test_datasets_come_from_the_registry_if_one_is_given(
     tasks: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
@@ -169,7 +158,7 @@ def test_the_kubernetes_settings_of_the_task_are_passed_to_its_job(compiled: Com
         for given in compiled[0]["components"]["comp-pretrain"]["taskConfigPassthroughs"]
     }
     assert passed == {
-        "RESOURCES": False,
+        "RESOURCES": True,  # the task's own; the job's are inputs
         "KUBERNETES_TOLERATIONS": False,
         "KUBERNETES_NODE_SELECTOR": False,
         "KUBERNETES_AFFINITY": False,
@@ -178,64 +167,13 @@ def test_the_kubernetes_settings_of_the_task_are_passed_to_its_job(compiled: Com
     }
 
 
-def test_only_the_job_and_the_evaluations_request_gpus(
-    compiled: Compiled, containers: dict[str, Any], tasks: dict[str, Any], defaults: dict[str, Any]
-) -> None:
-    asking = {name: c["resources"]["accelerator"] for name, c in containers.items() if "resources" in c}
-    assert set(asking) == {"pretrain", "evaluate"}
-    for name, wanted in asking.items():
-        assert wanted["resourceType"] == "nvidia.com/gpu"
-        assert wanted["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
-        # The placeholder's value is an input, in a loop too.
-        assert "pipelinechannel--gpus" in tasks[name]["inputs"]["parameters"]
-    # KFP's backend reads the parameter as a string; a number would be empty, and set no limit.
-    for name in ("gpus", "evaluation_gpus"):
-        assert compiled[0]["root"]["inputDefinitions"]["parameters"][name]["parameterType"] == "STRING"
-    assert defaults["gpus"] == NODE_TYPES["v100_gke"]["resources"]["nvidia.com/gpu"]
-    assert defaults["evaluation_gpus"] == "0"
-
-
-def test_only_the_job_and_the_evaluations_select_nodes(
-    compiled: Compiled, pods: dict[str, Any], defaults: dict[str, Any]
-) -> None:
-    placed = {name for name, pod in pods.items() if {"tolerations", "nodeSelector"} & set(pod)}
-    assert placed == {"pretrain", "evaluate"}
-    # Names are those of the level's inputs, which in a loop have a prefix.
-    for name, prefix in (("pretrain", ""), ("evaluate", "pipelinechannel--")):
-        assert pods[name]["tolerations"] == [
-            *TOLERATIONS,
-            {"tolerationJson": {"componentInputParameter": f"{prefix}tolerations"}},
-        ]
-        assert pods[name]["nodeSelector"] == {
-            "nodeSelectorJson": {"componentInputParameter": f"{prefix}node_selector"}
-        }
-    (loop,) = (
-        c for c in compiled[0]["components"].values() if "evaluate" in c.get("dag", {}).get("tasks", {})
-    )
-    inputs = loop["inputDefinitions"]["parameters"]
-    assert {"pipelinechannel--tolerations", "pipelinechannel--node_selector"} <= set(inputs)
-    assert "pretrain" in compiled[0]["root"]["dag"]["tasks"]
-    assert defaults["tolerations"] == []
-    assert defaults["node_selector"] == {}
-
-
 def test_by_default_the_task_itself_trains(defaults: dict[str, Any]) -> None:
     assert (defaults["nodes"], defaults["node_type"], defaults["cluster_settings"]) == (0, "", [])
 
 
-def test_failed_tasks_are_retried(tasks: dict[str, Any]) -> None:
-    policies = {name: task.get("retryPolicy", {}).get("maxRetryCount") for name, task in tasks.items()}
-    assert policies == dict.fromkeys(tasks, 2)
-    assert tasks["pretrain"]["retryPolicy"]["backoffDuration"] == "60s"
-
-
-def test_a_finished_workflow_is_removed_after_a_week(compiled: Compiled) -> None:
-    assert compiled[1]["pipelineConfig"] == {"resourceTtlOnCompletion": 604800}
-
-
 def test_the_network_policies_select_every_pod_and_none_is_root(pods: dict[str, Any]) -> None:
     for pod in pods.values():
-        assert pod["podMetadata"]["labels"] == {"app.kubernetes.io/part-of": "xkd"}
+        assert pod["podMetadata"]["labels"]["app.kubernetes.io/part-of"] == "xkd"
         user = pod["securityContext"]
         assert user == {"runAsUser": str(USER), "runAsGroup": str(USER), "runAsNonRoot": True}
 
@@ -266,7 +204,10 @@ def test_what_kfp_would_round_or_refuse_travels_as_strings(
         for side in ("inputDefinitions", "outputDefinitions"):
             parameters = component.get(side, {}).get("parameters", {})
             types |= {key: parameter["parameterType"] for key, parameter in parameters.items()}
-    assert set(types.values()) == {"STRING", "LIST", "NUMBER_INTEGER", "TASK_CONFIG", "TASK_FINAL_STATUS"}
+    assert set(types.values()) == {
+        *("STRING", "LIST", "STRUCT", "NUMBER_INTEGER"),
+        *("TASK_CONFIG", "TASK_FINAL_STATUS"),
+    }
     # No machine has 2**53 of these.
     numbers = {name for name, kind in types.items() if kind == "NUMBER_INTEGER"}
     assert numbers == {"clips", "processes", "nodes"}

@@ -28,6 +28,7 @@ from xkd.launch.distributed import distributed_context
 from xkd.launch.local import run_locally
 from xkd.launch.termination import run_worker
 from xkd.log import get_logger
+from xkd.parallel.threads import limit_threads
 from xkd.rundir import RunDir
 from xkd.train.run_state import git_commit
 
@@ -66,6 +67,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
             arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(to_dict(task))]
             run_locally(["xkd.evaluation.evaluate", *map(str, arguments)], workers)
         else:
+            limit_threads()
             evaluate_here(run, data, task, out)
     except BaseException as error:
         ended = f"ended by {type(error).__name__}"

@@ -25,6 +25,7 @@ from xkd.errors import (
 from xkd.launch.agent import agent_command
 from xkd.launch.interrupts import handle_stop_signals, signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
+from xkd.parallel.limits import cores
 
 
 def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> None:
@@ -40,7 +41,7 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
         KeyboardInterrupt, SystemExit: on SIGINT and other signals to stop, after the workers ended without
             saving.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // processes - idle_cores)
+    threads = max(1, cores() // processes - idle_cores)
     env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     # TorchX expands variables in arguments, also in paths, and turns $$ into $.
     command = agent_command("xkd", processes, [word.replace("$", "$$") for word in work])

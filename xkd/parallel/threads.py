@@ -13,10 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch.utils.data import get_worker_info
+
+from xkd.parallel.limits import cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def limit_threads() -> None:
+    """Let PyTorch and BLAS use as many threads as there are cores for this process, or fewer.
+
+    Both count the cores that the process sees, which are those of the machine. Many threads that share few
+    cores are slower than few.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+        library.set_num_threads(min(library.num_threads, cores()))
 
 
 def over_samples(work: Callable[[slice], None], count: int, device: torch.device) -> None:

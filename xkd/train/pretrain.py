@@ -24,6 +24,7 @@ from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
 from xkd.monitor.run_monitor import RunMonitor
+from xkd.parallel.threads import limit_threads
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import save_encoders
 from xkd.train.loop import ResumableLoop
@@ -181,6 +182,7 @@ def main() -> dict[str, Any]:
         parser.add_argument(f"--{name}", required=True)
     values = parser.parse_args()
     config = build(PretrainConfig, json.loads(values.settings), "--settings")
+    limit_threads()
     return {"verdict": pretrain(config, Path(values.data), Path(values.out)).to_dict()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import sys
 import tarfile
 import time
@@ -27,12 +26,15 @@ from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.source import Source, open_source
 from xkd.errors import UserError
 from xkd.io import OutputDir, find_json, read_json, write_json
+from xkd.parallel.limits import cores, memory
 from xkd.parallel.processes import Failure, run_each
 from xkd.progress import progress
 
 _SHARD_CLIPS = 256
 _CLIP_TIMEOUT = 120.0
 """Seconds after which a clip's decoder is considered hung; it is stopped and the clip skipped."""
+_WORKER_MEMORY = 2**30
+"""Bytes for each worker, by default; one takes 0.4 GB (docs/benchmarks.md), and more for a large video."""
 _Report = Mapping[str, list[dict[str, str]]]
 """Rows of a finished shard: ``clips`` of the manifest, ``skipped`` and ``damaged`` of their tables."""
 
@@ -47,8 +49,8 @@ class PrepareConfig:
     """Maximum frame rate; None keeps the source's."""
     sample_rate: int = Field(default=16000, gt=0)
     """Audio samples per second."""
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    """Decoding processes."""
+    workers: int = Field(default_factory=lambda: max(1, min(cores(), memory() // _WORKER_MEMORY)), ge=1)
+    """Decoding processes; by default one per core and gibibyte of memory that the process may use."""
     max_skipped: float = Field(default=0.05, ge=0, le=1)
     """Share of clips that may fail before the run stops."""
     dataset: Text = ""

@@ -6,7 +6,6 @@ import csv
 import functools
 import hashlib
 import io
-import os
 import wave
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS, Scene
 from xkd.data.synthetic.video import FPS, SIDE, render
 from xkd.errors import UserError
 from xkd.io import write_text
+from xkd.parallel.limits import cores
 from xkd.parallel.processes import Failure, run_each
 from xkd.progress import progress
 
@@ -185,7 +185,7 @@ def write_files(name: str, root: Path, files: Iterable[File]) -> None:
             clips.setdefault(file.plan, []).append(file)
     write = functools.partial(_write_clip, root)
     with progress(name, len(clips)) as bar:
-        for outcome in run_each(write, [*clips.items()], len(os.sched_getaffinity(0)), _SECONDS_LIMIT):
+        for outcome in run_each(write, [*clips.items()], cores(), _SECONDS_LIMIT):
             if isinstance(outcome, Failure):
                 raise UserError(f"cannot write {name} to {root}: {outcome.reason}")
             bar.advance()

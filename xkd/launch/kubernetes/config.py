@@ -21,11 +21,13 @@ VOLUME = "xkd"
 """The claim of the volume that all pods share."""
 MOUNT = f"{WORKSPACE}/runs"
 """Where they mount it."""
+GPU = "nvidia.com/gpu"
+"""The resource."""
+ANNOTATIONS: dict[str, str] = load_yaml(Path(__file__).with_name("pod.yaml"), "annotations")
+"""Annotations of pods that an autoscaler must not move."""
 NODE_TYPES: dict[str, dict[str, Any]] = load_yaml(Path(__file__).with_name("node_types.yaml"))
 """GPU nodes by name."""
-TOLERATIONS: tuple[dict[str, Any], ...] = (
-    {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
-)
+TOLERATIONS: tuple[dict[str, Any], ...] = ({"key": GPU, "operator": "Exists", "effect": "NoSchedule"},)
 """GPU nodes are commonly tainted, to keep away pods that need no GPU."""
 
 
@@ -120,7 +122,7 @@ class ClusterConfig:
     @property
     def workers(self) -> int:
         """Workers per host."""
-        return self.processes or int(self._limit("nvidia.com/gpu")) or 1
+        return self.processes or int(self._limit(GPU)) or 1
 
     @property
     def cores(self) -> int:

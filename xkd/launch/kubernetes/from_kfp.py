@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xkd.config import PretrainConfig
 from xkd.config.overrides import resolve
-from xkd.errors import CollapsedError
-from xkd.launch.kubernetes.config import ClusterConfig
+from xkd.errors import CollapsedError, UserError
+from xkd.launch.kubernetes.config import TOLERATIONS, ClusterConfig
 from xkd.launch.launcher import describe, launch
 from xkd.rundir import Verdict
 
-_TASK_FIELDS = ("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources")
+_TASK_FIELDS = ("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts")
 """A task's Kubernetes settings, named as in `ClusterConfig`."""
 
 
 def cluster_of_task(
-    nodes: int, settings: Sequence[str], image: str = "", node_type: str = "", task: object = None
+    nodes: int,
+    settings: Sequence[str],
+    image: str = "",
+    node_type: str = "",
+    resources: Mapping[str, str] | None = None,
+    task: object = None,
 ) -> ClusterConfig | None:
     """Return where a task runs its job: defaults < arguments and the task's own settings < `settings`.
 
@@ -26,6 +32,7 @@ def cluster_of_task(
         nodes: hosts; 0: there is no job.
         settings: settings of `ClusterConfig`, each ``name=value``.
         node_type: a key of `NODE_TYPES`; empty: none.
+        resources: quantities of each pod by resource; empty ones are those of `node_type`.
         task: the task's own settings, a ``kfp.dsl.TaskConfig``, if any.
 
     Raises:
@@ -34,12 +41,34 @@ def cluster_of_task(
     if not nodes:
         return None
     values = {name: getattr(task, name, None) or None for name in _TASK_FIELDS}
-    # Quantities may come as numbers, and all of KFP's numbers are floats.
-    values["resources"] = {
-        kind: {name: str(amount).removesuffix(".0") for name, amount in amounts.items()}
-        for kind, amounts in (values["resources"] or {}).items()
-    }
+    values["resources"] = {"limits": {name: amount for name, amount in (resources or {}).items() if amount}}
     return resolve(ClusterConfig(), None, settings, nodes=nodes, image=image, node_type=node_type, **values)
+
+
+def place_evaluation(
+    gpus: str, node_type: str, node_selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Return the node selector and the tolerations of an evaluation: with GPUs those of the job, else none.
+
+    Args:
+        gpus: the number of its GPUs.
+        node_type: a key of `NODE_TYPES`; empty: none.
+        node_selector: the job's; empty: that of `node_type`.
+        tolerations: the job's, besides that of GPU nodes.
+
+    Raises:
+        UserError: the number or the node type is wrong.
+    """
+    if not gpus.isdecimal():
+        raise UserError(f"evaluation_gpus: expected a number of GPUs such as 1, got {gpus!r}")
+    cluster = resolve(
+        ClusterConfig(),
+        None,
+        node_type=node_type,
+        node_selector=node_selector,
+        tolerations=[*TOLERATIONS, *tolerations],
+    ).resolved()
+    return (cluster.node_selector, list(cluster.tolerations)) if int(gpus) else ({}, [])
 
 
 def run_id() -> str:
