@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -76,6 +77,40 @@ def test_dvc_stages_depend_on_folders_of_the_code_that_exist() -> None:
         sources = [path for path in stage.get("do", stage)["deps"] if path.startswith("xkd/")]
         assert sources, name
         assert [path for path in sources if not (ROOT / path).is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "module"),
+    [
+        ("prepare", "xkd.data.shards.prepare"),
+        ("pretrain", "xkd.train.pretrain"),
+        ("evaluate", "xkd.evaluation.evaluate"),
+    ],
+)
+def test_dvc_stages_depend_on_all_code_that_makes_their_numbers(stage: str, module: str) -> None:
+    given = stages()[stage]
+    dependencies = given.get("do", given)["deps"]
+    packages = ("xkd/data/", "xkd/evaluation/", "xkd/model/", "xkd/train/")
+    used = [str(file) for file in sorted(imported(module)) if str(file).startswith(packages)]
+    assert [file for file in used if not any(file.startswith(f"{name}/") for name in dependencies)] == []
+
+
+def imported(module: str) -> set[Path]:
+    """Return the files of this project that a module imports, directly or not."""
+    found, names = set[Path](), [module]
+    while names:
+        name = names.pop()
+        path = Path(*name.split("."))
+        file = next(
+            (f for f in (path.with_suffix(".py"), path / "__init__.py") if (ROOT / f).is_file()), None
+        )
+        if file is None or file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 TARGETS = ["help", "setup", "check", "test", "test-all", "demo", "collapse-lab", "monitor", "clean"]

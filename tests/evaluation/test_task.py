@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from xkd.config.overrides import build, read_settings, to_dict, to_yaml
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluation.evaluate import evaluate
+from xkd.evaluation import evaluate as module
+from xkd.evaluation.evaluate import evaluate, evaluate_here
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.score import Score, Task, previous_path, score_path
 
@@ -327,6 +330,28 @@ def test_a_score_of_another_preparation_is_computed_again(prepared: Path, run: P
     again = evaluate(run, other, task("audio"), tmp_path)
     assert again.preparation == PreparedDataset.open(other).preparation != score.preparation
     assert Score.read(previous_path(tmp_path, score.name)) == score
+
+
+def test_two_evaluations_of_a_task_take_turns(
+    prepared: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other settings: each returns its own score, and that of the first is kept."""
+    first, second = task("audio", "raw"), task("audio", "raw", test_windows=3)
+    started: list[threading.Thread] = []
+
+    def start_another(*arguments: Any) -> None:
+        monkeypatch.setattr(module, "evaluate_here", evaluate_here)
+        evaluate_here(*arguments)
+        started.append(threading.Thread(target=evaluate, args=(run, prepared, second, tmp_path)))
+        started[0].start()
+        started[0].join(0.5)
+
+    monkeypatch.setattr(module, "evaluate_here", start_another)
+    score = evaluate(run, prepared, first, tmp_path)
+    assert score.windows == first.windows
+    started[0].join()
+    assert Score.read(score_path(tmp_path, first.name)).windows == second.windows
+    assert Score.read(previous_path(tmp_path, first.name)) == score
 
 
 def test_an_interrupted_task_is_recorded(

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from xkd.evaluation.protocols.protocol import Evaluation
 from xkd.evaluation.score import Score, Task, failure_path, previous_path, score_path
 from xkd.evaluation.specs import find_eval_spec
 from xkd.evaluation.splits import read_splits
-from xkd.io import one_line
+from xkd.io import one_line, try_lock
 from xkd.launch.distributed import distributed_context
 from xkd.launch.local import run_locally
 from xkd.launch.termination import run_worker
@@ -42,7 +43,8 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     ``{task.name}.previous`` before anything else: however the evaluation ends, no table shows it in the place
     of the new one. Features are stored in ``out/features`` for the tasks that share them, fine-tuned networks
     in ``out/finetuned``. The reason of a failure is written to ``out/{task.name}.failed``, so that a table
-    can show why a score is missing.
+    can show why a score is missing. While another process evaluates the task, with whatever settings, this
+    one waits.
 
     Args:
         run: directory of a finished pretraining; whether its verdict allows an evaluation is the caller's
@@ -56,25 +58,38 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     """
     if processes < 0:
         raise UserError(f"processes must not be negative, got {processes}")
-    out.mkdir(parents=True, exist_ok=True)
-    failure = failure_path(out, task.name)
-    failure.write_text("running, or killed before it could record a reason")
-    with suppress(FileNotFoundError):
-        score_path(out, task.name).replace(previous_path(out, task.name))
-    try:
-        workers = processes or torch.cuda.device_count() or 1
-        if workers > 1:
-            arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(to_dict(task))]
-            run_locally(["xkd.evaluation.evaluate", *map(str, arguments)], workers)
-        else:
-            limit_threads()
-            evaluate_here(run, data, task, out)
-    except BaseException as error:
-        ended = f"ended by {type(error).__name__}"
-        failure.write_text(one_line(error) if isinstance(error, Exception) else ended)
-        raise
-    failure.unlink(missing_ok=True)
-    return Score.read(score_path(out, task.name))
+    with _alone(task, out):
+        failure = failure_path(out, task.name)
+        failure.write_text("running, or killed before it could record a reason")
+        with suppress(FileNotFoundError):
+            score_path(out, task.name).replace(previous_path(out, task.name))
+        try:
+            workers = processes or torch.cuda.device_count() or 1
+            if workers > 1:
+                arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(to_dict(task))]
+                run_locally(["xkd.evaluation.evaluate", *map(str, arguments)], workers)
+            else:
+                limit_threads()
+                evaluate_here(run, data, task, out)
+        except BaseException as error:
+            ended = f"ended by {type(error).__name__}"
+            failure.write_text(one_line(error) if isinstance(error, Exception) else ended)
+            raise
+        failure.unlink(missing_ok=True)
+        return Score.read(score_path(out, task.name))
+
+
+@contextmanager
+def _alone(task: Task, out: Path) -> Iterator[None]:
+    """Wait until no other process evaluates the task into the folder."""
+    folder = out / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{task.name}.lock").open("w") as lock:
+        if not try_lock(lock):
+            _LOG.info("waiting for another process to evaluate %s", task.name)
+            while not try_lock(lock):
+                time.sleep(1)
+        yield
 
 
 def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:

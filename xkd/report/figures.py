@@ -49,7 +49,7 @@ def draw_figures(data: ReportData, folder: Path) -> dict[str, Plot]:
     plots = [*_score_plots(data, folder), *_training_plots(data, folder), *_sample_plots(data, folder)]
     drawn = {plot.path for plot in plots if not plot.missing}
     for old in {*folder.glob("*.svg"), *folder.glob("*.png")} - drawn:
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process may write the same report
     for plot in plots:
         if not plot.missing:
             save(plot.draw, plot.path)
