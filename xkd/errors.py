@@ -14,13 +14,15 @@ EXIT_PEERS_LOST = 69
 """The other hosts of a job do not respond (EX_UNAVAILABLE of sysexits.h)."""
 EXIT_NO_PROGRESS = 70
 """A job was restarted as often as it may be, without a new checkpoint."""
+EXIT_BAD_NODE = 71
+"""A device of a node failed the preflight (EX_OSERR)."""
 EXIT_TRY_AGAIN = 75
 """Rerunning the command resumes the work (EX_TEMPFAIL)."""
 EXIT_COLLAPSED = 76
 EXIT_SIGNAL = 128
 """Plus the number of the signal that ended it, as in shells."""
-NON_RETRYABLE_EXIT_CODES = (EXIT_USER_ERROR, EXIT_NO_PROGRESS, EXIT_COLLAPSED)
-"""Another attempt would end in the same way."""
+NON_RETRYABLE_EXIT_CODES = (EXIT_USER_ERROR, EXIT_NO_PROGRESS, EXIT_BAD_NODE, EXIT_COLLAPSED)
+"""Another attempt would end in the same way; after `EXIT_BAD_NODE`, on the same nodes."""
 
 
 class XkdError(Exception):

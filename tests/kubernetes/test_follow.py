@@ -514,6 +514,92 @@ def test_a_job_that_fails_again_and_again_has_no_more_restarts_than_it_may(clust
     assert cluster.submitted == 2
 
 
+def excluded(cluster: Cluster) -> list[str]:
+    """Return the nodes that each pod of the job must not run on."""
+    found = []
+    for task in cluster.job["spec"]["tasks"]:
+        required = task["template"]["spec"]["affinity"]["nodeAffinity"]
+        (term,) = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        assert [(each["key"], each["operator"]) for each in term["matchFields"]] == [
+            ("metadata.name", "NotIn")
+        ] * len(term["matchFields"])
+        found.append([node for each in term["matchFields"] for node in each["values"]])
+    first, *others = found
+    assert others == [first] * len(others)
+    return first
+
+
+def fail_preflight(cluster: Cluster, node: str) -> None:
+    line = f"preflight failed: node {node}, GPU 3 (V100, GPU-1): matrix product: wrong result"
+    cluster.start()
+    cluster.end_pod(1, 71, report(line, 71, nodes=[node]))
+    cluster.phase("Terminated")
+
+
+@pytest.mark.parametrize("run_id", ["", "r1"])
+def test_a_job_with_a_bad_gpu_is_submitted_again_without_its_node(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], run_id: str
+) -> None:
+    launcher, shown = Launch(run_id=run_id), Shown(capsys)
+    nodes: list[str] = []
+    for node in ("gpu-7", "gpu-3"):
+        until(lambda: cluster.submitted == len(nodes) + 1 and cluster.jobs)
+        fail_preflight(cluster, node)
+        nodes.append(node)
+    until(lambda: cluster.submitted == 3 and cluster.jobs)
+    assert excluded(cluster) == ["gpu-3", "gpu-7"]
+    assert f"pod {cluster.name}-train-1-0: preflight failed: node gpu-3, GPU 3" in shown.read()
+    assert "is Terminated; restarting it without node gpu-3, gpu-7\n" in shown.read()
+    cluster.start()
+    complete(cluster)
+    assert launcher.end() == Verdict(**HEALTHY)
+
+
+def test_a_bad_gpu_uses_up_no_more_than_the_restarts(cluster: Cluster) -> None:
+    launcher = Launch(config=replace(CONFIG, restarts=1), run_id="r1")
+    for submitted in (1, 2):
+        until(lambda: cluster.submitted == submitted and cluster.jobs)  # noqa: B023
+        fail_preflight(cluster, f"gpu-{submitted}")
+    first, again = launcher.end(), Launch(config=replace(CONFIG, restarts=1), run_id="r1").end()
+    for error in (first, again):
+        assert isinstance(error, TrainingError)
+        assert error.exit_code == 71
+        assert str(error).startswith("preflight failed: node gpu-2, GPU 3")
+    assert cluster.submitted == 2
+
+
+@pytest.mark.parametrize("run_id", ["", "r1"])
+def test_a_later_launcher_avoids_the_nodes_that_failed_before(cluster: Cluster, run_id: str) -> None:
+    submit.submit(training_job(tiny_config(), Path("runs/data"), Path("runs/mine"), CONFIG, run_id))
+    fail_preflight(cluster, "gpu-7")
+    launcher = Launch(run_id=run_id)
+    until(lambda: cluster.submitted == 2 and cluster.jobs)
+    assert excluded(cluster) == ["gpu-7"]
+    cluster.start()
+    fail(cluster, 1, report("trouble", 1))
+    launcher.end()
+    other = Launch(run_id="r2")
+    until(lambda: cluster.submitted == 3 and cluster.jobs)
+    assert excluded(cluster) == ["gpu-7"]
+    cluster.start()
+    complete(cluster)
+    assert other.end() == Verdict(**HEALTHY)
+
+
+def test_a_completed_job_is_not_submitted_again_for_an_earlier_bad_gpu(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launcher = started(cluster)
+    cluster.end_pod(1, 71, report("preflight failed: node gpu-7", 71, nodes=["gpu-7"]))
+    Shown(capsys).wait("preflight failed: node gpu-7")
+    cluster.restart()  # another pod had failed before
+    cluster.start()
+    cluster.end_pod(0, 0, report("finished", 0, verdict=HEALTHY))
+    cluster.phase("Completed", 1)
+    assert launcher.end() == Verdict(**HEALTHY)
+    assert cluster.submitted == 1
+
+
 @pytest.mark.parametrize(
     ("code", "run_id", "phase"), [(75, "r1", "Aborted"), (1, "", "Failed"), (2, "", "Terminated")]
 )

@@ -19,7 +19,7 @@ from tests.k8s.security import flaws
 from xkd.config import PretrainConfig
 from xkd.config.overrides import build, resolve
 from xkd.config.presets import get_preset
-from xkd.errors import EXIT_NO_PROGRESS, CollapsedError, UserError
+from xkd.errors import EXIT_BAD_NODE, EXIT_NO_PROGRESS, CollapsedError, UserError
 from xkd.launch.kubernetes.config import NODE_TYPES, USER, ClusterConfig
 from xkd.launch.kubernetes.job import job_name
 from xkd.launch.launcher import training_job
@@ -103,7 +103,7 @@ def test_nothing_in_a_path_is_expanded() -> None:
     """As Kubernetes does: $(NAME) is a variable, if there is one, and $$ is $."""
     out = "runs/$HOME $(TORCHX_RANK0_HOST) $$ $$$(PATH) ${app_id} ${img_root} $"
     (pod, *_) = pods(training_job(get_preset("paper"), DATA, Path(out), TWO).manifest())
-    known = {variable["name"]: variable["value"] for variable in container(pod)["env"]}
+    known = {variable["name"]: variable.get("value", "") for variable in container(pod)["env"]}
 
     def expanded(match: re.Match[str]) -> str:
         return "$" if match[0] == "$$" else known.get(match[1], match[0])
@@ -118,6 +118,7 @@ def test_all_failures_but_final_ones_restart_the_job() -> None:
     assert spec["policies"] == [
         {"exitCode": UserError.exit_code, "action": "TerminateJob"},
         {"exitCode": EXIT_NO_PROGRESS, "action": "TerminateJob"},
+        {"exitCode": EXIT_BAD_NODE, "action": "TerminateJob"},
         {"exitCode": CollapsedError.exit_code, "action": "TerminateJob"},
         {"events": ["PodFailed", "PodEvicted"], "action": "RestartJob"},
     ]
@@ -180,16 +181,42 @@ def test_the_claim_queue_and_account_exist_in_the_base() -> None:
     ).keys()
 
 
+def in_zones(*zones: str, **fields: Any) -> dict[str, Any]:
+    """Return an affinity to any of some zones, with further fields of each term."""
+    terms = [
+        {"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}], **fields}
+        for zone in zones
+    ]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def test_every_term_of_an_affinity_excludes_the_bad_nodes() -> None:
+    preferred: dict[str, Any] = {"preferredDuringSchedulingIgnoredDuringExecution": []}
+    others = {"podAffinity": preferred}
+    given = others | {"nodeAffinity": preferred | in_zones("a", "b")["nodeAffinity"]}
+    job = training_job(get_preset("paper"), DATA, OUT, replace(TWO, affinity=given))
+    manifest = job.manifest("s", {"gpu-7", "gpu-3"})
+    validate(manifest)
+    excluded = [
+        {"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("gpu-3", "gpu-7")
+    ]
+    expected = others | {"nodeAffinity": preferred | in_zones("a", "b", matchFields=excluded)["nodeAffinity"]}
+    assert [pod["spec"]["affinity"] for pod in pods(manifest)] == [expected, expected]
+    assert manifest["metadata"]["annotations"] == {"xkd/avoided-nodes": "gpu-3,gpu-7"}
+    assert job.cluster.affinity == given
+
+
+def test_each_pod_checks_its_device_and_knows_its_node() -> None:
+    of_gpus, of_cpus = rendered(), rendered(ClusterConfig(nodes=2))
+    for job, device in ((of_gpus, "cuda"), (of_cpus, "cpu")):
+        for pod in pods(job):
+            assert words(pod)["--preflight"] == device
+            node = {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+            assert node in container(pod)["env"]
+
+
 def test_cluster_settings_reach_the_pods() -> None:
-    affinity = {
-        "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [
-                    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
-                ]
-            }
-        }
-    }
+    affinity = in_zones("a")
     cluster = resolve(
         TWO,
         None,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from xkd.errors import UserError
 from xkd.launch.termination import worker_environment
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,13 @@ class DistributedContext:
         if isinstance(result[0], UserError):
             raise result[0]
         return result[0]
+
+    def all_gather(self, value: T) -> list[T]:
+        """Return every process's value, in the order of their ranks; does not wait for a GPU."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
 
     def barrier(self) -> None:
         """Wait for every process."""

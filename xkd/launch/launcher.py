@@ -94,9 +94,10 @@ def training_job(
         with in_section("optim"):
             check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
     work = _work(config, data, out)
+    preflight = ["--preflight", "cuda" if cluster.gpus else "cpu"]
     return Job(
         name=job_name(out.name, work[1:], cluster.image, cluster.nodes),
-        work=work,
+        work=[*work, *preflight],
         out=out,
         cluster=cluster,
         threads=max(0, cluster.cores // cluster.workers - config.run.workers),

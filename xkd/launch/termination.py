@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xkd.errors import (
+    EXIT_BAD_NODE,
     EXIT_COLLAPSED,
     EXIT_FAILURE,
     EXIT_NO_PROGRESS,
@@ -47,13 +48,13 @@ class Termination:
     code: int
     """Exit code, negative for a signal."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Further results; ``verdict`` holds the fields of `xkd.rundir.Verdict`."""
+    """Further results: ``verdict`` has the fields of `xkd.rundir.Verdict`, ``nodes`` names bad nodes."""
 
     def final_error(self) -> XkdError:
         """Return the error of an exit code that another attempt would not change."""
         if self.code == EXIT_COLLAPSED and "verdict" in self.facts:
             return CollapsedError(self.facts["verdict"])
-        if self.code == EXIT_NO_PROGRESS:
+        if self.code in (EXIT_BAD_NODE, EXIT_NO_PROGRESS):
             return TrainingError(self.message, self.code)
         return RunInterruptedError(self.message) if self.code == EXIT_TRY_AGAIN else UserError(self.message)
 

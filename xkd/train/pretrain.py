@@ -17,6 +17,7 @@ from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.launch.distributed import distributed_context
+from xkd.launch.preflight import check_devices, require_gpu
 from xkd.launch.termination import run_worker
 from xkd.lock import DirectoryLock, locked_directory
 from xkd.log import get_logger
@@ -40,12 +41,15 @@ ROLLBACK_LR = 0.5
 """Factor of the learning rate per rollback."""
 
 
-def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
+def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = False) -> Verdict:
     """Train XKD on prepared clips, or resume a run that was interrupted.
 
     Writes the files of `xkd.rundir.RunDir` to `out`. All randomness is drawn from (seed, step) or (seed,
     epoch, clip): batches do not depend on the number of processes, and a resumed run is bit-equal to an
     uninterrupted one (on a GPU up to rounding, because torch sums some gradients there in no fixed order).
+
+    Args:
+        preflight: check the devices first.
 
     Raises:
         UserError: `out` holds another run or is in use, the data does not fit, or the disk is full.
@@ -55,6 +59,8 @@ def pretrain(config: PretrainConfig, data: Path, out: Path) -> Verdict:
     """
     run = RunDir(out)
     with distributed_context(config.run.peer_seconds) as context:
+        if preflight:
+            check_devices(context)
         # Mistakes are reported before anything is written.
         precision(config.run.precision, context.device)
         if config.run.compile:
@@ -175,15 +181,21 @@ def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> bool:
 def main() -> dict[str, Any]:
     """Run one training process, started by torchrun: ``--settings JSON --data DIR --out RUN``.
 
+    A job on a cluster adds ``--preflight cuda``, or ``cpu`` if its pods request no GPU.
+
     The settings are not a file because hosts need share none with the launcher.
     """
     parser = argparse.ArgumentParser(prog="python -m xkd.train.pretrain", description=main.__doc__)
     for name in ("settings", "data", "out"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--preflight", choices=("cpu", "cuda"))
     values = parser.parse_args()
     config = build(PretrainConfig, json.loads(values.settings), "--settings")
     limit_threads()
-    return {"verdict": pretrain(config, Path(values.data), Path(values.out)).to_dict()}
+    if values.preflight == "cuda":
+        require_gpu()
+    verdict = pretrain(config, Path(values.data), Path(values.out), preflight=bool(values.preflight))
+    return {"verdict": verdict.to_dict()}
 
 
 if __name__ == "__main__":

@@ -122,7 +122,12 @@ class ClusterConfig:
     @property
     def workers(self) -> int:
         """Workers per host."""
-        return self.processes or int(self._limit(GPU)) or 1
+        return self.processes or self.gpus or 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs per host."""
+        return int(self._limit(GPU))
 
     @property
     def cores(self) -> int:

@@ -53,9 +53,10 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
 
     An existing job of that name that succeeded is only read. One that failed is restarted, except within the
     same pipeline run (`submit_or_attach`). One that Volcano gives up with restarts left, as it may when two
-    pods fail at once, is submitted again. After SIGTERM the job continues: the launcher's pod may be moved
-    to another node. Only the end of the whole pipeline run (`Api.is_terminated`) cancels it, or Ctrl-C: at a
-    terminal if the answer is yes, elsewhere if this launcher submitted the job.
+    pods fail at once, is submitted again; so is one whose preflight failed, without the bad nodes. After
+    SIGTERM the job continues: the launcher's pod may be moved to another node. Only the end of the whole
+    pipeline run (`Api.is_terminated`) cancels it, or Ctrl-C: at a terminal if the answer is yes, elsewhere if
+    this launcher submitted the job.
 
     Args:
         progress: returns how far the work is, for the summary; "" where unknown.
@@ -67,11 +68,11 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came.
     """
     api = Api(job.cluster.namespace)
-    follower, is_ours, submissions = _Follower(api, job, progress), True, 0
+    follower, is_ours, submissions, bad_nodes = _Follower(api, job, progress), True, 0, set[str]()
     with stop_signals_raised() as ignore_signals:
         try:
             while True:
-                is_ours = submit_or_attach(api, job)
+                is_ours = submit_or_attach(api, job, bad_nodes)
                 api.follow()
                 with (
                     _thread(_show_logs, api, job.first_pod, wait=_FLUSH_SECONDS),
@@ -79,9 +80,14 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
                 ):
                     outcome = follower.follow()
                 submissions += 1
-                if not outcome.is_premature or submissions > job.cluster.restarts:
+                found = (
+                    set() if outcome.phase == status.SUCCEEDED else status.bad_nodes(outcome.ends.values())
+                )
+                if not (outcome.is_premature or found) or submissions > job.cluster.restarts:
                     break
-                log.warning("%s, with restarts left; restarting it", follower.summary())
+                bad_nodes |= found
+                reason = f"a bad node, {', '.join(sorted(found))}" if found else "restarts left"
+                log.warning("%s, with %s; restarting it", follower.summary(), reason)
                 follower = _Follower(api, job, progress)
         except _DeadlineError as error:
             ignore_signals()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from xkd.launch.kubernetes.config import WORKSPACE, ClusterConfig
 
 OUT_LABEL = "xkd/writes-to"
 """Label with the hash of the directory that a job writes."""
+AVOIDED_NODES = "xkd/avoided-nodes"
+"""Annotation with the nodes that a job avoids because they failed its preflight."""
 RENDEZVOUS_PORT = 29400
 _ROLE = "train"
 """A hyphen would break the environment variable that Volcano derives from the name."""
@@ -30,6 +32,7 @@ _RESTARTS_IN_PLACE = 1
 """Restarts of a host's workers by its agent, before Volcano restarts the whole job."""
 _RESTARTS_PER_BUDGET = 20
 """Restarts of a job by Volcano, for each that it may have without a new checkpoint."""
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _POD = load_yaml(Path(__file__).with_name("pod.yaml"))
 
 
@@ -77,11 +80,12 @@ class Job:
         """Name of the first host's pod."""
         return f"{self.name}-{_ROLE}-0-0"
 
-    def manifest(self, submission: str = "") -> dict[str, Any]:
+    def manifest(self, submission: str = "", avoided: Collection[str] = ()) -> dict[str, Any]:
         """Return the Volcano Job as Kubernetes takes it.
 
         Args:
             submission: identifies this submission of it: another one has all its restarts again.
+            avoided: names of nodes that must not run it.
         """
         cluster = self.cluster
         resource = app_to_resource(
@@ -93,6 +97,8 @@ class Job:
             labels[RUN_LABEL] = self.run_id
         # TorchX names the job at random, in its metadata and in a label of each pod.
         job["metadata"] = {"name": self.name, "labels": labels}
+        if avoided:
+            job["metadata"]["annotations"] = {AVOIDED_NODES: ",".join(sorted(avoided))}
         if cluster.namespace:
             job["metadata"]["namespace"] = cluster.namespace
         job["spec"] |= {
@@ -113,7 +119,7 @@ class Job:
             pod = task["template"]
             pod["metadata"]["labels"] |= {**labels, LABEL_UNIQUE_NAME: self.name}
             pod["metadata"]["annotations"] |= _POD["annotations"]
-            self._complete_pod(pod["spec"])
+            self._complete_pod(pod["spec"], avoided)
         return dict(json.loads(json.dumps(job)))  # YAML writes shared parts as aliases
 
     def _app(self, submission: str) -> AppDef:
@@ -147,7 +153,7 @@ class Job:
         )
         return AppDef(name="xkd", roles=[role])
 
-    def _complete_pod(self, spec: dict[str, Any]) -> None:
+    def _complete_pod(self, spec: dict[str, Any], avoided: Collection[str]) -> None:
         """Add the fields of a pod that TorchX leaves out."""
         cluster = self.cluster
         spec |= _POD["spec"] | {
@@ -156,21 +162,37 @@ class Job:
             "terminationGracePeriodSeconds": cluster.grace_seconds,
             "volumes": [*spec["volumes"], *_POD["volumes"], *cluster.volumes],
         }
-        if cluster.affinity:
-            spec["affinity"] = cluster.affinity
+        if affinity := _avoiding(avoided, cluster.affinity):
+            spec["affinity"] = affinity
         if cluster.image_pull_secrets:
             spec["imagePullSecrets"] = [{"name": secret} for secret in cluster.image_pull_secrets]
         ports = {"rendezvous": RENDEZVOUS_PORT}
         if self.metrics_port:
             ports["metrics"] = self.metrics_port
         (container,) = spec["containers"]
+        fields = [{"name": n, "valueFrom": {"fieldRef": {"fieldPath": f}}} for n, f in _POD["fields"].items()]
         overridden = {variable["name"] for variable in cluster.env}
+        own = [v for v in (*container["env"], *fields) if v["name"] not in overridden]
         container |= _POD["container"] | {
-            "env": [*(v for v in container["env"] if v["name"] not in overridden), *cluster.env],
+            "env": [*own, *cluster.env],
             "resources": cluster.resources,
             "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
             "volumeMounts": [*container["volumeMounts"], *_POD["volumeMounts"], *cluster.volume_mounts],
         }
+
+
+def _avoiding(nodes: Collection[str], affinity: dict[str, Any]) -> dict[str, Any]:
+    """Return an affinity that also excludes nodes, by name; the label of the host name may differ."""
+    if not nodes:
+        return affinity
+    # Each of these requirements has one name. All those of a term apply, but only one of the terms.
+    excluded = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(nodes)]
+    of_nodes = affinity.get("nodeAffinity", {})
+    terms = [
+        term | {"matchFields": [*term.get("matchFields", []), *excluded]}
+        for term in of_nodes.get(_REQUIRED, {}).get("nodeSelectorTerms") or [{}]
+    ]
+    return affinity | {"nodeAffinity": of_nodes | {_REQUIRED: {"nodeSelectorTerms": terms}}}
 
 
 def _literal(word: str) -> str:

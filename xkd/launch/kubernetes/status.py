@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 from kubernetes import client
 
-from xkd.errors import EXIT_FAILURE
+from xkd.errors import EXIT_BAD_NODE, EXIT_FAILURE
+from xkd.launch.kubernetes.job import AVOIDED_NODES
 from xkd.launch.termination import Termination, read_termination_message
 
 WAITING = ("Pending", "Inqueue", "Restarting")
@@ -44,6 +45,17 @@ def is_premature(job: Mapping[str, Any]) -> bool:
 
 def _retry_count(job: Mapping[str, Any]) -> int:
     return int(job.get("status", {}).get("retryCount", 0))
+
+
+def bad_nodes(ends: Iterable[Termination]) -> set[str]:
+    """Return the nodes whose devices failed the preflight of a job, by the ends of its pods."""
+    return {str(node) for end in ends if end.code == EXIT_BAD_NODE for node in end.facts.get("nodes", ())}
+
+
+def avoided_nodes(job: Mapping[str, Any]) -> set[str]:
+    """Return the nodes that a job avoids since it was submitted again."""
+    listed = job["metadata"].get("annotations", {}).get(AVOIDED_NODES, "")
+    return set(filter(None, listed.split(",")))
 
 
 def seconds_by_phase(job: Mapping[str, Any]) -> tuple[dict[str, float], float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from xkd.errors import NON_RETRYABLE_EXIT_CODES, UserError, XkdError
+from xkd.errors import EXIT_BAD_NODE, NON_RETRYABLE_EXIT_CODES, UserError, XkdError
 from xkd.launch.kubernetes import status
 from xkd.launch.kubernetes.client import RUN_LABEL, Api
 from xkd.launch.kubernetes.job import OUT_LABEL, Job
+from xkd.launch.termination import Termination
 from xkd.log import get_logger
 
 _DELETION_SECONDS = 120.0
@@ -23,10 +24,14 @@ class LaunchError(XkdError):
     """A job was deleted, passed a deadline or could not start; rerunning the command restarts it."""
 
 
-def submit_or_attach(api: Api, job: Job) -> bool:
+def submit_or_attach(api: Api, job: Job, bad_nodes: Collection[str] = ()) -> bool:
     """Ensure that the job exists: submitted now, active, or ended in a way that a restart would not change.
 
-    A job that another pipeline run started is adopted: from then on it belongs to this one.
+    A job that another pipeline run started is adopted: from then on it belongs to this one. A restarted job
+    avoids the nodes that failed its preflight, in any of its submissions.
+
+    Args:
+        bad_nodes: nodes that pods of the job named, which may be gone.
 
     Returns:
         Whether it was submitted now.
@@ -36,10 +41,13 @@ def submit_or_attach(api: Api, job: Job) -> bool:
         LaunchError: an earlier job cannot be deleted.
     """
     existing = api.read(job.name)
+    ends = [end for pod in api.pods(job.name) if (end := status.end_of(pod))] if existing else []
+    avoided = {*bad_nodes, *status.bad_nodes(ends), *(status.avoided_nodes(existing) if existing else ())}
     if existing and "deletionTimestamp" in existing["metadata"]:
         _wait_deleted(api, job, job.name)
-    elif existing and _needs_restart(api, job, existing):
-        log.info("earlier job %s is %s; restarting it", job.name, status.phase_of(existing))
+    elif existing and _needs_restart(job, existing, ends, avoided):
+        without = f" without node {', '.join(sorted(avoided))}" if avoided else ""
+        log.info("earlier job %s is %s; restarting it%s", job.name, status.phase_of(existing), without)
         api.delete(job.name)
         _wait_deleted(api, job, job.name)
     elif existing:
@@ -56,7 +64,7 @@ def submit_or_attach(api: Api, job: Job) -> bool:
                 f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait until it "
                 f"ends, use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
             )
-    if api.create(job.manifest(submission=secrets.token_hex(4))):
+    if api.create(job.manifest(secrets.token_hex(4), avoided)):
         log.info("job %s submitted in namespace %s", job.name, api.namespace)
     return True
 
@@ -94,18 +102,22 @@ def release(run_id: str, namespace: str = "") -> list[str]:
     return names
 
 
-def _needs_restart(api: Api, job: Job, existing: Mapping[str, Any]) -> bool:
+def _needs_restart(
+    job: Job, existing: Mapping[str, Any], ends: Collection[Termination], avoided: Collection[str]
+) -> bool:
     """Return whether a job ended without success, and not for the whole pipeline run.
 
     Within one pipeline run a job that used all its restarts, or ended with a final exit code, stays: the
-    retries of the pipeline's task must not multiply the restarts, and nobody fixed anything meanwhile.
+    retries of the pipeline's task must not multiply the restarts, and nobody fixed anything meanwhile. One
+    whose preflight failed is restarted without the bad nodes, unless that used up the restarts too.
     """
     if not status.has_ended(existing) or status.phase_of(existing) == status.SUCCEEDED:
         return False
     if not job.run_id or job.run_id != _run_of(existing):
         return True
-    ends = map(status.end_of, api.pods(job.name))
-    final = any(end and end.code in NON_RETRYABLE_EXIT_CODES for end in ends)
+    if any(end.code == EXIT_BAD_NODE for end in ends):
+        return len(avoided) <= job.cluster.restarts
+    final = any(end.code in NON_RETRYABLE_EXIT_CODES for end in ends)
     is_premature = status.is_premature(existing)
     return (is_premature or status.phase_of(existing) != status.FAILED) and not final
 
