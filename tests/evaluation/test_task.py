@@ -220,6 +220,8 @@ def test_mistakes_are_one_line_errors_and_recorded(prepared: Path, run: Path, tm
             evaluate(*arguments, out)
         assert "\n" not in str(caught.value)
         assert (out / f"{arguments[2].name}.failed").read_text() == str(caught.value)
+    with pytest.raises(UserError, match=r"cannot write .*run\.json: .*Not a directory"):
+        evaluate(run, prepared, task(), run / "run.json")
 
 
 def test_success_removes_the_record_of_an_earlier_failure(prepared: Path, run: Path, tmp_path: Path) -> None:

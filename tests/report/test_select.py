@@ -153,3 +153,8 @@ def test_a_mistake_in_the_tasks_is_a_one_line_error(tmp_path: Path) -> None:
         read_tasks(tmp_path / "params.yaml")
     with pytest.raises(UserError, match=r"tasks\.mine must have dataset, modality, protocol, encoder, fold"):
         read_tasks(params(tmp_path / "params.yaml", tasks={"mine": {"dataset": "embedded"}}))
+    mine = {"dataset": "embedded", "modality": "video", "protocol": "svm", "encoder": "raw", "fold": 1}
+    with pytest.raises(UserError, match=r"tasks\.mine\.protocol must be a string, got \['svm'\]"):
+        read_tasks(params(tmp_path / "params.yaml", tasks={"mine": mine | {"protocol": ["svm"]}}))
+    with pytest.raises(UserError, match=r"svm must be a mapping of settings, got 3"):
+        read_tasks(params(tmp_path / "params.yaml", tasks={"mine": mine}, svm=3))

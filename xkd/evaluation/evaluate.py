@@ -52,8 +52,8 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
         processes: number that extract features or fine-tune together; 0: one per GPU, one without GPUs.
 
     Raises:
-        UserError: the run, an encoder, a split, a label or a modality is missing; or the data is another
-            dataset.
+        UserError: the run, an encoder, a split, a label or a modality is missing; the data is another
+            dataset; or `out` is not writable.
         RunInterruptedError: fine-tuning was stopped by a signal, and its state is saved.
     """
     if processes < 0:
@@ -81,10 +81,18 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
 
 @contextmanager
 def _alone(task: Task, out: Path) -> Iterator[None]:
-    """Wait until no other process evaluates the task into the folder."""
+    """Wait until no other process evaluates the task into the folder.
+
+    Raises:
+        UserError: the folder is not writable.
+    """
     folder = out / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{task.name}.lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f".{task.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {one_line(error)}") from None
+    with file as lock:
         if not try_lock(lock):
             _LOG.info("waiting for another process to evaluate %s", task.name)
             while not try_lock(lock):

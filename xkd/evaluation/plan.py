@@ -176,7 +176,13 @@ def read_tasks(file: str | Path) -> dict[TaskKey, Task]:
                 f"{file}: tasks.{name} must have {', '.join(names)}; xkd tasks prints such entries"
             )
         arguments = {field: entry[field] for field in names}
-        chosen.append(make_task(**arguments, settings=values.get(entry["protocol"])))
+        for field in names[:-1]:
+            if not isinstance(entry[field], str):
+                raise UserError(f"{file}: tasks.{name}.{field} must be a string, got {entry[field]!r}")
+        settings = values.get(entry["protocol"])
+        if not isinstance(settings, dict | None):
+            raise UserError(f"{file}: {entry['protocol']} must be a mapping of settings, got {settings!r}")
+        chosen.append(make_task(**arguments, settings=settings))
     return {task.key: task for task in chosen}
 
 
