@@ -16,7 +16,7 @@
 # These are sizes of the files of the packages as installed in a virtual environment, without requirements-clouds.lock;
 # with the packages for development in requirements.lock, it would be 7.5 GiB. A code change only ships a small layer.
 # All packages are wheels or pure Python: nothing is compiled, and wheels bundle all native libraries that Debian slim
-# lacks. The torch wheel is built for CUDA 12.8, which still supports the V100 (sm_70); the machine only needs the driver.
+# lacks, except those of InfiniBand. The torch wheel is built for CUDA 12.8, which still supports the V100 (sm_70); the machine only needs the driver.
 
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
 RUN groupadd --gid 10001 xkd \
@@ -71,6 +71,10 @@ FROM base AS stack
 RUN pip install -r /opt/requirements-runtime.lock -r /opt/requirements-clouds.lock
 
 FROM stack AS runtime
+# The verbs of InfiniBand and RoCE with the drivers of their adapters; NCCL loads them where a pod has such a device.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libibverbs1 ibverbs-providers \
+    && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 USER 10001:10001
 ARG REVISION=unknown

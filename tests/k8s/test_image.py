@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -125,7 +126,16 @@ def test_only_the_locked_packages_are_installed() -> None:
             if re.fullmatch(files, install.replace("--no-deps ", "")):
                 continue
             assert install.startswith("--no-deps "), install
-        assert not re.search(r"apt|curl|wget|git ", run)
+        assert not re.search(r"curl|wget|git ", run)
+        assert "apt-get" not in run or run in [value for _, value in stage("runtime")]
+
+
+def test_nccl_finds_the_libraries_of_infiniband() -> None:
+    """Debian's packages, by what NCCL opens: libibverbs.so.1, and libmlx5.so.1 of the providers."""
+    (install,) = re.findall(r"apt-get install (.*?) &&", " && ".join(given("RUN")))
+    assert install == "-y --no-install-recommends libibverbs1 ibverbs-providers"
+    nccl = (Path(torch.__file__).parents[1] / "nvidia" / "nccl" / "lib" / "libnccl.so.2").read_bytes()
+    assert {b"libibverbs.so.1", b"libmlx5.so.1"} <= set(re.findall(rb"lib\w+\.so\.1", nccl))
 
 
 def test_the_cpu_image_has_no_library_of_cuda() -> None:

@@ -135,6 +135,16 @@ def test_a_job_is_submitted_and_its_verdict_is_returned(
     assert re.search(rf"xkd: job {cluster.name}: Completed, 1 attempt\(s\), 0 min \d+ s running", said)
 
 
+def test_what_connects_the_nodes_is_said_once(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(CONFIG, node_type="a100_gke")
+    first, second = started(cluster, config=config), Launch(config=config)
+    shown = Shown(capsys)
+    shown.wait("attaching")
+    complete(cluster)
+    assert first.end() == second.end() == Verdict(**HEALTHY)
+    assert shown.read().count("xkd: between nodes: TCP; untested, see docs/kubernetes.md\n") == 1
+
+
 def test_a_running_job_is_attached_to(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     first = started(cluster)
     second = Launch()

@@ -206,6 +206,14 @@ def test_every_term_of_an_affinity_excludes_the_bad_nodes() -> None:
     assert job.cluster.affinity == given
 
 
+def test_every_node_type_says_what_connects_its_nodes() -> None:
+    for name, node in NODE_TYPES.items():
+        assert node["network"].startswith("TCP"), name
+        for nodes, network in ((1, ""), (2, node["network"])):
+            cluster = ClusterConfig(nodes=nodes, node_type=name)
+            assert training_job(get_preset("paper"), DATA, OUT, cluster).network == network
+
+
 def test_each_pod_checks_its_device_and_knows_its_node() -> None:
     of_gpus, of_cpus = rendered(), rendered(ClusterConfig(nodes=2))
     for job, device in ((of_gpus, "cuda"), (of_cpus, "cpu")):

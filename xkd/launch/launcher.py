@@ -88,6 +88,7 @@ def training_job(
     """
     from xkd.launch.kubernetes.job import Job, job_name
 
+    network = cluster.network
     cluster = cluster.resolved()
     for nodes in range(cluster.min_nodes or cluster.nodes, cluster.nodes + 1):
         # A worker would find this out only after the job got its nodes.
@@ -103,6 +104,7 @@ def training_job(
         threads=max(0, cluster.cores // cluster.workers - config.run.workers),
         run_id=run_id,
         metrics_port=config.run.metrics_port or 0,
+        network=network,
     )
 
 

@@ -120,6 +120,11 @@ class ClusterConfig:
         )
 
     @property
+    def network(self) -> str:
+        """What connects several nodes of `node_type`; "" where unknown."""
+        return str(NODE_TYPES.get(self.node_type, {}).get("network", "")) if self.nodes > 1 else ""
+
+    @property
     def workers(self) -> int:
         """Workers per host."""
         return self.processes or self.gpus or 1

@@ -64,6 +64,8 @@ class Job:
     """The pipeline run that starts or adopts the job, if any."""
     metrics_port: int = 0
     """Port on which the first pod serves metrics; 0: none."""
+    network: str = ""
+    """What connects its nodes, if there are several of a known type; nothing has run on these networks."""
 
     @property
     def directory(self) -> str:

@@ -64,6 +64,8 @@ def submit_or_attach(api: Api, job: Job, bad_nodes: Collection[str] = ()) -> boo
                 f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait until it "
                 f"ends, use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
             )
+    if job.network:
+        log.info("between nodes: %s; untested, see docs/kubernetes.md", job.network)
     if api.create(job.manifest(secrets.token_hex(4), avoided)):
         log.info("job %s submitted in namespace %s", job.name, api.namespace)
     return True
