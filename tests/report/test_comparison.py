@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,11 @@ def test_a_collapsed_run_and_untrained_classes_are_listed_below_the_table(tmp_pa
 def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     run = small_run(tmp_path / "paper", "paper")
     write_scores(run / "scores", run, PUBLISHED)
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(run)
     for other, message in (
-        (run, "paper and .*paper contain the same weights"),
+        (tmp_path / "copy", "paper and .*copy contain the same weights"),
+        (tmp_path / "link", "paper is given twice"),
         (tmp_path / "none", "no run in .*none"),
     ):
         with pytest.raises(UserError, match=message) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -110,12 +110,16 @@ def load_samples(path: Path) -> dict[str, Samples]:
     return {modality: tensors for modality, tensors in samples.items() if "hidden" in tensors}
 
 
-def check_distinct(runs: Iterable[EvaluatedRun]) -> None:
+def check_distinct(runs: Sequence[EvaluatedRun]) -> None:
     """Check that no run is given twice, so that a mean would count it twice.
 
     Raises:
-        UserError: two directories contain the same weights.
+        UserError: a directory is given twice, or two contain the same weights.
     """
+    places = [run.dir.path.resolve() for run in runs]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"{place} is given twice; give it only once")
     owners: dict[tuple[str, str], EvaluatedRun] = {}
     for run, score in [(each, score) for each in runs for score in each.scores]:
         owner = owners.setdefault((score.name, score.encoder_hash), run)
