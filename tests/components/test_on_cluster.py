@@ -219,3 +219,14 @@ def test_release_cancels_only_the_jobs_of_its_run(
     assert f"jobs cancelled: {name}" in this.communicate(timeout=60)[0]
     assert this.returncode == 0
     assert not cluster.jobs
+
+
+def test_a_users_mistake_is_one_line(
+    cluster: Cluster, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    task = start("pretrain", PRETRAIN | {"preset": "tyo"})
+    said, _ = task.communicate(timeout=60)
+    assert task.returncode == 2
+    (line,) = said.splitlines()
+    assert line.startswith("error: unknown preset 'tyo'")
+    assert not cluster.jobs

@@ -48,6 +48,7 @@ def skip_module_without_kubectl() -> None:
 
 # The labels of pods: a task has those that the pipeline gives, a training pod TorchX's and Volcano's too.
 TASK = {"app.kubernetes.io/part-of": "xkd"}
+LAUNCHER = TASK | {"app.kubernetes.io/component": "pretrain"}
 TRAINING = TASK | {
     "app.kubernetes.io/name": "xkd",
     "torchx.pytorch.org/role-name": "train",

@@ -12,6 +12,7 @@ from tests.k8s.rendering import (
     COMPONENTS,
     FOLDERS,
     K8S,
+    LAUNCHER,
     NAMESPACES,
     OVERLAYS,
     TASK,
@@ -33,7 +34,7 @@ each_overlay = pytest.mark.parametrize("folder", OVERLAYS)
 
 def test_every_kustomization_is_rendered_by_these_tests() -> None:
     there = {str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml")}
-    assert there == {*FOLDERS, *COMPONENTS}
+    assert there == {*FOLDERS, *COMPONENTS, "argo"}
 
 
 @each_folder
@@ -147,11 +148,34 @@ def test_the_overlays_set_storage_and_capacity() -> None:
 
 
 def test_training_pods_cannot_be_evicted_voluntarily() -> None:
-    (budget,) = of_kind("overlays/v100", "PodDisruptionBudget").values()
-    assert budget["spec"]["minAvailable"] >= 1000
-    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
-    assert selects(budget["spec"]["selector"], TRAINING)
-    assert not selects(budget["spec"]["selector"], TASK)
+    budgets = of_kind("overlays/v100", "PodDisruptionBudget")
+    for name, pod in (("xkd-training", TRAINING), ("xkd-launcher", LAUNCHER)):
+        spec = budgets[name]["spec"]
+        assert spec["minAvailable"] >= 1000
+        assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        assert [selects(spec["selector"], labels) for labels in (TRAINING, LAUNCHER, TASK)] == [
+            pod is TRAINING,
+            pod is LAUNCHER,
+            False,
+        ]
+
+
+def test_argo_retries_failed_pods_of_tasks_that_ask_for_it_alone(tmp_path: Path) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "workflow-controller-configmap", "namespace": "kubeflow"},
+        "data": {"workflowDefaults": "spec: {}", "executor": "imagePullPolicy: IfNotPresent"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    overlay = {"resources": ["config.yaml"], "components": [os.path.relpath(K8S / "argo", tmp_path)]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    (patched,) = render(tmp_path)
+    validate(patched)
+    assert patched["data"]["executor"] == config["data"]["executor"]  # type: ignore[index]
+    defaults = yaml.safe_load(patched["data"]["workflowDefaults"])["spec"]["templateDefaults"]
+    # The limit of a task is the pipeline's; that of loops and conditions around it stays 0.
+    assert defaults == {"retryStrategy": {"limit": "0", "retryPolicy": "Always"}}
 
 
 def test_alerts_link_to_one_published_runbook() -> None:

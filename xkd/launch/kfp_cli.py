@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from xkd.errors import UserError, XkdError
+from xkd.launch.kfp_task import run_own_executor
 from xkd.launch.process_group import run_in_process_group
 
 _Argument = TypeVar("_Argument")
 _SUBMIT = (("run", "submit"), ("runs", "submit"))
-_EXECUTOR = "kfp.dsl.executor_main"
 
 
 class _Submission(NamedTuple):
@@ -174,9 +174,8 @@ def _adapt(spec: Any) -> None:
         if "container" not in executor or "command" not in executor["container"]:
             continue
         command = executor["container"]["command"]
-        # The local runner requires the name of KFP's executor, which ours ignores.
         for place, word in enumerate(command):
-            command[place] = word.replace(f"-m {_EXECUTOR} ", f"-m xkd.launch.kfp_task {_EXECUTOR} ")
+            command[place] = run_own_executor(word)
 
 
 def _load(file: Path) -> Any:

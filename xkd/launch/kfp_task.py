@@ -1,4 +1,4 @@
-"""A pipeline's task on this machine: KFP's executor without its own log, which prints the whole input.
+"""A pipeline's task: KFP's executor, with a user's mistake as one line and without a log of the input.
 
 The executor keeps an existing configuration of the root logger. What the task prints and logs is shown.
 """
@@ -8,6 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 
+from xkd.errors import XkdError
+
+_EXECUTOR = "kfp.dsl.executor_main"
+
 
 def main() -> None:
     """Execute a component; arguments as of ``kfp.dsl.executor_main``."""
@@ -16,7 +20,19 @@ def main() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(lambda record: record.module != "executor_main")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[handler])
-    executor_main.executor_main()
+    try:
+        executor_main.executor_main()
+    except XkdError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+def run_own_executor(word: str) -> str:
+    """Return a word of a component's command with this module in place of KFP's executor.
+
+    KFP's local runner requires the executor's name, which this module ignores.
+    """
+    return word.replace(f"-m {_EXECUTOR} ", f"-m {__name__} {_EXECUTOR} ")
 
 
 if __name__ == "__main__":
