@@ -18,8 +18,10 @@ def plan(
     node_type: str,
     node_selector: dict[str, str],
     tolerations: list[dict[str, Any]],
-) -> NamedTuple("Plan", [("items", list), ("node_selector", dict), ("tolerations", list)]):  # type: ignore[valid-type]
+) -> NamedTuple("Plan", [("Output", list), ("node_selector", dict), ("tolerations", list)]):  # type: ignore[valid-type]
     """Return the items that `evaluate` takes, and the nodes that its tasks may run on.
+
+    KFP's local runner loops over no output of another name than ``Output``.
 
     Args:
         run: the run directory; empty, before there is one: only check the arguments and return no items.

@@ -52,7 +52,7 @@ def xkd_evaluations(
         tolerations=tolerations,
     )
     configure_task(planned, image, *LARGE)
-    with dsl.ParallelFor(planned.outputs["items"], parallelism=PARALLELISM) as item:
+    with dsl.ParallelFor(planned.outputs["Output"], parallelism=PARALLELISM) as item:
         score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image, cpu, memory)
         request_gpus(score, gpus)
         place(score, planned.outputs["node_selector"], planned.outputs["tolerations"])

@@ -19,6 +19,7 @@ from xkd.config.overrides import to_yaml
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
+from xkd.evaluation.fan_out import fan_out
 from xkd.evaluation.features import published_hash
 from xkd.evaluation.plan import choose, make_task, plan, stages
 from xkd.evaluation.protocols.protocol import ENCODERS
@@ -190,3 +191,17 @@ def test_the_command_prints_the_tasks_section_of_params_yaml(data: list[Path]) -
         "ucf101-video-finetune-teacher-fold2",
         "esc50-audio-finetune-teacher-fold2",
     ]
+
+
+def test_more_evaluations_than_a_pipeline_holds_are_refused_before_training(
+    data: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, names = str(data[0].parent), [f"{path.name}-prepared" for path in data]
+    for path, name in zip(data, names, strict=True):
+        (path.parent / name).symlink_to(path)
+    count = len(choose(data))
+    monkeypatch.setattr("xkd.evaluation.fan_out.MOST", count)
+    assert fan_out("", folder, NAMES, (), (), ()) == []
+    monkeypatch.setattr("xkd.evaluation.fan_out.MOST", count - 1)
+    with pytest.raises(UserError, match=f"{count} evaluations, but at most {count - 1} fit in one run"):
+        fan_out("", folder, NAMES, (), (), ())

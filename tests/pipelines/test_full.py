@@ -90,13 +90,13 @@ def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, 
     over = {loop["parameterIterator"]["items"]["inputParameter"]: loop["iteratorPolicy"] for loop in loops}
     assert over == {
         "pipelinechannel--downstream": {"parallelismLimit": 2},
-        "pipelinechannel--plan-items": {"parallelismLimit": 8},
+        "pipelinechannel--plan-Output": {"parallelismLimit": 8},
     }
 
 
 def test_an_evaluation_gets_its_whole_item(tasks: dict[str, Any]) -> None:
     given = tasks["evaluate"]["inputs"]["parameters"]
-    assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-items-loop-item"}
+    assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-Output-loop-item"}
     assert "plan" not in tasks["evaluate"].get("dependentTasks", [])
 
 

@@ -10,7 +10,7 @@ from xkd.config.overrides import read_settings
 from xkd.errors import UserError
 from xkd.evaluation.plan import choose, plan
 
-MOST = 400
+MOST = 240
 """Evaluations of one pipeline run: Argo's record of a run must fit in 1 MiB, compressed (tests/pipelines)."""
 
 
