@@ -22,6 +22,8 @@ PIPELINE_CONFIG = dsl.PipelineConfig(
 
 def set_resources(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
     """Set a task's CPU and memory, as requests and as limits: by the limits it sizes pools of processes."""
+    # KFP does not register these parameters, which a loop then does not pass on.
+    task.register_pipeline_channels([size for size in (cpu, memory) if not isinstance(size, str)])
     return task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
 
 
@@ -50,8 +52,7 @@ def configure_task(task: dsl.PipelineTask, image: str, cpu: str, memory: str) ->
 def request_gpus(task: dsl.PipelineTask, gpus: str) -> dsl.PipelineTask:
     """Set a task's GPUs, a string; "0" for none."""
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
-    # KFP registers the parameters of all setters but this one, which a loop then does not pass on.
-    task.register_pipeline_channels([gpus])
+    task.register_pipeline_channels([gpus])  # as in `set_resources`
     return task
 
 

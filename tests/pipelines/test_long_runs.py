@@ -30,6 +30,8 @@ class Compiled(NamedTuple):
     config: dict[str, Any]
     loop_inputs: set[str]
     """Of the loop over the evaluations."""
+    undeclared: list[str]
+    """Inputs that tasks take from their pipeline or loop, which does not have them."""
 
 
 @pytest.fixture(scope="module", params=[xkd_full, xkd_evaluations], ids=lambda pipeline: pipeline.name)
@@ -61,6 +63,13 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             for component in spec["components"].values()
             if "evaluate" in component.get("dag", {}).get("tasks", {})
         ),
+        [
+            given["componentInputParameter"]
+            for level in (spec["root"], *spec["components"].values())
+            for task in level.get("dag", {}).get("tasks", {}).values()
+            for given in task.get("inputs", {}).get("parameters", {}).values()
+            if given.get("componentInputParameter", "") not in {"", *level["inputDefinitions"]["parameters"]}
+        ],
     )
 
 
@@ -142,6 +151,10 @@ def test_only_the_job_and_evaluations_with_gpus_run_on_gpu_nodes(compiled: Compi
             *TOLERATIONS,
             {"tolerationJson": {"componentInputParameter": "tolerations"}},
         ]
+
+
+def test_every_input_that_a_task_gets_from_its_level_is_declared_there(compiled: Compiled) -> None:
+    assert compiled.undeclared == []
 
 
 def test_an_evaluation_with_gpus_runs_where_the_job_does() -> None:
