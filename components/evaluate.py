@@ -17,14 +17,14 @@ def evaluate(run: str, item: str, out: str, score: Output[Artifact], metrics: Ou
         metrics: the score by its task's name.
     """
     import json
-    import shutil
     from pathlib import Path
 
+    from xkd.config.overrides import to_dict
     from xkd.evaluation.evaluate import evaluate as evaluate_task
     from xkd.evaluation.plan import make_task
-    from xkd.evaluation.score import score_path
+    from xkd.io import write_json
 
     chosen = json.loads(item)
     result = evaluate_task(Path(run), Path(chosen["data"]), make_task(**chosen["task"]), Path(out))
-    shutil.copy(score_path(Path(out), result.name), score.path)
+    write_json(Path(score.path), to_dict(result))
     metrics.log_metric(result.name, result.score)

@@ -13,7 +13,15 @@ import pytest
 
 from xkd.config.overrides import load_yaml
 from xkd.errors import UserError
-from xkd.io import OutputDir, find_json, require_finished, write_atomically, write_json, write_text
+from xkd.io import (
+    OutputDir,
+    code_hash,
+    find_json,
+    require_finished,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 def raising(error: Exception) -> Callable[[BinaryIO], object]:
@@ -186,3 +194,9 @@ def test_several_processes_that_fill_together_agree(tmp_path: Path) -> None:
     with output.fill(decide=lambda _: True) as missing:
         assert missing
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hash_of_code_depends_on_the_modules_alone() -> None:
+    patterns = ("data/**/*.py", "model/**/*.py", "evaluation/features.py")
+    hashes = [code_hash(pattern) for pattern in patterns]
+    assert len({*hashes, code_hash("nothing"), code_hash(*patterns)}) == 5

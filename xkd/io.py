@@ -115,6 +115,18 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@functools.cache
+def code_hash(*patterns: str) -> str:
+    """Return a hash of modules of this package, on which results that are kept depend.
+
+    Args:
+        patterns: of paths below the package, such as ``model/*.py``.
+    """
+    root = Path(__file__).parent
+    files = sorted(file for pattern in patterns for file in root.glob(pattern))
+    return short_hash("".join(f"{file.relative_to(root)}\n{file.read_text()}" for file in files))
+
+
 def is_empty(path: Path) -> bool:
     """Return whether a directory is absent or has no entries."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))

@@ -102,7 +102,9 @@ def test_the_raw_baseline_is_the_downsampled_view() -> None:
     assert raw_input(torch.zeros(2, 1, 80, 448)).shape == (2, 20 * 28)
 
 
-def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) -> None:
+def test_features_are_extracted_once(
+    prepared: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, manifest = tiny_config(), PreparedDataset.open(prepared)
     clips = manifest.split("val")[:2]
     store = FeatureStore(tmp_path, manifest, config, 0, ALONE)
@@ -118,6 +120,9 @@ def test_features_are_extracted_once(prepared: Path, run: Path, tmp_path: Path) 
     stored(store, encoder, clips, "test", 3)
     stored(store, FeatureExtractor.load(RunDir(run), config, "random", "audio", 0), clips, "test", 2)
     assert len(list(tmp_path.glob("*.npy"))) == 3
+    monkeypatch.setattr("xkd.evaluation.feature_store.code_hash", lambda *_: "of changed code")
+    stored(store, encoder, clips, "test", 2)
+    assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
 KILLED = """

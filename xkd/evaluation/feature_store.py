@@ -20,7 +20,7 @@ from xkd.data.transforms.params import linear_views
 from xkd.data.transforms.views import Views
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
 from xkd.evaluation.score import Part, run_settings
-from xkd.io import short_hash, try_lock
+from xkd.io import code_hash, short_hash, try_lock
 from xkd.launch.distributed import DistributedContext
 from xkd.log import get_logger
 from xkd.progress import progress
@@ -96,6 +96,7 @@ class FeatureStore:
     def _path(self, extractor: FeatureExtractor, clips: list[Clip], part: Part, count: int) -> Path:
         """Return the file's path; its name has a hash of all that the features depend on."""
         values: dict[str, Any] = {
+            "code": code_hash("data/**/*.py", "model/**/*.py", "evaluation/features.py"),
             "weights": extractor.hash,
             "data": self.dataset.revision,
             "preparation": dict(self.dataset.settings),

@@ -18,7 +18,7 @@ from xkd.evaluation.features import ClipFeatures, FeatureExtractor
 from xkd.evaluation.metrics import Metric, Predictions, compute_metrics
 from xkd.evaluation.score import EvaluatedEncoder, Part, Task, run_settings
 from xkd.evaluation.splits import Splits
-from xkd.io import short_hash
+from xkd.io import code_hash, short_hash
 from xkd.launch.distributed import DistributedContext
 
 ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
@@ -59,9 +59,10 @@ class Evaluation:
         }
 
     def key(self, *values: object) -> str:
-        """Return a hash of the encoders, the data and further values."""
+        """Return a hash of the encoders, the data, the code and further values."""
         shared = ("encoder_hash", "settings", "data_revision", "preparation")
-        return short_hash(repr(([self.identity[name] for name in shared], *values)))
+        code = code_hash("data/**/*.py", "evaluation/**/*.py", "model/**/*.py", "train/**/*.py")
+        return short_hash(repr(([self.identity[name] for name in shared], code, *values)))
 
     def measure(self, predictions: Predictions, clips: Sequence[Clip]) -> dict[str, Any]:
         """Return the metrics of predictions for clips; see `compute_metrics`."""
