@@ -12,6 +12,7 @@ import pytest
 
 from tests.report.synthetic import write_run
 from tests.tiny import tiny_config
+from xkd.config import MODALITIES
 from xkd.config.overrides import build, read_settings, to_dict, to_yaml
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
@@ -369,3 +370,11 @@ def test_an_interrupted_task_is_recorded(
         evaluate(run, prepared, task("audio"), tmp_path)
     (note,) = tmp_path.glob("*.failed")
     assert note.read_text() == "ended by KeyboardInterrupt"
+
+
+def test_the_raw_inputs_of_both_modalities_have_costs_of_their_own(
+    prepared: Path, run: Path, tmp_path: Path
+) -> None:
+    for modality in MODALITIES:
+        evaluate(run, prepared, task(modality, encoder="raw"), tmp_path)
+    assert len(list((tmp_path / "features").glob("cost-*.json"))) == 2

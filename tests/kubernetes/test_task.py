@@ -27,10 +27,10 @@ GIVEN: dict[str, Any] = {
     ],
     "volumes": [{"name": "team", "persistentVolumeClaim": {"claimName": "team"}}],
     "volumeMounts": [{"name": "team", "mountPath": "/workspace/runs"}],
-    "resources": {"limits": {"nvidia.com/gpu": "4", "cpu": 40.0}, "requests": {"cpu": 0.5, "memory": "64Gi"}},
 }
-"""As KFP's driver writes it, but for the numbers, which it writes as strings."""
-NOTHING: dict[str, Any] = {name: {} if name == "resources" else None for name in GIVEN}
+"""As KFP's driver writes it."""
+RESOURCES = {"nvidia.com/gpu": "4", "cpu": "40", "memory": ""}
+NOTHING: dict[str, Any] = dict.fromkeys(GIVEN)
 """The same for a task that is given nothing."""
 
 
@@ -58,7 +58,7 @@ def test_a_task_without_settings_has_the_defaults(given: dict[str, Any] | None, 
 
 
 def test_the_settings_of_the_task_are_those_of_the_job(tmp_path: Path) -> None:
-    cluster = cluster_of_task(2, [], "xkd:1", task=as_read(GIVEN, tmp_path))
+    cluster = cluster_of_task(2, [], "xkd:1", resources=RESOURCES, task=as_read(GIVEN, tmp_path))
     assert cluster == ClusterConfig(
         nodes=2,
         image="xkd:1",
@@ -68,10 +68,7 @@ def test_the_settings_of_the_task_are_those_of_the_job(tmp_path: Path) -> None:
         env=tuple(GIVEN["env"]),
         volumes=tuple(GIVEN["volumes"]),
         volume_mounts=tuple(GIVEN["volumeMounts"]),
-        resources={
-            "limits": {"nvidia.com/gpu": "4", "cpu": "40"},
-            "requests": {"cpu": "0.5", "memory": "64Gi"},
-        },
+        resources={"limits": {"nvidia.com/gpu": "4", "cpu": "40"}},
     )
 
 
@@ -86,8 +83,8 @@ def test_cluster_settings_override_those_of_the_task(tmp_path: Path) -> None:
 
 
 def test_a_node_type_sets_what_the_task_does_not(tmp_path: Path) -> None:
-    given = NOTHING | {"resources": {"limits": {"nvidia.com/gpu": "4"}}}
-    cluster = cluster_of_task(2, [], "xkd:1", "v100_gke", as_read(given, tmp_path))
+    resources = {"nvidia.com/gpu": "4"}
+    cluster = cluster_of_task(2, [], "xkd:1", "v100_gke", resources, as_read(NOTHING, tmp_path))
     assert cluster is not None
     resolved = cluster.resolved()
     assert resolved.node_selector == {"cloud.google.com/gke-accelerator": "nvidia-tesla-v100"}
@@ -111,7 +108,9 @@ def test_a_mistake_is_one_line(nodes: int, setting: str, line: str) -> None:
 
 
 def test_the_pods_of_the_job_have_all_settings(tmp_path: Path) -> None:
-    cluster = cluster_of_task(2, ["queue=research"], "xkd:1", task=as_read(GIVEN, tmp_path))
+    cluster = cluster_of_task(
+        2, ["queue=research"], "xkd:1", resources=RESOURCES, task=as_read(GIVEN, tmp_path)
+    )
     assert cluster is not None
     job = training_job(PretrainConfig(), Path("runs/data"), Path("runs/mine"), cluster, "run-1")
     manifest = job.manifest()

@@ -59,10 +59,10 @@ class Evaluation:
         }
 
     def key(self, *values: object) -> str:
-        """Return a hash of the encoders, the data, the code and further values."""
+        """Return a hash of the encoders, their inputs, the data, the code and further values."""
         shared = ("encoder_hash", "settings", "data_revision", "preparation")
         code = code_hash("data/**/*.py", "evaluation/**/*.py", "model/**/*.py", "train/**/*.py")
-        return short_hash(repr(([self.identity[name] for name in shared], code, *values)))
+        return short_hash(repr(([self.identity[name] for name in shared], self.task.inputs, code, *values)))
 
     def measure(self, predictions: Predictions, clips: Sequence[Clip]) -> dict[str, Any]:
         """Return the metrics of predictions for clips; see `compute_metrics`."""

@@ -41,7 +41,8 @@ def cluster_of_task(
     if not nodes:
         return None
     values = {name: getattr(task, name, None) or None for name in _TASK_FIELDS}
-    values["resources"] = {"limits": {name: amount for name, amount in (resources or {}).items() if amount}}
+    limits = {name: amount for name, amount in (resources or {}).items() if amount}
+    values["resources"] = {"limits": limits} if limits else {}
     return resolve(ClusterConfig(), None, settings, nodes=nodes, image=image, node_type=node_type, **values)
 
 
