@@ -52,17 +52,16 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 tasks.setdefault(name, []).append(task)
     assert tasks.keys() == containers.keys()
     pods = kubernetes["deploymentSpec"]["executors"]
+    (loop,) = (
+        each for each in spec["components"].values() if "evaluate" in each.get("dag", {}).get("tasks", {})
+    )
     return Compiled(
         tasks,
         containers,
         {name.removeprefix("exec-"): pod for name, pod in pods.items()},
         spec["root"]["inputDefinitions"]["parameters"],
         kubernetes["pipelineConfig"],
-        *(
-            set(component["inputDefinitions"]["parameters"])
-            for component in spec["components"].values()
-            if "evaluate" in component.get("dag", {}).get("tasks", {})
-        ),
+        set(loop["inputDefinitions"]["parameters"]),
         [
             given["componentInputParameter"]
             for level in (spec["root"], *spec["components"].values())
