@@ -213,7 +213,7 @@ def test_a_failed_local_run_is_not_retried(small: Path, tmp_path: Path) -> None:
 def test_a_failed_run_of_the_full_pipeline_still_releases_its_jobs(tmp_path: Path) -> None:
     done = kfp("run", "submit", FULL, "--local", "dataset=nope", f"run={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 1
-    assert "UserError: no dataset nope" in done.stdout
+    assert " error: no dataset nope; " in done.stdout
     assert "jobs cancelled: none" in done.stdout
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("error: ")
