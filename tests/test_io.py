@@ -200,3 +200,9 @@ def test_a_hash_of_code_depends_on_the_modules_alone() -> None:
     patterns = ("data/**/*.py", "model/**/*.py", "evaluation/features.py")
     hashes = [code_hash(pattern) for pattern in patterns]
     assert len({*hashes, code_hash("nothing"), code_hash(*patterns)}) == 5
+
+
+def test_a_directory_that_another_process_completes_meanwhile_is_complete(tmp_path: Path) -> None:
+    (tmp_path / "shard").touch()
+    found = iter([None, {"seed": 1}, {"seed": 1}])
+    assert OutputDir(tmp_path, {"seed": 1}, lambda: next(found)).is_complete()

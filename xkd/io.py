@@ -183,8 +183,13 @@ class OutputDir:
         elif self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is not a directory; use a new or empty directory")
         elif not self.unfinished.is_dir() and not is_empty(self.path):
-            some = min(self.path.iterdir()).name
-            raise UserError(f"{self.path} is not empty, it has {some}; use a new or empty directory")
+            # Another process may have begun or completed it since the first line.
+            others = {entry.name for entry in self.path.iterdir()} - {UNFINISHED}
+            if self._find() is not None:
+                return self.is_complete()
+            if others:
+                line = f"{self.path} is not empty, it has {min(others)}; use a new or empty directory"
+                raise UserError(line)
         return record is not None
 
     @contextmanager
