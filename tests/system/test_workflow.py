@@ -22,7 +22,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", ["cli", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS if way != "cli")]
+)
 def test_a_workflow_ends_in_a_recomputed_table_or_in_one_line(
     way: str, reference: Reference, tmp_path: Path
 ) -> None:
