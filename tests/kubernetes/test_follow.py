@@ -511,6 +511,21 @@ def test_a_job_that_volcano_gives_up_with_restarts_left_is_submitted_again(
     assert launcher.end() == Verdict(**HEALTHY)
 
 
+def test_a_job_that_cannot_be_submitted_again_is_one_line(cluster: Cluster) -> None:
+    def refuse(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command != "POST":
+            return False
+        handler.reply(*refused(422, "over the quota"))  # type: ignore[attr-defined]
+        return True
+
+    launcher = started(cluster)
+    cluster.faults = [refuse]
+    cluster.end_pod(0, 1, report("NCCL error", 1))
+    cluster.phase("Failed", 1)
+    error = launcher.end()
+    assert str(error) == "the cluster rejected the job: over the quota"
+
+
 def test_a_job_that_fails_again_and_again_has_no_more_restarts_than_it_may(cluster: Cluster) -> None:
     launcher = started(cluster, config=replace(CONFIG, restarts=1))
     for submitted in (1, 2):

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -113,12 +113,10 @@ class Api:
     def is_terminated(self, run_id: str) -> bool:
         """Return whether a pipeline run was terminated, within a short time; False if that is not known."""
         self._interrupted()
-        listed, place = (
-            self._custom.list_namespaced_custom_object,
-            {**_ARGO, "namespace": self._own_namespace},
-        )
+        listed = self._custom.list_namespaced_custom_object
+        options = {**_ARGO, **_QUICK, "namespace": self._own_namespace}
         try:
-            found = self._request(listed, **place, label_selector=f"{RUN_LABEL}={run_id}", **_QUICK)
+            found = self._request(listed, **options, label_selector=f"{RUN_LABEL}={run_id}")
         except XkdError as error:
             log.warning("whether pipeline run %s was terminated is not known: %s", run_id, error)
             return False
@@ -141,9 +139,14 @@ class Api:
             return f"not cancelled ({error}): kubectl delete vcjob {name} -n {self.namespace}"
         return "cancelled"
 
-    def follow(self) -> None:
-        """Retry from now on also what the server rejects: a token that expires is replaced before long."""
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Retry also what the server rejects: a token that expires is replaced before long."""
         self._is_following = True
+        try:
+            yield
+        finally:
+            self._is_following = False
 
     def pods(self, name: str) -> list[client.V1Pod]:
         """Return the pods of a job."""
@@ -168,7 +171,6 @@ class Api:
 
     def _interrupted(self) -> None:
         self.policy = replace(self.policy, patience=min(self.policy.patience, _INTERRUPTED_SECONDS))
-        self._is_following = False
 
     def _pods_of(self, name: str) -> dict[str, Any]:
         label = f"volcano.sh/job-name={name}"

@@ -73,8 +73,8 @@ def run(job: Job, progress: Callable[[], str]) -> Outcome:
         try:
             while True:
                 is_ours = submit_or_attach(api, job, bad_nodes)
-                api.follow()
                 with (
+                    api.following(),
                     _thread(_show_logs, api, job.first_pod, wait=_FLUSH_SECONDS),
                     _thread(follower.watch_pods),
                 ):
