@@ -96,12 +96,17 @@ def find_json(path: Path) -> dict[str, Any] | None:
 
 def try_lock(file: IO[Any]) -> bool:
     """Acquire an exclusive lock until the file is closed; True without one where locks are unsupported."""
+    return try_flock(file) is not False
+
+
+def try_flock(file: IO[Any]) -> bool | None:
+    """Return whether an exclusive lock was acquired, until the file is closed; None if unsupported."""
     try:
         flock(file, LOCK_EX | LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        return None
     return True
 
 

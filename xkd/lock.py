@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import IO, Any
 
 from xkd.errors import UserError
-from xkd.io import one_line
+from xkd.io import one_line, try_flock
 from xkd.log import get_logger
 
 LOCK = ".lock"
@@ -85,7 +84,7 @@ class DirectoryLock:
             file = self.file.open("a+b")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {one_line(error)}") from None
-        locked = _try_flock(file)
+        locked = try_flock(file)
         found = os.fstat(file.fileno())
         if found.st_nlink == 0:  # removed by the process that has just ended
             file.close()
@@ -152,7 +151,7 @@ class DirectoryLock:
         """Put another file in the place of one that a lost host may have locked for ever."""
         temporary = self.file.with_name(f"{LOCK}.{self._me['token']}")
         file = temporary.open("a+b")
-        _try_flock(file)
+        try_flock(file)
         self._hold(file)
         temporary.replace(self.file)
         time.sleep(1)  # if two processes do this at once, the second has it
@@ -167,17 +166,6 @@ class DirectoryLock:
         if not holder:
             return f"{self.path} is in use by another process"
         return f"{self.path} is in use by process {holder['pid']} on {holder['host']} since {holder['since']}"
-
-
-def _try_flock(file: IO[bytes]) -> bool | None:
-    """Return whether an exclusive lock was acquired; None where locks are unsupported."""
-    try:
-        flock(file, LOCK_EX | LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _parse(file: IO[bytes]) -> dict[str, Any]:
