@@ -132,10 +132,8 @@ class StepWatch:
     def _phases_by_rank(self, row: Row) -> dict[str, list[float]]:
         """Return every process's time in `RANK_PHASES`, from the row of this one."""
         names = [f"seconds_{phase}" for phase in RANK_PHASES]
-        table = self._terms["loss"].new_zeros(len(names), self.context.size)
-        table[:, self.context.rank] = table.new_tensor([row[name] for name in names])
-        table = self.context.all_reduce_mean(table) * self.context.size
-        return {f"{name}_by_rank": values for name, values in zip(names, table.tolist(), strict=True)}
+        rows = self.context.all_gather({name: row[name] for name in names})
+        return {f"{name}_by_rank": [each[name] for each in rows] for name in names}
 
     def signals(self) -> dict[str, Tensor]:
         """Return the collapse signals of the last step, the same on every process."""
