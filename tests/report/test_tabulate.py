@@ -442,3 +442,19 @@ def test_a_long_history_is_thinned(tmp_path: Path) -> None:
         steps = [int(row["step"]) for row in csv.DictReader(file)]
     assert (len(steps), steps[0], steps[-1]) == (1000, 10, 25000)
     assert "nothing was evaluated" in Page(report).text
+
+
+def test_curves_leave_out_values_per_process(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", get_preset("toy"))
+    metrics = run / "metrics.jsonl"
+    lines = [
+        json.loads(line) | {"seconds_forward_by_rank": [1.0, 2.0]}
+        for line in metrics.read_text().splitlines()
+    ]
+    metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (run / "reconstruction.pt").unlink()
+    report = tabulate(run, write_scores(tmp_path / "scores", run, ()), tmp_path / "report")
+    with (report.parent / "curves.csv").open() as file:
+        header = next(csv.reader(file))
+    assert "loss" in header
+    assert "seconds_forward_by_rank" not in header

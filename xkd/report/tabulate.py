@@ -37,7 +37,15 @@ _DRAWN = (
 )
 """Columns of curves.csv that the plots of dvc.yaml name, whether or not the run has logged them."""
 _NESTED = (
-    *("classes", "untrained", "per_class", "confusion", "sweep", "finetune", "curve", "windows", "settings"),
+    "classes",
+    "untrained",
+    "per_class",
+    "confusion",
+    "sweep",
+    "finetune",
+    "curve",
+    "windows",
+    "settings",
 )
 """Fields of a score that scores.csv leaves out or spreads."""
 
@@ -136,12 +144,13 @@ def _write_scores(scores: Sequence[Score], path: Path) -> None:
 
 
 def _write_curves(history: Sequence[Row], path: Path) -> None:
-    """Write the history, thinned; what is missing or not a number is ``nan``, where a plot has a gap.
+    """Write the history, thinned, without lists; what is missing or no number is ``nan``: a gap in a plot.
 
     Plots of DVC would draw an empty cell as 0, and drop a plot of which one column does not exist.
     """
     rows = thin(history, MAX_POINTS)
-    columns = dict.fromkeys([*_DRAWN, *(name for row in rows for name in row)])
+    names = [name for row in rows for name, value in row.items() if not isinstance(value, list)]
+    columns = dict.fromkeys([*_DRAWN, *names])
     _write_csv(path, list(columns), ([row.get(name, math.nan) for name in columns] for row in rows))
 
 
