@@ -58,7 +58,7 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     """
     if processes < 0:
         raise UserError(f"processes must not be negative, got {processes}")
-    with _alone(task, out):
+    with _locked(task, out):
         failure = failure_path(out, task.name)
         failure.write_text("running, or killed before it could record a reason")
         with suppress(FileNotFoundError):
@@ -80,8 +80,8 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
 
 
 @contextmanager
-def _alone(task: Task, out: Path) -> Iterator[None]:
-    """Wait until no other process evaluates the task into the folder.
+def _locked(task: Task, out: Path) -> Iterator[None]:
+    """Hold the lock of a task in a folder of scores; wait while another process evaluates it.
 
     Raises:
         UserError: the folder is not writable.
