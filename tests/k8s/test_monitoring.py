@@ -53,6 +53,7 @@ def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.system
 def test_the_alert_rules_pass_the_tests_of_promtool(tmp_path: Path) -> None:
     (tmp_path / "groups.yaml").write_text(yaml.safe_dump(RULES))
     shutil.copy(MONITORING / "rules_test.yaml", tmp_path)

@@ -24,7 +24,7 @@ from tests.kubernetes.server import Cluster, refused
 from tests.tiny import tiny_config
 from tests.waiting import until
 from xkd.errors import CollapsedError, TrainingError, UserError, XkdError
-from xkd.launch.kubernetes import client, submit
+from xkd.launch.kubernetes import client, follow, submit
 from xkd.launch.kubernetes.client import ApiUnavailableError, PollPolicy
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.kubernetes.submit import LaunchError, release
@@ -48,6 +48,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """The cluster of the kubeconfig; no job may be left on it."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(client, "POLL_POLICY", QUICK)
+    monkeypatch.setattr(follow, "_FLUSH_SECONDS", 0.5)
     with Cluster() as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
         yield cluster
@@ -781,6 +782,7 @@ def command(cluster: Cluster) -> Iterator[Callable[..., Command]]:
 Start = Callable[..., Command]
 
 
+@pytest.mark.system
 def test_a_job_continues_after_its_launcher_is_terminated(cluster: Cluster, command: Start) -> None:
     for run_id in ("", "r1"):
         launcher = command(run_id)
@@ -795,6 +797,7 @@ def test_a_job_continues_after_its_launcher_is_terminated(cluster: Cluster, comm
     complete(cluster)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("spec", [{"activeDeadlineSeconds": 0}, {"shutdown": "Terminate"}])
 def test_terminating_a_pipeline_run_cancels_its_job(
     cluster: Cluster, command: Start, spec: dict[str, Any]
@@ -816,6 +819,7 @@ def test_a_deadline_of_another_kind_or_of_another_run_is_no_termination(cluster:
     assert launcher.end() == Verdict(**HEALTHY)
 
 
+@pytest.mark.system
 def test_ctrl_c_cancels_a_job_that_the_launcher_submitted(cluster: Cluster, command: Start) -> None:
     def slow(handler: BaseHTTPRequestHandler) -> bool:
         """Fail the first deletion, so that there is time for another signal."""
@@ -835,6 +839,7 @@ def test_ctrl_c_cancels_a_job_that_the_launcher_submitted(cluster: Cluster, comm
     assert cluster.jobs == {}
 
 
+@pytest.mark.system
 def test_ctrl_c_leaves_a_job_that_the_launcher_only_attached_to(cluster: Cluster, command: Start) -> None:
     first = started(cluster, config=ClusterConfig(nodes=2))
     second = command()
@@ -845,6 +850,7 @@ def test_ctrl_c_leaves_a_job_that_the_launcher_only_attached_to(cluster: Cluster
     assert first.end() == Verdict(**HEALTHY)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("answer", "left"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
 def test_at_a_terminal_ctrl_c_asks(cluster: Cluster, command: Start, answer: str, left: int) -> None:
     launcher = command(terminal=True)
@@ -903,6 +909,7 @@ def test_release_without_permission_to_read_workflows_leaves_the_job(
     assert launcher.end() == Verdict(**HEALTHY)
 
 
+@pytest.mark.system
 def test_the_command_line_starts_a_job_without_following_it_and_cancels_it(cluster: Cluster) -> None:
     def xkd(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", *words]

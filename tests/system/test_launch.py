@@ -154,7 +154,12 @@ def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path, number: 
     assert len(list((out / "checkpoints").iterdir())) == 1
 
 
-def test_a_run_that_dvc_started_ends_with_dvc(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_run_that_dvc_started_ends_with_dvc(
+    prepared: Path, tmp_path: Path, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test it with a shell that is replaced by the command, as bash is, and with one that is not, as dash."""
+    monkeypatch.setenv("SHELL", shell)
     out, repository = tmp_path / "run", tmp_path / "repository"
     repository.mkdir()
     stage = {"cmd": shlex.join(pretrain(prepared, out))}
@@ -164,7 +169,7 @@ def test_a_run_that_dvc_started_ends_with_dvc(prepared: Path, tmp_path: Path) ->
     run = subprocess.Popen([dvc, "repro"], cwd=repository, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, run)
     run.terminate()
-    said = run.communicate()[1]  # of the command too, which ends later
+    said = run.communicate(timeout=120)[1]  # of the command too, which ends later
     assert re.search(
         r"saved at step .* to resume \(dvc repro would start over: .* dvc commit --force pretrain", said
     )

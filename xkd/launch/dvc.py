@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-
-from xkd.launch.interrupts import end_with_parent
+import select
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 _STAGE = "DVC_STAGE"
 """Environment variable with the stage's name, which DVC sets."""
@@ -13,9 +16,29 @@ _REMOVED = ("fetch", "prepare", "pretrain")
 
 
 def end_with_dvc() -> None:
-    """Have this process end with the dvc that started it: SIGTERM ends dvc, but not its stage's command."""
+    """Have this process end with the dvc that started it: SIGTERM ends dvc, but not its stage's command.
+
+    A shell may be between the two, and would live on: the death of the parent says nothing.
+    """
     if _STAGE in os.environ:
-        end_with_parent()
+        with suppress(OSError, AttributeError):  # Linux only
+            dvc = os.pidfd_open(_find_dvc())
+            threading.Thread(target=_end_with, args=[dvc], daemon=True).start()
+
+
+def _find_dvc() -> int:
+    """Return the process ID of the nearest ancestor that is not of this stage."""
+    variable = f"{_STAGE}={os.environ[_STAGE]}".encode()
+    ancestor = os.getppid()
+    while variable in Path(f"/proc/{ancestor}/environ").read_bytes().split(b"\0"):
+        ancestor = int(Path(f"/proc/{ancestor}/stat").read_text().rpartition(")")[2].split()[1])
+    return ancestor
+
+
+def _end_with(process: int) -> None:
+    """Send SIGTERM to this process when another one, given by a file descriptor, ends."""
+    select.select([process], [], [])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def explain_resume(message: str) -> str:
