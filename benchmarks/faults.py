@@ -1,20 +1,22 @@
-"""Faults of a run on two hosts, and the cost of each; also the scenarios of tests/train/test_hosts.py."""
+"""Faults of a run on two hosts, and the cost of each; also the scenarios of tests/system/test_hosts.py."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.hosts import Hosts
+from benchmarks.hosts import Hosts, address
 from xkd.config import PretrainConfig
 from xkd.config.overrides import to_dict
 from xkd.errors import RunInterruptedError
+from xkd.launch.kubernetes.job import RENDEZVOUS_PORT
 from xkd.rundir import Row, RunDir, Verdict
 
 CHECKPOINT_STEPS = 20
@@ -30,7 +32,7 @@ class Recovery:
 
     fault: str
     seconds: float
-    """From the fault to the first step that is trained after it."""
+    """From the fault to the first step that is trained after it; 0: training did not stop."""
     reached: int
     """Last step trained before the fault."""
     resumed: int
@@ -69,8 +71,7 @@ class DisturbedRun:
 
     def measure(self, fault: str, cause: Callable[[], object]) -> Recovery:
         """Train for some steps, cause the fault, and measure until the next step is trained."""
-        first = self._step()
-        self.wait_until(lambda: self._step() >= first + STEPS_BETWEEN_FAULTS)
+        self.train()
         starts, fault_time, reached = len(self._starts()), time.time(), self._step()
         cause()
         self.wait_until(lambda: len(self._starts()) > starts)
@@ -80,6 +81,20 @@ class DisturbedRun:
         # Workers that finish their step after the fault save one step more than was logged before it.
         reached = max(reached, resumed)
         return Recovery(fault, row["time"] - fault_time, reached, resumed, self.dir.info()["processes"])
+
+    def endure(self, fault: str, cause: Callable[[], object]) -> Recovery:
+        """Train for some steps, cause a fault elsewhere, and check that it does not stop the training."""
+        self.train()
+        starts, reached = len(self._starts()), self._step()
+        cause()
+        self.train()
+        assert len(self._starts()) == starts, f"{fault}: the training was restarted"
+        return Recovery(fault, 0.0, reached, reached, self.dir.info()["processes"])
+
+    def train(self) -> None:
+        """Wait while some steps are trained."""
+        first = self._step()
+        self.wait_until(lambda: self._step() >= first + STEPS_BETWEEN_FAULTS)
 
     def _step(self) -> int:
         rows = self.dir.metrics()
@@ -104,8 +119,12 @@ def disturbed_run(folder: Path, data: Path, config: PretrainConfig, nodes: str) 
     run = replace(config.run, log_every=1, checkpoint_every=CHECKPOINT_STEPS, peer_seconds=15)
     settings = json.dumps(to_dict(replace(config, run=run)))
     worker = ["--settings", settings, "--data", str(data), "--out", str(out)]
-    with Hosts(2, folder, "xkd.train.pretrain", worker, nodes) as hosts:
+    with Hosts(2, folder) as hosts:
         for number in range(hosts.count):
+            agent = [sys.executable, "-m", "xkd.launch.agent", "--job", "hosts", "--nodes", nodes]
+            agent += ["--node", str(number), "--address", address(number), "--restarts", "5"]
+            agent += ["--rendezvous", f"{address(0)}:{RENDEZVOUS_PORT}"]
+            hosts.commands[number] = [*agent, "xkd.train.pretrain", *worker]
             hosts.start(number)
         yield DisturbedRun(hosts, out)
 

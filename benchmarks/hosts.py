@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-
-from xkd.launch.kubernetes.job import RENDEZVOUS_PORT
 
 KILL_SECONDS = 5.0
 """Time for a killed agent to end."""
@@ -34,20 +31,23 @@ def can_create_hosts() -> bool:
     return False
 
 
+def address(number: int) -> str:
+    """Return the address of a host."""
+    return f"10.77.0.{number + 1}"
+
+
 class Hosts:
-    """Hosts 10.77.0.1, 10.77.0.2, ...; host 0 has the rendezvous. Needs root.
+    """Hosts with the addresses `address`. Needs root.
 
     Args:
         count: number of hosts.
         folder: for the logs, host0.log and so on.
-        module: that the workers run.
-        arguments: of the module.
-        nodes: least and largest number of hosts that train, ``MIN:MAX``.
     """
 
-    def __init__(self, count: int, folder: Path, module: str, arguments: Sequence[str], nodes: str) -> None:
-        self.count, self.folder, self.nodes = count, folder, nodes
-        self.worker_command = [module, *arguments]
+    def __init__(self, count: int, folder: Path) -> None:
+        self.count, self.folder = count, folder
+        self.commands: list[Sequence[str]] = [[]] * count
+        """The command of each host's agent."""
         self.prefix = f"xkd{os.getpid()}"
         self.agents: list[subprocess.Popen[bytes] | None] = [None] * count
         self._cleanup = ExitStack()
@@ -69,7 +69,7 @@ class Hosts:
             self._cleanup.callback(self.kill, number)
             ip("link", "add", "eth0", "netns", host, "type", "veth", "peer", f"p{number}", "netns", switch)
             ip("-n", switch, "link", "set", f"p{number}", "master", "bridge", "up")
-            ip("-n", host, "addr", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
+            ip("-n", host, "addr", "add", f"{address(number)}/24", "dev", "eth0")
             ip("-n", host, "link", "set", "eth0", "up")
             ip("-n", host, "link", "set", "lo", "up")
 
@@ -84,13 +84,10 @@ class Hosts:
 
     def start(self, number: int) -> None:
         """Start or replace a host's agent."""
-        agent = [sys.executable, "-m", "xkd.launch.agent", "--job", "hosts", "--nodes", self.nodes]
-        agent += ["--node", str(number), "--address", f"10.77.0.{number + 1}", "--restarts", "5"]
-        agent += ["--rendezvous", f"10.77.0.1:{RENDEZVOUS_PORT}", *self.worker_command]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
         with (self.folder / f"host{number}.log").open("ab") as log:
             self.agents[number] = subprocess.Popen(
-                ["ip", "netns", "exec", self._host(number), *agent],
+                ["ip", "netns", "exec", self._host(number), *self.commands[number]],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -122,20 +119,30 @@ class Hosts:
         self.agent(number).send_signal(signal.SIGTERM)
         return self.agent(number).wait(timeout=60)
 
+    def processes(self, number: int) -> list[int]:
+        """Return the IDs of a host's processes."""
+        command = ["ip", "netns", "pids", self._host(number)]
+        pids = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [int(pid) for pid in pids.stdout.split()]
+
     def kill(self, number: int) -> None:
         """Kill all of a host's processes, as if the machine had failed."""
         agent = self.agents[number]
         if agent is not None:
-            pids = subprocess.run(
-                ["ip", "netns", "pids", self._host(number)], capture_output=True, text=True, check=True
-            )
-            for pid in map(int, pids.stdout.split()):
-                os.kill(pid, signal.SIGKILL)
+            for pid in self.processes(number):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             agent.wait(timeout=KILL_SECONDS)
         self.agents[number] = None
 
     def restart(self) -> None:
         """Restart all agents, as a Volcano Job does after one of its pods failed or was evicted."""
+        self.stop()
+        for number in range(self.count):
+            self.start(number)
+
+    def stop(self) -> None:
+        """End all agents as Kubernetes deletes pods: SIGTERM, and SIGKILL after the grace period."""
         for number in range(self.count):
             if self.agents[number] and self.agent(number).poll() is None:
                 self.agent(number).send_signal(signal.SIGTERM)
@@ -144,8 +151,6 @@ class Hosts:
                 if self.agents[number]:
                     self.agent(number).wait(timeout=GRACE_SECONDS)
             self.kill(number)
-        for number in range(self.count):
-            self.start(number)
 
     def _host(self, number: int) -> str:
         return f"{self.prefix}h{number}"

@@ -59,6 +59,7 @@ def test_a_preset_builds_at_full_size(name: str) -> None:
         XKD(get_preset(name))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains(name: str) -> None:
     config = shrunk(get_preset(name))

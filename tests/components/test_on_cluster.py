@@ -1,7 +1,6 @@
 """The tasks that use a cluster, run as in their pods: the compiled command and KFP's own executor.
 
-The cluster is the fake API server of the launcher's tests; placeholders are filled as KFP's driver fills
-them.
+The cluster is the fake API server of the launcher's tests.
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from kfp import compiler
 
-from pipelines.xkd_full import xkd_full
+from tests.components.containers import RELEASE, TASK, compile_containers, fill
 from tests.kubernetes.server import Cluster
 from tests.waiting import until
 from xkd.launch.kubernetes.config import TOLERATIONS, VOLUME
@@ -28,18 +25,6 @@ pytestmark = pytest.mark.system
 
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 VERDICT = {"verdict": "healthy", "reason": "it learns", "step": 28}
-TASK = {
-    "affinity": None,
-    "tolerations": list(TOLERATIONS),
-    "nodeSelector": {},
-    "env": [
-        {"name": "KFP_RUN_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['pipeline/runid']"}}}
-    ],
-    "volumes": [{"name": VOLUME, "persistentVolumeClaim": {"claimName": VOLUME}}],
-    "volumeMounts": [{"name": VOLUME, "mountPath": "/workspace/runs"}],
-    "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "4"}},
-}
-"""The Kubernetes settings that KFP's driver makes of the pipeline's defaults."""
 PRETRAIN = {
     "preset": "toy",
     "settings": ["run.seed=1"],
@@ -56,20 +41,11 @@ PRETRAIN = {
     "cluster_settings": ["restarts=5"],
     "task": TASK,
 }
-RELEASE = {
-    "nodes": 2,
-    "cluster_settings": [],
-    "status": {"state": "FAILED", "pipelineTaskName": "pretrain", "error": {}},
-}
 
 
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    package = tmp_path_factory.mktemp("compiled") / "full.yaml"
-    compiler.Compiler().compile(xkd_full, str(package))
-    spec = next(yaml.safe_load_all(package.read_text()))
-    executors = spec["deploymentSpec"]["executors"]
-    return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
+    return compile_containers(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture
@@ -86,19 +62,9 @@ def start(containers: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., 
     started: list[subprocess.Popen[str]] = []
 
     def start(task: str, inputs: dict[str, Any], run_id: str = "run-1") -> subprocess.Popen[str]:
-        outputs = {
-            "parameters": {name: {"outputFile": str(tmp_path / name)} for name in ("verdict", "reason")},
-            "artifacts": {name: {"artifacts": [artifact(tmp_path / name)]} for name in ("config", "history")},
-        }
-        filled = {
-            "inputs": {"parameterValues": inputs},
-            "outputs": {**(outputs if task == "pretrain" else {}), "outputFile": str(tmp_path / "out.json")},
-        }
-        container = containers[task]
-        arguments = [json.dumps(filled) if word == "{{$}}" else word for word in container["args"]]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
         process = subprocess.Popen(
-            [*container["command"], *arguments],
+            fill(containers[task], task, inputs, tmp_path),
             cwd=tmp_path,
             env={**kept, "KUBECONFIG": str(tmp_path / "kubeconfig"), "KFP_RUN_ID": run_id, "PATH": PATH},
             stdout=subprocess.PIPE,
@@ -114,10 +80,6 @@ def start(containers: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def artifact(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "uri": str(path), "type": {"schemaTitle": "system.Artifact"}, "metadata": {}}
 
 
 def submitted(cluster: Cluster, task: subprocess.Popen[str]) -> subprocess.Popen[str]:

@@ -35,6 +35,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", COUNTS)
 def test_clips_folds_and_classes_are_counted(miniature: Callable[[str], Path], name: str) -> None:
     source = open_source(miniature(f"{name}-mini"))

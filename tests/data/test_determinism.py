@@ -47,6 +47,7 @@ def clip() -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("short_side", [16, 32, 48, 64])
 def test_a_clip_becomes_the_same_bytes_whatever_the_memory_holds(clip: bytes, short_side: int) -> None:
     rng, digests = np.random.default_rng(1), set()

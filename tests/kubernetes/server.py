@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,9 +37,13 @@ def now() -> str:
 
 
 class Cluster:
-    """The state of the server; tests change it while launchers poll."""
+    """The state of the server; tests change it while launchers poll.
 
-    def __init__(self) -> None:
+    Args:
+        certificate: a file with a key and its certificate, for TLS; None: none.
+    """
+
+    def __init__(self, certificate: Path | None = None) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.workflows: list[dict[str, Any]] = []
@@ -54,23 +60,48 @@ class Cluster:
         self.log_broken = 0
         self.away = ""
         """Reason why every request fails; empty: none does."""
+        self.token = ""
+        """The only token that the server accepts; empty: it accepts every request."""
         self.stuck = False
         """Whether deleted jobs stay, as with a pod on a lost node."""
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.cluster = self
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._certificate, self.port = certificate, 0
+        self._listen()
+
+    def _listen(self) -> None:
+        """Serve on the same port as before, if any."""
+        self._server = _Server(("127.0.0.1", self.port), _Handler)
+        self._server.cluster, self.port = self, self._server.server_port
+        if self._certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+            # The handshake belongs to the thread of the connection, not to that which accepts all of them.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def __enter__(self) -> Cluster:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Accept no connection, and answer no request of those that are open."""
+        self.away = "the server is shutting down"
+        self.close()
+        yield
+        self.away = ""
+        self._listen()
+
     def kubeconfig(self, folder: Path) -> Path:
         """Write a kubeconfig for this server; return its path."""
-        server = f"http://127.0.0.1:{self._server.server_port}"
+        server = f"http://127.0.0.1:{self.port}"
         path = folder / "kubeconfig"
         content = {
             "apiVersion": "v1",
@@ -170,6 +201,7 @@ class Cluster:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    allow_reuse_address = True
     cluster: Cluster
 
     def handle_error(self, *_: object) -> None:
@@ -181,7 +213,7 @@ def _container(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def refused(code: int, message: str) -> Answer:
-    reasons = {404: "NotFound", 409: "AlreadyExists", 403: "Forbidden", 422: "Invalid"}
+    reasons = {401: "Unauthorized", 404: "NotFound", 409: "AlreadyExists", 403: "Forbidden", 422: "Invalid"}
     return code, {
         "kind": "Status",
         "status": "Failure",
@@ -217,6 +249,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = json.loads(self.rfile.read(length) or b"null")
         path = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(path.query).items()}
+        authorization = self.headers.get("Authorization", "").lower()  # kubernetes writes "bearer" in a pod
+        if self.cluster.token and authorization != f"bearer {self.cluster.token}":
+            self.reply(*refused(401, "Unauthorized"))
+            return
         self.cluster.requests.append(f"{self.command} {path.path}")
         if self.cluster.away:
             self.reply(*refused(500, self.cluster.away))

@@ -30,7 +30,7 @@ LOSSES = ("loss", "reconstruct_video", "reconstruct_audio", "kd_video_to_audio",
 
 
 def test_hosts_that_cannot_all_be_created_leave_nothing(tmp_path: Path) -> None:
-    hosts = Hosts(2, tmp_path, "nothing", [], "1:1")
+    hosts = Hosts(2, tmp_path)
     subprocess.run(["ip", "netns", "add", f"{hosts.prefix}h1"], check=True)
     try:
         with pytest.raises(subprocess.CalledProcessError), hosts:
