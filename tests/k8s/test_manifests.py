@@ -25,6 +25,7 @@ from tests.k8s.rendering import (
 )
 from tests.k8s.schemas import is_custom, validate
 from tests.k8s.security import flaws
+from tests.k8s.test_monitoring import RULE_TESTS
 
 skip_module_without_kubectl()
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -40,7 +41,7 @@ def test_every_kustomization_is_rendered_by_these_tests() -> None:
 @each_folder
 def test_every_file_is_used(folder: str) -> None:
     kustomization = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
-    there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml", "rules_test.yaml"}
+    there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml", *RULE_TESTS}
     assert there == {name for name in kustomization["resources"] if name.endswith(".yaml")}
 
 
