@@ -1,4 +1,4 @@
-"""plan: the evaluations of a run, one item each, and where they run."""
+"""plan: the evaluations of a run, and where they run."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Every evaluation of a finished run: one task per dataset, protocol, fold and encoder.
+"""Every evaluation of a finished run, as a task each: dataset, protocol, fold and encoder.
 
 kfp run submit pipelines/xkd_evaluations.py --local run=runs/demo data=runs/data dataset=embedded
 """
@@ -53,6 +53,9 @@ def xkd_evaluations(
     )
     configure_task(planned, image, *LARGE)
     with dsl.ParallelFor(planned.outputs["Output"], parallelism=PARALLELISM) as item:
-        score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image, cpu, memory)
+        score = evaluate(
+            run=run, data=data, item=item, finetune_settings=finetune_settings, out=f"{run}/scores"
+        )
+        configure_task(score, image, cpu, memory)
         request_gpus(score, gpus)
         place(score, planned.outputs["node_selector"], planned.outputs["tolerations"])

@@ -94,9 +94,11 @@ def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, 
     }
 
 
-def test_an_evaluation_gets_its_whole_item(tasks: dict[str, Any]) -> None:
+def test_an_evaluation_gets_its_item_and_settings(tasks: dict[str, Any]) -> None:
     given = tasks["evaluate"]["inputs"]["parameters"]
     assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-Output-loop-item"}
+    for name in ("data", "finetune_settings"):
+        assert given[name] == {"componentInputParameter": f"pipelinechannel--{name}"}
     assert "plan" not in tasks["evaluate"].get("dependentTasks", [])
 
 

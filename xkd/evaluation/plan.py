@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from xkd.config import MODALITIES, Modality
-from xkd.config.overrides import build, load_yaml, overlay, to_dict
+from xkd.config.overrides import build, load_yaml, overlay
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
-from xkd.evaluation.features import published_hash
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
-from xkd.evaluation.score import INPUTS, EvaluatedEncoder, Task, TaskKey
+from xkd.evaluation.score import INPUTS, Task, TaskKey
 from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
-from xkd.io import short_hash
 from xkd.rundir import ROLES, RunDir
 
 
@@ -114,43 +110,26 @@ def plan(
     encoders: Sequence[str] = (),
     protocols: Sequence[str] = (),
     finetune: Mapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Return the evaluations of a run, each with all that its outcome depends on.
+) -> list[tuple[PreparedDataset, Task]]:
+    """Return the evaluations of a run.
 
     Args:
         run: directory of a finished pretraining; one of a single modality is evaluated on that alone.
         encoders: empty: the published ones (an autoencoder alone has no teacher) and both baselines; the
             other arguments as of `choose`.
 
-    Returns:
-        For each evaluation ``data`` (the directory), ``revision`` and ``preparation`` of the data,
-        ``weights`` (the hash of a published encoder; of a baseline one of the settings that define it) and
-        ``task`` (arguments of `make_task`).
-
     Raises:
         UserError: see `choose`; or the run lacks an encoder.
     """
     directory = RunDir(run)
-    config, published = directory.config(), directory.published_roles()
-    settings = to_dict(config)
-    del settings["run"]  # changes no result
-    baseline = short_hash(json.dumps(settings, sort_keys=True))
-
-    @cache
-    def weights(encoder: EvaluatedEncoder, modality: Modality) -> str:
-        return published_hash(run, encoder, modality) if encoder in ROLES else f"{encoder}-{baseline}"
-
+    modalities, published = directory.config().modalities, directory.published_roles()
     available = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
-    return [
-        {
-            "data": str(dataset.root),
-            "revision": dataset.revision,
-            "preparation": dataset.preparation,
-            "weights": "+".join(weights(task.encoder, modality) for modality in task.inputs),
-            "task": task.key._asdict() | ({"settings": finetune} if task.finetune and finetune else {}),
-        }
-        for dataset, task in choose(data, encoders or available, protocols, config.modalities, finetune)
-    ]
+    chosen = choose(data, encoders or available, protocols, modalities, finetune)
+    for _, task in chosen:
+        for modality in task.inputs if task.encoder in ROLES else ():
+            if not (path := directory.encoder(task.encoder, modality)).is_file():
+                raise UserError(f"no encoder at {path}; encoders of this run: {', '.join(available)}")
+    return chosen
 
 
 def stages(
