@@ -36,6 +36,7 @@ def xkd_evaluations(
     node_selector: dict[str, str] = {},
     tolerations: list[dict[str, Any]] = [],
     image: str = IMAGE,
+    gpu_image: str = "",
 ) -> None:
     """Build the graph. Parameters are those of `xkd_full`; `cpu`, `memory`, `gpus`: of each evaluation."""
     planned = plan(
@@ -47,6 +48,8 @@ def xkd_evaluations(
         protocols=protocols,
         finetune_settings=finetune_settings,
         gpus=gpus,
+        image=image,
+        gpu_image=gpu_image,
         node_type=node_type,
         node_selector=node_selector,
         tolerations=tolerations,
@@ -56,6 +59,6 @@ def xkd_evaluations(
         score = evaluate(
             run=run, data=data, item=item, finetune_settings=finetune_settings, out=f"{run}/scores"
         )
-        configure_task(score, image, cpu, memory)
+        configure_task(score, planned.outputs["image"], cpu, memory)
         request_gpus(score, gpus)
         place(score, planned.outputs["node_selector"], planned.outputs["tolerations"])

@@ -131,9 +131,11 @@ def test_later_tasks_record_the_revision_of_their_data(tasks: dict[str, Any]) ->
 def test_every_task_runs_in_the_image_on_the_shared_volume(
     containers: dict[str, Any], pods: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
-    images = {container["image"] for container in containers.values()}
-    assert images == {"{{$.inputs.parameters['pipelinechannel--image']}}"}
-    assert defaults["image"] == IMAGE
+    images = {name: container["image"] for name, container in containers.items()}
+    # That of an evaluation depends on its GPUs.
+    assert images.pop("evaluate") == "{{$.inputs.parameters['pipelinechannel--plan-image']}}"
+    assert set(images.values()) == {"{{$.inputs.parameters['pipelinechannel--image']}}"}
+    assert (defaults["image"], defaults["gpu_image"]) == (IMAGE, "")
     assert set(pods) == set(containers)
     mounts = [(mount["constant"], mount["mountPath"]) for pod in pods.values() for mount in pod["pvcMount"]]
     assert mounts == [(VOLUME, "/workspace/runs")] * len(pods)
