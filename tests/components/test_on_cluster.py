@@ -1,7 +1,6 @@
 """The tasks that use a cluster, run as in their pods: the compiled command and KFP's own executor.
 
-The cluster is the fake API server of the launcher's tests; placeholders are filled as KFP's driver fills
-them.
+The cluster is that of the launcher's tests; placeholders are filled as KFP's driver fills them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ import yaml
 from kfp import compiler
 
 from pipelines.xkd_full import xkd_full
-from tests.kubernetes.server import Cluster
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.conftest import cluster as cluster
+from tests.kubernetes.conftest import fake as fake
 from tests.waiting import until
 from xkd.launch.kubernetes.config import TOLERATIONS, VOLUME
 
@@ -71,14 +72,6 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     spec = next(yaml.safe_load_all(package.read_text()))
     executors = spec["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        cluster.kubeconfig(tmp_path)
-        yield cluster
-        assert cluster.left() == []
 
 
 @pytest.fixture
