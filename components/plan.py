@@ -8,6 +8,7 @@ from components import component
 @component
 def plan(
     run: str,
+    trained: bool,
     data: str,
     dataset: str,
     downstream: list[str],
@@ -26,7 +27,8 @@ def plan(
     KFP's local runner loops over no output of another name than ``Output``.
 
     Args:
-        run: the run directory; empty, before there is one: only check the arguments and return no items.
+        run: the run directory.
+        trained: False, before there is a run: only check the arguments and return no items.
         data: directory with each dataset, prepared as ``{name}-prepared``.
         dataset: the pretraining dataset.
         downstream: names of the datasets to evaluate on; empty: `dataset`.
@@ -43,5 +45,5 @@ def plan(
     from xkd.evaluation.fan_out import fan_out
     from xkd.launch.kubernetes.from_kfp import place_evaluation
 
-    items = fan_out(run, data, downstream or [dataset], encoders, protocols, finetune_settings)
+    items = fan_out(run, trained, data, downstream or [dataset], encoders, protocols, finetune_settings)
     return items, *place_evaluation(gpus, image, gpu_image, node_type, node_selector, tolerations)

@@ -41,6 +41,7 @@ def xkd_evaluations(
     """Build the graph. Parameters are those of `xkd_full`; `cpu`, `memory`, `gpus`: of each evaluation."""
     planned = plan(
         run=run,
+        trained=True,
         data=data,
         dataset=dataset,
         downstream=downstream,

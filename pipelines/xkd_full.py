@@ -153,7 +153,7 @@ def xkd_full(
         # The pretraining dataset may be among them; two tasks must not write it at the same time.
         downstream_fetched.after(prepared)
     # Typos and broken data are found before GPUs are busy for days, not after.
-    checked = configure_task(plan(run="", **evaluations), image, *LARGE)
+    checked = configure_task(plan(run=run, trained=False, **evaluations), image, *LARGE)
     checked.after(prepared, downstream_prepared)
     pretrained = pretrain(
         preset=preset,

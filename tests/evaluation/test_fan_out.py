@@ -23,7 +23,7 @@ def data(prepared: Path, miniature: Callable[[str], Path], tmp_path_factory: pyt
 
 
 def test_an_item_names_the_directory_of_its_dataset(run: Path, data: Path, tmp_path: Path) -> None:
-    items = fan_out(str(run), str(data), ["mine", "esc50-mini"], ["raw"], ["svm"], [])
+    items = fan_out(str(run), True, str(data), ["mine", "esc50-mini"], ["raw"], ["svm"], [])
     assert items == [
         "mine-video-svm-raw",
         "mine-audio-svm-raw",
@@ -37,7 +37,7 @@ def test_an_item_names_the_directory_of_its_dataset(run: Path, data: Path, tmp_p
 def test_more_evaluations_than_a_pipeline_holds_are_refused_before_training(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = partial(fan_out, "", str(data), ["esc50-mini"], [], ["svm"], [])
+    check = partial(fan_out, "runs/demo", False, str(data), ["esc50-mini"], [], ["svm"], [])
     monkeypatch.setattr("xkd.evaluation.fan_out.TASKS", 10)  # two evaluations each
     assert check() == []
     monkeypatch.setattr("xkd.evaluation.fan_out.TASKS", 9)
@@ -64,6 +64,12 @@ def test_what_an_earlier_attempt_did_not_finish_comes_last(run: Path, data: Path
     scores = evaluate_item(run, data, "mine-audio-svm-raw\nmine-video-svm-raw", [], tmp_path)
     assert [score.modality for score in scores] == ["video", "audio"]
     assert not killed.exists()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_pipeline_needs_a_run_directory(data: Path, trained: bool) -> None:
+    with pytest.raises(UserError, match="run: must not be empty"):
+        fan_out("", trained, str(data), ["mine"], [], [], [])
 
 
 @pytest.mark.parametrize("item", ["mine-audio-svm", "mine-audio-svm-raw\n\n"])

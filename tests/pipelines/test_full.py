@@ -209,7 +209,7 @@ def test_what_kfp_would_round_or_refuse_travels_as_strings(
             parameters = component.get(side, {}).get("parameters", {})
             types |= {key: parameter["parameterType"] for key, parameter in parameters.items()}
     assert set(types.values()) == {
-        *("STRING", "LIST", "STRUCT", "NUMBER_INTEGER"),
+        *("STRING", "LIST", "STRUCT", "NUMBER_INTEGER", "BOOLEAN"),
         *("TASK_CONFIG", "TASK_FINAL_STATUS"),
     }
     # No machine has 2**53 of these.

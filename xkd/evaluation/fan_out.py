@@ -26,6 +26,7 @@ PER_TASK = 2
 
 def fan_out(
     run: str,
+    trained: bool,
     data: str,
     datasets: Sequence[str],
     encoders: Sequence[str],
@@ -35,22 +36,26 @@ def fan_out(
     """Return the evaluations of a run (`xkd.evaluation.plan.plan`) as one item for each task, see `group`.
 
     Args:
-        run: the run directory; empty, before there is one: only check the arguments and return no items.
+        run: the run directory.
+        trained: False, before there is a run: only check the arguments and return no items.
         data: directory with each dataset, prepared as ``{name}-prepared``.
         finetune_settings: overrides of every fine-tuning, each ``dotted.name=value``.
 
     Raises:
-        UserError: see `xkd.evaluation.plan.choose`; or there are more evaluations than fit in a pipeline run.
+        UserError: see `xkd.evaluation.plan.plan`; `run` is empty; or there are more evaluations than fit in a
+            pipeline run.
     """
+    if not run:
+        raise UserError("run: must not be empty; give the run directory, for example run=runs/demo")
     names = {_prepared(data, name): name for name in datasets}
     settings = read_settings(None, finetune_settings)
-    if run:
+    if trained:
         chosen = plan(Path(run), list(names), encoders, protocols, settings)
     else:
         chosen = choose(list(names), encoders, protocols, finetune=settings)
     # The name of a prepared dataset may be another than that of its directory.
     items = group([task.key._replace(dataset=names[dataset.root]).name for dataset, task in chosen])
-    return items if run else []
+    return items if trained else []
 
 
 def group(evaluations: Sequence[str]) -> list[str]:
