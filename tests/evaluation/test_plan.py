@@ -144,6 +144,12 @@ def test_mistakes_are_one_line_errors(
         assert "\n" not in str(caught.value)
 
 
+def test_a_dataset_whose_name_dvc_cannot_quote_is_refused(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "it's").symlink_to(prepared)
+    with pytest.raises(UserError, match=r"it's: .* cannot pass on a name with an apostrophe"):
+        stages([tmp_path / "it's"])
+
+
 def test_the_command_prints_the_tasks_section_of_params_yaml(data: list[Path]) -> None:
     given = [*map(str, data), "--encoder", "teacher", "--protocol", "finetune"]
     printed = CliRunner().invoke(app, ["tasks", *given])

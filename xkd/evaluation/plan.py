@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -136,33 +137,44 @@ def stages(
     data: Sequence[Path], encoders: Sequence[str] = (), protocols: Sequence[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Return the section ``tasks`` of ``params.yaml``; see `choose`."""
+    for directory in data:
+        if "'" in str(directory):
+            raise UserError(f"{directory}: dvc.yaml cannot pass on a name with an apostrophe; rename it")
     chosen = choose(data, encoders, protocols)
     return {task.name: {"data": str(dataset.root), **task.key._asdict()} for dataset, task in chosen}
 
 
-def read_tasks(file: str | Path) -> dict[TaskKey, Task]:
-    """Return the tasks of a file such as ``params.yaml``; a section named after a protocol has its settings.
+def read_tasks(file: str | Path) -> dict[TaskKey, dict[str, Any]]:
+    """Return the tasks of a file such as ``params.yaml``, each with the fields that its score must have.
+
+    A section named after a protocol has its settings. Fields of data that is not there are missing.
 
     Raises:
-        UserError: see `load_yaml` and `make_task`.
+        UserError: see `load_yaml`, `make_task` and `PreparedDataset.open`.
     """
     values, tasks = load_yaml(file), load_yaml(file, "tasks")
-    names = TaskKey._fields
-    chosen = []
+    names = ("data", *TaskKey._fields)
+
+    @cache
+    def identity(data: str) -> dict[str, str]:
+        return PreparedDataset.open(Path(data)).identity if Path(data).is_dir() else {}
+
+    chosen = {}
     for name, entry in tasks.items():
         if not isinstance(entry, dict) or not entry.keys() >= set(names):
             raise UserError(
                 f"{file}: tasks.{name} must have {', '.join(names)}; xkd tasks prints such entries"
             )
-        arguments = {field: entry[field] for field in names}
+        arguments = {field: entry[field] for field in TaskKey._fields}
         for field in names[:-1]:
             if not isinstance(entry[field], str):
                 raise UserError(f"{file}: tasks.{name}.{field} must be a string, got {entry[field]!r}")
         settings = values.get(entry["protocol"])
         if not isinstance(settings, dict | None):
             raise UserError(f"{file}: {entry['protocol']} must be a mapping of settings, got {settings!r}")
-        chosen.append(make_task(**arguments, settings=settings))
-    return {task.key: task for task in chosen}
+        task = make_task(**arguments, settings=settings)
+        chosen[task.key] = identity(entry["data"]) | task.identity
+    return chosen
 
 
 def _check_known(problem: str, given: Sequence[str], known: Sequence[str]) -> None:
