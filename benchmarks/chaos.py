@@ -23,7 +23,7 @@ from benchmarks.faults import CHECKPOINT_STEPS, DisturbedRun, Recovery
 from benchmarks.hosts import Hosts
 from benchmarks.volcano import Volcano
 from tests.components.containers import RELEASE, TASK, compile_containers, fill
-from tests.kubernetes.server import Cluster
+from tests.kubernetes.server import FakeCluster
 from xkd.data.fetch.fetch import fetch
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.rundir import RunDir
@@ -87,7 +87,7 @@ class Pipeline:
         self._folder, self._inputs, self._account = folder, inputs, create_account(folder / "account")
         self._containers = compile_containers(folder)
         self._run_id = "run-1"
-        self.cluster = Cluster(self._account / "server.pem")
+        self.cluster = FakeCluster(self._account / "server.pem")
 
     def __enter__(self) -> Pipeline:
         self.replace_token("token-1")
@@ -96,7 +96,6 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.launcher.kill()
-        self.cluster.close()
 
     def launch(self) -> None:
         """Start the task that submits the job or attaches to it; wait until it follows the job."""
@@ -175,12 +174,21 @@ def train(
     """
     folder.mkdir(parents=True)
     out = folder / "run"
-    inputs: dict[str, Any] = dict.fromkeys(("revision", "node_type", "cpu", "memory", "gpus"), "")
-    inputs |= {"preset": "lab", "settings": [*settings], "data": str(data), "out": str(out), "image": "xkd"}
-    inputs |= {"nodes": 2, "processes": 1, "cluster_settings": [], "task": TASK}
+    empty = ("revision", "gpu_image", "node_type", "cpu", "memory", "gpus")
+    inputs = dict.fromkeys(empty, "") | {
+        "preset": "lab",
+        "settings": [*settings],
+        "data": str(data),
+        "out": str(out),
+        "processes": 1,
+        "nodes": 2,
+        "image": "xkd",
+        "cluster_settings": [],
+        "task": TASK,
+    }
     with Hosts(2, folder) as hosts:
         pipeline = Pipeline(folder, inputs)
-        with Volcano(pipeline.cluster, hosts) as volcano, pipeline:
+        with pipeline.cluster, Volcano(pipeline.cluster, hosts) as volcano, pipeline:
             run = DisturbedRun(hosts, out)
             costs = scenario(run, pipeline, volcano)
             pipeline.launcher.wait("verdict: healthy")
@@ -200,8 +208,9 @@ def every_fault(outage: float) -> Scenario:
         hosts = run.hosts
 
         def lose_api() -> None:
-            with pipeline.cluster.outage():
-                time.sleep(outage)
+            pipeline.cluster.stop()
+            time.sleep(outage)
+            pipeline.cluster.resume()
             pipeline.wait_for_requests()
 
         def replace_token() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hosts import Hosts, address
-from tests.kubernetes.server import Cluster
+from tests.kubernetes.server import FakeCluster
 from xkd.launch.kubernetes import status
 from xkd.launch.termination import ERROR_FILE
 
@@ -26,7 +26,7 @@ class Volcano:
     Use it as a context manager: at the end all processes are ended.
     """
 
-    def __init__(self, cluster: Cluster, hosts: Hosts) -> None:
+    def __init__(self, cluster: FakeCluster, hosts: Hosts) -> None:
         self.cluster, self.hosts = cluster, hosts
         self._gives_up = False
         """Whether the next failure ends the job."""

@@ -1,4 +1,4 @@
-"""evaluate: one score of one encoder."""
+"""evaluate: scores of encoders."""
 
 from kfp.dsl import Artifact, Metrics, Output
 
@@ -6,25 +6,29 @@ from components import component
 
 
 @component
-def evaluate(run: str, item: str, out: str, score: Output[Artifact], metrics: Output[Metrics]) -> None:
-    """Evaluate one task.
+def evaluate(
+    run: str,
+    data: str,
+    item: str,
+    finetune_settings: list[str],
+    out: str,
+    score: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """Evaluate an item of `plan`; arguments as of `xkd.evaluation.fan_out.evaluate_item`.
 
     Args:
-        run: the run directory.
-        item: an item of `plan`.
         out: directory of scores, and of the features that tasks share.
-        score: the score with everything needed to reproduce it.
-        metrics: the score by its task's name.
+        score: the scores by name, with everything needed to reproduce them.
+        metrics: the scores by name.
     """
-    import json
     from pathlib import Path
 
     from xkd.config.overrides import to_dict
-    from xkd.evaluation.evaluate import evaluate as evaluate_task
-    from xkd.evaluation.plan import make_task
+    from xkd.evaluation.fan_out import evaluate_item
     from xkd.io import write_json
 
-    chosen = json.loads(item)
-    result = evaluate_task(Path(run), Path(chosen["data"]), make_task(**chosen["task"]), Path(out))
-    write_json(Path(score.path), to_dict(result))
-    metrics.log_metric(result.name, result.score)
+    scores = evaluate_item(Path(run), Path(data), item, finetune_settings, Path(out))
+    write_json(Path(score.path), {each.name: to_dict(each) for each in scores})
+    for each in scores:
+        metrics.log_metric(each.name, each.score)

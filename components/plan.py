@@ -1,4 +1,4 @@
-"""plan: the evaluations of a run, one item each, and where they run."""
+"""plan: the evaluations of a run, and where they run."""
 
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ from components import component
 @component
 def plan(
     run: str,
+    trained: bool,
     data: str,
     dataset: str,
     downstream: list[str],
@@ -15,23 +16,28 @@ def plan(
     protocols: list[str],
     finetune_settings: list[str],
     gpus: str,
+    image: str,
+    gpu_image: str,
     node_type: str,
     node_selector: dict[str, str],
     tolerations: list[dict[str, Any]],
-) -> NamedTuple("Plan", [("Output", list), ("node_selector", dict), ("tolerations", list)]):  # type: ignore[valid-type]
-    """Return the items that `evaluate` takes, and the nodes that its tasks may run on.
+) -> NamedTuple("Plan", [("Output", list), ("image", str), ("node_selector", dict), ("tolerations", list)]):  # type: ignore[valid-type]
+    """Return the items that `evaluate` takes, and the image and the nodes of its tasks.
 
     KFP's local runner loops over no output of another name than ``Output``.
 
     Args:
-        run: the run directory; empty, before there is one: only check the arguments and return no items.
+        run: the run directory.
+        trained: False, before there is a run: only check the arguments and return no items.
         data: directory with each dataset, prepared as ``{name}-prepared``.
         dataset: the pretraining dataset.
         downstream: names of the datasets to evaluate on; empty: `dataset`.
         encoders: names of the encoders; empty: all.
         protocols: names of the protocols; empty: all of each dataset.
         finetune_settings: `xkd.config.FinetuneConfig` overrides, each ``dotted.name=value``.
-        gpus: GPUs of each evaluation; with "0", neither of the following applies.
+        gpus: GPUs of each evaluation; with "0", only `image` of the following applies.
+        image: image of tasks without GPUs.
+        gpu_image: image of those with GPUs; empty: `image`.
         node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); empty: none.
         node_selector: labels of the nodes for GPU tasks; empty: those of `node_type`.
         tolerations: taints that GPU tasks tolerate, besides that of GPU nodes.
@@ -39,5 +45,5 @@ def plan(
     from xkd.evaluation.fan_out import fan_out
     from xkd.launch.kubernetes.from_kfp import place_evaluation
 
-    items = fan_out(run, data, downstream or [dataset], encoders, protocols, finetune_settings)
-    return items, *place_evaluation(gpus, node_type, node_selector, tolerations)
+    items = fan_out(run, trained, data, downstream or [dataset], encoders, protocols, finetune_settings)
+    return items, *place_evaluation(gpus, image, gpu_image, node_type, node_selector, tolerations)

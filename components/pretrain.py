@@ -29,6 +29,7 @@ def pretrain(
     processes: int,
     nodes: int,
     image: str,
+    gpu_image: str,
     node_type: str,
     cpu: str,
     memory: str,
@@ -48,7 +49,8 @@ def pretrain(
         out: the run directory.
         processes: training processes, if the task itself trains.
         nodes: hosts of the job that trains; 0: the task itself trains, on this machine.
-        image: image of the job's pods.
+        image: image of the task itself.
+        gpu_image: image of the job's pods; empty: `image`.
         node_type: a GPU node by name (`xkd.launch.kubernetes.config.NODE_TYPES`); empty: none.
         cpu, memory: quantities of each of the job's pods; empty: those of `node_type`.
         gpus: GPUs of each of the job's pods.
@@ -72,7 +74,7 @@ def pretrain(
         cluster_of_task(
             nodes,
             cluster_settings,
-            image,
+            gpu_image or image,
             node_type,
             {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus},
             task,

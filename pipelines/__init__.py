@@ -13,7 +13,7 @@ SMALL = ("500m", "1Gi")
 LARGE = ("1", "4Gi")
 """CPU and memory of a task that imports everything, and computes little."""
 WEEK = 7 * 24 * 60 * 60
-"""Seconds that Argo keeps an ended workflow and its pods; Kubeflow's record of the run stays."""
+"""Seconds that Argo keeps an ended workflow and its pods; Kubeflow deletes it after a day by default."""
 # Kubeflow's configuration of Argo has an hour for each of the three, and success and failure come first.
 PIPELINE_CONFIG = dsl.PipelineConfig(
     ttl_seconds_after_finished=WEEK, ttl_seconds_after_success=WEEK, ttl_seconds_after_failure=WEEK

@@ -1,4 +1,4 @@
-"""Every evaluation of a finished run: one task per dataset, protocol, fold and encoder.
+"""Every evaluation of a finished run, as a task each: dataset, protocol, fold and encoder.
 
 kfp run submit pipelines/xkd_evaluations.py --local run=runs/demo data=runs/data dataset=embedded
 """
@@ -36,10 +36,12 @@ def xkd_evaluations(
     node_selector: dict[str, str] = {},
     tolerations: list[dict[str, Any]] = [],
     image: str = IMAGE,
+    gpu_image: str = "",
 ) -> None:
     """Build the graph. Parameters are those of `xkd_full`; `cpu`, `memory`, `gpus`: of each evaluation."""
     planned = plan(
         run=run,
+        trained=True,
         data=data,
         dataset=dataset,
         downstream=downstream,
@@ -47,12 +49,17 @@ def xkd_evaluations(
         protocols=protocols,
         finetune_settings=finetune_settings,
         gpus=gpus,
+        image=image,
+        gpu_image=gpu_image,
         node_type=node_type,
         node_selector=node_selector,
         tolerations=tolerations,
     )
     configure_task(planned, image, *LARGE)
     with dsl.ParallelFor(planned.outputs["Output"], parallelism=PARALLELISM) as item:
-        score = configure_task(evaluate(run=run, item=item, out=f"{run}/scores"), image, cpu, memory)
+        score = evaluate(
+            run=run, data=data, item=item, finetune_settings=finetune_settings, out=f"{run}/scores"
+        )
+        configure_task(score, planned.outputs["image"], cpu, memory)
         request_gpus(score, gpus)
         place(score, planned.outputs["node_selector"], planned.outputs["tolerations"])

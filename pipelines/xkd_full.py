@@ -69,6 +69,7 @@ def xkd_full(
     run: str = "runs/demo",
     pushgateway: str = "",
     image: str = IMAGE,
+    gpu_image: str = "",
 ) -> None:
     """Build the graph.
 
@@ -107,7 +108,9 @@ def xkd_full(
         data: directory of datasets, which runs may share.
         run: the run directory, with its scores and report.
         pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.
-        image: image of every task.
+        image: image of every task without a GPU, also of the one that follows the job; the target ``cpu`` of
+            the Dockerfile suffices.
+        gpu_image: image of the job, and of evaluations with GPUs; empty: `image`.
     """
     origin = {"repo": repo, "rev": rev, "clips": embedded_clips, "seed": embedded_seed}
 
@@ -138,6 +141,8 @@ def xkd_full(
         "protocols": protocols,
         "finetune_settings": finetune_settings,
         "gpus": evaluation_gpus,
+        "image": image,
+        "gpu_image": gpu_image,
         "node_type": node_type,
         "node_selector": node_selector,
         "tolerations": tolerations,
@@ -148,7 +153,7 @@ def xkd_full(
         # The pretraining dataset may be among them; two tasks must not write it at the same time.
         downstream_fetched.after(prepared)
     # Typos and broken data are found before GPUs are busy for days, not after.
-    checked = configure_task(plan(run="", **evaluations), image, *LARGE)
+    checked = configure_task(plan(run=run, trained=False, **evaluations), image, *LARGE)
     checked.after(prepared, downstream_prepared)
     pretrained = pretrain(
         preset=preset,
@@ -157,6 +162,7 @@ def xkd_full(
         data=f"{data}/{dataset}-prepared",
         out=run,
         image=image,
+        gpu_image=gpu_image,
         revision=fetched.output,
         nodes=nodes,
         node_type=node_type,
@@ -182,7 +188,6 @@ def xkd_full(
             run=run,
             cpu=evaluation_cpu,
             memory=evaluation_memory,
-            image=image,
             **evaluations,
         )
         # The report also has the reasons of failed evaluations. In KFP's backend this too is a hook, which a

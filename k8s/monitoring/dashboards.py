@@ -34,6 +34,8 @@ LEGEND = {
 """Options of curves."""
 COLUMNS = 24
 """Width of Grafana's grid."""
+LIMITS = {"ln K": "dark-blue", "capacity": "dark-blue", "collapse": "red"}
+"""Colors of the dashed curves that are limits, by name."""
 ALERTS = {
     "name": "Alerts",
     "enable": True,
@@ -73,6 +75,8 @@ def panel_json(panel: dict[str, Any], number: int, x: int, y: int) -> dict[str, 
         }
     kind = panel.get("kind", "timeseries")
     defaults = {"unit": panel.get("unit", "short"), **panel.get("defaults", {})}
+    if "empty" in panel:
+        defaults["noValue"] = f"No data: {panel['empty']}"
     if "links" in panel:
         defaults["links"] = links(panel["links"])
     return {
@@ -91,9 +95,23 @@ def panel_json(panel: dict[str, Any], number: int, x: int, y: int) -> dict[str, 
             }
             for index, (legend, query) in enumerate(panel["queries"].items())
         ],
-        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "fieldConfig": {
+            "defaults": defaults,
+            "overrides": [dashed(name, LIMITS[name]) for name in panel["queries"] if name in LIMITS],
+        },
         "options": panel.get("options", LEGEND if kind == "timeseries" else {}),
     } | ({"repeat": panel["repeat"], "repeatDirection": "h", "maxPerRow": 3} if "repeat" in panel else {})
+
+
+def dashed(name: str, color: str) -> dict[str, Any]:
+    """Return the override that draws one curve dashed and in a color of its own."""
+    return {
+        "matcher": {"id": "byName", "options": name},
+        "properties": [
+            {"id": "color", "value": {"mode": "fixed", "fixedColor": color}},
+            {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [10, 10]}},
+        ],
+    }
 
 
 def variables(content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,8 +29,18 @@ COLUMN, ROW = 0.55, 0.34
 """Inches of Grafana's grid."""
 LINE = 0.15
 """Inches of a line of the legend."""
-DPI = 72
-COLORS = ("#56a64b", "#f2cc0c", "#3274d9", "#e02f44", "#ff780a", "#a352cc", "#37872d", "#8ab8ff")
+LETTER = 0.056
+"""Inches of a letter of the smallest text, on average."""
+DPI = 96
+COLORS = ("#56a64b", "#f2cc0c", "#3274d9", "#ff780a", "#a352cc", "#8a5a44", "#37872d", "#8ab8ff")
+NAMED = {
+    "red": "#e02f44",
+    "dark-red": "#c4162a",
+    "dark-blue": "#1f60c4",
+    "green": "#56a64b",
+    "purple": "#a352cc",
+}
+"""Grafana's names of colors."""
 LEVELS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms"))
 BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
 
@@ -44,6 +53,8 @@ class Curve:
     times: list[float]
     """Minutes since the begin."""
     values: list[float]
+    color: str
+    dashed: bool
 
 
 def written(value: float, unit: str) -> str:
@@ -51,7 +62,7 @@ def written(value: float, unit: str) -> str:
     if not math.isfinite(value):
         return str(value)
     if unit == "percentunit":
-        return f"{value:.1%}"
+        return f"{round(100 * value, 2):.3g}%"
     if unit.startswith("suffix:"):
         return f"{value:.4g}{unit.removeprefix('suffix:')}"
     scales = {"s": LEVELS, "bytes": BYTES}.get(unit, ())
@@ -70,14 +81,20 @@ def substituted(text: str, variables: Mapping[str, str]) -> str:
 
 def curves(panel: Mapping[str, Any], server: Prometheus, variables: Mapping[str, str]) -> list[Curve]:
     """Return the series of a panel over the whole time, which Grafana, too, asks for to show last values."""
-    found = []
+    found: list[Curve] = []
+    limits = {
+        override["matcher"]["options"]: override["properties"][0]["value"]["fixedColor"]
+        for override in panel["fieldConfig"]["overrides"]
+    }
     for target in panel["targets"]:
         query = substituted(target["expr"], variables)
         for series in server.query_range(query):
             samples, labels = series["values"], series["metric"]
             name = re.sub(r"{{(\w+)}}", lambda match, of=labels: of.get(match[1], ""), target["legendFormat"])
             times = [(float(when) - server.begin) / 60 for when, _ in samples]
-            found.append(Curve(name, times, [float(value) for _, value in samples]))
+            color = NAMED[limits[name]] if name in limits else COLORS[len(found) % len(COLORS)]
+            values = [float(value) for _, value in samples]
+            found.append(Curve(name, times, values, color, name in limits))
     return found
 
 
@@ -140,11 +157,16 @@ def _panel(
     card.spines[:].set_color("#d8d9da")
     card.text(0.08 / w, 1 - 0.15 / h, title, fontsize=9, weight="bold", va="center", transform=card.transAxes)
     if not any(math.isfinite(value) for curve in series for value in curve.values):
-        card.text(0.5, 0.5, "No data", color="#8e8e8e", ha="center", va="center", transform=card.transAxes)
+        reason = panel["fieldConfig"]["defaults"].get("noValue", "No data")
+        card.text(0.5, 0.5, reason, color="#8e8e8e", ha="center", va="center", transform=card.transAxes)
+        return None
+    if panel["type"] == "stat":
+        _numbers(card, panel, series)
         return None
     rows = len(series) + 1 if panel["type"] == "timeseries" else 0
     legend = rows * LINE
-    inner = axes(x + 0.75, top - h + 0.3 + legend, w - 0.9, h - 0.65 - legend)
+    left = 0.75 if rows else 0.2 + LETTER * max(len(curve.name) for curve in series)
+    inner = axes(x + left, top - h + 0.35 + legend, w - left - 0.25, h - 0.7 - legend)
     inner.tick_params(labelsize=7, length=2)
     inner.spines[["top", "right"]].set_visible(False)
     DRAWN[panel["type"]](inner, panel, series)
@@ -161,15 +183,15 @@ def _legend(card: Axes, series: Sequence[Curve], unit: str, w: float, h: float) 
         card.text(*where, text, fontsize=6.5, color=color, ha=align, va="center", transform=card.transAxes)
 
     step = max(
-        0.5, 0.056 * max(len(written(value, unit)) for curve in series for value in curve.values) + 0.1
+        0.5, LETTER * max(len(written(value, unit)) for curve in series for value in curve.values) + 0.1
     )
     places = (w - 0.1 - 2 * step, w - 0.1 - step, w - 0.1)
     for place, title in zip(places, ("last", "min", "max"), strict=True):
         write(0, place, title, "right", "#3274d9")
-    letters = int((w - 0.5 - 3 * step) / 0.056)
+    letters = int((w - 0.5 - 3 * step) / LETTER)
     for number, curve in enumerate(series, 1):
         finite = [value for value in curve.values if math.isfinite(value)] or [math.nan]
-        write(number, 0.12, "●", color=COLORS[(number - 1) % len(COLORS)])
+        write(number, 0.12, "●", color=curve.color)
         write(number, 0.28, curve.name if len(curve.name) <= letters else f"{curve.name[: letters - 1]}…")
         for place, value in zip(places, (finite[-1], min(finite), max(finite)), strict=True):
             write(number, place, written(value, unit), "right")
@@ -178,20 +200,26 @@ def _legend(card: Axes, series: Sequence[Curve], unit: str, w: float, h: float) 
 def _timeseries(axes: Axes, panel: Mapping[str, Any], series: Sequence[Curve]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     custom = defaults.get("custom", {})
-    for number, curve in enumerate(series):
-        axes.plot(curve.times, curve.values, color=COLORS[number % len(COLORS)], linewidth=1.1)
+    for curve in series:
+        axes.plot(
+            curve.times,
+            curve.values,
+            color=curve.color,
+            linewidth=1.1,
+            linestyle="--" if curve.dashed else "-",
+        )
     scale = custom.get("scaleDistribution", {}).get("type")
     if scale == "log":
         axes.set_yscale("log")
     elif scale == "symlog":
         axes.set_yscale("symlog", linthresh=custom["scaleDistribution"]["linearThreshold"])
-    elif "min" in defaults:
+    if "min" in defaults:
         axes.set_ylim(bottom=defaults["min"])
     if "axisSoftMax" in custom:
         axes.set_ylim(top=max(custom["axisSoftMax"], axes.get_ylim()[1]))
     if "thresholdsStyle" in custom:
         axes.axhline(
-            defaults["thresholds"]["steps"][1]["value"], color="#e02f44", linewidth=0.8, linestyle="--"
+            defaults["thresholds"]["steps"][1]["value"], color=NAMED["red"], linewidth=0.8, linestyle="--"
         )
     axes.yaxis.set_major_formatter(lambda value, _: written(value, defaults["unit"]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} min")
@@ -209,10 +237,9 @@ def _states(axes: Axes, panel: Mapping[str, Any], series: Sequence[Curve]) -> No
             if index < len(pairs) and pairs[index][1] == pairs[begin][1]:
                 continue
             option = mapping["options"][str(pairs[begin][1])]
-            color = option["color"].replace("-", "")
             end = pairs[min(index, len(pairs) - 1)][0]
             left = pairs[begin][0]
-            axes.barh(row, end - left, left=left, color=color if is_color_like(color) else "gray", height=0.7)
+            axes.barh(row, end - left, left=left, color=NAMED[option["color"]], height=0.7)
             axes.text(left, row, f" {option['text']}", fontsize=7, color="white", va="center", clip_on=True)
             begin = index
     axes.set_yticks(range(len(series)), [curve.name for curve in series])
@@ -224,23 +251,24 @@ def _bars(axes: Axes, panel: Mapping[str, Any], series: Sequence[Curve]) -> None
     defaults = panel["fieldConfig"]["defaults"]
     values = [curve.values[-1] for curve in series]
     axes.barh(range(len(series)), values, color=COLORS[0], height=0.6)
-    for row, curve in enumerate(series):
-        label = f" {curve.name}: {written(curve.values[-1], defaults['unit'])}"
-        axes.text(0, row, label, fontsize=7, va="center")
-    axes.set(xlim=(defaults["min"], defaults["max"]), yticks=[])
+    for row, value in enumerate(values):
+        inside = value > 0.8 * defaults["max"]
+        text = f" {written(value, defaults['unit'])} "
+        axes.text(value, row, text, fontsize=7, ha="right" if inside else "left", va="center")
+    axes.set_xlim(defaults["min"], defaults["max"])
+    axes.set_yticks(range(len(series)), [curve.name for curve in series])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(lambda value, _: written(value, defaults["unit"]))
 
 
-def _numbers(axes: Axes, panel: Mapping[str, Any], series: Sequence[Curve]) -> None:
-    axes.set_axis_off()
+def _numbers(card: Axes, panel: Mapping[str, Any], series: Sequence[Curve]) -> None:
     unit = panel["fieldConfig"]["defaults"]["unit"]
     by_name = panel["options"].get("textMode") == "name"
     for number, curve in enumerate(series):
-        where = ((number + 0.5) / len(series), 0.5)
+        where = ((number + 0.5) / len(series), 0.45)
         text = curve.name if by_name else f"{written(curve.values[-1], unit)}\n{curve.name}"
-        axes.text(
-            *where, text, ha="center", va="center", fontsize=9 if by_name else 12, transform=axes.transAxes
+        card.text(
+            *where, text, ha="center", va="center", fontsize=9 if by_name else 12, transform=card.transAxes
         )
 
 
@@ -248,17 +276,16 @@ DRAWN: dict[str, Callable[[Axes, Mapping[str, Any], Sequence[Curve]], None]] = {
     "timeseries": _timeseries,
     "state-timeline": _states,
     "bargauge": _bars,
-    "stat": _numbers,
 }
-"""How each kind of panel is drawn."""
+"""How each kind of panel with axes is drawn."""
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG of 64 colors, which is a third as large."""
+    """Write a figure as a PNG of 128 colors, which is a third as large."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     colors = Image.Quantize.MAXCOVERAGE
-    picture = Image.open(buffer).convert("RGB").quantize(64, method=colors, dither=Image.Dither.NONE)
+    picture = Image.open(buffer).convert("RGB").quantize(128, method=colors, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
 
 

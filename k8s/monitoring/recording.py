@@ -1,7 +1,8 @@
 """Recorded runs in a real Prometheus: ``python -m k8s.monitoring.recording RUN`` records a finished run.
 
-`replayed` passes each row of the recorded runs through the exporter, has promtool turn the results into
-Prometheus's blocks and evaluate the recording rules over them, and starts a Prometheus on these blocks.
+Its scores, in ``RUN/scores``, are recorded as a real Pushgateway serves them. `replayed` passes each row of
+the recorded runs through the exporter, has promtool turn the results into Prometheus's blocks and evaluate
+the recording rules over them, and starts a Prometheus on these blocks.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
+from xkd.monitor.metrics import SCORE
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.rundir import RunDir
 
@@ -34,9 +38,7 @@ RECORDED = HERE / "recorded"
 RULES: dict[str, Any] = yaml.safe_load((HERE / "rules.yaml").read_text())["spec"]
 NAMESPACE = "xkd"
 STEP = 2
-"""Seconds between samples of queries over the recorded time."""
-LOOKBACK = 30
-"""Seconds that a sample counts: longer than the time between rows, but a run that has ended has no data."""
+"""Seconds between scrapes, and between the points of queries over the recorded time."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Prometheus:
         return found
 
     def during(self, run: str) -> Prometheus:
-        """Return the same server, restricted to the time of the runs that match."""
-        series = self.query_range(f'xkd_run_info{{run=~"{run}"}}')
+        """Return the same server, restricted to the time of the runs that match, with their evaluation."""
+        series = self.query_range(f'{{__name__=~"xkd_run_info|{SCORE}", run=~"{run}"}}')
         times = [float(when) for each in series for when, _ in each["values"]]
         return replace(self, begin=min(times), end=max(times))
 
@@ -76,7 +78,8 @@ def record(run: RunDir) -> dict[str, Any]:
         for row in run.metrics()
     ]
     values = {"steps": info["steps"], "log_every": config.run.log_every, "rollbacks": 0}
-    return {"info": info, "thresholds": asdict(thresholds), "values": values, "rows": rows}
+    recorded = {"info": info, "thresholds": asdict(thresholds), "values": values, "rows": rows}
+    return recorded | {"scores": _pushed_scores(run) if run.scores.exists() else []}
 
 
 def _rounded(value: Any) -> Any:
@@ -85,15 +88,45 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def expositions(name: str, recorded: dict[str, Any], folder: Path) -> Iterator[tuple[float, MetricsExporter]]:
-    """Yield the exporter after each row, with the time of the row; the first row is now."""
+def _pushed_scores(run: RunDir) -> list[list[Any]]:
+    """Return the labels and values that a Pushgateway serves while ``xkd tabulate`` pushes the scores."""
+    with tempfile.TemporaryDirectory() as name:
+        # Without a file of its own, Debian's build shares one with all others on this machine.
+        gateway = ["prometheus-pushgateway", f"--persistence.file={name}/pushgateway.data"]
+        with served(gateway, Path(name) / "log") as address:
+            command = [str(Path(sys.executable).with_name("xkd")), "tabulate", f"--run={run.path}"]
+            command += [f"--scores={run.scores}", f"--out={name}/report", f"--pushgateway={address}"]
+            with subprocess.Popen(command) as tabulate:
+                pushed: list[list[Any]] = []
+                while not pushed and tabulate.poll() is None:
+                    time.sleep(1.0)
+                    with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:  # noqa: S310
+                        families = text_string_to_metric_families(answer.read().decode())
+                    pushed = [[s.labels, s.value] for f in families if f.name == SCORE for s in f.samples]
+                tabulate.terminate()
+    return pushed
+
+
+def scrapes(name: str, recorded: dict[str, Any], folder: Path) -> Iterator[tuple[float, list[Metric]]]:
+    """Yield the time of each scrape of a run, which starts now, and what Prometheus scrapes.
+
+    Its scores are pushed as soon as it ends: a real evaluation takes its time.
+    """
     exporter = MetricsExporter(name, recorded["info"], recorded["values"])
     monitor = RunMonitor(RunDir(folder), CollapseThresholds(**recorded["thresholds"]), exporter, write=False)
-    shift = time.time() - recorded["rows"][0]["time"]
+    now = time.time()
+    shift = now - recorded["rows"][0]["time"]
     for row in recorded["rows"]:
         moved = {key: row[key] + shift for key in ("time", "checkpoint_time") if key in row}
+        while now < moved["time"]:
+            yield now, list(exporter.collect())
+            now += STEP
         monitor.log(row | moved)
-        yield moved["time"], exporter
+    yield now, list(exporter.collect())
+    scores = Metric(SCORE, "", "gauge")
+    for labels, value in recorded["scores"]:
+        scores.add_sample(SCORE, labels, value)
+    yield now + STEP, [scores]
 
 
 def openmetrics(folder: Path) -> tuple[str, float, float]:
@@ -103,12 +136,13 @@ def openmetrics(folder: Path) -> tuple[str, float, float]:
     for path in sorted(RECORDED.glob("*.json.gz")):
         name = path.name.removesuffix(".json.gz")
         target = {"namespace": NAMESPACE, "pod": f"xkd-{name}-0123456789-train-0-0"}
-        for when, exporter in expositions(name, json.loads(gzip.decompress(path.read_bytes())), folder):
+        for when, metrics in scrapes(name, json.loads(gzip.decompress(path.read_bytes())), folder):
             times.append(when)
-            for family in exporter.collect():
+            for family in metrics:
                 lines = families.setdefault(family.name, [f"# TYPE {family.name} {family.type}"])
                 for sample in family.samples:
-                    pairs = (sample.labels | target).items()
+                    # A Pushgateway is another target; what it serves says so itself.
+                    pairs = (sample.labels if family.name == SCORE else sample.labels | target).items()
                     labels = ",".join(f"{key}={json.dumps(value)}" for key, value in pairs)
                     lines.append(f"{sample.name}{{{labels}}} {sample.value!r} {when:.3f}")
     text = "".join(f"{line}\n" for lines in families.values() for line in lines)
@@ -142,21 +176,26 @@ def _run(*command: str) -> None:
 @contextmanager
 def _started(data: Path, begin: float, end: float) -> Iterator[Prometheus]:
     """Start a Prometheus on existing blocks, which scrapes nothing."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     config = data.with_name("prometheus.yaml")
     config.write_text("{}\n")
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}"]
-    command.append(f"--query.lookback-delta={LOOKBACK}s")
-    log = data.with_name("prometheus.log")
-    with (
-        log.open("w") as output,
-        subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=output) as process,
-    ):
+    # A run that has ended has no data, as if its target had disappeared.
+    command.append(f"--query.lookback-delta={2 * STEP}s")
+    with served(command, data.with_name("prometheus.log")) as address:
+        yield Prometheus(address, begin, end)
+
+
+@contextmanager
+def served(command: list[str], log: Path) -> Iterator[str]:
+    """Run a server of Prometheus's on a free port until the end; yield its URL once it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [*command, f"--web.listen-address={address}"]
+    with log.open("w") as output, subprocess.Popen(command, stderr=output) as process:
         try:
             _wait_until_ready(process, f"http://{address}/-/ready", log)
-            yield Prometheus(f"http://{address}", begin, end)
+            yield f"http://{address}"
         finally:
             process.terminate()
 
@@ -171,7 +210,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
             time.sleep(0.1)
         else:
             return
-    raise RuntimeError(f"prometheus did not start: {log.read_text()}")
+    raise RuntimeError(f"a server did not start: {log.read_text()}")
 
 
 if __name__ == "__main__":

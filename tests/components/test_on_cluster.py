@@ -1,6 +1,6 @@
 """The tasks that use a cluster, run as in their pods: the compiled command and KFP's own executor.
 
-The cluster is the fake API server of the launcher's tests.
+The cluster is that of the launcher's tests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from tests.components.containers import RELEASE, TASK, compile_containers, fill
-from tests.kubernetes.server import Cluster
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.conftest import cluster as cluster
+from tests.kubernetes.conftest import fake as fake
 from tests.waiting import until
 from xkd.launch.kubernetes.config import TOLERATIONS, VOLUME
 
@@ -33,7 +35,8 @@ PRETRAIN = {
     "out": "runs/mine",
     "processes": 1,
     "nodes": 2,
-    "image": "xkd:1",
+    "image": "xkd:1-cpu",
+    "gpu_image": "xkd:1",
     "node_type": "v100_gke",
     "cpu": "",
     "memory": "300Gi",
@@ -46,14 +49,6 @@ PRETRAIN = {
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return compile_containers(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster() as cluster:
-        cluster.kubeconfig(tmp_path)
-        yield cluster
-        assert cluster.left() == []
 
 
 @pytest.fixture

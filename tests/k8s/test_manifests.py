@@ -25,6 +25,8 @@ from tests.k8s.rendering import (
 )
 from tests.k8s.schemas import is_custom, validate
 from tests.k8s.security import flaws
+from tests.k8s.test_monitoring import RULE_TESTS
+from xkd.config.presets import get_preset
 
 skip_module_without_kubectl()
 each_folder = pytest.mark.parametrize("folder", FOLDERS)
@@ -40,7 +42,7 @@ def test_every_kustomization_is_rendered_by_these_tests() -> None:
 @each_folder
 def test_every_file_is_used(folder: str) -> None:
     kustomization = yaml.safe_load((K8S / folder / "kustomization.yaml").read_text())
-    there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml", "rules_test.yaml"}
+    there = {path.name for path in (K8S / folder).glob("*.yaml")} - {"kustomization.yaml", *RULE_TESTS}
     assert there == {name for name in kustomization["resources"] if name.endswith(".yaml")}
 
 
@@ -180,6 +182,20 @@ def test_argo_retries_failed_pods_of_tasks_that_ask_for_it_alone(tmp_path: Path)
     defaults = yaml.safe_load(patched["data"]["workflowDefaults"])["spec"]["templateDefaults"]
     # The limit of a task is the pipeline's; that of loops and conditions around it stays 0.
     assert defaults == {"retryStrategy": {"limit": "0", "retryPolicy": "Always"}}
+
+
+def test_prometheus_scrapes_the_first_pod_of_a_job_and_the_controller_of_volcano() -> None:
+    """Volcano's values are those of its installer/volcano-development.yaml (docs/behavior.md)."""
+    monitors = {name: monitor["spec"] for name, monitor in of_kind("monitoring", "PodMonitor").items()}
+    (metrics,) = monitors["xkd"]["podMetricsEndpoints"]
+    assert metrics["portNumber"] == get_preset("paper").run.metrics_port
+    assert selects(monitors["xkd"]["selector"], TRAINING)
+    assert not selects(monitors["xkd"]["selector"], TRAINING | {"torchx.pytorch.org/replica-id": "1"})
+    volcano = monitors["xkd-volcano"]
+    assert volcano["namespaceSelector"] == {"matchNames": ["volcano-system"]}
+    assert selects(volcano["selector"], {"app": "volcano-controller"})
+    (address,) = volcano["podMetricsEndpoints"][0]["relabelings"]
+    assert (address["targetLabel"], address["replacement"]) == ("__address__", "$1:8081")
 
 
 def test_alerts_link_to_one_published_runbook() -> None:

@@ -22,8 +22,8 @@ pytestmark = [
     ),
 ]
 
-FOREIGN = ("xkd:job_pods", "volcano_queue", "xkd:gpu:dcgm", "xkd_evaluation_score", "ALERTS")
-"""Series of other exporters, of an evaluation, and of alerts, which are not in a recorded training."""
+FOREIGN = ("xkd:job_pods", "volcano_queue", "xkd:gpu:dcgm", "xkd_gpu_memory", "xkd_loss_scale", "ALERTS")
+"""Series of other exporters, of training on a GPU, and of alerts, which are not in a recorded run."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,13 @@ def test_the_recorded_runs_show_a_collapse_and_a_slow_process(server: Prometheus
     assert {series["metric"]["rank"] for series in slow} == {"1"}
 
 
+def test_the_recorded_scores_are_those_of_a_pushgateway(server: Prometheus) -> None:
+    scores = server.query_range("last_over_time(xkd_evaluation_score[1h])")
+    assert {series["metric"]["encoder"] for series in scores} == {"teacher", "random"}
+    assert {series["metric"]["run"] for series in scores} == {"healthy"}
+    assert {series["metric"]["job"] for series in scores} == {"xkd"}
+
+
 @pytest.mark.parametrize("name", list(DASHBOARDS))
 def test_a_picture_has_every_panel_and_its_numbers(server: Prometheus, name: str) -> None:
     figure = draw(DASHBOARDS[name], server, CHOSEN[name])
@@ -58,6 +65,7 @@ def test_a_picture_has_every_panel_and_its_numbers(server: Prometheus, name: str
     titles = {panel["title"].partition("$")[0] for panel in DASHBOARDS[name]["panels"]}
     assert [title for title in titles if not any(text.startswith(title) for text in written)] == []
     assert any(re.fullmatch(r"[\d.]+ clips/s", text) for text in written)
+    assert "No data" not in written  # without a reason
     assert (FIGURES / f"dashboard-{name}.png").exists()
 
 

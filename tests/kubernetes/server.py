@@ -1,4 +1,4 @@
-"""A fake Kubernetes API server with the requests that a launcher makes; tests act as Volcano's controller.
+"""A fake Kubernetes API server with the requests that a launcher makes, which can fail as no real one would.
 
 It keeps jobs and pods, and validates posted jobs as an API server would: the schema (where Volcano's is
 available), the name, the namespace.
@@ -11,8 +11,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import yaml
-
 from tests.k8s.schemas import validate
-from xkd.launch.kubernetes.status import ENDED
+from tests.kubernetes.cluster import Cluster, now, write_kubeconfig
 
 _JOBS = re.compile(r"/apis/batch\.volcano\.sh/v1alpha1/namespaces/([^/]+)/jobs(?:/([^/]+))?$")
 _WORKFLOWS = re.compile(r"/apis/argoproj\.io/v1alpha1/namespaces/([^/]+)/workflows$")
@@ -32,19 +29,16 @@ _PODS = re.compile(r"/api/v1/namespaces/([^/]+)/pods(?:/([^/]+)(/log)?)?$")
 Answer = tuple[int, dict[str, Any]]
 
 
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class Cluster:
+class FakeCluster(Cluster):
     """The state of the server; tests change it while launchers poll.
 
     Args:
         certificate: a file with a key and its certificate, for TLS; None: none.
     """
 
+    namespace = "research"
+
     def __init__(self, certificate: Path | None = None) -> None:
-        self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.workflows: list[dict[str, Any]] = []
         self.changes: list[dict[str, Any]] = []
@@ -54,16 +48,15 @@ class Cluster:
         self.requests: list[str] = []
         self.faults: list[Callable[[BaseHTTPRequestHandler], bool]] = []
         """Each may replace the response to one request (by returning True), and is then removed."""
-        self.submitted = 0
         self.log_breaks_every = 10_000
         """Number of log lines after which the connection breaks; a new connection may repeat lines."""
         self.log_broken = 0
-        self.away = ""
-        """Reason why every request fails; empty: none does."""
+        self.is_away = False
+        """Whether every request fails."""
         self.token = ""
         """The only token that the server accepts; empty: it accepts every request."""
-        self.stuck = False
-        """Whether deleted jobs stay, as with a pod on a lost node."""
+        self._jobs: dict[str, dict[str, Any]] = {}
+        self._submitted = 0
         self._certificate, self.port = certificate, 0
         self._listen()
 
@@ -80,136 +73,74 @@ class Cluster:
             )
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def _close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
-    @contextmanager
-    def outage(self) -> Iterator[None]:
-        """Accept no connection, and answer no request of those that are open."""
-        self.away = "the server is shutting down"
-        self.close()
-        yield
-        self.away = ""
-        self._listen()
+    def __enter__(self) -> FakeCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
     def kubeconfig(self, folder: Path) -> Path:
-        """Write a kubeconfig for this server; return its path."""
-        server = f"http://127.0.0.1:{self.port}"
-        path = folder / "kubeconfig"
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": server}}],
-            "users": [{"name": "test", "user": {}}],
-            "contexts": [
-                {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "research"}}
-            ],
-        }
-        path.write_text(yaml.safe_dump(content))
-        return path
+        server = {"server": f"http://127.0.0.1:{self.port}"}
+        return write_kubeconfig(folder / "kubeconfig", server, {}, self.namespace)
 
     @property
-    def job(self) -> dict[str, Any]:
-        """The only job."""
-        (job,) = self.jobs.values()
-        return job
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        return self._jobs
 
     @property
-    def name(self) -> str:
-        return str(self.job["metadata"]["name"])
+    def submitted(self) -> int:
+        return self._submitted
 
-    def phase(self, phase: str, restarts: int = 0) -> None:
-        """Move the job to a phase, as Volcano's controller would."""
-        status = self.job.setdefault("status", {})
-        change = {"status": phase, "lastTransitionTime": now()}
-        status["conditions"] = [*status.get("conditions", []), change]
-        status["state"] = {"phase": phase, "lastTransitionTime": now()}
-        status["retryCount"] = restarts
+    def set_status(self, status: dict[str, Any]) -> None:
+        self.job["status"] = status
 
-    def start(self) -> None:
-        """Start the job's pods."""
-        for task in self.job["spec"]["tasks"]:
-            name = f"{self.name}-{task['name']}-0"
-            labels = {**task["template"]["metadata"]["labels"], "volcano.sh/job-name": self.name}
-            self.pods[name] = {
-                "metadata": {"name": name, "labels": labels},
-                "spec": task["template"]["spec"],
-                "status": {"phase": "Running", "containerStatuses": [_container({"running": {}})]},
-            }
-            self._changed(name)
-            self.logs.setdefault(name, [])
-        self.phase("Running", self.job.get("status", {}).get("retryCount", 0))
-
-    def end_pod(
-        self, number: int, code: int, message: str = "", reason: str = "", pod_reason: str = ""
-    ) -> None:
-        """End a pod's container with a termination message."""
-        status = self.pods[f"{self.name}-train-{number}-0"]["status"]
-        terminated = {"exitCode": code, "message": message, "reason": reason or "Error", "finishedAt": now()}
-        status["phase"] = "Failed" if code else "Succeeded"
-        status["containerStatuses"] = [_container({"terminated": terminated})]
-        if pod_reason:
-            status["reason"] = pod_reason
-        self._changed(f"{self.name}-train-{number}-0")
-
-    def restart(self, restarts: int = 1) -> None:
-        """Restart the job, as Volcano does when a pod failed: all its pods are deleted at once."""
-        self.pods.clear()
-        self.phase("Restarting", restarts)
-
-    def terminate(self, run_id: str, **spec: Any) -> None:
-        """Terminate a pipeline run, as KFP does unless `spec` says otherwise."""
-        labels = {"pipeline/runid": run_id}
-        self.workflows.append({"metadata": {"labels": labels}, "spec": spec or {"activeDeadlineSeconds": 0}})
-
-    def wait_pod(self, reason: str, message: str, scheduled: bool = True) -> None:
-        """Have the first pod wait for a reason."""
-        name, spec = f"{self.name}-train-0-0", self.job["spec"]["tasks"][0]["template"]["spec"]
-        waiting = _container({"waiting": {"reason": reason, "message": message}})
-        status = {"phase": "Pending", "containerStatuses": [waiting]}
-        if not scheduled:
-            condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
-            status = {"phase": "Pending", "conditions": [condition]}
-        labels = {"volcano.sh/job-name": self.name}
-        self.pods[name] = {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
-
-    def _changed(self, name: str) -> None:
+    def set_pod(self, name: str, template: dict[str, Any], status: dict[str, Any]) -> None:
+        labels = {**template["metadata"]["labels"], "volcano.sh/job-name": self.name}
+        metadata = {"name": name, "labels": labels, "resourceVersion": str(len(self.changes) + 1)}
+        self.pods[name] = {"metadata": metadata, "spec": template["spec"], "status": status}
         self.changes.append(deepcopy(self.pods[name]))
+        self.logs.setdefault(name, [])
+
+    def delete_pods(self) -> None:
+        self.pods.clear()
+
+    def delete_job(self, name: str) -> None:
+        del self._jobs[name]
+
+    def add_workflow(self, labels: dict[str, str], spec: dict[str, Any]) -> None:
+        self.workflows.append({"metadata": {"labels": labels}, "spec": spec})
+
+    def stop(self) -> None:
+        self.is_away = True  # for connections that are open
+        self._close()
+
+    def resume(self) -> None:
+        self.is_away = False
+        self._listen()
+
+    def add_job(self, job: dict[str, Any]) -> None:
+        """Create a job, as a launcher asks."""
+        job["metadata"]["creationTimestamp"] = now()
+        self._jobs[job["metadata"]["name"]] = job
+        self._submitted += 1
 
     def say(self, text: str, number: int = 0) -> None:
         """Log a line of a pod."""
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
         self.logs[f"{self.name}-train-{number}-0"].append((when, text))
 
-    def left(self) -> list[str]:
-        """Return the jobs that have not ended or have no time to live."""
-        return [
-            name
-            for name, job in self.jobs.items()
-            if job.get("status", {}).get("state", {}).get("phase") not in ENDED
-            or "ttlSecondsAfterFinished" not in job["spec"]
-        ]
-
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
-    cluster: Cluster
+    cluster: FakeCluster
 
     def handle_error(self, *_: object) -> None:
         """Log nothing: clients may close connections early."""
-
-
-def _container(state: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "train", "image": "", "imageID": "", "ready": False, "restartCount": 0, "state": state}
 
 
 def refused(code: int, message: str) -> Answer:
@@ -228,8 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     @property
-    def cluster(self) -> Cluster:
-        cluster: Cluster = self.server.cluster  # type: ignore[attr-defined]
+    def cluster(self) -> FakeCluster:
+        cluster: FakeCluster = self.server.cluster  # type: ignore[attr-defined]
         return cluster
 
     def do_GET(self) -> None:
@@ -254,8 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(*refused(401, "Unauthorized"))
             return
         self.cluster.requests.append(f"{self.command} {path.path}")
-        if self.cluster.away:
-            self.reply(*refused(500, self.cluster.away))
+        if self.cluster.is_away:
+            self.reply(*refused(500, "no leader"))
             return
         for fault in self.cluster.faults:
             if fault(self):
@@ -296,9 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             return refused(422, "the namespace of the provided object does not match the request's")
         if name in self.cluster.jobs:
             return refused(409, f'jobs.batch.volcano.sh "{name}" already exists')
-        self.body["metadata"]["creationTimestamp"] = now()
-        self.cluster.jobs[name] = self.body
-        self.cluster.submitted += 1
+        self.cluster.add_job(self.body)
         return 201, self.body
 
     def _patch(self) -> Answer:
@@ -323,19 +252,26 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, self.cluster.jobs.pop(found[2])
 
     def _watch(self, label: str) -> None:
-        """Send pods as they change, chunk by chunk."""
+        """Send pods as they are, or as they have changed since a version; then as they change."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        at = len(self.cluster.changes)
+        at, version = len(self.cluster.changes), self.query.get("resourceVersion")
+        changed = self.cluster.changes[int(version) :] if version else list(self.cluster.pods.values())
         until = time.monotonic() + float(self.query["timeoutSeconds"])
-        while time.monotonic() < until and not self.cluster.away:
-            for pod in self.cluster.changes[at:]:
-                at += 1
+        while time.monotonic() < until and not self.cluster.is_away:
+            for pod in changed:
                 if _selected(pod, label):
-                    self._chunk(json.dumps({"type": "MODIFIED", "object": pod}) + "\n")
+                    self.send_event("MODIFIED", pod)
             time.sleep(0.02)
+            changed = self.cluster.changes[at:]
+            at += len(changed)
+        self.send_event("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(at)}})
         self.wfile.write(b"0\r\n\r\n")
+
+    def send_event(self, kind: str, resource: dict[str, Any]) -> None:
+        """Send an event of a watch."""
+        self._chunk(json.dumps({"type": kind, "object": resource}) + "\n")
 
     def _chunk(self, text: str) -> None:
         content = text.encode()

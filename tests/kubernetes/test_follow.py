@@ -1,127 +1,37 @@
-"""Launching on a cluster: the real launcher and Kubernetes client against a fake API server."""
+"""Launching on a cluster: jobs that are submitted, adopted and followed to every kind of end."""
 
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kubernetes.server import Cluster, refused
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.launching import (
+    COLLAPSED,
+    CONFIG,
+    HEALTHY,
+    Launch,
+    Shown,
+    complete,
+    fail,
+    report,
+    started,
+)
 from tests.tiny import tiny_config
 from tests.waiting import until
 from xkd.errors import CollapsedError, TrainingError, UserError, XkdError
-from xkd.launch.kubernetes import client, follow, submit
-from xkd.launch.kubernetes.client import ApiUnavailableError, PollPolicy
+from xkd.launch.kubernetes import submit
+from xkd.launch.kubernetes.client import ApiUnavailableError
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.kubernetes.submit import LaunchError, release
-from xkd.launch.launcher import describe, launch, training_job
+from xkd.launch.launcher import describe, training_job
 from xkd.rundir import Verdict
-
-QUICK = PollPolicy(first=0.05, longest=0.1, patience=2.0)
-HEALTHY: dict[str, Any] = {"verdict": "healthy", "reason": "it learns", "step": 28}
-COLLAPSED: dict[str, Any] = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ClusterConfig(nodes=2, resources={"limits": {"nvidia.com/gpu": "2", "cpu": "64"}})
-
-
-def report(message: str, code: int, **extra: Any) -> str:
-    """A termination message as xkd.launch.agent writes it."""
-    return json.dumps({"message": {"message": message, "errorCode": code, "extraInfo": extra}})
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster of the kubeconfig; no job may be left on it."""
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(client, "POLL_POLICY", QUICK)
-    monkeypatch.setattr(follow, "_FLUSH_SECONDS", 0.5)
-    with Cluster() as cluster:
-        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path)))
-        yield cluster
-        assert cluster.left() == []
-
-
-class Launch(threading.Thread):
-    """A launcher in a thread, and what it returned or raised."""
-
-    def __init__(
-        self, config: ClusterConfig = CONFIG, run_id: str = "", out: Path = Path("runs/mine")
-    ) -> None:
-        super().__init__(daemon=True)
-        self.config, self.run_id, self.out = config, run_id, out
-        self.result: Verdict | BaseException | None = None
-        self.ended = False
-        self.start()
-
-    def run(self) -> None:
-        try:
-            paths = Path("runs/data"), self.out
-            self.result = launch(tiny_config(), *paths, cluster=self.config, run_id=self.run_id)
-        except BaseException as error:
-            self.result = error
-        self.ended = True
-
-    def end(self) -> Verdict | BaseException | None:
-        self.join(timeout=60)
-        assert self.ended
-        return self.result
-
-
-class Shown:
-    """What launchers have printed so far; a test waits for it rather than for a time."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._out, self._err, self._capsys = "", "", capsys
-
-    def read(self) -> str:
-        out, err = self._capsys.readouterr()
-        self._out, self._err = self._out + out, self._err + err
-        return self._out + self._err
-
-    def wait(self, text: str) -> None:
-        until(lambda: text in self.read())
-
-
-def hang_up(handler: BaseHTTPRequestHandler) -> bool:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-    handler.close_connection = True
-    return True
-
-
-def started(cluster: Cluster, **options: Any) -> Launch:
-    """Return a launcher whose job runs."""
-    launcher = Launch(**options)
-    until(lambda: cluster.jobs or launcher.ended)
-    assert launcher.result is None, launcher.result
-    cluster.phase("Pending")
-    cluster.start()
-    return launcher
-
-
-def complete(cluster: Cluster) -> None:
-    cluster.end_pod(0, 0, report("finished", 0, verdict=HEALTHY))
-    cluster.end_pod(1, 0)
-    cluster.phase("Completed", cluster.job["status"]["retryCount"])
-
-
-def fail(cluster: Cluster, *arguments: Any, phase: str = "Failed", **options: Any) -> None:
-    cluster.end_pod(0, 143)
-    cluster.end_pod(1, *arguments, **options)
-    cluster.phase(phase, cluster.job["spec"]["maxRetry"] if phase == "Failed" else 0)
 
 
 def test_a_job_is_submitted_and_its_verdict_is_returned(
@@ -130,9 +40,9 @@ def test_a_job_is_submitted_and_its_verdict_is_returned(
     launcher = started(cluster)
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
-    assert "POST /apis/batch.volcano.sh/v1alpha1/namespaces/research/jobs" in cluster.requests
+    assert cluster.submitted == 1
     said = capsys.readouterr().err
-    assert f"xkd: job {cluster.name} submitted in namespace research" in said
+    assert f"xkd: job {cluster.name} submitted in namespace {cluster.namespace}" in said
     assert re.search(rf"xkd: job {cluster.name}: Completed, 1 attempt\(s\), 0 min \d+ s running", said)
 
 
@@ -155,6 +65,17 @@ def test_a_running_job_is_attached_to(cluster: Cluster, capsys: pytest.CaptureFi
     assert cluster.submitted == 1
 
 
+def test_launchers_at_the_same_time_submit_one_job(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launchers, shown = [Launch() for _ in range(4)], Shown(capsys)
+    until(lambda: shown.read().count("; attaching\n") == 3)
+    cluster.start()
+    complete(cluster)
+    assert [launcher.end() for launcher in launchers] == [Verdict(**HEALTHY)] * 4
+    assert cluster.submitted == 1
+
+
 def test_a_completed_job_is_not_run_again(cluster: Cluster) -> None:
     launcher = started(cluster)
     complete(cluster)
@@ -172,7 +93,7 @@ def test_a_completed_job_without_a_termination_message_has_the_verdict_of_its_ru
     if left:
         cluster.end_pod(0, 0, left)
     else:
-        cluster.pods.clear()
+        cluster.delete_pods()
     cluster.phase("Completed")
     assert launcher.end() == Verdict(**HEALTHY)
 
@@ -187,7 +108,7 @@ def test_a_completed_job_whose_verdict_is_out_of_reach_is_not_an_error(cluster: 
     assert describe(None, launcher.out) == ("unknown", reason)
 
 
-def test_different_work_has_a_different_job_name(cluster: Cluster) -> None:
+def test_different_work_has_a_different_job_name() -> None:
     def name(out: str, config: ClusterConfig = CONFIG, run_id: str = "") -> str:
         return training_job(tiny_config(), Path("data"), Path(out), config, run_id).name
 
@@ -195,74 +116,15 @@ def test_different_work_has_a_different_job_name(cluster: Cluster) -> None:
     assert name("a") == name("a", run_id="r1")  # whoever starts it
 
 
-@pytest.mark.parametrize("moment", ["before", "while"])
-def test_transient_server_errors_are_retried(cluster: Cluster, moment: str) -> None:
-    def error(code: int) -> Callable[[BaseHTTPRequestHandler], bool]:
-        def spoil(handler: BaseHTTPRequestHandler) -> bool:
-            handler.reply(*refused(code, "etcdserver: request timed out"))  # type: ignore[attr-defined]
-            return True
-
-        return spoil
-
-    faults = [error(500), hang_up, error(503), error(429)]
-    if moment == "before":
-        cluster.faults = faults
-    launcher = started(cluster)
-    if moment == "while":
-        cluster.faults = faults
-        until(lambda: not cluster.faults)
-    complete(cluster)
-    assert launcher.end() == Verdict(**HEALTHY)
-    assert cluster.submitted == 1
-
-
-def test_a_lost_response_does_not_submit_a_second_job(cluster: Cluster) -> None:
-    def swallow(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command != "POST":
-            return False
-        handler._post()  # type: ignore[attr-defined]
-        return hang_up(handler)
-
-    cluster.faults = [swallow]
-    launcher = started(cluster)
-    complete(cluster)
-    assert launcher.end() == Verdict(**HEALTHY)
-    assert cluster.submitted == 1
-
-
-def test_a_request_without_a_response_times_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_TIMEOUT", (1, 0.3))
-
-    def hang(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command != "GET" or "log" in handler.path:
-            return False
-        time.sleep(1)
-        return True
-
-    launcher = started(cluster)
-    cluster.faults = [hang, hang]
-    until(lambda: not cluster.faults)
-    complete(cluster)
-    assert launcher.end() == Verdict(**HEALTHY)
-
-
 def test_an_unreachable_api_is_an_error_and_the_job_continues(cluster: Cluster) -> None:
     launcher = started(cluster)
-    cluster.away = "no leader"
+    cluster.stop()
     error = launcher.end()
     assert isinstance(error, ApiUnavailableError)
     assert error.exit_code == 75
-    assert str(error).startswith("requests to the Kubernetes API failed for 2 s (no leader); the job contin")
-    cluster.away = ""
+    assert re.match(r"requests to the Kubernetes API failed for 2 s \(.+\); the job continues, ", str(error))
+    cluster.resume()
     complete(cluster)
-
-
-def test_unknown_phases_are_taken_as_transient(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    launcher = started(cluster)
-    cluster.phase("Reticulating")
-    Shown(capsys).wait("Reticulating")
-    complete(cluster)
-    assert launcher.end() == Verdict(**HEALTHY)
 
 
 def test_a_preempted_job_is_followed_through_its_restart(
@@ -283,39 +145,6 @@ def test_a_preempted_job_is_followed_through_its_restart(
     assert "Completed, 2 attempt(s)" in shown.read()
 
 
-def rejecting(code: int) -> Callable[[BaseHTTPRequestHandler], bool]:
-    def reject(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command != "GET" or "/jobs/" not in handler.path:
-            return False
-        handler.reply(*refused(code, "not you"))  # type: ignore[attr-defined]
-        return True
-
-    return reject
-
-
-def test_a_followed_job_is_followed_through_a_change_of_credentials(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
-) -> None:
-    launcher = started(cluster)
-    cluster.faults = [rejecting(code) for code in (401, 403, 401)]
-    until(lambda: not cluster.faults)
-    complete(cluster)
-    assert launcher.end() == Verdict(**HEALTHY)
-    assert "a request to the Kubernetes API failed (not you); retrying" in capsys.readouterr().err
-
-
-def test_credentials_that_stay_rejected_leave_the_job_running(cluster: Cluster) -> None:
-    launcher = started(cluster)
-    cluster.faults = [rejecting(401) for _ in range(1000)]
-    error = launcher.end()
-    assert isinstance(error, ApiUnavailableError)
-    assert str(error) == (
-        "requests to the Kubernetes API failed for 2 s (not you); the job continues, "
-        "rerun the command to attach to it"
-    )
-    complete(cluster)
-
-
 def test_two_jobs_cannot_write_to_one_run_directory(cluster: Cluster) -> None:
     first = started(cluster, run_id="r1")
     name = cluster.name
@@ -324,13 +153,13 @@ def test_two_jobs_cannot_write_to_one_run_directory(cluster: Cluster) -> None:
         error = Launch(other, run_id="r2", out=same).end()
         assert type(error) is UserError
         assert str(error).startswith(f"job {name} (Running) already writes to /workspace/runs/mine; ")
-        assert str(error).endswith(f"kubectl delete vcjob {name} -n research")
+        assert str(error).endswith(f"kubectl delete vcjob {name} -n {cluster.namespace}")
     assert cluster.submitted == 1
     complete(cluster)
     first.end()
     second = Launch(other, run_id="r2")  # the first one has ended
     until(lambda: cluster.submitted == 2)
-    del cluster.jobs[name]
+    cluster.delete_job(name)
     cluster.start()
     complete(cluster)
     assert second.end() == Verdict(**HEALTHY)
@@ -368,22 +197,6 @@ def test_waiting_for_a_deletion_has_a_timeout(cluster: Cluster, monkeypatch: pyt
     assert cluster.submitted == 1
 
 
-def test_a_failed_cancellation_is_reported_with_a_command(cluster: Cluster) -> None:
-    def refuse(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command != "DELETE":
-            return False
-        handler.reply(*refused(403, "forbidden by policy"))  # type: ignore[attr-defined]
-        return True
-
-    cluster.faults = [refuse]
-    launcher = started(cluster, config=replace(CONFIG, run_seconds=1))
-    error = launcher.end()
-    assert isinstance(error, LaunchError)
-    assert "longer than run_seconds; not cancelled (permission denied by the cluster: " in str(error)
-    assert str(error).endswith(f": kubectl delete vcjob {cluster.name} -n research")
-    complete(cluster)
-
-
 @pytest.mark.parametrize("scheduled", [True, False])
 def test_the_reason_a_pod_waits_for_is_logged_once(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], scheduled: bool
@@ -400,18 +213,6 @@ def test_the_reason_a_pod_waits_for_is_logged_once(
     assert launcher.end() == Verdict(**HEALTHY)
     said = [line for line in shown.read().splitlines() if " waits: " in line]
     assert said == [f"xkd: pod {cluster.name}-train-0-0 waits: ImagePullBackOff: no image in sight, try 0"]
-
-
-def test_the_log_of_a_pending_pod_is_requested_at_growing_intervals(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "POLL_POLICY", replace(QUICK, longest=3))
-    launcher = Launch()
-    until(lambda: cluster.jobs)
-    time.sleep(2)
-    assert sum(request.endswith("/log") for request in cluster.requests) < 8
-    cluster.jobs.clear()
-    launcher.end()
 
 
 def test_the_summary_has_the_progress_of_the_run(
@@ -432,7 +233,7 @@ def test_the_summary_has_the_progress_of_the_run(
 
 def test_a_deleted_job_is_an_error(cluster: Cluster) -> None:
     launcher = started(cluster)
-    cluster.jobs.clear()
+    cluster.delete_job(cluster.name)
     error = launcher.end()
     assert isinstance(error, LaunchError)
     assert "no longer exists: it was deleted, or its time to live expired" in str(error)
@@ -510,21 +311,6 @@ def test_a_job_that_volcano_gives_up_with_restarts_left_is_submitted_again(
     cluster.start()
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
-
-
-def test_a_job_that_cannot_be_submitted_again_is_one_line(cluster: Cluster) -> None:
-    def refuse(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command != "POST":
-            return False
-        handler.reply(*refused(422, "over the quota"))  # type: ignore[attr-defined]
-        return True
-
-    launcher = started(cluster)
-    cluster.faults = [refuse]
-    cluster.end_pod(0, 1, report("NCCL error", 1))
-    cluster.phase("Failed", 1)
-    error = launcher.end()
-    assert str(error) == "the cluster rejected the job: over the quota"
 
 
 def test_a_job_that_fails_again_and_again_has_no_more_restarts_than_it_may(cluster: Cluster) -> None:
@@ -668,148 +454,6 @@ def test_a_job_past_its_deadline_is_cancelled(
     assert cluster.jobs == {}
 
 
-DENIED = 'jobs.batch.volcano.sh is forbidden: User "{}" cannot create resource "jobs"'
-
-
-@pytest.mark.parametrize(
-    ("code", "reason", "advice"),
-    [
-        (403, "no", "permission denied by the cluster: {}; {} your account"),
-        (403, DENIED.format("ann@x.org"), "permission denied by the cluster: {}; {} user ann@x.org"),
-        (
-            403,
-            DENIED.format("system:serviceaccount:team:default-editor"),
-            "permission denied by the cluster: {}; {} service account default-editor of namespace team",
-        ),
-        (422, "forbidden by policy", "the cluster rejected the job: {}"),
-        (404, "not found", "the cluster has no Volcano jobs ({}); install Volcano"),
-    ],
-)
-def test_a_rejected_job_is_one_line(cluster: Cluster, code: int, reason: str, advice: str) -> None:
-    def refuse(handler: BaseHTTPRequestHandler) -> bool:
-        if handler.command != "POST":
-            return False
-        handler.reply(*refused(code, reason))  # type: ignore[attr-defined]
-        return True
-
-    cluster.faults = [refuse]
-    bind = "apply k8s/base to namespace research, and bind its role xkd-launcher to"
-    assert str(Launch().end()) == advice.format(reason, bind)
-
-
-def test_a_missing_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    error = Launch().end()
-    assert isinstance(error, UserError)
-    assert str(error).startswith("no Kubernetes cluster: ")
-    assert "\n" not in str(error)
-
-
-def test_log_lines_are_shown_once_through_broken_connections(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cluster.log_breaks_every = 2
-    launcher, shown = started(cluster), Shown(capsys)
-    for number in range(9):
-        cluster.say(f"line {number}")
-        time.sleep(0.03)
-    shown.wait("line 8")
-    cluster.restart()  # a new pod of the same name
-    shown.wait("Restarting")
-    cluster.start()
-    cluster.say("line 9, of the second pod")
-    complete(cluster)
-    launcher.end()
-    lines = [line for line in shown.read().splitlines() if line.startswith("line ")]
-    assert lines == [*(f"line {number}" for number in range(9)), "line 9, of the second pod"]
-
-
-class Command:
-    """A launcher as a process of its own, whose job runs."""
-
-    def __init__(self, cluster: Cluster, run_id: str = "", terminal: bool = False) -> None:
-        program = "from pathlib import Path; from tests.tiny import tiny_config as tiny; "
-        program += (
-            "from xkd.launch.kubernetes.config import ClusterConfig; from xkd.launch.launcher import launch; "
-        )
-        program += (
-            f"launch(tiny(), Path('runs/data'), Path('runs/mine'), 1, ClusterConfig(nodes=2), {run_id!r})"
-        )
-        self.terminal, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            stdin=slave if terminal else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        os.close(slave)
-        self.said = ""
-        until(lambda: cluster.jobs)
-        if "status" not in cluster.job:
-            cluster.start()
-        self.wait("Running\n")
-
-    def wait(self, text: str) -> None:
-        assert self.process.stderr
-        while text not in self.said:
-            character = self.process.stderr.read(1)
-            assert character, self.said
-            self.said += character
-
-    def end(self) -> int:
-        _, said = self.process.communicate(timeout=60)
-        self.said += said
-        os.close(self.terminal)
-        return self.process.returncode
-
-
-@pytest.fixture
-def command(cluster: Cluster) -> Iterator[Callable[..., Command]]:
-    """Start launchers as processes; end those that are left."""
-    commands: list[Command] = []
-
-    def start(*arguments: Any, **options: Any) -> Command:
-        commands.append(Command(cluster, *arguments, **options))
-        return commands[-1]
-
-    yield start
-    for each in commands:
-        each.process.kill()
-
-
-Start = Callable[..., Command]
-
-
-@pytest.mark.system
-def test_a_job_continues_after_its_launcher_is_terminated(cluster: Cluster, command: Start) -> None:
-    for run_id in ("", "r1"):
-        launcher = command(run_id)
-        launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.end() in (143, -signal.SIGTERM), launcher.said
-        assert "Running, 1 attempt(s)" in launcher.said
-        assert (
-            f"job {cluster.name}: continues; rerun the command to attach to it, or cancel it: "
-            f"xkd launch --cancel {cluster.name} --cluster-set namespace=research"
-        ) in launcher.said
-    assert cluster.submitted == 1
-    complete(cluster)
-
-
-@pytest.mark.system
-@pytest.mark.parametrize("spec", [{"activeDeadlineSeconds": 0}, {"shutdown": "Terminate"}])
-def test_terminating_a_pipeline_run_cancels_its_job(
-    cluster: Cluster, command: Start, spec: dict[str, Any]
-) -> None:
-    launcher = command("r1")
-    cluster.terminate("r1", **spec)
-    launcher.process.send_signal(signal.SIGTERM)
-    assert launcher.end() in (143, -signal.SIGTERM), launcher.said
-    assert launcher.said.endswith(": cancelled\n")
-    assert cluster.jobs == {}
-
-
 def test_a_deadline_of_another_kind_or_of_another_run_is_no_termination(cluster: Cluster) -> None:
     cluster.terminate("r2")
     cluster.terminate("r1", activeDeadlineSeconds=864000)
@@ -817,50 +461,6 @@ def test_a_deadline_of_another_kind_or_of_another_run_is_no_termination(cluster:
     assert release("r1") == []
     complete(cluster)
     assert launcher.end() == Verdict(**HEALTHY)
-
-
-@pytest.mark.system
-def test_ctrl_c_cancels_a_job_that_the_launcher_submitted(cluster: Cluster, command: Start) -> None:
-    def slow(handler: BaseHTTPRequestHandler) -> bool:
-        """Fail the first deletion, so that there is time for another signal."""
-        if handler.command != "DELETE":
-            return False
-        handler.reply(*refused(500, "etcdserver: request timed out"))  # type: ignore[attr-defined]
-        return True
-
-    launcher, name = command(), cluster.name
-    cluster.faults = [slow]
-    launcher.process.send_signal(signal.SIGINT)
-    until(lambda: not cluster.faults)
-    for more in (signal.SIGTERM, signal.SIGINT):  # while it cancels
-        launcher.process.send_signal(more)
-    assert launcher.end() in (130, -signal.SIGINT), launcher.said
-    assert f"job {name}: cancelled\n" in launcher.said
-    assert cluster.jobs == {}
-
-
-@pytest.mark.system
-def test_ctrl_c_leaves_a_job_that_the_launcher_only_attached_to(cluster: Cluster, command: Start) -> None:
-    first = started(cluster, config=ClusterConfig(nodes=2))
-    second = command()
-    second.process.send_signal(signal.SIGINT)
-    assert second.end() in (130, -signal.SIGINT), second.said
-    assert f"job {cluster.name}: continues; " in second.said
-    complete(cluster)
-    assert first.end() == Verdict(**HEALTHY)
-
-
-@pytest.mark.system
-@pytest.mark.parametrize(("answer", "left"), [("y\n", 0), ("n\n", 1), ("\n", 1)])
-def test_at_a_terminal_ctrl_c_asks(cluster: Cluster, command: Start, answer: str, left: int) -> None:
-    launcher = command(terminal=True)
-    launcher.process.send_signal(signal.SIGINT)
-    launcher.wait(f"xkd: cancel job {cluster.name} too? [y/N] ")
-    os.write(launcher.terminal, answer.encode())
-    assert launcher.end() in (130, -signal.SIGINT), launcher.said
-    assert len(cluster.jobs) == left
-    if left:
-        complete(cluster)
 
 
 def test_another_run_of_a_pipeline_adopts_the_job(cluster: Cluster) -> None:
@@ -889,42 +489,3 @@ def test_release_cancels_the_active_jobs_of_a_terminated_run(cluster: Cluster) -
     assert other.end() == Verdict(**HEALTHY)
     cluster.terminate("r2")
     assert release("r2") == []  # an ended job is kept until its time to live passes
-
-
-def test_release_without_permission_to_read_workflows_leaves_the_job(
-    cluster: Cluster, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(handler: BaseHTTPRequestHandler) -> bool:
-        if "workflows" not in handler.path:
-            return False
-        handler.reply(*refused(403, "forbidden by policy"))  # type: ignore[attr-defined]
-        return True
-
-    launcher = started(cluster, run_id="r1")
-    cluster.terminate("r1")
-    cluster.faults = [refuse]
-    assert release("r1") == []
-    assert "whether pipeline run r1 was terminated is not known: permission denied" in capsys.readouterr().err
-    complete(cluster)
-    assert launcher.end() == Verdict(**HEALTHY)
-
-
-@pytest.mark.system
-def test_the_command_line_starts_a_job_without_following_it_and_cancels_it(cluster: Cluster) -> None:
-    def xkd(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from xkd.cli import main; main()", "launch", *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    work = ("--preset", "toy", "--data", "runs/data", "--out", "runs/mine")
-    assert xkd(*work, "--detach").returncode == 0
-    name = cluster.name
-    again = xkd(*work, "--detach")
-    assert again.stderr == f"xkd: job {name} exists (Pending); attaching\n"
-    assert xkd("--cancel", name).returncode == 0
-    assert cluster.jobs == {}
-    missing = xkd("--cancel", name)
-    assert (missing.returncode, missing.stderr) == (
-        2,
-        f"xkd: no job {name} in namespace research; list them: kubectl get vcjob -n research\n",
-    )
-    assert xkd().stderr == "xkd: launch needs --data and --out, or --cancel with the name of a job\n"

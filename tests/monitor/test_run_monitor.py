@@ -184,6 +184,20 @@ def test_a_finished_run_waits_for_a_last_scrape_if_it_was_scraped_before(
     monitor.exporter.close()
 
 
+def test_an_interrupted_run_exports_it_until_the_next_scrape(tmp_path: Path) -> None:
+    monitor = start(tmp_path)
+    monitor.log(row(1))
+    interrupted = ("xkd_interrupted_timestamp_seconds", tmp_path.name)
+    assert math.isnan(scrape(monitor)[interrupted])
+    waiting = threading.Thread(target=monitor.await_scrape_of_interruption, daemon=True)
+    begin = time.time()
+    waiting.start()
+    while waiting.is_alive():
+        when = scrape(monitor)[interrupted]
+    assert when >= begin
+    monitor.exporter.close()
+
+
 def test_a_taken_port_is_reported_in_one_line_and_a_closed_port_is_free(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))

@@ -94,9 +94,11 @@ def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, 
     }
 
 
-def test_an_evaluation_gets_its_whole_item(tasks: dict[str, Any]) -> None:
+def test_an_evaluation_gets_its_item_and_settings(tasks: dict[str, Any]) -> None:
     given = tasks["evaluate"]["inputs"]["parameters"]
     assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-Output-loop-item"}
+    for name in ("data", "finetune_settings"):
+        assert given[name] == {"componentInputParameter": f"pipelinechannel--{name}"}
     assert "plan" not in tasks["evaluate"].get("dependentTasks", [])
 
 
@@ -129,9 +131,11 @@ def test_later_tasks_record_the_revision_of_their_data(tasks: dict[str, Any]) ->
 def test_every_task_runs_in_the_image_on_the_shared_volume(
     containers: dict[str, Any], pods: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
-    images = {container["image"] for container in containers.values()}
-    assert images == {"{{$.inputs.parameters['pipelinechannel--image']}}"}
-    assert defaults["image"] == IMAGE
+    images = {name: container["image"] for name, container in containers.items()}
+    # That of an evaluation depends on its GPUs.
+    assert images.pop("evaluate") == "{{$.inputs.parameters['pipelinechannel--plan-image']}}"
+    assert set(images.values()) == {"{{$.inputs.parameters['pipelinechannel--image']}}"}
+    assert (defaults["image"], defaults["gpu_image"]) == (IMAGE, "")
     assert set(pods) == set(containers)
     mounts = [(mount["constant"], mount["mountPath"]) for pod in pods.values() for mount in pod["pvcMount"]]
     assert mounts == [(VOLUME, "/workspace/runs")] * len(pods)
@@ -205,7 +209,7 @@ def test_what_kfp_would_round_or_refuse_travels_as_strings(
             parameters = component.get(side, {}).get("parameters", {})
             types |= {key: parameter["parameterType"] for key, parameter in parameters.items()}
     assert set(types.values()) == {
-        *("STRING", "LIST", "STRUCT", "NUMBER_INTEGER"),
+        *("STRING", "LIST", "STRUCT", "NUMBER_INTEGER", "BOOLEAN"),
         *("TASK_CONFIG", "TASK_FINAL_STATUS"),
     }
     # No machine has 2**53 of these.

@@ -156,19 +156,27 @@ def test_every_input_that_a_task_gets_from_its_level_is_declared_there(compiled:
     assert compiled.undeclared == []
 
 
-def test_an_evaluation_with_gpus_runs_where_the_job_does() -> None:
+def test_an_evaluation_with_gpus_runs_as_and_where_the_job_does() -> None:
     extra = {"key": "pool", "operator": "Equal", "value": "research"}
     selector = NODE_TYPES["v100_gke"]["node_selector"]
-    assert place_evaluation("1", "v100_gke", {}, [extra]) == (selector, [*TOLERATIONS, extra])
-    assert place_evaluation("2", "v100_gke", {"pool": "a"}, []) == ({"pool": "a"}, [*TOLERATIONS])
-    assert place_evaluation("1", "", {}, []) == ({}, [*TOLERATIONS])
+    images = ("xkd:1-cpu", "xkd:1")
+    assert place_evaluation("1", *images, "v100_gke", {}, [extra]) == (
+        *("xkd:1", selector),
+        [*TOLERATIONS, extra],
+    )
+    assert place_evaluation("2", *images, "v100_gke", {"pool": "a"}, [])[1:] == (
+        {"pool": "a"},
+        [*TOLERATIONS],
+    )
+    assert place_evaluation("1", "xkd:1", "", "", {}, []) == ("xkd:1", {}, [*TOLERATIONS])
 
 
 def test_an_evaluation_on_the_cpu_keeps_off_gpu_nodes() -> None:
-    assert place_evaluation("0", "v100_gke", {"pool": "gpus"}, [{"key": "pool"}]) == ({}, [])
+    found = place_evaluation("0", "xkd:1-cpu", "xkd:1", "v100_gke", {"pool": "gpus"}, [{"key": "pool"}])
+    assert found == ("xkd:1-cpu", {}, [])
 
 
 @pytest.mark.parametrize(("gpus", "node_type"), [("one", ""), ("0.5", ""), ("", ""), ("0", "v1000")])
 def test_wrong_numbers_and_node_types_are_found_before_training(gpus: str, node_type: str) -> None:
     with pytest.raises(UserError, match=r"evaluation_gpus|unknown node type"):
-        place_evaluation(gpus, node_type, {}, [])
+        place_evaluation(gpus, "xkd:1", "", node_type, {}, [])

@@ -1,45 +1,37 @@
 from __future__ import annotations
 
-import json
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
+import pytest
 import yaml
 from kfp import compiler
 
 from pipelines.xkd_full import xkd_full
 from tests.pipelines.argo import LIMIT, workflow_size
-from xkd.evaluation.fan_out import MOST
+from xkd.evaluation.fan_out import PER_TASK, TASKS, group
 from xkd.evaluation.protocols.protocol import ENCODERS
+from xkd.evaluation.score import TaskKey
 from xkd.evaluation.specs import EVAL_SPECS
 
-
-def items() -> list[str]:
-    """Return as many items as `plan` accepts, for datasets with five folds each."""
-    found = [
-        {
-            "data": f"runs/data/{dataset}-prepared",
-            "preparation": sha256(dataset.encode()).hexdigest()[:16],
-            "revision": sha256(f"{dataset} 1".encode()).hexdigest()[:32],
-            "task": {
-                "dataset": dataset,
-                "encoder": encoder,
-                "fold": fold,
-                "modality": spec.modality,
-                "protocol": spec.protocol,
-                "settings": {"accumulate": 2},
-            },
-            "weights": sha256(f"{encoder} {spec.modality}".encode()).hexdigest(),
-        }
-        for fold, dataset, encoder in product(range(1, 6), EVAL_SPECS, ENCODERS)
-        for spec in EVAL_SPECS[dataset]
-    ]
-    assert len(found) >= MOST
-    return [json.dumps(item, sort_keys=True) for item in found[:MOST]]
+ALL = [
+    TaskKey(dataset, spec.modality, spec.protocol, encoder, fold).name
+    for fold, dataset, encoder in product(range(1, 6), EVAL_SPECS, ENCODERS)
+    for spec in EVAL_SPECS[dataset]
+]
+"""Evaluations of datasets with five folds each."""
 
 
-def test_argo_can_record_as_many_evaluations_as_plan_accepts(tmp_path: Path) -> None:
+@pytest.mark.system  # seconds, for 24 MB of JSON
+def test_argo_can_record_400_evaluations_also_if_every_task_is_retried_twice(tmp_path: Path) -> None:
     compiler.Compiler().compile(xkd_full, str(tmp_path / "pipeline.yaml"))
     spec, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
-    assert workflow_size(spec, platform["platforms"]["kubernetes"], items()) < LIMIT
+    items = group(ALL[:400])
+    assert "\n".join(items).splitlines() == ALL[:400]
+    assert workflow_size(spec, platform["platforms"]["kubernetes"], items, attempts=3) < 0.95 * LIMIT
+
+
+def test_a_task_does_one_evaluation_where_that_fits() -> None:
+    assert group(ALL[:TASKS]) == ALL[:TASKS]
+    items = group(ALL[: TASKS + 1])
+    assert [len(item.splitlines()) for item in items] == [PER_TASK] * (TASKS // PER_TASK) + [1]

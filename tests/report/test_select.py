@@ -14,6 +14,7 @@ import yaml
 from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task, read_tasks
 from xkd.report.load import read_run
@@ -125,8 +126,8 @@ def test_files_that_are_no_scores_are_left_out(run: Path, tmp_path: Path) -> Non
     assert read.left_out[student.name].endswith("; evaluate the task again")
 
 
-def params(path: Path, **sections: Any) -> Path:
-    entries = {task.name: {"data": "data/embedded", **task.key._asdict()} for task in VIDEO[:2]}
+def params(path: Path, data: str = "nowhere", **sections: Any) -> Path:
+    entries = {task.name: {"data": data, **task.key._asdict()} for task in VIDEO[:2]}
     path.write_text(yaml.safe_dump({"tasks": entries, "svm": {"train_windows": None, "seed": 0}} | sections))
     return path
 
@@ -147,13 +148,26 @@ def test_only_scores_of_the_tasks_and_their_settings_are_shown(run: Path, tmp_pa
     assert [table.dataset for table in other.tables] == ["embedded"]
 
 
+def test_only_scores_of_the_tasks_data_are_shown(prepared: Path, run: Path, tmp_path: Path) -> None:
+    expected, tasks = PreparedDataset.open(prepared), params(tmp_path / "params.yaml", str(prepared))
+    write_scores(tmp_path / "scores", run, VIDEO[:1], **expected.identity)
+    scores = write_scores(tmp_path / "scores", run, VIDEO[1:2])  # of other data of the same name
+    data = collect(run, scores, tasks=read_tasks(tasks))
+    assert [score.name for score in data.run.scores] == [VIDEO[0].name]
+    (reason,) = data.left_out.values()
+    assert reason == (
+        f"data_revision 5f0c2a9be1d4 (not {expected.revision}), "
+        f"preparation 0a1b2c3d4e5f (not {expected.preparation})"
+    )
+
+
 def test_a_mistake_in_the_tasks_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("svm: {}")
     with pytest.raises(UserError, match="no section 'tasks'"):
         read_tasks(tmp_path / "params.yaml")
-    with pytest.raises(UserError, match=r"tasks\.mine must have dataset, modality, protocol, encoder, fold"):
+    with pytest.raises(UserError, match=r"tasks\.mine must have data, dataset, modality, "):
         read_tasks(params(tmp_path / "params.yaml", tasks={"mine": {"dataset": "embedded"}}))
-    mine = {"dataset": "embedded", "modality": "video", "protocol": "svm", "encoder": "raw", "fold": 1}
+    mine = {"data": "nowhere", **VIDEO[0].key._asdict()}
     with pytest.raises(UserError, match=r"tasks\.mine\.protocol must be a string, got \['svm'\]"):
         read_tasks(params(tmp_path / "params.yaml", tasks={"mine": mine | {"protocol": ["svm"]}}))
     with pytest.raises(UserError, match=r"svm must be a mapping of settings, got 3"):

@@ -35,6 +35,8 @@ def error(*arguments: str, code: int = 2) -> str:
         ([FULL, "prest=toy"], "the pipeline has no parameter 'prest' (did you mean preset?)"),
         ([FULL, "toy"], "run submit takes parameters as name=value, not 'toy'"),
         ([EVALUATIONS, "run=a"], "the pipeline needs data, dataset; give each as name=value"),
+        ([FULL, "run="], "run: must not be empty; give a value or leave it out"),
+        ([EVALUATIONS, "data="], "data: must not be empty; give a value or leave it out"),
         ([FULL, "nodes=two"], "nodes: Input should be a valid integer, got 'two'"),
         ([FULL, "nodes=1.5"], "nodes: Input should be a valid integer, got 1.5"),
         ([FULL, "settings=a"], f"settings: Input should be a valid list, got 'a'; {EXAMPLE}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -10,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from xkd.config import MODALITIES, Modality
-from xkd.config.overrides import build, load_yaml, overlay, to_dict
+from xkd.config.overrides import build, load_yaml, overlay
 from xkd.config.presets.finetune import FINETUNING
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
-from xkd.evaluation.features import published_hash
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
-from xkd.evaluation.score import INPUTS, EvaluatedEncoder, Task, TaskKey
+from xkd.evaluation.score import INPUTS, Task, TaskKey
 from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
-from xkd.io import short_hash
 from xkd.rundir import ROLES, RunDir
 
 
@@ -114,76 +111,70 @@ def plan(
     encoders: Sequence[str] = (),
     protocols: Sequence[str] = (),
     finetune: Mapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Return the evaluations of a run, each with all that its outcome depends on.
+) -> list[tuple[PreparedDataset, Task]]:
+    """Return the evaluations of a run.
 
     Args:
         run: directory of a finished pretraining; one of a single modality is evaluated on that alone.
         encoders: empty: the published ones (an autoencoder alone has no teacher) and both baselines; the
             other arguments as of `choose`.
 
-    Returns:
-        For each evaluation ``data`` (the directory), ``revision`` and ``preparation`` of the data,
-        ``weights`` (the hash of a published encoder; of a baseline one of the settings that define it) and
-        ``task`` (arguments of `make_task`).
-
     Raises:
         UserError: see `choose`; or the run lacks an encoder.
     """
     directory = RunDir(run)
-    config, published = directory.config(), directory.published_roles()
-    settings = to_dict(config)
-    del settings["run"]  # changes no result
-    baseline = short_hash(json.dumps(settings, sort_keys=True))
-
-    @cache
-    def weights(encoder: EvaluatedEncoder, modality: Modality) -> str:
-        return published_hash(run, encoder, modality) if encoder in ROLES else f"{encoder}-{baseline}"
-
+    modalities, published = directory.config().modalities, directory.published_roles()
     available = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
-    return [
-        {
-            "data": str(dataset.root),
-            "revision": dataset.revision,
-            "preparation": dataset.preparation,
-            "weights": "+".join(weights(task.encoder, modality) for modality in task.inputs),
-            "task": task.key._asdict() | ({"settings": finetune} if task.finetune and finetune else {}),
-        }
-        for dataset, task in choose(data, encoders or available, protocols, config.modalities, finetune)
-    ]
+    chosen = choose(data, encoders or available, protocols, modalities, finetune)
+    for _, task in chosen:
+        for modality in task.inputs if task.encoder in ROLES else ():
+            if not (path := directory.encoder(task.encoder, modality)).is_file():
+                raise UserError(f"no encoder at {path}; encoders of this run: {', '.join(available)}")
+    return chosen
 
 
 def stages(
     data: Sequence[Path], encoders: Sequence[str] = (), protocols: Sequence[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Return the section ``tasks`` of ``params.yaml``; see `choose`."""
+    for directory in data:
+        if "'" in str(directory):
+            raise UserError(f"{directory}: dvc.yaml cannot pass on a name with an apostrophe; rename it")
     chosen = choose(data, encoders, protocols)
     return {task.name: {"data": str(dataset.root), **task.key._asdict()} for dataset, task in chosen}
 
 
-def read_tasks(file: str | Path) -> dict[TaskKey, Task]:
-    """Return the tasks of a file such as ``params.yaml``; a section named after a protocol has its settings.
+def read_tasks(file: str | Path) -> dict[TaskKey, dict[str, Any]]:
+    """Return the tasks of a file such as ``params.yaml``, each with the fields that its score must have.
+
+    A section named after a protocol has its settings. Fields of data that is not there are missing.
 
     Raises:
-        UserError: see `load_yaml` and `make_task`.
+        UserError: see `load_yaml`, `make_task` and `PreparedDataset.open`.
     """
     values, tasks = load_yaml(file), load_yaml(file, "tasks")
-    names = TaskKey._fields
-    chosen = []
+    names = ("data", *TaskKey._fields)
+
+    @cache
+    def identity(data: str) -> dict[str, str]:
+        return PreparedDataset.open(Path(data)).identity if Path(data).is_dir() else {}
+
+    chosen = {}
     for name, entry in tasks.items():
         if not isinstance(entry, dict) or not entry.keys() >= set(names):
             raise UserError(
                 f"{file}: tasks.{name} must have {', '.join(names)}; xkd tasks prints such entries"
             )
-        arguments = {field: entry[field] for field in names}
+        arguments = {field: entry[field] for field in TaskKey._fields}
         for field in names[:-1]:
             if not isinstance(entry[field], str):
                 raise UserError(f"{file}: tasks.{name}.{field} must be a string, got {entry[field]!r}")
         settings = values.get(entry["protocol"])
         if not isinstance(settings, dict | None):
             raise UserError(f"{file}: {entry['protocol']} must be a mapping of settings, got {settings!r}")
-        chosen.append(make_task(**arguments, settings=settings))
-    return {task.key: task for task in chosen}
+        task = make_task(**arguments, settings=settings)
+        chosen[task.key] = identity(entry["data"]) | task.identity
+    return chosen
 
 
 def _check_known(problem: str, given: Sequence[str], known: Sequence[str]) -> None:

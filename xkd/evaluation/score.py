@@ -90,6 +90,12 @@ class Task:
         """Windows per clip, by ``train`` and ``test``."""
         return {"train": self.train_windows, "test": self.test_windows}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of its `Score` that the task decides, besides the key."""
+        finetune = to_dict(self.finetune) if self.finetune else {}
+        return {"windows": self.windows, "seed": self.seed, "finetune": finetune}
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Score:

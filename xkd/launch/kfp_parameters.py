@@ -19,8 +19,8 @@ def read_parameters(pipeline: Any, words: Sequence[str]) -> dict[str, Any]:
     Values are read as by upstream's ``run create``, but those of strings that look like numbers stay strings.
 
     Raises:
-        UserError: one line naming the parameter that is unknown, missing or of another type than that of the
-            pipeline's function, or which KFP would change.
+        UserError: one line naming the parameter that is unknown, missing, empty though that means nothing, of
+            another type than that of the pipeline's function, or which KFP would change.
     """
     inputs, hints = pipeline.component_spec.inputs or {}, get_type_hints(pipeline.pipeline_func)
     values = {}
@@ -31,6 +31,8 @@ def read_parameters(pipeline: Any, words: Sequence[str]) -> dict[str, Any]:
         if name not in inputs:
             raise UserError(f"the pipeline has no parameter {name!r}{nearest(name, inputs)}")
         values[name] = _read(name, text, inputs[name].type, hints[name])
+        if values[name] == "" and inputs[name].default != "":
+            raise UserError(f"{name}: must not be empty; give a value or leave it out")
     missing = [name for name, given in inputs.items() if not given.optional and name not in values]
     if missing:
         raise UserError(f"the pipeline needs {', '.join(missing)}; give each as name=value")

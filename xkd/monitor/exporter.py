@@ -73,6 +73,8 @@ class MetricsExporter(Collector):
     def await_scrape(self) -> None:
         """Wait for the next scrape, if Prometheus has scraped before."""
         scrapes, deadline = self._scrapes, time.monotonic() + DEFAULT_SCRAPE_SECONDS
+        if scrapes:
+            _log.info("waiting until Prometheus has the last values, at most %g s", DEFAULT_SCRAPE_SECONDS)
         while scrapes and self._scrapes == scrapes and time.monotonic() < deadline:
             time.sleep(0.1)
 

@@ -97,6 +97,14 @@ class RunMonitor:
         self._export({}, verdict)
         self.exporter.await_scrape()
 
+    def await_scrape_of_interruption(self) -> None:
+        """Export that a signal ended the run until the next scrape, if Prometheus has scraped it before.
+
+        A run that disappears without this raises an alert.
+        """
+        self.exporter.update({"interrupted_time": time.time()})
+        self.exporter.await_scrape()
+
     def _export(self, row: Row, verdict: Verdict) -> None:
         raised = {name: max(row[name], minimum) for name, minimum in self._minimum.items() if name in row}
         verdicts = {f"verdict_{name}": float(name == verdict.verdict) for name in RUN_VERDICTS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -16,8 +16,8 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import difference, to_dict
 from xkd.config.presets import PRESETS, get_preset
 from xkd.errors import UserError
-from xkd.evaluation.score import Score, Task, TaskKey, read_failures
-from xkd.report.select import Uniform, select_scores
+from xkd.evaluation.score import Score, TaskKey, read_failures
+from xkd.report.select import Tasks, Uniform, select_scores
 from xkd.rundir import ROLES, RunDir, Verdict
 
 Samples = dict[str, Tensor]
@@ -81,7 +81,7 @@ class EvaluatedRun:
 
 
 def read_run(
-    path: Path, scores_dir: Path, uniform: Uniform | None = None, tasks: Mapping[TaskKey, Task] | None = None
+    path: Path, scores_dir: Path, uniform: Uniform | None = None, tasks: Tasks | None = None
 ) -> EvaluatedRun:
     """Read a finished run and its scores.
 

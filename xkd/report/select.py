@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from xkd.config.overrides import to_dict
 from xkd.errors import UserError
 from xkd.evaluation.features import published_hash
-from xkd.evaluation.score import INPUTS, Score, Task, TaskKey, run_settings
+from xkd.evaluation.score import INPUTS, Score, TaskKey, run_settings
 from xkd.rundir import ROLES, RunDir
 
 _OF_DATASET = ("data_revision",)
@@ -18,6 +18,8 @@ _OF_COLUMN = ("preparation", "windows", "seed", "finetune")
 
 Uniform = dict[tuple[str, ...], dict[str, Any]]
 """Fields that all scores of a dataset, or of a modality and a protocol of it, have in common."""
+Tasks = Mapping[TaskKey, Mapping[str, Any]]
+"""Tasks with the fields that the score of each must have."""
 
 
 class Selection(NamedTuple):
@@ -29,13 +31,11 @@ class Selection(NamedTuple):
     """By file name."""
 
 
-def select_scores(
-    folder: Path, run: RunDir, uniform: Uniform, tasks: Mapping[TaskKey, Task] | None = None
-) -> Selection:
+def select_scores(folder: Path, run: RunDir, uniform: Uniform, tasks: Tasks | None = None) -> Selection:
     """Choose the scores that are of this run, and comparable.
 
     A score must be of the run's weights and settings. If there are tasks, it must be of one of them and have
-    its settings. All scores of a dataset must be of one revision, and all of a modality and a protocol of it
+    its fields. All scores of a dataset must be of one revision, and all of a modality and a protocol of it
     must have the same preparation, windows, seed and settings of fine-tuning: those of the newest one.
 
     Args:
@@ -43,7 +43,7 @@ def select_scores(
         run: the run. Of a random encoder its settings are compared, not its weights, of which the last bits
             depend on the processor.
         uniform: what earlier runs of a comparison have in common, which then decides; this run's is added.
-        tasks: those to show; None: any.
+        tasks: those to show (`xkd.evaluation.plan.read_tasks`); None: any.
     """
     scores, left_out = _read(folder)
     expected = _Expected(run, tasks)
@@ -85,7 +85,7 @@ def _read(folder: Path) -> Selection:
 class _Expected:
     """What a run, and the tasks if there are any, decide of a score."""
 
-    def __init__(self, run: RunDir, tasks: Mapping[TaskKey, Task] | None) -> None:
+    def __init__(self, run: RunDir, tasks: Tasks | None) -> None:
         self._run, self._config, self._tasks = run, run.config(), tasks
         self._hash = cache(partial(published_hash, run.path))
 
@@ -103,7 +103,5 @@ class _Expected:
             except UserError as error:
                 return str(error)
         if self._tasks is not None:
-            task = self._tasks[score.key]
-            finetune = to_dict(task.finetune) if task.finetune else {}
-            values |= {"windows": task.windows, "seed": task.seed, "finetune": finetune}
+            values |= self._tasks[score.key]
         return score.differences(values)

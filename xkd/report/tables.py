@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xkd.config.presets.paper_results import ALL_SPLITS
 from xkd.evaluation.protocols import PROTOCOLS
-from xkd.evaluation.score import EvaluatedEncoder, Task, TaskKey
+from xkd.evaluation.score import EvaluatedEncoder
 from xkd.report.aggregate import (
     ENCODERS,
     NOT_EVALUATED,
@@ -23,7 +23,7 @@ from xkd.report.aggregate import (
     untrained,
 )
 from xkd.report.load import EvaluatedRun, Samples, check_distinct, load_samples, read_run
-from xkd.report.select import Uniform
+from xkd.report.select import Tasks, Uniform
 from xkd.rundir import ROLES, Row
 
 MAX_COLUMNS = 4
@@ -243,9 +243,7 @@ class ReportData:
         return {str(run.scores_dir / name): why for run in runs for name, why in run.left_out.items()}
 
 
-def collect(
-    run: Path, scores: Path, compare: Sequence[Path] = (), tasks: Mapping[TaskKey, Task] | None = None
-) -> ReportData:
+def collect(run: Path, scores: Path, compare: Sequence[Path] = (), tasks: Tasks | None = None) -> ReportData:
     """Read a finished run with its scores, and those to compare, and compute their tables.
 
     Args:

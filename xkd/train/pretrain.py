@@ -16,6 +16,7 @@ from xkd.config.overrides import build
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
+from xkd.errors import RunInterruptedError
 from xkd.launch.distributed import distributed_context
 from xkd.launch.preflight import check_devices, require_gpu
 from xkd.launch.termination import run_worker
@@ -127,7 +128,12 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
                 break
             if saving:
                 state.record_time()
-                loop.save(step)
+                try:
+                    loop.save(step)
+                except RunInterruptedError:
+                    monitor.await_scrape_of_interruption()
+                    context.barrier()  # when one process exits, torchrun kills the others
+                    raise
         else:
             if context.is_main:
                 state.checkpoints.save(steps, stepper)

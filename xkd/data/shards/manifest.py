@@ -191,6 +191,11 @@ class PreparedDataset:
         """Twelve hexadecimal digits that identify the settings of the preparation and the clips."""
         return short_hash(json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]]))
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """The fields of a score (`xkd.evaluation.score.Score`) that the dataset decides."""
+        return {"data_revision": self.revision, "preparation": self.preparation}
+
     def check(self, config: PretrainConfig) -> None:
         """Check that a run of `config` can read the clips.
 

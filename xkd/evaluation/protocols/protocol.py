@@ -11,7 +11,6 @@ from typing import Any, get_args
 import numpy as np
 
 from xkd.config import PretrainConfig
-from xkd.config.overrides import to_dict
 from xkd.data.shards.manifest import Clip
 from xkd.evaluation.feature_store import FeatureStore
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
@@ -47,15 +46,11 @@ class Evaluation:
     @property
     def identity(self) -> dict[str, Any]:
         """The fields of the `Score` that decide its value."""
-        task, dataset = self.task, self.splits.dataset
         return {
             "encoder_hash": "+".join(extractor.hash for extractor in self.extractors),
-            "settings": run_settings(self.config, task.encoder, task.inputs),
-            "data_revision": dataset.revision,
-            "preparation": dataset.preparation,
-            "windows": task.windows,
-            "seed": task.seed,
-            "finetune": to_dict(task.finetune) if task.finetune else {},
+            "settings": run_settings(self.config, self.task.encoder, self.task.inputs),
+            **self.splits.dataset.identity,
+            **self.task.identity,
         }
 
     def key(self, *values: object) -> str:

@@ -30,6 +30,8 @@ RUN_LABEL = "pipeline/runid"
 """KFP's label of everything that belongs to a pipeline run."""
 _TIMEOUT = (5, 60)
 """Seconds to connect to the API, and to wait for its next byte."""
+_WATCH_SECONDS = 50
+"""Time until a watch is renewed; it may be silent for less than `_TIMEOUT`."""
 _INTERRUPTED_SECONDS = 30.0
 """Time that requests may take after a signal: an interrupted process is killed before long."""
 _QUICK: dict[str, Any] = {"_request_timeout": (5, _INTERRUPTED_SECONDS / 2)}
@@ -152,11 +154,20 @@ class Api:
         """Return the pods of a job."""
         return list(self._request(self._core.list_namespaced_pod, **self._pods_of(name)).items)
 
-    def watch_pods(self, name: str, version: str | None) -> Iterator[client.V1Pod]:
-        """Yield a job's pods whenever they change, since a resource version, until the request times out."""
-        options = {"resource_version": version, "timeout_seconds": 50}  # less than `_TIMEOUT` of silence
-        for event in watch.Watch().stream(self._core.list_namespaced_pod, **self._pods_of(name), **options):
-            yield event["object"]
+    def watch_pods(self, name: str, version: str | None) -> Iterator[tuple[client.V1Pod | None, str]]:
+        """Yield a job's pods whenever they change, until the request times out.
+
+        Each comes with the version from which the next watch continues. The server also sends new versions
+        without a pod, because it forgets old ones.
+
+        Args:
+            version: None: begin with the pods as they are.
+        """
+        options = {"resource_version": version, "timeout_seconds": _WATCH_SECONDS}
+        options |= {"allow_watch_bookmarks": True, **self._pods_of(name)}
+        for event in watch.Watch().stream(self._core.list_namespaced_pod, **options):
+            pod = None if event["type"] == "BOOKMARK" else event["object"]
+            yield pod, event["raw_object"]["metadata"]["resourceVersion"]
 
     def log_lines(self, pod: str, since_seconds: int | None) -> Iterator[bytes]:
         """Yield a pod's lines with their times, until its container or the connection ends."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from kubernetes import client
@@ -196,15 +197,19 @@ class _Follower:
 
     def watch_pods(self, done: threading.Event) -> None:
         """Collect each change of a pod for the next poll."""
-        version = None
+        version: str | None = None
         while not done.is_set():
             pause = self._api.policy.first
             try:
-                for pod in self._api.watch_pods(self._name, version):
-                    self._changed_pods.append(pod)
-                    version = pod.metadata.resource_version
-            except (*FAILURES, ValueError):  # without permission to watch, polling has to suffice
-                version, pause = None, self._api.policy.longest
+                for pod, newest in self._api.watch_pods(self._name, version):
+                    version = newest
+                    if pod:
+                        self._changed_pods.append(pod)
+            except (*FAILURES, ValueError) as error:  # without permission to watch, polling has to suffice
+                if getattr(error, "status", 0) == HTTPStatus.GONE:  # the server has forgotten the version
+                    version = None
+                else:
+                    pause = self._api.policy.longest
             done.wait(pause)
 
     def summary(self) -> str:

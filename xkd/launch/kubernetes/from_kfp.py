@@ -47,12 +47,19 @@ def cluster_of_task(
 
 
 def place_evaluation(
-    gpus: str, node_type: str, node_selector: Mapping[str, str], tolerations: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Return the node selector and the tolerations of an evaluation: with GPUs those of the job, else none.
+    gpus: str,
+    image: str,
+    gpu_image: str,
+    node_type: str,
+    node_selector: Mapping[str, str],
+    tolerations: Sequence[Mapping[str, Any]],
+) -> tuple[str, dict[str, str], list[dict[str, Any]]]:
+    """Return an evaluation's image, node selector and tolerations: with GPUs those of the job, else `image`.
 
     Args:
         gpus: the number of its GPUs.
+        image: the image of tasks without GPUs.
+        gpu_image: the job's; empty: `image`.
         node_type: a key of `NODE_TYPES`; empty: none.
         node_selector: the job's; empty: that of `node_type`.
         tolerations: the job's, besides that of GPU nodes.
@@ -69,7 +76,9 @@ def place_evaluation(
         node_selector=node_selector,
         tolerations=[*TOLERATIONS, *tolerations],
     ).resolved()
-    return (cluster.node_selector, list(cluster.tolerations)) if int(gpus) else ({}, [])
+    if not int(gpus):
+        return image, {}, []
+    return gpu_image or image, cluster.node_selector, list(cluster.tolerations)
 
 
 def run_id() -> str:

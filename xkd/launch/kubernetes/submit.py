@@ -59,15 +59,16 @@ def submit_or_attach(api: Api, job: Job, bad_nodes: Collection[str] = ()) -> boo
         name = other["metadata"]["name"]
         if "deletionTimestamp" in other["metadata"]:
             _wait_deleted(api, job, name)
-        elif not status.has_ended(other):
+        elif not status.has_ended(other) and name != job.name:
             raise UserError(
                 f"job {name} ({status.phase_of(other)}) already writes to {job.directory}; wait until it "
                 f"ends, use another --out, or delete it: kubectl delete vcjob {name} -n {api.namespace}"
             )
     if job.network:
         log.info("between nodes: %s; untested, see docs/kubernetes.md", job.network)
-    if api.create(job.manifest(secrets.token_hex(4), avoided)):
-        log.info("job %s submitted in namespace %s", job.name, api.namespace)
+    if not api.create(job.manifest(secrets.token_hex(4), avoided)):
+        return submit_or_attach(api, job, bad_nodes)  # another launcher did so meanwhile
+    log.info("job %s submitted in namespace %s", job.name, api.namespace)
     return True
 
 
