@@ -235,7 +235,7 @@ def every_fault(outage: float) -> Scenario:
 def losses(run: RunDir) -> list[dict[str, Any]]:
     """Return what was logged of each step, except for times."""
     return [
-        {name: value for name, value in row.items() if "second" not in name and name != "time"}
+        {name: value for name, value in row.items() if "second" not in name and "time" not in name}
         for row in run.metrics()
     ]
 
