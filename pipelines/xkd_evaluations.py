@@ -1,4 +1,4 @@
-"""Every evaluation of a finished run, as a task each: dataset, protocol, fold and encoder.
+"""Every evaluation of a finished run: each dataset, protocol, fold and encoder.
 
 kfp run submit pipelines/xkd_evaluations.py --local run=runs/demo data=runs/data dataset=embedded
 """

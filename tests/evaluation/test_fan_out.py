@@ -66,6 +66,11 @@ def test_what_an_earlier_attempt_did_not_finish_comes_last(run: Path, data: Path
     assert not killed.exists()
 
 
+def test_a_dataset_given_twice_is_refused(data: Path) -> None:
+    with pytest.raises(UserError, match="both hold embedded; give only one of them"):
+        fan_out("runs/demo", False, str(data), ["mine", "mine"], [], [], [])
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_pipeline_needs_a_run_directory(data: Path, trained: bool) -> None:
     with pytest.raises(UserError, match="run: must not be empty"):

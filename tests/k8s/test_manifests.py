@@ -148,9 +148,11 @@ def test_the_overlays_set_storage_and_capacity() -> None:
     assert "storageClassName" not in local["spec"]
     assert v100["spec"]["accessModes"] == ["ReadWriteMany"]
     assert v100["spec"]["storageClassName"]
-    capability = of_kind("overlays/v100", "Queue")["xkd"]["spec"]["capability"]
-    assert capability["nvidia.com/gpu"] == "16"
-    assert "pods" in capability
+    queues = {folder: of_kind(folder, "Queue")["xkd"]["spec"] for folder in OVERLAYS}
+    assert queues["overlays/v100"]["capability"]["nvidia.com/gpu"] == "16"
+    for queue in queues.values():
+        assert "pods" in queue["capability"]
+        assert queue["reclaimable"] is False
 
 
 def test_training_pods_cannot_be_evicted_voluntarily() -> None:
@@ -179,9 +181,12 @@ def test_argo_retries_failed_pods_of_tasks_that_ask_for_it_alone(tmp_path: Path)
     (patched,) = render(tmp_path)
     validate(patched)
     assert patched["data"]["executor"] == config["data"]["executor"]  # type: ignore[index]
-    defaults = yaml.safe_load(patched["data"]["workflowDefaults"])["spec"]["templateDefaults"]
+    defaults = yaml.safe_load(patched["data"]["workflowDefaults"])["spec"]
     # The limit of a task is the pipeline's; that of loops and conditions around it stays 0.
-    assert defaults == {"retryStrategy": {"limit": "0", "retryPolicy": "Always"}}
+    assert defaults.pop("templateDefaults") == {"retryStrategy": {"limit": "0", "retryPolicy": "Always"}}
+    # The patch replaces the whole text, of which the rest is Kubeflow's.
+    ends = ("secondsAfterCompletion", "secondsAfterSuccess", "secondsAfterFailure")
+    assert defaults == {"ttlStrategy": dict.fromkeys(ends, 3600)}
 
 
 def test_prometheus_scrapes_the_first_pod_of_a_job_and_the_controller_of_volcano() -> None:

@@ -69,6 +69,8 @@ def test_the_alert_rules_pass_the_tests_of_promtool(tmp_path: Path) -> None:
 
 def test_every_alert_is_tested_for_firing_and_for_not_firing() -> None:
     files = [yaml.safe_load((MONITORING / name).read_text()) for name in RULE_TESTS]
+    groups = [group["name"] for group in RULES["groups"]]
+    assert [file["group_eval_order"] for file in files] == [groups, groups]
     fired, silent = set(), set()
     for test in (test for file in files for test in file["tests"]):
         series = [dict(re.findall(r'(\w+)="([^"]*)"', each["series"])) for each in test["input_series"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
 import threading
 import time
 import urllib.request
@@ -14,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports import free_port, refusing_port
+from k8s.monitoring.recording import served
+from tests.ports import refusing_port
 from tests.waiting import until
 from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE, SCORE_LABELS
@@ -32,20 +32,10 @@ def started(folder: Path) -> Iterator[str]:
     """Start a Pushgateway that keeps its metrics in a folder."""
     if not shutil.which("prometheus-pushgateway"):
         pytest.skip("needs the Debian package prometheus-pushgateway")
-    listen = f"127.0.0.1:{free_port()}"
     # Without a file of its own, Debian's build reads and writes one that all of this machine share.
-    options = (f"--web.listen-address={listen}", f"--persistence.file={folder / 'pushgateway.data'}")
-    with subprocess.Popen(["prometheus-pushgateway", *options], stderr=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 20
-        while True:
-            try:
-                scores(f"http://{listen}")
-                break
-            except OSError:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        yield f"http://{listen}"
-        process.terminate()
+    command = ["prometheus-pushgateway", f"--persistence.file={folder / 'pushgateway.data'}"]
+    with served(command, folder / "pushgateway.log") as address:
+        yield address
 
 
 @pytest.fixture

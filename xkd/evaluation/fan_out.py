@@ -47,13 +47,14 @@ def fan_out(
     """
     if not run:
         raise UserError("run: must not be empty; give the run directory, for example run=runs/demo")
-    names = {_prepared(data, name): name for name in datasets}
+    prepared = [_prepared(data, name) for name in datasets]
     settings = read_settings(None, finetune_settings)
     if trained:
-        chosen = plan(Path(run), list(names), encoders, protocols, settings)
+        chosen = plan(Path(run), prepared, encoders, protocols, settings)
     else:
-        chosen = choose(list(names), encoders, protocols, finetune=settings)
+        chosen = choose(prepared, encoders, protocols, finetune=settings)
     # The name of a prepared dataset may be another than that of its directory.
+    names = dict(zip(prepared, datasets, strict=True))
     items = group([task.key._replace(dataset=names[dataset.root]).name for dataset, task in chosen])
     return items if trained else []
 
