@@ -9,8 +9,8 @@ from components import component
 def release(nodes: int, cluster_settings: list[str], status: PipelineTaskFinalStatus) -> None:
     """Cancel the active jobs of this pipeline run if it was terminated.
 
-    After a failure the job continues, for the next run of the same work. KFP may end a terminated run before
-    this task starts; the task `pretrain` cancels its job too.
+    After a failure the job continues, for the next run of the same work. The task `pretrain` cancels its job
+    too, unless Kubeflow kills it first.
 
     Args:
         nodes: hosts of pretraining; 0: it had no job.

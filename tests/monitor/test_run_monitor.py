@@ -128,8 +128,11 @@ def test_a_resumed_run_has_fresh_timestamps_and_its_counters_do_not_decrease(tmp
 
 def test_a_forked_process_does_not_keep_the_port(tmp_path: Path) -> None:
     monitor = start(tmp_path)
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    context = multiprocessing.get_context("fork")
+    runs = context.Event()
+    child = context.Process(target=lambda: (runs.set(), time.sleep(30)))
     child.start()
+    assert runs.wait(60)  # by then it has closed what it inherited
     monitor.exporter.close()
     start(tmp_path, port_of(monitor)).exporter.close()
     child.kill()
