@@ -129,13 +129,18 @@ def test_a_resumed_run_has_fresh_timestamps_and_its_counters_do_not_decrease(tmp
 def test_a_forked_process_does_not_keep_the_port(tmp_path: Path) -> None:
     monitor = start(tmp_path)
     context = multiprocessing.get_context("fork")
-    runs = context.Event()
-    child = context.Process(target=lambda: (runs.set(), time.sleep(30)))
+    runs, end = context.Event(), context.Event()
+
+    def wait() -> None:
+        runs.set()
+        end.wait(30)
+
+    child = context.Process(target=wait)
     child.start()
     assert runs.wait(60)  # by then it has closed what it inherited
     monitor.exporter.close()
     start(tmp_path, port_of(monitor)).exporter.close()
-    child.kill()
+    end.set()
     child.join()
 
 
