@@ -39,10 +39,10 @@ check: setup ## Lint, and check formatting and types
 	mypy
 
 test: setup ## Run the quick tier of the tests
-	pytest -n auto --dist loadfile -m "not system and not slow"
+	pytest -n auto --dist loadfile -m "not system and not slow and not apiserver"
 
 test-all: test ## Run every tier: also processes, servers, pipelines, whole workflows
-	pytest -m "system and not slow"
+	pytest -m "system and not slow and not apiserver"
 
 demo: setup ## Run the whole pipeline on the embedded dataset, up to the tables and the report
 	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \

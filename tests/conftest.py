@@ -5,14 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from tests.prepared import prepared as prepared
 from xkd.data.synthetic.miniatures import generate_miniature
+
+if TYPE_CHECKING:
+    from tests.cluster.apiserver import ApiServer
 
 # Each worker of pytest-xdist has a core. The processes that tests start have as many threads as this one, or
 # the same work would not give the same bits.
@@ -70,3 +74,12 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return folder / name
 
     return get
+
+
+@pytest.fixture(scope="session")
+def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real API server with the manifests for a laptop, for tests marked `apiserver`."""
+    from tests.cluster.apiserver import serve  # few tests need Kubernetes' client
+
+    with serve(tmp_path_factory.mktemp("apiserver")) as server:
+        yield server

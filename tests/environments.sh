@@ -11,7 +11,7 @@ cc -shared -fPIC -o "$folder/no_assembler.so" tests/no_assembler.c -ldl
 failed=()
 while read -r environment; do
     echo "== $environment"
-    env $environment pytest -q -m "not system and not slow" -p no:cacheprovider \
+    env $environment pytest -q -m "not system and not slow and not apiserver" -p no:cacheprovider \
         tests/data tests/model tests/train tests/evaluation tests/monitor "$@" || failed+=("$environment")
 done <<EOF
 OMP_NUM_THREADS=1

@@ -20,6 +20,7 @@ from tests.components.containers import RELEASE, TASK, compile_containers, fill
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.conftest import cluster as cluster
 from tests.kubernetes.conftest import fake as fake
+from tests.kubernetes.conftest import real as real
 from tests.waiting import until
 from xkd.launch.kubernetes.config import TOLERATIONS, VOLUME
 
@@ -158,7 +159,7 @@ def test_the_job_of_a_task_continues_unless_the_pipeline_run_was_terminated(
     cluster.terminate("run-1")
     os.killpg(again.pid, signal.SIGTERM)
     assert again.communicate(timeout=60)[0].endswith(": cancelled\n")
-    assert not cluster.jobs
+    until(lambda: not cluster.jobs)
     assert cluster.submitted == 1
 
 
@@ -175,7 +176,7 @@ def test_release_cancels_only_the_jobs_of_its_run(
     this = start("release", RELEASE)
     assert f"jobs cancelled: {name}" in this.communicate(timeout=60)[0]
     assert this.returncode == 0
-    assert not cluster.jobs
+    until(lambda: not cluster.jobs)
 
 
 def test_a_users_mistake_is_one_line(

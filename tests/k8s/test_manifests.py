@@ -130,7 +130,7 @@ def test_a_launcher_has_exactly_the_permissions_it_uses(folder: str) -> None:
     assert rights == {
         "batch.volcano.sh/jobs": {"get", "list", "create", "patch", "delete"},
         "argoproj.io/workflows": {"list"},
-        "/pods": {"get", "list", "watch"},
+        "/pods": {"list", "watch"},
         "/pods/log": {"get"},
     }
     (binding,) = of_kind(folder, "RoleBinding").values()

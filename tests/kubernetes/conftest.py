@@ -1,4 +1,4 @@
-"""Clusters of launchers: a fake API server."""
+"""Clusters for launchers: a fake API server, or a real one (`pytest -m apiserver`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.apiserver import ApiServer, RealCluster
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.launching import QUICK, Command
 from tests.kubernetes.server import FakeCluster
@@ -32,9 +33,19 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluste
 
 
 @pytest.fixture
-def cluster(fake: FakeCluster) -> Cluster:
+def real(apiserver: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealCluster]:
+    """The real cluster; no job may be left on it."""
+    with RealCluster(apiserver) as cluster:
+        _offer(cluster, tmp_path, monkeypatch)
+        yield cluster
+        assert cluster.left() == []
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.apiserver)])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
     """The cluster of the kubeconfig."""
-    return fake
+    cluster: Cluster = request.getfixturevalue(request.param)
+    return cluster
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_a_watch_resumes_where_its_connection_broke(
 def test_a_watch_starts_again_when_the_server_has_forgotten_its_version(
     cluster: FakeCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "POLL_POLICY", replace(QUICK, longest=30.0))
+    monkeypatch.setattr(client, "POLL_POLICY", replace(QUICK, longest=120.0))
     monkeypatch.setattr(client, "_WATCH_SECONDS", 1)
     versions: list[str] = []
 

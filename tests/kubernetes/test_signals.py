@@ -13,6 +13,7 @@ import pytest
 
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.launching import HEALTHY, ROOT, Command, complete, started
+from tests.waiting import until
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.rundir import Verdict
 
@@ -43,7 +44,7 @@ def test_terminating_a_pipeline_run_cancels_its_job(
     launcher.process.send_signal(signal.SIGTERM)
     assert launcher.end() in (143, -signal.SIGTERM), launcher.said
     assert launcher.said.endswith(": cancelled\n")
-    assert cluster.jobs == {}
+    until(lambda: not cluster.jobs)  # its pods end first
 
 
 def test_ctrl_c_leaves_a_job_that_the_launcher_only_attached_to(cluster: Cluster, command: Start) -> None:
@@ -63,7 +64,7 @@ def test_at_a_terminal_ctrl_c_asks(cluster: Cluster, command: Start, answer: str
     launcher.wait(f"xkd: cancel job {cluster.name} too? [y/N] ")
     os.write(launcher.terminal, answer.encode())
     assert launcher.end() in (130, -signal.SIGINT), launcher.said
-    assert len(cluster.jobs) == left
+    until(lambda: len(cluster.jobs) == left)
     if left:
         complete(cluster)
 
@@ -79,7 +80,7 @@ def test_the_command_line_starts_a_job_without_following_it_and_cancels_it(clust
     again = xkd(*work, "--detach")
     assert again.stderr == f"xkd: job {name} exists (Pending); attaching\n"
     assert xkd("--cancel", name).returncode == 0
-    assert cluster.jobs == {}
+    until(lambda: not cluster.jobs)  # its pods end first
     missing = xkd("--cancel", name)
     assert missing.returncode == 2
     assert missing.stderr == (
