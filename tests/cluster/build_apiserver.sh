@@ -37,7 +37,7 @@ mv kubernetes-*/ go/src/k8s.io/kubernetes
 cd go/src/k8s.io/kubernetes
 rm -r vendor/github.com/modern-go/reflect2
 cp -r "$work/root/usr/share/gocode/src/github.com/modern-go/reflect2" vendor/github.com/modern-go/reflect2
-# With Go 1.19, the vendored validation takes an empty string for null: it compares two reflect.Value, which are equal now.
+# With Go 1.19, the vendored validation takes an empty string for null, as it compares two reflect.Value.
 sed -i 's/ || reflect.DeepEqual(reflect.Zero(reflect.TypeOf(data)), reflect.ValueOf(data))//' \
     vendor/k8s.io/kube-openapi/pkg/validation/validate/type.go
 

@@ -177,11 +177,11 @@ def test_a_job_waits_until_an_earlier_one_of_its_directory_is_deleted(
     until(lambda: f"waiting until earlier job {name} is deleted" in capsys.readouterr().err)
     cluster.stuck = False
     release("r1")
-    first.end()
     until(lambda: cluster.submitted == 2)
     cluster.start()
     complete(cluster)
     assert second.end() == Verdict(**HEALTHY)
+    first.end()  # its job was deleted; between two polls, the new one of that name takes its place
 
 
 def test_waiting_for_a_deletion_has_a_timeout(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def _launch_job(job: Job) -> Verdict | None:
     for end in outcome.ends.values():
         if end.code in NON_RETRYABLE_EXIT_CODES:
             raise end.final_error()
-    failures = {pod: end for pod, end in outcome.ends.items() if end.code}
+    failures = {pod: outcome.ends[pod] for pod in sorted(outcome.ends) if outcome.ends[pod].code}
     reasons = "; ".join(f"{pod}: {end.message}" for pod, end in failures.items())
     # When one host fails, the others lose it, or are stopped with it.
     follows = (EXIT_PEERS_LOST, EXIT_TRY_AGAIN, EXIT_SIGNAL + signal.SIGTERM)
