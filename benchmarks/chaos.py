@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import parser
-from benchmarks.faults import CHECKPOINT_STEPS, DisturbedRun, Recovery
+from benchmarks.faults import CHECKPOINT_STEPS, DisturbedRun, Recovery, prepare_clips
 from benchmarks.hosts import Hosts
 from benchmarks.volcano import Volcano
 from tests.components.containers import RELEASE, TASK, compile_containers, fill
 from tests.kubernetes.server import FakeCluster
-from xkd.data.fetch.fetch import fetch
-from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.rundir import RunDir
 
 SETTINGS = (
@@ -245,14 +243,13 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--out", type=Path, required=True, help="new output directory")
     out = arguments.parse_args().out.resolve()
-    fetch("embedded", out / "source", clips=40)
-    prepare(out / "source", out / "prepared", PrepareConfig(short_side=48, max_fps=8))
-    costs, disturbed = train(out / "disturbed", out / "prepared", SETTINGS, every_fault(outage=60))
+    data = prepare_clips(out)
+    costs, disturbed = train(out / "disturbed", data, SETTINGS, every_fault(outage=60))
     print("| fault | training continues after | repeated steps |\n|---|---|---|")
     for cost in costs:
         resumed = f"{cost.seconds:.0f} s" if cost.seconds else "not interrupted"
         print(f"| {cost.fault} | {resumed} | {cost.repeated} of {CHECKPOINT_STEPS} |", flush=True)
-    _, undisturbed = train(out / "undisturbed", out / "prepared", SETTINGS, lambda *_: [])
+    _, undisturbed = train(out / "undisturbed", data, SETTINGS, lambda *_: [])
     equal = losses(disturbed) == losses(undisturbed)
     which = "equal to" if equal else "DIFFERENT from"
     print(f"\nThe losses of {len(losses(disturbed))} steps are {which} those of a training without faults.")

@@ -15,6 +15,8 @@ from pathlib import Path
 from benchmarks.hosts import Hosts, address
 from xkd.config import PretrainConfig
 from xkd.config.overrides import to_dict
+from xkd.data.fetch.fetch import fetch
+from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import RunInterruptedError
 from xkd.launch.kubernetes.job import RENDEZVOUS_PORT
 from xkd.rundir import Row, RunDir, Verdict
@@ -44,6 +46,13 @@ class Recovery:
     def repeated(self) -> int:
         """Number of steps that are trained again."""
         return self.reached - self.resumed
+
+
+def prepare_clips(folder: Path) -> Path:
+    """Generate and prepare 40 clips; return the prepared directory."""
+    fetch("embedded", folder / "source", clips=40)
+    prepare(folder / "source", folder / "prepared", PrepareConfig(short_side=48, max_fps=8))
+    return folder / "prepared"
 
 
 class DisturbedRun:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.common import parser
-from benchmarks.faults import CHECKPOINT_STEPS, elastic_hosts, fixed_hosts
+from benchmarks.faults import CHECKPOINT_STEPS, elastic_hosts, fixed_hosts, prepare_clips
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
-from xkd.data.fetch.fetch import fetch
-from xkd.data.shards.prepare import PrepareConfig, prepare
 
 SETTINGS = ("optim.batch_size=4", "optim.warmup_epochs=1", "run.workers=0", "run.metrics_port=null")
 
@@ -25,11 +23,10 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--out", type=Path, required=True, help="new output directory")
     out = arguments.parse_args().out.resolve()
-    fetch("embedded", out / "source", clips=40)
-    prepare(out / "source", out / "prepared", PrepareConfig(short_side=48, max_fps=8))
+    data = prepare_clips(out)
     config = resolve(get_preset("lab"), None, SETTINGS)
     for name, scenario in (("two hosts", fixed_hosts), ("one or two hosts", elastic_hosts)):
-        costs, verdict = scenario(out / scenario.__name__, out / "prepared", config)
+        costs, verdict = scenario(out / scenario.__name__, data, config)
         print(f"\n{name}: verdict {verdict.verdict} at step {verdict.step}\n")
         print("| fault | training resumes after | repeated steps | hosts |\n|---|---|---|---|")
         for cost in costs:
