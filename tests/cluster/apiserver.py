@@ -235,7 +235,7 @@ class RealCluster(Cluster):
         """Return the requests of service accounts since the cluster was entered, as audited at a stage."""
         with self.server.audit.open() as log:
             log.seek(self._begin)
-            audited = [json.loads(line) for line in log]
+            audited = [json.loads(line) for line in log if line.endswith("\n")]  # the last may be incomplete
         return [request for request in audited if request["stage"] == stage]
 
     def set_status(self, status: dict[str, Any]) -> None:
