@@ -149,7 +149,7 @@ def test_a_run_writes_everything_that_the_next_stages_read(whole: Path) -> None:
             assert row[f"teacher_entropy_{d}"] <= row[f"batch_entropy_{d}"] + 1e-5  # entropy is concave
     assert set(rows[-1]) <= {field for metric in TABLE for field in metric.fields.values()}
     missing = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
-    elsewhere = {"loss_scale", "align_video_to_audio", "align_audio_to_video"}
+    elsewhere = {"loss_scale", "align_video_to_audio", "align_audio_to_video", "interrupted_time"}
     elsewhere |= {"gpu_memory_bytes", "gpu_memory_capacity_bytes"}
     constant = {
         "steps",
