@@ -23,6 +23,7 @@ from benchmarks.faults import CHECKPOINT_STEPS, DisturbedRun, Recovery, prepare_
 from benchmarks.hosts import Hosts
 from benchmarks.volcano import Volcano
 from tests.components.containers import RELEASE, TASK, compile_containers, fill
+from tests.kubernetes.launching import IN_A_POD
 from tests.kubernetes.server import FakeCluster
 from xkd.rundir import RunDir
 
@@ -32,11 +33,6 @@ SETTINGS = (
     f"run.checkpoint_every={CHECKPOINT_STEPS}",
 )
 ROOT = Path(__file__).resolve().parents[1]
-# A pod finds its service account there; /var/run is a link to /run.
-AS_POD = """
-mount -t tmpfs tmpfs /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount &&
-mount --bind "$0" /run/secrets/kubernetes.io/serviceaccount && exec "$@"
-"""
 GRACE_SECONDS = 1.0
 """Time that KFP gives a task whose pod is deleted."""
 
@@ -141,7 +137,7 @@ class Pipeline:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         server = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.cluster.port)}
         return Task(
-            ["unshare", "--mount", "sh", "-c", AS_POD, str(self._account), *words],
+            ["unshare", "--mount", "sh", "-e", "-c", IN_A_POD, str(self._account), *words],
             os.environ | server | {"KFP_RUN_ID": self._run_id, "PATH": path},
             self._folder / "launcher.log",
         )

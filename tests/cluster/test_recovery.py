@@ -13,7 +13,7 @@ from kubernetes import watch
 from kubernetes.client.rest import ApiException
 
 from tests.cluster.apiserver import LAUNCHER, RealCluster
-from tests.kubernetes.launching import HEALTHY, QUICK, Command, Shown, complete, report, started
+from tests.kubernetes.launching import HEALTHY, IN_A_POD, QUICK, Command, Shown, complete, report, started
 from tests.waiting import until
 from xkd.launch.kubernetes import client
 from xkd.rundir import Verdict
@@ -60,14 +60,6 @@ def token_of_a_pod(cluster: RealCluster, name: str) -> str:
     pod = cluster.core.create_namespaced_pod(cluster.namespace, {"metadata": {"name": name}, "spec": spec})
     bound = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": pod.metadata.uid}
     return cluster.server.token(LAUNCHER, boundObjectRef=bound)
-
-
-IN_A_POD = """
-mount -t tmpfs none /var/run
-mkdir -p /var/run/secrets/kubernetes.io
-ln -s "$0" /var/run/secrets/kubernetes.io/serviceaccount
-exec "$@"
-"""
 
 
 def test_a_token_that_is_replaced_after_it_ended_does_not_end_a_launcher(

@@ -26,6 +26,13 @@ QUICK = PollPolicy(first=0.05, longest=0.1, patience=2.0)
 HEALTHY: dict[str, Any] = {"verdict": "healthy", "reason": "it learns", "step": 28}
 COLLAPSED: dict[str, Any] = {"verdict": "one_hot", "reason": "KD is 0", "step": 12}
 ROOT = Path(__file__).resolve().parents[2]
+IN_A_POD = """
+mount -t tmpfs none /var/run
+mkdir -p /var/run/secrets/kubernetes.io
+ln -s "$0" /var/run/secrets/kubernetes.io/serviceaccount
+exec "$@"
+"""
+"""Shell script that puts the folder of a service account where a pod has it, in a mount namespace."""
 CONFIG = ClusterConfig(nodes=2, resources={"limits": {"nvidia.com/gpu": "2", "cpu": "64"}})
 
 
