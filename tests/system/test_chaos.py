@@ -28,7 +28,7 @@ def fail(run: DisturbedRun, pipeline: Pipeline, volcano: Volcano) -> list[Recove
 
 
 def test_a_training_survives_what_surrounds_it_and_loses_nothing(prepared: Path, tmp_path: Path) -> None:
-    settings = [*SETTINGS, "encoder.dim=16", "encoder.heads=2", "optim.epochs=90"]
+    settings = [*SETTINGS, "encoder.dim=16", "encoder.heads=2", "optim.epochs=56"]
     costs, disturbed = train(tmp_path / "disturbed", prepared, settings, fail)
     for cost in costs:
         assert 0 <= cost.repeated <= CHECKPOINT_STEPS, cost
