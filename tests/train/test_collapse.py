@@ -42,11 +42,13 @@ def test_stop_ends_the_run_and_rerunning_reports_the_same(prepared: Path, tmp_pa
     out, settings = tmp_path / "run", tmp_path / "config.yaml"
     settings.write_text(to_yaml(replace(collapsing(on_collapse="stop"), preset="toy")))
     xkd = str(Path(sys.executable).with_name("xkd"))
-    for _ in range(2):
-        command = [xkd, "pretrain", "--data", str(prepared), "--out", str(out), "--config", str(settings)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [xkd, "pretrain", f"--data={prepared}", f"--out={out}", f"--config={settings}"]
+    for report in (tmp_path / "report", tmp_path / "report again"):
+        done = subprocess.run([*command, f"--report={report}"], capture_output=True, text=True, check=False)
         assert done.returncode == CollapsedError.exit_code == 76
         assert "xkd: the run ended as constant: KD" in done.stderr.splitlines()[-1]
+        # Under DVC no later stage would write it.
+        assert "Collapsed: constant" in (report / "report.html").read_text()
     assert max(steps_and_rates(out)) == COLLAPSE_STEP
     assert json.loads((out / "verdict.json").read_text())["step"] == COLLAPSE_STEP
     assert not (out / "encoders").exists()
