@@ -103,7 +103,8 @@ def test_the_image_has_exactly_the_locked_packages_that_its_commands_need() -> N
     """None of pytest, mypy, ruff, moto and theirs."""
     runtime = names("requirements-runtime.lock")
     extras = PROJECT["optional-dependencies"]
-    assert runtime == closure([*PROJECT["dependencies"], *extras["workflow"], "setuptools"])
+    logging = [*extras["tensorboard"], *extras["mlflow"]]
+    assert runtime == closure([*PROJECT["dependencies"], *extras["workflow"], *logging, "setuptools"])
     assert not runtime & {Requirement(text).name for text in [*extras["dev"], *extras["bench"]]}
     locked = set((ROOT / "requirements.lock").read_text().splitlines())
     pinned = [f for f in (ROOT / "requirements-runtime.lock").read_text().splitlines() if "==" in f]
