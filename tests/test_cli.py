@@ -76,6 +76,14 @@ def test_help_is_quick_and_imports_no_heavy_package(words: list[str]) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
+@pytest.mark.system
+def test_listing_evaluations_and_tabulating_do_not_wait_for_scikit_learn() -> None:
+    imports = "import sys, xkd.report.tabulate, xkd.evaluation.plan"
+    code = f"{imports}; print({{'sklearn', 'scipy'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_without_a_command_the_help_is_shown(run: Any) -> None:
     output = run()
     assert output.code == 2

@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 
 from xkd.evaluation.features import ClipFeatures
 from xkd.evaluation.metrics import Labels, Predictions, top_k
@@ -68,6 +66,10 @@ def fit_and_predict(
     Returns:
         (test clips, classes); minus infinity for a class without training clips, NaN for a clip without rows.
     """
+    # Slow to import (scipy.stats): commands that only list protocols or read scores never fit.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
     machine = LinearSVC(C=cost, max_iter=1000, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol fixes max_iter
