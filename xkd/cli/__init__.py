@@ -8,7 +8,7 @@ import typer
 
 from xkd.cli import data, evaluation, training
 from xkd.errors import XkdError
-from xkd.launch.dvc import end_with_dvc, explain_resume
+from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ def main() -> None:
     forget_torchrun()
     end_with_dvc()
     try:
+        check_root()
         app(prog_name="xkd")
     except XkdError as error:
         print(f"xkd: {explain_resume(str(error))}", file=sys.stderr)

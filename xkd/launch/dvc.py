@@ -9,10 +9,25 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from xkd.errors import UserError
+
 _STAGE = "DVC_STAGE"
 """Environment variable with the stage's name, which DVC sets."""
 _REMOVED = ("fetch", "prepare", "pretrain")
 """Stages whose unfinished work is in their outputs, which DVC removes before it runs them again."""
+
+
+def check_root() -> None:
+    """Check that DVC can store this stage's outputs, before hours of work are lost with them.
+
+    DVC takes the path of its cache for a format string, and fails after the stage's command has ended.
+
+    Raises:
+        UserError: the path of the repository has a brace.
+    """
+    root = os.environ.get("DVC_ROOT", "")
+    if _STAGE in os.environ and set("{}") & set(root):
+        raise UserError(f"{root} has a brace in its path, with which DVC fails to store outputs; rename it")
 
 
 def end_with_dvc() -> None:
