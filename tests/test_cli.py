@@ -155,6 +155,12 @@ def test_presets_are_listed_with_the_papers_results(run: Any) -> None:
     assert lines[1].split()[:7] == ["paper", "Tables", "S4,", "S15", "59.3", "84.7", "91.0"]
 
 
+def test_settings_are_explained_with_the_values_of_the_preset(run: Any) -> None:
+    lines = run("config", "--describe", "--preset", "toy").out.splitlines()
+    place = lines.index("  encoder.dim = 64  (integer > 0)")
+    assert lines[place + 1].strip() == "Width of the tokens."
+
+
 def test_options_of_evaluate_are_values_not_text(tmp_path: Path, run: Any) -> None:
     paths = ["--run", tmp_path, "--data", tmp_path, "--out", tmp_path]
     task = ["--protocol", "svm", "--encoder", "teacher"]

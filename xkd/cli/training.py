@@ -124,9 +124,19 @@ def presets() -> None:
         print(f"{preset.name:28}{preset.source:18}{results}  {preset.summary}")
 
 
-def show_config(preset: Preset = None, config: Config = None, set_: Set = None) -> None:
+def show_config(
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Explain each setting: its value, type and meaning.")
+    ] = False,
+) -> None:
     """Print the resolved configuration of a pretraining run."""
+    from xkd.config.describe import describe as explain
+    from xkd.config.describe import to_text
     from xkd.config.overrides import to_yaml
     from xkd.config.presets import resolve_pretrain
 
-    print(to_yaml(resolve_pretrain(preset, config, set_ or ())), end="")
+    settings = resolve_pretrain(preset, config, set_ or ())
+    print(to_text(explain(settings)) if describe else to_yaml(settings), end="")

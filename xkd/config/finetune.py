@@ -26,6 +26,7 @@ class FinetuneVideoConfig:
     crop_area: ShareRange = (0.2, 0.766)
     """Multi-scale crop: share of the frame's area (from the authors' code)."""
     flip: Probability = 0.5
+    """Probability of a horizontal flip."""
     mixup: NonNegativeFloat = 0.6
     """Alpha of MixUp; 0: none."""
     cutmix: NonNegativeFloat = 0.5
@@ -39,16 +40,19 @@ class FinetuneAudioConfig:
     """Augmentation of audio for fine-tuning an audio encoder (A.6, Table S7)."""
 
     volume: Fraction = 0.2
+    """Volume jitter: the waveform is scaled by U(1 - volume, 1 + volume)."""
     warp: NonNegativeInt = 20
     """Time warp: largest displacement of a point of the spectrogram, frames; 0: none."""
     masks: NonNegativeInt = 2
     """Number of masked bands along time, and of those along frequency."""
     time_mask: NonNegativeInt = 20
+    """Largest size of a band along time, frames."""
     frequency_mask: NonNegativeInt = 10
-    """Largest size of a band along time, in frames, and along frequency, in mel bins."""
+    """Largest size of a band along frequency, mel bins."""
     crop_range: ScaleRange = (0.6, 1.5)
     """Random crop: size relative to the spectrogram (Table S2)."""
     crop_canvas: Annotated[float, Field(ge=1)] = 1.5
+    """Random crop: width of the zero canvas in which the spectrogram is centered, relative to it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,20 +60,25 @@ class FinetuneConfig:
     """Every setting of a fine-tuning (A.6). The defaults are UCF101's (Table S6)."""
 
     epochs: PositiveInt = 100
+    """Passes over the training clips, with one random window of each."""
     batch_size: PositiveInt = 96
     """Clips per step over all processes."""
     accumulate: PositiveInt = 1
     """Parts in which each process computes its share of the batch, one after the other."""
     lr: PositiveFloat = 5e-4
+    """Learning rate of the head after the warm-up; it is not scaled with the batch size."""
     lr_final: NonNegativeFloat | None = 1e-6
     """Last learning rate of the cosine schedule; None: constant."""
     warmup_epochs: NonNegativeInt = 5
+    """Epochs over which the learning rate rises from 0."""
     weight_decay: NonNegativeFloat = 0.05
+    """Weight decay of AdamW."""
     layer_decay: Share = 0.45
     """Each layer's learning rate is that of the one above times this; the head's is `lr`."""
     dropout: Fraction = 0.5
     """Before the classifier."""
     label_smoothing: Fraction = 0.1
+    """Share of each target that is spread evenly over all classes."""
     patience: NonNegativeInt = 0
     """Stop when the score of the validation clips has not improved for this many epochs, and keep the best
     epoch; 0: no early stopping, keep the last epoch."""

@@ -57,8 +57,11 @@ class TransformerConfig:
     """Size of an encoder or a decoder (Table S3)."""
 
     dim: PositiveInt
+    """Width of the tokens."""
     depth: PositiveInt
+    """Number of transformer blocks."""
     heads: PositiveInt
+    """Number of attention heads; divides `dim`."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerConfig:
@@ -87,7 +90,9 @@ class ProjectorConfig:
     norm: Literal["none", "last", "all"] = "all"
     """Normalized layers (Figure S5): none, the outputs only, or the hidden layers as well."""
     hidden_dim: PositiveInt = 2048
+    """Width of the hidden layers."""
     bottleneck_dim: PositiveInt = 256
+    """Width of the layer before the outputs."""
     out_dim: PositiveInt = 8192
     """K: the number of outputs over which the distillation's distributions range (Table S12)."""
 
@@ -113,6 +118,7 @@ class LossConfig:
     centering: bool = True
     """Subtract the running center from the teachers' outputs (B.5; without it the run collapses)."""
     center_momentum: Probability = 0.9
+    """Share of the previous center that each step keeps."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> LossConfig:

@@ -31,15 +31,21 @@ class OptimConfig:
     batch_size: PositiveInt = 256
     """Clips per step over all processes."""
     lr: PositiveFloat = 1e-4
+    """Learning rate after the warm-up; it is not scaled with the batch size."""
     lr_final: NonNegativeFloat = 0.0
+    """Learning rate at the end of the cosine schedule."""
     warmup_epochs: NonNegativeInt = 30
+    """Epochs over which the learning rate rises from 0."""
     weight_decay: NonNegativeFloat = 0.3
+    """Weight decay of AdamW."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Betas of AdamW."""
     clip_norm: PositiveFloat = 0.3
     """Largest L2 norm of each encoder or projector parameter's gradient (from the authors' code)."""
     ema_base: Probability = 0.997
     """The teachers' momentum at the start; a cosine raises it to ema_final (Equation 13, B.2)."""
     ema_final: Probability = 1.0
+    """The teachers' momentum at the end."""
     ema_shared_twice: bool = False
     """Move blocks that both teachers share twice per step, once for each (the authors' code)."""
     temperature_epochs: NonNegativeInt = 30
@@ -65,6 +71,7 @@ class RunConfig:
     """
 
     seed: Seed = 0
+    """Seed of the weights, the order of the clips, the views and the masks."""
     workers: NonNegativeInt = 4
     """Decoding processes per training process; 0 decodes in the training process."""
     log_every: PositiveInt = 10
@@ -72,6 +79,7 @@ class RunConfig:
     checkpoint_every: PositiveInt = 500
     """Steps between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
+    """Number of newest checkpoints that are kept."""
     precision: Precision = "auto"
     """auto: bf16 on GPUs that support it (compute capability 8), fp16 with a gradient scaler on older ones,
     fp32 on the CPU. The alignment and the distillation are always computed in fp32."""
@@ -89,6 +97,7 @@ class RunConfig:
     to the newest checkpoint before the collapse with half the learning rate; the run ends when there is none
     or after `max_rollbacks` of them. Numbers that are not finite end a run that cannot roll back."""
     max_rollbacks: PositiveInt = 2
+    """Rollbacks before a collapse ends the run."""
     peer_seconds: PositiveInt = 300
     """Seconds that a process waits for the others before it considers them lost and ends, to be restarted.
     Must exceed the time of a checkpoint, for which they wait."""

@@ -52,9 +52,13 @@ class VideoAugment:
     flip: Probability = 0.5
     """Probability of a horizontal flip."""
     brightness: NonNegativeFloat = 0.4
+    """Color jitter: largest relative change of the brightness."""
     contrast: NonNegativeFloat = 0.4
+    """Color jitter: largest relative change of the contrast."""
     saturation: NonNegativeFloat = 0.4
+    """Color jitter: largest relative change of the saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    """Color jitter: largest shift of the hue, in turns of the color circle."""
     gray: Probability = 0.0
     """Probability of dropping the color."""
     blur: Probability = 0.0

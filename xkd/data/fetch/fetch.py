@@ -35,7 +35,9 @@ class FetchConfig:
     """How the embedded dataset is generated."""
 
     clips: int = Field(default=800, ge=MIN_CLIPS)
+    """Number of clips."""
     seed: NonNegativeInt = 0
+    """Seed of everything that is drawn."""
 
 
 def fetch(

@@ -55,6 +55,7 @@ class ClusterConfig:
     namespace: Text = ""
     """Namespace of the job; empty: the launcher's own, or the kubeconfig's."""
     image: str = "xkd:0.1.0"
+    """Image of the pods."""
     nodes: PositiveInt = 1
     """Hosts; each is one pod."""
     min_nodes: PositiveInt | None = None
@@ -67,16 +68,25 @@ class ClusterConfig:
     resources: dict[str, dict[str, Quantity]] = field(default_factory=dict)
     """``requests`` and ``limits`` of each pod."""
     node_selector: dict[str, str] = field(default_factory=dict)
+    """Labels that the nodes must have."""
     tolerations: tuple[dict[str, Any], ...] = ()
+    """Taints of nodes that the pods tolerate."""
     affinity: dict[str, Any] = field(default_factory=dict)
+    """Affinity of the pods."""
     volumes: tuple[dict[str, Any], ...] = ({"name": VOLUME, "persistentVolumeClaim": {"claimName": VOLUME}},)
+    """Volumes of the pods."""
     volume_mounts: tuple[dict[str, Any], ...] = ({"name": VOLUME, "mountPath": MOUNT},)
+    """Where the container mounts them."""
     env: tuple[dict[str, Any], ...] = ()
+    """Environment variables of the container."""
     image_pull_secrets: tuple[str, ...] = ()
+    """Names of the secrets with which the image is pulled."""
     service_account: str = "xkd-train"
+    """Service account of the pods."""
     queue: str = "xkd"
     """Volcano's queue."""
     priority_class: Text = ""
+    """Priority class of the job and its pods; empty: the cluster's default."""
     restarts: NonNegativeInt = 5
     """Restarts of the whole job without a new checkpoint, before it fails."""
     grace_seconds: PositiveInt = 300
