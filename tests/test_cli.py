@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,22 @@ def test_listing_evaluations_and_tabulating_do_not_wait_for_scikit_learn() -> No
     assert done.stdout == "set()\n"
 
 
+def test_the_help_says_what_the_program_is_for(run: Any) -> None:
+    assert "Pretrain a video and an audio encoder on unlabeled videos" in run("--help").out
+
+
+def test_the_version_is_shown(run: Any) -> None:
+    output = run("--version")
+    assert (output.code, output.out) == (0, f"xkd {version('xkd')}\n")
+
+
+def test_the_shell_completes_names(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setenv("_XKD_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "xkd pre")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run().out.split() == ["prepare", "pretrain", "presets"]
+
+
 def test_without_a_command_the_help_is_shown(run: Any) -> None:
     output = run()
     assert output.code == 2
@@ -150,9 +167,13 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
 
 
 def test_presets_are_listed_with_the_papers_results(run: Any) -> None:
-    lines = run("presets").out.splitlines()
+    head, _, *lines = run("presets").out.splitlines()
+    assert "top-1 accuracies in %" in head
     assert [line.split()[0] for line in lines[1:]] == list(PRESETS)
     assert lines[1].split()[:7] == ["paper", "Tables", "S4,", "S15", "59.3", "84.7", "91.0"]
+    column = lines[0].index("description")
+    assert {line[column - 1] for line in lines} == {" "}
+    assert " " not in {line[column] for line in lines}
 
 
 def test_settings_are_explained_with_the_values_of_the_preset(run: Any) -> None:

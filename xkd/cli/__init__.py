@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from xkd import __version__
 from xkd.cli import data, evaluation, training
 from xkd.errors import XkdError
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"xkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _xkd(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Pretrain a video and an audio encoder on unlabeled videos, detect collapse, and evaluate the encoders.
+
+    The usual order: fetch a dataset or take your own videos, prepare, pretrain, evaluate, tabulate.
+    """
+
+
 app.command()(data.fetch)
 app.command()(data.prepare)
 app.command()(training.pretrain)
