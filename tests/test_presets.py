@@ -195,4 +195,4 @@ def test_every_fine_tuning_preset_is_of_a_dataset_that_is_fine_tuned() -> None:
         for spec in specs
         if spec.protocol == "finetune"
     }
-    assert FINETUNING.keys() == fine_tuned
+    assert FINETUNING.keys() == fine_tuned | {("own", modality) for modality in MODALITIES}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xkd.data.sources.source import Source
+from xkd.data.sources.dataset import Source
 
 
 def write(root: Path, *paths: str, size: int = 1) -> Path:

@@ -130,7 +130,7 @@ def test_mistakes_are_one_line_errors(
         ((run, [prepared], [], ["svn"]), r"no protocol svn \(did you mean svm\?\)"),
         (
             (run, [tmp_path / "audioset"]),
-            "audioset holds audioset, which has no evaluation; available: embedded, ucf101",
+            "audioset: no evaluation of dataset audioset; available: embedded, ucf101",
         ),
         ((run, [data[0], prepared, data[0]]), "ucf101 and .*ucf101 both hold ucf101"),
         ((run, data, [], ["fc"]), "nothing to evaluate: none of ucf101, esc50 has an evaluation by fc"),

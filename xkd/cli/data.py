@@ -40,12 +40,21 @@ def fetch(
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Dataset in its official layout (e.g. from xkd fetch).")],
-    out: Out,
+    source: Annotated[
+        Path,
+        typer.Argument(help="Dataset in its official layout (from xkd fetch), your own folder or a list."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Output directory.")] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Layout of the source, if ambiguous: kinetics_sound for Kinetics400."),
+        typer.Option(
+            help="Layout of the source, if ambiguous: kinetics_sound for Kinetics400; of your own clips "
+            "list, webdataset, classes or folder."
+        ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be prepared, and the time it takes.")
+    ] = False,
     allow_missing: Annotated[
         bool | None, typer.Option("--allow-missing", help="Skip listed files that are missing.")
     ] = None,
@@ -56,10 +65,17 @@ def prepare(
     """Decode every clip once; write shards and a manifest."""
     from xkd.config.overrides import resolve
     from xkd.data.fetch.fetch import DatasetConfig
+    from xkd.data.shards.dry_run import dry_run as estimate
     from xkd.data.shards.prepare import PrepareConfig
     from xkd.data.shards.prepare import prepare as run
 
     if dataset is None:
         dataset = resolve(DatasetConfig(), dataset_config).layout or None
     options = {"dataset": dataset, "allow_missing": allow_missing}
-    run(source, out, resolve(PrepareConfig(), config, set_ or (), **options))
+    settings = resolve(PrepareConfig(), config, set_ or (), **options)
+    if dry_run:
+        print(estimate(source, settings))
+    elif out is None:
+        raise typer.BadParameter("is required without --dry-run", param_hint="--out")
+    else:
+        run(source, out, settings)

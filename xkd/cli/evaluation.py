@@ -45,6 +45,9 @@ def evaluate(
       fsd50k          audio: fc finetune
       embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion
 
+    A labeled dataset of your own: video and audio: svm fc finetune; audiovisual: fusion. With several labels
+    a clip: fc finetune.
+
     `--set test_windows=5` and `--set seed=1` apply to any task, `--set epochs=20` and the other settings of
     Tables S6 and S7 to fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
     """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"

@@ -15,8 +15,8 @@ from xkd.config.types import Fraction, Precision, Probability, ScaleRange, Share
 class FinetuneVideoConfig:
     """Augmentation of clips for fine-tuning a video encoder (A.6, Table S6)."""
 
-    resolution: PositiveInt = 224
-    """Height and width of the frames; the position table is interpolated."""
+    resolution: PositiveInt | None = 224
+    """Height and width of the frames; the position table is interpolated. None: as in pretraining."""
     magnitude: Annotated[int, Field(ge=0, le=10)] = 9
     """RandAugment: strength of its operations, of 10; 0: no operations."""
     magnitude_std: NonNegativeFloat = 0.05

@@ -106,7 +106,7 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
     config, dataset = directory.config(), PreparedDataset.open(data)
     if dataset.name != task.dataset:
         raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {dataset.name}")
-    metric = find_eval_spec(task.dataset, task.modality, task.protocol).metric
+    metric = find_eval_spec(dataset, task.modality, task.protocol).metric
     with distributed_context(config.run.peer_seconds) as context:
         evaluation = Evaluation(
             task=task,
@@ -133,6 +133,7 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
             untrained=evaluation.splits.untrained,
             train_clips=len(evaluation.splits.train),
             test_clips=len(evaluation.splits.test),
+            folds=dataset.folds,
             **evaluation.identity,
             **prediction.facts,
             preset=config.preset,

@@ -10,13 +10,13 @@ from typing import Any
 
 from xkd.config import MODALITIES, Modality
 from xkd.config.overrides import build, load_yaml, overlay
-from xkd.config.presets.finetune import FINETUNING
+from xkd.config.presets.finetune import finetuning
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError, nearest
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
 from xkd.evaluation.score import INPUTS, Task, TaskKey
-from xkd.evaluation.specs import EVAL_SPECS, find_eval_spec
+from xkd.evaluation.specs import find_eval_spec, no_evaluation, specs_of
 from xkd.rundir import ROLES, RunDir
 
 
@@ -42,7 +42,7 @@ def make_task(
     given = dict(settings or {})
     own = {name: given.pop(name) for name in method.settings if name in given}
     if method.trains_encoder:
-        own["finetune"] = overlay(FINETUNING[dataset, INPUTS[spec.modality][0]], given, source)
+        own["finetune"] = overlay(finetuning(dataset, INPUTS[spec.modality][0]), given, source)
     else:
         _check_known(f"protocol {protocol} has no setting", list(given), method.settings)
     task = TaskKey(dataset, modality, protocol, encoder, fold)._asdict()
@@ -58,7 +58,7 @@ def choose(
     modalities: Sequence[Modality] = MODALITIES,
     finetune: Mapping[str, Any] | None = None,
 ) -> list[tuple[PreparedDataset, Task]]:
-    """Return every protocol of each dataset (`EVAL_SPECS`), on all its folds, with every encoder.
+    """Return every protocol of each dataset (`specs_of`), on all its folds, with every encoder.
 
     All first folds come first: they extract the features that the later ones would wait for.
 
@@ -75,11 +75,8 @@ def choose(
     _check_known("no protocol", protocols, list(PROTOCOLS))
     datasets: dict[str, PreparedDataset] = {}
     for dataset in map(PreparedDataset.open, data):
-        if dataset.name not in EVAL_SPECS:
-            known = ", ".join(EVAL_SPECS)
-            raise UserError(
-                f"{dataset.root} holds {dataset.name}, which has no evaluation; available: {known}"
-            )
+        if not specs_of(dataset):
+            raise UserError(f"{dataset.root}: {no_evaluation(dataset.name)}")
         other = datasets.setdefault(dataset.name, dataset)
         if other is not dataset:
             raise UserError(
@@ -88,7 +85,7 @@ def choose(
     chosen = []
     for dataset in datasets.values():
         available = {m for m in modalities if any(clip.has(m) for clip in dataset.clips)}
-        specs = [s for s in EVAL_SPECS[dataset.name] if available.issuperset(INPUTS[s.modality])]
+        specs = [s for s in specs_of(dataset) if available.issuperset(INPUTS[s.modality])]
         for fold, spec in product(range(1, dataset.folds + 1), specs):
             method, names = PROTOCOLS[spec.protocol], (dataset.name, spec.modality, spec.protocol)
             settings = finetune if method.trains_encoder else None

@@ -123,6 +123,8 @@ class Score:
     """Test clips by true and predicted class; for ``map`` empty."""
     train_clips: int
     test_clips: int
+    folds: int = 1
+    """Number of the dataset's folds."""
     windows: dict[str, int]
     """Windows per clip, by ``train`` and ``test``."""
     C: float | None = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xkd.errors import UserError, nearest
+from xkd.config import MODALITIES
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.errors import UserError
 from xkd.evaluation.metrics import Metric
 from xkd.evaluation.score import EvaluatedModality, ProtocolName
 
@@ -45,20 +47,59 @@ EVAL_SPECS: dict[str, tuple[EvalSpec, ...]] = {
     # The paper gives no number; these are the authors' code's.
     "kinetics_sound": _svms(20, 2),
 }
-"""By dataset."""
+"""By official dataset, and of the embedded one."""
+PRETRAINING = ("kinetics600", "kinetics700", "audioset")
+"""Official datasets without evaluations."""
+_OWN = (
+    *_svms(5, 3),
+    *(EvalSpec(modality, "fc", 5, 3) for modality in MODALITIES),
+    *(EvalSpec(modality, "finetune", 1, 3) for modality in MODALITIES),
+)
+"""Of a dataset of one's own with one label a clip: the windows of the embedded one."""
 
 
-def find_eval_spec(dataset: str, modality: str, protocol: str) -> EvalSpec:
-    """Return the specification of a protocol on a dataset.
+def own_specs(metric: Metric, folds: int) -> tuple[EvalSpec, ...]:
+    """Return the protocols of a labeled dataset of one's own; those of several labels have the metric mAP."""
+    single = metric == "top1"
+    return tuple(
+        spec._replace(metric=metric, folds=folds)
+        for spec in _OWN
+        if single or spec.protocol in ("fc", "finetune")
+    )
+
+
+def specs_of(dataset: PreparedDataset) -> tuple[EvalSpec, ...]:
+    """Return the protocols of a dataset; none for one of one's own without labels in train or in test."""
+    if dataset.own is None:
+        return EVAL_SPECS.get(dataset.name, ())
+    labelled = {split for clip in dataset.clips if clip.labels for split in clip.splits}
+    if "train" not in labelled or not labelled & {"test", "val"}:
+        return ()
+    several = any(len(clip.labels) > 1 for clip in dataset.clips)
+    return own_specs("map" if several else "top1", dataset.folds)
+
+
+def find_eval_spec(dataset: str | PreparedDataset, modality: str, protocol: str) -> EvalSpec:
+    """Return the specification of a protocol on a dataset; by a name that is not official, of one's own.
 
     Raises:
         UserError: there is none; the line lists those that there are.
     """
-    if dataset not in EVAL_SPECS:
-        near = nearest(dataset, EVAL_SPECS)
-        raise UserError(f"no evaluation of dataset {dataset}{near}; available: {', '.join(EVAL_SPECS)}")
-    for spec in EVAL_SPECS[dataset]:
+    if isinstance(dataset, PreparedDataset):
+        name, specs = dataset.name, specs_of(dataset)
+    else:
+        name, specs = dataset, EVAL_SPECS.get(dataset, () if dataset in PRETRAINING else _OWN)
+    for spec in specs:
         if (spec.modality, spec.protocol) == (modality, protocol):
             return spec
-    known = ", ".join(f"{spec.protocol} of {spec.modality}" for spec in EVAL_SPECS[dataset])
-    raise UserError(f"dataset {dataset} has no evaluation by {protocol} of {modality}; available: {known}")
+    if not specs:
+        raise no_evaluation(name)
+    known = ", ".join(f"{spec.protocol} of {spec.modality}" for spec in specs)
+    raise UserError(f"dataset {name} has no evaluation by {protocol} of {modality}; available: {known}")
+
+
+def no_evaluation(dataset: str) -> UserError:
+    """Return the error about a dataset without any protocol."""
+    if dataset in PRETRAINING:
+        return UserError(f"no evaluation of dataset {dataset}; available: {', '.join(EVAL_SPECS)}")
+    return UserError(f"no evaluation of dataset {dataset}: it has no labels, or none in train or in test")

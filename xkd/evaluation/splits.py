@@ -65,6 +65,8 @@ def read_splits(
 ) -> Splits:
     """Return the clips of a fold that have all the modalities; without a test split, test on val.
 
+    In a dataset of one's own, clips may have no labels: they are left out.
+
     Raises:
         UserError: the dataset lacks the fold, a split, the modalities or labels.
     """
@@ -76,6 +78,10 @@ def read_splits(
                 f"no clip of split {split} in {dataset.root} has {' and '.join(modalities)}; choose another "
                 "modality"
             )
+        if dataset.own:
+            clips = [clip for clip in clips if clip.labels]
+            if not clips:
+                raise UserError(f"no clip of split {split} in {dataset.root} has a label; label some")
         for clip in clips:
             if not clip.labels or (single_label and len(clip.labels) > 1):
                 raise UserError(

@@ -14,7 +14,7 @@ from xkd.config.presets.paper_results import ALL_SPLITS, FIRST_SPLIT, PaperResul
 from xkd.evaluation.metrics import METRIC_NAMES
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.score import EvaluatedEncoder, EvaluatedModality, Score, TaskKey
-from xkd.evaluation.specs import EVAL_SPECS, EvalSpec
+from xkd.evaluation.specs import EVAL_SPECS, EvalSpec, own_specs
 from xkd.report.load import EvaluatedRun
 
 ENCODERS: dict[EvaluatedEncoder, str] = {
@@ -143,13 +143,19 @@ def aggregate(groups: Sequence[Group], datasets: Iterable[str]) -> list[Record]:
 def _columns(dataset: str, scores: Sequence[Score]) -> list[Column]:
     """Return the columns of a dataset's protocols; top-5 follows fine-tuning if scores have it."""
     columns = []
-    for spec in EVAL_SPECS.get(dataset, EVAL_SPECS["embedded"]):
+    for spec in EVAL_SPECS.get(dataset) or _own_specs(dataset, scores):
         splits = SPLITS if spec.folds > 1 else (ALL_SPLITS,)
         columns += [Column(dataset, spec, split) for split in splits]
         if PROTOCOLS[spec.protocol].trains_encoder:
             top5 = [Column(dataset, spec, split, top5=True) for split in splits]
             columns += top5 if any(map(top5[-1].matches, scores)) else []
     return columns
+
+
+def _own_specs(dataset: str, scores: Sequence[Score]) -> tuple[EvalSpec, ...]:
+    """Return the protocols of a dataset of one's own, whose scores tell its metric and folds."""
+    known = [score for score in scores if score.dataset == dataset]
+    return own_specs(known[0].metric if known else "top1", max((score.folds for score in known), default=1))
 
 
 def _record(group: Group, encoder: EvaluatedEncoder, column: Column) -> Record:

@@ -12,4 +12,10 @@ FINETUNING: dict[tuple[str, Modality], FinetuneConfig] = {
     for modality in MODALITIES
     if name.endswith(f"-{modality}")
 }
-"""The settings of every dataset and modality that the paper, or the embedded dataset, fine-tunes."""
+"""The settings of every dataset and modality that the paper, or the embedded dataset, fine-tunes; ``own``: of
+datasets of one's own."""
+
+
+def finetuning(dataset: str, modality: Modality) -> FinetuneConfig:
+    """Return the settings of a dataset; of one that is in no table, those of datasets of one's own."""
+    return FINETUNING.get((dataset, modality)) or FINETUNING["own", modality]

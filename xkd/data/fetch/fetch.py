@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from pathlib import Path
 
 from pydantic import Field, NonNegativeInt
@@ -10,9 +12,12 @@ from pydantic.dataclasses import dataclass
 from xkd.config.overrides import STRICT
 from xkd.config.types import Text
 from xkd.data.fetch.registry import fetch_registered
+from xkd.data.sources.files import MediaFiles, printable
+from xkd.data.sources.own import fingerprint
 from xkd.data.synthetic.dataset import MIN_CLIPS, generate
 from xkd.data.synthetic.miniatures import MINIATURES, generate_miniature
 from xkd.errors import UserError, nearest
+from xkd.io import is_empty, require_finished
 
 GENERATED = ("embedded", *MINIATURES)
 """Datasets that need no registry."""
@@ -52,7 +57,8 @@ def fetch(
     """Write the dataset `name` to `out`; return its revision, equal for equal content.
 
     Args:
-        name: path that a data registry tracks; without a registry one of `GENERATED`.
+        name: path that a data registry tracks; without a registry one of `GENERATED`, or a name of one's own
+            whose files are in `out` already.
         out: directory to write; see `fetch_registered`, `generate` and `generate_miniature`.
         repo: the data registry, a git repository with DVC: a path or a URL.
         rev: its branch, tag or commit; empty: the default branch.
@@ -67,10 +73,25 @@ def fetch(
     if rev:
         raise UserError(f"rev: {rev} needs a data registry; give one with --repo")
     if name not in GENERATED:
+        if not is_empty(out):
+            return _identify(out)
         raise UserError(
             f"no dataset {name}{nearest(name, GENERATED)}; without a data registry (--repo) there are only "
-            f"{', '.join(GENERATED)}"
+            f"{', '.join(GENERATED)}, and files of your own in {out}"
         )
     if name != "embedded":
         return generate_miniature(name, out)
     return generate(out, clips=clips, seed=seed)
+
+
+def _identify(root: Path) -> str:
+    """Return a hash of the files that are in a directory already: a dataset of one's own.
+
+    Raises:
+        UserError: it is unfinished or cannot be read.
+    """
+    require_finished(root)
+    files = MediaFiles(root).media
+    rows = [f"{printable(place)}\0{fingerprint(file)}\n" for place, file in sorted(files.items())]
+    print(f"{root}: uses the {len(rows)} files that are there", file=sys.stderr)
+    return hashlib.sha256("".join(rows).encode()).hexdigest()

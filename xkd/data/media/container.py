@@ -81,8 +81,8 @@ class MediaFile:
 
     def __init__(self, container: InputContainer, *, with_video: bool) -> None:
         self._container = container
-        self.video = _choose(container.streams.video) if with_video else None
-        self.audio = _choose(container.streams.audio)
+        self.video = choose_stream(container.streams.video) if with_video else None
+        self.audio = choose_stream(container.streams.audio)
         if with_video and self.video is None:
             raise MediaError("no video stream")
         if self.video is None and self.audio is None:
@@ -281,7 +281,7 @@ def open_container(content: Content, **settings: str) -> Iterator[InputContainer
             raise MediaError(f"damaged: {one_line(error)}") from None
 
 
-def _choose(streams: Sequence[_Stream]) -> _Stream | None:
+def choose_stream(streams: Sequence[_Stream]) -> _Stream | None:
     """Return the default stream, else the first, of those that can be decoded; no cover or still image."""
 
     def rank(stream: _Stream) -> tuple[bool, bool]:

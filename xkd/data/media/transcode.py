@@ -43,6 +43,7 @@ def transcode(
     max_fps: float | None,
     sample_rate: int,
     segment: tuple[float, float] | None = None,
+    exact: bool = False,
 ) -> Transcoded:
     """Decode a source file once, and encode it for random access.
 
@@ -53,6 +54,7 @@ def transcode(
         max_fps: of the frames in each 1/max_fps interval, the first is kept; None keeps all.
         sample_rate: of the sound, samples per second.
         segment: the part to read, (start, end) in seconds; a file that is no longer is read as a whole.
+        exact: whether to cut the segment from any file.
 
     Raises:
         MediaError: the file cannot be decoded, or too little is left of it.
@@ -60,7 +62,7 @@ def transcode(
     with open_container(content) as container:
         file = MediaFile(container, with_video=with_video)
         file.delay_pictures(find_picture_delay(content, file.video))
-        start, end = _bounds(file, segment)
+        start, end = _bounds(file, segment, exact=exact)
         if start:
             file.seek(start)
         sound = SoundTrack(sample_rate, has_times=file.has_sound_times, length=file.length)
@@ -86,13 +88,13 @@ def transcode(
     )
 
 
-def _bounds(file: MediaFile, segment: tuple[float, float] | None) -> tuple[int, int | None]:
+def _bounds(file: MediaFile, segment: tuple[float, float] | None, *, exact: bool) -> tuple[int, int | None]:
     """Return the part of a file to read, ticks: a segment of a longer video, or all of it."""
     if segment is None:
         return 0, None
     start, end = (round(second * SECOND) for second in segment)
     # An estimate is good enough to tell a segment from a whole video.
-    if 0 < (file.announced or file.length) <= end - start + _SEGMENT_SLACK:
+    if not exact and 0 < (file.announced or file.length) <= end - start + _SEGMENT_SLACK:
         return 0, None
     return start, end
 

@@ -103,6 +103,8 @@ class PreparedDataset:
     """Labels of missing clips that no other clip has, and which are therefore not in `classes`."""
     origin: Mapping[str, str] | None = None
     """The registry that the source was fetched from: ``repo``, the commit ``rev``, DVC's ``hash``."""
+    own: Mapping[str, Any] | None = None
+    """Of a dataset of one's own: its layout, and how it was split and cut; None: an official dataset."""
 
     @classmethod
     def open(cls, root: Path) -> PreparedDataset:
@@ -121,8 +123,8 @@ class PreparedDataset:
             fields = ("name", "revision", "settings", "skipped", "damaged", "origin")
             same = {name: values[name] for name in fields}
             classes, missing = tuple(values["classes"]), values["absent"]
-            lost = tuple(values.get("lost_classes", ()))
-            dataset = cls(root=root, classes=classes, clips=clips, missing=missing, lost_classes=lost, **same)
+            same |= {"lost_classes": tuple(values.get("lost_classes", ())), "own": values.get("own")}
+            dataset = cls(root=root, classes=classes, clips=clips, missing=missing, **same)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}; prepare {root} again") from None
         except (KeyError, TypeError, ValueError) as error:
@@ -158,6 +160,7 @@ class PreparedDataset:
             "damaged": self.damaged,
             "absent": self.missing,
             "lost_classes": list(self.lost_classes),
+            **({"own": dict(self.own)} if self.own else {}),
             "settings": dict(self.settings),
         }
         write_text(self.root / DATASET, json.dumps(values, indent=1) + "\n")

@@ -8,7 +8,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards.manifest import DATASET, OFFSETS, WRITER, Clip, PreparedDataset, write_table
+from xkd.data.sources.dataset import Source
 from xkd.data.sources.layout import Kind, SourceClip
-from xkd.data.sources.source import Source, open_source
+from xkd.data.sources.own import OwnConfig
+from xkd.data.sources.source import open_source
 from xkd.errors import UserError
 from xkd.io import OutputDir, find_json, read_json, write_json
 from xkd.parallel.limits import cores, memory
@@ -31,7 +33,7 @@ from xkd.parallel.processes import Failure, run_each
 from xkd.progress import progress
 
 _SHARD_CLIPS = 256
-_CLIP_TIMEOUT = 120.0
+CLIP_TIMEOUT = 120.0
 """Seconds after which a clip's decoder is considered hung; it is stopped and the clip skipped."""
 _WORKER_MEMORY = 2**30
 """Bytes for each worker, by default; one takes 0.4 GB (docs/benchmarks.md), and more for a large video."""
@@ -40,8 +42,8 @@ _Report = Mapping[str, list[dict[str, str]]]
 
 
 @settings(frozen=True, kw_only=True, config=STRICT)
-class PrepareConfig:
-    """How clips are prepared."""
+class PrepareConfig(OwnConfig):
+    """How clips are prepared; of datasets of one's own, also how files are cut and split."""
 
     short_side: int = Field(default=128, ge=16, multiple_of=2)
     """Short side of the prepared video, pixels (smaller sources keep their size)."""
@@ -54,14 +56,14 @@ class PrepareConfig:
     max_skipped: float = Field(default=0.05, ge=0, le=1)
     """Share of clips that may fail before the run stops."""
     dataset: Text = ""
-    """Layout of the source (`xkd.data.sources.source.LAYOUTS`); empty: recognized by its files."""
+    """Layout of the source (`LAYOUTS`, `OWN_LAYOUTS` of `xkd.data.sources.source`); empty: recognized."""
     allow_missing: bool = False
     """Whether files that the annotations list may be missing."""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that determine the bytes written."""
-        names = ("short_side", "max_fps", "sample_rate")
+    def settings(self, source: Source) -> dict[str, Any]:
+        """Return the settings that determine what is written."""
+        own = [field.name for field in fields(OwnConfig)] if source.own else []
+        names = ("short_side", "max_fps", "sample_rate", *own)
         return {name: getattr(self, name) for name in names} | {"writer": WRITER}
 
 
@@ -83,6 +85,8 @@ class Summary:
         written = sum((clip.video_size or 0) + (clip.audio_size or 0) for clip in data.clips)
         damaged = f", {data.damaged} damaged" if data.damaged else ""
         missing = f", {data.missing} missing" if data.missing else ""
+        if data.own and (count := sum(data.own["left_out"].values())):
+            missing += f", {count} left out"
         speed = f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else ""
         return (
             f"{data.name} {data.revision[:12]}: {len(data.clips)} clips ({splits}), "
@@ -104,12 +108,12 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
             of its clips fail; `out` holds something else or another preparation; the disk is full.
     """
     start = time.monotonic()
-    if out.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} is inside the dataset {source}; choose a directory outside of it")
-    dataset = open_source(source, config.dataset, allow_missing=config.allow_missing)
+    dataset = open_source(source, config.dataset, allow_missing=config.allow_missing, config=config)
     if dataset.missing:
         print(f"prepare: {dataset.describe_missing()}; continuing", file=sys.stderr)
-    identity = {"name": dataset.name, "revision": dataset.revision, **config.settings}
+    identity = {"name": dataset.name, "revision": dataset.revision, **config.settings(dataset)}
 
     def find() -> dict[str, Any] | None:
         values = find_json(out / DATASET)
@@ -125,7 +129,8 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
             print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
     size, elapsed = sum(clip.file.size for clip in dataset.clips if clip.file), time.monotonic() - start
     summary = Summary(dataset=prepared, bytes_in=size, processed=processed, elapsed=elapsed)
-    tables = [f"{out / name}.csv" for name in ("damaged", "skipped") if getattr(prepared, name)]
+    listed = {"damaged": prepared.damaged, "skipped": prepared.skipped or dataset.left_out}
+    tables = [f"{out / name}.csv" for name, count in listed.items() if count]
     print(f"prepare: {summary}{'; see ' * bool(tables)}{' and '.join(tables)}", file=sys.stderr)
     return summary
 
@@ -142,10 +147,10 @@ def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> 
     reports = [find_json(path) for path in paths]
     jobs = [clip for clips, report in zip(shards, reports, strict=True) if not report for clip in clips]
     skipped = [row for report in reports if report for row in report["skipped"]]
-    task = functools.partial(_encode, kind=dataset.kind, config=config)
+    task = functools.partial(encode, kind=dataset.kind, config=config)
     (output.path / "shards").mkdir(exist_ok=True)
     with progress("prepare", total, done=total - len(jobs)) as bar:
-        outcomes = run_each(task, jobs, config.workers, _CLIP_TIMEOUT)
+        outcomes = run_each(task, jobs, config.workers, CLIP_TIMEOUT)
         for path, clips, report in zip(paths, shards, reports, strict=True):
             if report:
                 continue
@@ -160,7 +165,10 @@ def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> 
                             write_table(table, ("clip", "reason"), skipped)
                             last = f"{config.max_skipped:g} allows (last {clip.id}: {outcome.reason}"
                             problem = f"{len(skipped)} of {total} clips failed, more than max_skipped={last}"
-                            raise UserError(f"{dataset.root}: {problem}; all in {table})")
+                            raise UserError(
+                                f"{dataset.root}: {problem}; all in {table}); repair or remove these files, "
+                                "or set a larger max_skipped"
+                            )
                     else:
                         rows.append(_append(tar, shard, clip, outcome).to_row())
                         if outcome.damage:
@@ -177,7 +185,8 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Re
     )
     write_table(out / "damaged.csv", ("clip", "damage"), damaged)
     missing = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
-    write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *missing])
+    left_out = [{"clip": place, "reason": reason} for place, reason in dataset.left_out]
+    write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *missing, *left_out])
     classes, absent = (
         {label for clip in clips for label in clip.labels} for clips in (dataset.clips, dataset.missing)
     )
@@ -188,11 +197,12 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Re
         classes=tuple(sorted(classes)),
         lost_classes=tuple(sorted(absent - classes)),
         clips=tuple(map(Clip.from_row, rows)),
-        settings=config.settings,
+        settings=config.settings(dataset),
         skipped=len(skipped),
         damaged=len(damaged),
         missing=len(missing),
         origin=dataset.origin,
+        own=dataset.own,
     )
     if not rows:
         reasons = out / "skipped.csv"
@@ -204,7 +214,7 @@ def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Re
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
     """What a worker makes of a clip."""
 
     files: Mapping[Modality, bytes]
@@ -215,7 +225,7 @@ class _Encoded:
     """What could not be decoded; empty: all could."""
 
 
-def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> _Encoded:
+def encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> Encoded:
     """Decode and encode one clip, in a worker.
 
     Raises:
@@ -231,6 +241,7 @@ def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> _Encoded:
         max_fps=config.max_fps,
         sample_rate=config.sample_rate,
         segment=clip.segment,
+        exact=clip.exact,
     )
     files: dict[Modality, bytes] = {}
     seconds = found.seconds
@@ -240,10 +251,10 @@ def _encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> _Encoded:
         files["audio"] = encode_wav(found.audio, config.sample_rate)
         if kind == "audiovisual":
             seconds = min(seconds, len(found.audio) / config.sample_rate)
-    return _Encoded(files, seconds, str(found.damage))
+    return Encoded(files, seconds, str(found.damage))
 
 
-def _append(tar: tarfile.TarFile, shard: str, clip: SourceClip, encoded: _Encoded) -> Clip:
+def _append(tar: tarfile.TarFile, shard: str, clip: SourceClip, encoded: Encoded) -> Clip:
     """Append a clip's files to a shard and return its row."""
     offsets: dict[str, int | None] = dict.fromkeys(OFFSETS)
     for modality, data in encoded.files.items():

@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = (
     *(".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ts"),
 )
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".aif", ".aiff")
-_MEDIA_SUFFIXES = frozenset((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
+MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES)
 ARCHIVE_SUFFIXES = (".zip", ".rar", ".7z", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 _TITLE_AND_ID = re.compile(r"\[([\w-]{11})\]$")
 """How yt-dlp ends a name unless told otherwise."""
@@ -41,9 +41,18 @@ class SourceFile:
         """Return what PyAV opens: the path of a file, the bytes of a tar's member."""
         if self.offset is None:
             return self.path
-        with self.path.open("rb") as tar:
-            tar.seek(self.offset)
-            return io.BytesIO(tar.read(self.size))
+        return io.BytesIO(self.read())
+
+    def read(self, start: int = 0, count: int | None = None) -> bytes:
+        """Return `count` bytes from `start` on; None: all that follow.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        left = max(0, self.size - start)
+        with self.path.open("rb") as file:
+            file.seek((self.offset or 0) + start)
+            return file.read(left if count is None else min(left, count))
 
 
 class MediaFiles:
@@ -67,7 +76,10 @@ class MediaFiles:
             for name in sorted(names):
                 path = Path(folder, name)
                 if name.lower().endswith(".tar"):
-                    found |= _tar_members(path, self.root)
+                    for place, member in tar_members(path, self.root).items():
+                        # Members of several tars may have the same name: all of them are there.
+                        inside = f"{path.relative_to(self.root).as_posix()}/{place}"
+                        found[inside if place in found else place] = member
                 elif path.is_file():
                     found[path.relative_to(self.root).as_posix()] = SourceFile(path, path.stat().st_size)
         return found
@@ -143,7 +155,7 @@ def split_name(name: str) -> tuple[str, str]:
     All such suffixes are cut: youtube-dl names the file that it merges another container into ``ID.mp4.mkv``.
     """
     stem, suffix = name, ""
-    while (parts := stem.rpartition("."))[0] and f".{parts[2].lower()}" in _MEDIA_SUFFIXES:
+    while (parts := stem.rpartition("."))[0] and f".{parts[2].lower()}" in MEDIA_SUFFIXES:
         stem, suffix = parts[0], suffix or f".{parts[2].lower()}"
     return stem, suffix
 
@@ -151,6 +163,18 @@ def split_name(name: str) -> tuple[str, str]:
 def to_id(name: str) -> str:
     """Return a file's name without its suffix; dots, which end a name for WebDataset, become ``_``."""
     return split_name(name)[0].replace(".", "_")
+
+
+def is_visible_media(path: str) -> bool:
+    """Return whether a path is a medium's by its name, and neither hidden nor a copy's metadata (macOS)."""
+    parts = path.split("/")
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return bool(split_name(parts[-1])[1]) and not hidden
+
+
+def printable(path: str) -> str:
+    """Return a path with the bytes that are no UTF-8 as escapes: tables are UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def simplify(name: str) -> str:
@@ -203,7 +227,7 @@ def raise_unreadable(error: OSError) -> NoReturn:
     raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _tar_members(tar: Path, root: Path) -> dict[str, SourceFile]:
+def tar_members(tar: Path, root: Path) -> dict[str, SourceFile]:
     """Return the files in an uncompressed tar, and links to them, by their paths from the root."""
     found: dict[str, SourceFile] = {}
     folder = tar.parent.relative_to(root).as_posix()

@@ -41,6 +41,8 @@ class SourceClip:
     segment: tuple[float, float] | None = None
     """Start and end in the file, seconds, if the file may be the whole video; one that is not longer than the
     segment is the segment itself. None: the file is the clip."""
+    exact: bool = False
+    """Whether the file is known to be the whole video: the segment is cut from it whatever its length."""
 
 
 @dataclass(frozen=True)

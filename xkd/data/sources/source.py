@@ -1,20 +1,22 @@
-"""A dataset as downloaded and unpacked: its clips and its revision."""
+"""A dataset as downloaded and unpacked, or of one's own: its clips and its revision."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from xkd.data.sources.audioset import AUDIOSET
+from xkd.data.sources.dataset import Source, hash_clips
 from xkd.data.sources.files import split_name
 from xkd.data.sources.kinetics import KINETICS
-from xkd.data.sources.layout import Files, Kind, Layout, SourceClip
+from xkd.data.sources.layout import Files, Layout
+from xkd.data.sources.lists import LIST, is_media_list
+from xkd.data.sources.own import OwnConfig
+from xkd.data.sources.own_layouts import OWN_LAYOUTS, open_own, recognize_own
 from xkd.data.sources.sound import ESC50, FSD50K
 from xkd.data.sources.ucf_hmdb import HMDB51, UCF101
 from xkd.errors import UserError, nearest
@@ -23,48 +25,28 @@ from xkd.io import find_json, require_finished
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout for layout in (*KINETICS, AUDIOSET, UCF101, HMDB51, ESC50, FSD50K)
 }
-"""The known layouts, by name; docs/data.md describes where each dataset comes from."""
+"""The official layouts, by name; docs/data.md describes where each dataset comes from."""
+OFFICIAL = (*LAYOUTS, "embedded")
+"""Names of datasets that none of one's own may have."""
 DESCRIPTION = "dataset.json"
 """At the root of the embedded dataset: its name, revision and layouts."""
 FETCHED = "fetched.json"
 """At the root of a dataset that `xkd.data.fetch.registry` fetched: its origin."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A dataset as downloaded."""
-
-    root: Path
-    name: str
-    revision: str
-    """Identifies the clips: changes when the listed files, their sizes, splits or labels do."""
-    kind: Kind
-    clips: tuple[SourceClip, ...]
-    """Clips whose files exist."""
-    missing: tuple[SourceClip, ...] = ()
-    """Clips whose files do not."""
-    origin: Mapping[str, str] | None = None
-    """Of a dataset fetched from a registry: its ``repo``, the commit ``rev`` and DVC's ``hash``."""
-
-    def describe_missing(self) -> str:
-        """Return '3 of 30 listed files are missing (by class: Archery 2, Bowling 1)', most affected first."""
-        labels = (label for clip in self.missing for label in clip.labels or ("no label",))
-        classes = [f"{label} {count}" for label, count in Counter(labels).most_common()]
-        more = f", and {len(classes) - 5} more" if len(classes) > 5 else ""
-        listed = len(self.clips) + len(self.missing)
-        shown = f"{', '.join(classes[:5])}{more}"
-        return f"{len(self.missing)} of {listed} listed files are missing (by class: {shown})"
-
-
-def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> Source:
+def open_source(
+    root: Path, name: str = "", *, allow_missing: bool = False, config: OwnConfig | None = None
+) -> Source:
     """List the clips of the dataset at `root` in a fixed order.
 
     The root of an embedded dataset (it has a dataset.json that names its layouts) is read through its
     Kinetics400 layout, the audio-visual one, unless `name` is another of them.
 
     Args:
-        root: the dataset as downloaded and unpacked; media may stay in uncompressed tars.
+        root: the dataset as downloaded and unpacked, where media may stay in uncompressed tars; or one's own:
+            a folder, or a list, whose paths count from its folder.
         name: layout to read; empty: the one whose marks are there.
+        config: how a dataset of one's own is cut and split.
 
     What was read as what, and how it differs from the official dataset, is written to stderr.
 
@@ -73,23 +55,48 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
             damaged; a listed file is missing; a clip is listed twice; a fetched dataset is unfinished or
             was changed.
     """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a directory; use the root of a dataset as downloaded and unpacked")
-    if name and name not in LAYOUTS:
-        hint = nearest(name, LAYOUTS)
-        raise UserError(f"dataset: unknown layout {name}{hint}; available: {', '.join(LAYOUTS)}")
+    if not root.is_dir() and not (root.is_file() and name in ("", LIST.name)):
+        raise UserError(
+            f"{root} is not a directory; use the root of a dataset as downloaded and unpacked, or a folder "
+            "or list of media"
+        )
     if (root / "manifest.csv").is_file():
         raise UserError(f"{root} is already prepared; pass it to xkd pretrain or xkd evaluate as --data")
-    origin = _read_origin(root)
-    embedded = _read_record(root / DESCRIPTION, "name", "revision", "layouts")
+    if name and name not in (known := [*LAYOUTS, *OWN_LAYOUTS]):
+        hint = nearest(name, known)
+        raise UserError(f"dataset: unknown layout {name}{hint}; available: {', '.join(known)}")
+    origin, embedded = _read_origin(root), None
+    if name not in OWN_LAYOUTS:
+        embedded = _read_record(root / DESCRIPTION, "name", "revision", "layouts")
+    layout = LAYOUTS.get(name or "kinetics400" * bool(embedded)) or OWN_LAYOUTS.get(name) or _recognize(root)
+    if layout.name in OWN_LAYOUTS:
+        return open_own(
+            root,
+            layout,
+            origin,
+            forced=bool(name),
+            allow_missing=allow_missing,
+            config=config or OwnConfig(),
+            official=OFFICIAL,
+        )
+    return _open_official(root, name, layout, origin, embedded, allow_missing=allow_missing)
+
+
+def _open_official(
+    root: Path,
+    name: str,
+    layout: Layout,
+    origin: Mapping[str, str] | None,
+    embedded: Mapping[str, Any] | None,
+    *,
+    allow_missing: bool,
+) -> Source:
+    """List the clips of an official dataset, or of a layout of the embedded one; see `open_source`."""
+    files = Files(root, layout)
     if embedded:
-        layout, folders = LAYOUTS[name or "kinetics400"], embedded["layouts"]
-        if layout.name not in folders:
+        if layout.name not in (folders := embedded["layouts"]):
             raise UserError(f"{root / DESCRIPTION} has no layout {layout.name}; it has {', '.join(folders)}")
         files = Files(root / folders[layout.name], layout)
-    else:
-        layout = LAYOUTS[name] if name else _recognize(root)
-        files = Files(root, layout)
     listed = list(layout.read(files))
     if not listed:
         raise UserError(f"{files.root}: {layout.name} lists no clips; fetch its annotation files again")
@@ -104,7 +111,7 @@ def open_source(root: Path, name: str = "", *, allow_missing: bool = False) -> S
     source = Source(
         root=root,
         name=embedded["name"] if embedded and not name else known,
-        revision=embedded["revision"] if embedded else origin["hash"] if origin else _hash_clips(clips),
+        revision=embedded["revision"] if embedded else origin["hash"] if origin else hash_clips(clips),
         kind=layout.kind,
         clips=clips,
         missing=tuple(clip for clip in listed if not clip.file),
@@ -153,23 +160,33 @@ def _read_record(path: Path, *keys: str) -> dict[str, Any] | None:
 
 
 def _recognize(root: Path) -> Layout:
-    """Return the layout whose lists `root` has."""
+    """Return the official layout whose lists `root` has, else the one of one's own that its files have."""
+    if root.is_file():
+        return LIST
 
     def find(folder: Path) -> Layout | None:
-        # Kinetics last: its list has the least special name.
-        known = (layout for layout in reversed([*LAYOUTS.values()]) if layout.lists)
-        return next((layout for layout in known if layout.find_list(folder)), None)
+        # Kinetics last: its list has the least special name, which lists of one's own may have too.
+        for layout in reversed([layout for layout in LAYOUTS.values() if layout.lists]):
+            table = layout.find_list(folder)
+            if table and not (layout in KINETICS and is_media_list(folder / table)):
+                return layout
+        return None
 
     if layout := find(root):
         return layout
     for folder in (root.parent, *sorted(root.iterdir())):
         if folder.is_dir() and find(folder):
-            raise UserError(f"{root} is not the root of a dataset; did you mean {folder}?")
+            raise UserError(
+                f"{root} is not the root of a dataset; did you mean {folder}? To read all media in it, use "
+                "--dataset folder"
+            )
+    if own := recognize_own(root):
+        return own
     lists = (
         f"{name} has {known.folders[0]}{known.lists[0]}" for name, known in LAYOUTS.items() if known.lists
     )
     found = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
-    raise UserError(f"{root} has no known layout ({'; '.join(lists)}); it has {found}")
+    raise UserError(f"{root} has no media files and has no known layout ({'; '.join(lists)}); it has {found}")
 
 
 def _read_origin(root: Path) -> Mapping[str, str] | None:
@@ -186,13 +203,3 @@ def _read_origin(root: Path) -> Mapping[str, str] | None:
             f"{fetched['files']} of {fetched['bytes']}); rerun the same xkd fetch to repair it"
         )
     return {key: str(fetched[key]) for key in ("repo", "rev", "hash")}
-
-
-def _hash_clips(clips: Sequence[SourceClip]) -> str:
-    """Return a revision from the listing and the sizes of the files."""
-    digest = hashlib.sha256()
-    for clip in clips:
-        size = str(clip.file.size if clip.file else 0)
-        row = (clip.id, *clip.splits, *clip.labels, size, *map(str, clip.segment or ()))
-        digest.update("\0".join(row).encode() + b"\n")
-    return digest.hexdigest()[:16]

@@ -35,7 +35,7 @@ RECIPES = {
     # The paper gives neither weight decay nor dropout; the authors' code has none.
     "kinetics400": Recipe(lr=1e-2, decays=True, weight_decay=0.0, dropout=0.0, batch_size=512, epochs=20),
 }
-"""By dataset."""
+"""By dataset; one of one's own has Kinetics400's, or with several labels a clip FSD50K's."""
 
 
 class LinearHead(FeatureProtocol):
@@ -45,7 +45,11 @@ class LinearHead(FeatureProtocol):
         """Train by the recipe of the dataset."""
         task, splits = evaluation.task, evaluation.splits
         train, test = read(splits.train, "train"), read(splits.test, "test")
-        labels, recipe = splits.label_sets(splits.train), RECIPES[task.dataset]
+        labels, default = (
+            splits.label_sets(splits.train),
+            "fsd50k" if evaluation.multi_label else "kinetics400",
+        )
+        recipe = RECIPES.get(task.dataset, RECIPES[default])
         values = fit_and_predict(train, labels, test, recipe, task.seed, multi_label=evaluation.multi_label)
         return Prediction(values)
 

@@ -37,7 +37,7 @@ class Finetuning(Protocol):
         """Train and predict with all processes."""
         job = FinetuneJob(**vars(evaluation))
         side, prepared = job.settings.video.resolution, job.splits.dataset.settings.get("short_side")
-        if job.context.is_main and job.modality == "video" and prepared and int(prepared) < side:
+        if job.context.is_main and job.modality == "video" and prepared and int(prepared) < (side or 0):
             _LOG.warning(
                 f"{job.splits.dataset.root} has frames with short_side {prepared}, which will be enlarged to "
                 f"finetune.video.resolution {side}; for sharper frames, prepare with short_side={side}"

@@ -64,7 +64,9 @@ class FinetuneJob(Evaluation):
         if self.modality != "video":
             return self.config
         video, side = self.config.video, self.settings.video.resolution
-        if side < 1 or any(side % length for length in video.patch[1:]):
+        if side is None:
+            return self.config
+        if any(side % length for length in video.patch[1:]):
             raise UserError(
                 f"finetune.video.resolution {side} must be a multiple of the encoder's patch "
                 f"{video.patch[1:]}"
