@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.data.samples import write_video
+from xkd.data.sources.dataset import Source
+from xkd.data.sources.own import OwnConfig
+from xkd.data.sources.source import open_source
 from xkd.data.synthetic.files import write_wav
 
 
@@ -37,3 +41,13 @@ def write_clips(root: Path, *paths: str) -> Path:
     for number, path in enumerate(paths, 1):
         write_clip(root / path, number)
     return root
+
+
+def read(root: Path, name: str = "", **settings: Any) -> Source:
+    """Return a source as settings of one's own read it."""
+    return open_source(root, name, config=OwnConfig(**settings))
+
+
+def labels(source: Source) -> dict[str, tuple[str, ...]]:
+    """Return the labels of each clip by its file."""
+    return {clip.place: clip.labels for clip in source.clips}
