@@ -56,6 +56,8 @@ class RunDir:
         self.info_file = self.path / "run.json"
         """Commit, data revision, device, steps and seconds."""
         self.metrics_file = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        """Event files, with `run.tensorboard`."""
         self.verdict_file = self.path / "verdict.json"
         """Written last: its presence means that the run has ended."""
         self.attempts_file = self.path / ".attempts.json"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
@@ -92,6 +93,12 @@ class RunConfig:
     """Port of the Prometheus endpoint; 0 takes any free one, null serves none."""
     metrics_host: str = "0.0.0.0"  # noqa: S104 -- Prometheus scrapes a pod from outside
     """Address of that endpoint: 0.0.0.0 for all interfaces, 127.0.0.1 for this machine only."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard's files, to the folder tensorboard of the run. Needs
+    ``xkd[tensorboard]``."""
+    mlflow: Annotated[str, Field(min_length=1)] | None = None
+    """Also log the metrics to MLflow: the URI of its server, or of a folder (file:///PATH); null: do not.
+    Needs ``xkd[mlflow]``."""
     on_collapse: Literal["alert", "stop", "rollback"] = "alert"
     """Reaction to a verdict of collapse. alert: report it and continue. stop: end the run. rollback: return
     to the newest checkpoint before the collapse with half the learning rate; the run ends when there is none
@@ -101,6 +108,15 @@ class RunConfig:
     peer_seconds: PositiveInt = 300
     """Seconds that a process waits for the others before it considers them lost and ends, to be restarted.
     Must exceed the time of a checkpoint, for which they wait."""
+
+    @model_validator(mode="after")
+    def _check_mlflow(self) -> RunConfig:
+        if self.mlflow and urlsplit(self.mlflow).password:
+            raise ValueError(
+                "mlflow must not contain a password, because settings are published with the encoders; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_rollback(self) -> RunConfig:

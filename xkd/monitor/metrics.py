@@ -81,6 +81,23 @@ class Metric:
             yield [label] if label else [], values.get(field, missing)
 
 
+def series(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield name and value of each metric in a row of metrics.jsonl, for logs that have names without labels.
+
+    A name is that at ``/metrics``, followed by a slash and the value of the label: ``xkd_kd_nats/
+    video_to_audio``. Steps and times are left out: such logs have them with each value.
+    """
+    for metric in METRICS:
+        if metric.name == "xkd_step" or metric.name.endswith("_timestamp_seconds"):
+            continue
+        if metric.label == RANK:
+            values = {str(rank): value for rank, value in enumerate(row.get(metric.field, ()))}
+        else:
+            values = {label: row[field] for label, field in metric.fields.items() if field in row}
+        for label, value in values.items():
+            yield f"{metric.name}/{label}" if label else metric.name, value
+
+
 with Path(__file__).with_name("metrics.csv").open(encoding="utf-8", newline="") as _file:
     TABLE = tuple(Metric(**row) for row in csv.DictReader(_file))
 METRICS = tuple(metric for metric in TABLE if metric.name)

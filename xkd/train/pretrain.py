@@ -25,6 +25,7 @@ from xkd.log import get_logger
 from xkd.model.xkd import XKD
 from xkd.monitor.collapse import CollapseThresholds
 from xkd.monitor.exporter import MetricsExporter
+from xkd.monitor.loggers import Loggers, require_loggers
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.parallel.threads import limit_threads
 from xkd.rundir import RunDir, Verdict
@@ -66,11 +67,15 @@ def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = Fa
         precision(config.run.precision, context.device)
         if config.run.compile:
             require_compiler(context.device)
+        context.broadcast_flag(lambda: require_loggers(config.run))
         clips = TrainingClips(PreparedDataset.open(data), config)
         clips.count_steps(context.size)
         with locked_directory(out, context.broadcast_flag) as lock:
             ended = context.broadcast_flag(lambda: run.claim(config))
             state = RunState(run, clips.dataset, context)
+            if ended:  # a log may have been away when it did
+                verdict = run.verdict()
+                Loggers(run, state.info, verdict.step, write=context.is_main).end(verdict)
             while not ended:
                 # Again after a rollback, from the checkpoint before the collapse.
                 ended = _train(clips, state, lock)
@@ -96,10 +101,11 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
     skipped = monitor.skipped_clips if context.is_main else 0
     watch = StepWatch(stepper, steps, per_epoch, skipped)
     state.record_start(loop.first, steps, exporter.address)
+    loggers = Loggers(run, state.info, loop.first, write=context.is_main)
 
     # Clips are decoded and windows drawn by `run.workers`; views are made on the device.
     batches = clips.batches(loop.first, steps, context.rank, context.size)
-    with closing(exporter), loop:
+    with closing(exporter), loggers, loop:
         for step in loop:
             watch.timer.start()
             batch = list(islice(batches, config.run.accumulate))
@@ -118,6 +124,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
             if logging:
                 row = watch.row(step, values, state.checkpoints.newest_time())
                 verdict = monitor.log(row)
+                loggers.notify()
                 loop.note(f"loss {row['loss']:.3f}")
             # A state that is not finite is never saved: the newest checkpoint can always be resumed.
             if (logging or saving) and (reason := watch.first_nonfinite()):
@@ -131,6 +138,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
                 try:
                     loop.save(step)
                 except RunInterruptedError:
+                    loggers.interrupt()
                     monitor.await_scrape_of_interruption()
                     context.barrier()  # when one process exits, torchrun kills the others
                     raise
@@ -143,6 +151,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
         if not verdict.healthy and _roll_back(state, monitor, verdict):
             return False
         state.record_end(verdict)
+        loggers.end(verdict)
         monitor.await_final_scrape(verdict)
     context.barrier()
     return True

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class RunState:
                 f"{run.path} was started on data revision {revision[:12]}, not {dataset.revision[:12]}; "
                 "use another --out"
             )
+        self.info.setdefault("id", uuid.uuid4().hex)
         self.info |= {
             "preset": config.preset,
             "seed": config.run.seed,
