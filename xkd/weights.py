@@ -20,6 +20,8 @@ from xkd.errors import UserError
 from xkd.io import write_atomically
 from xkd.model.vit import CHANNELS, Encoder
 
+MODEL_FILE = "model.safetensors"
+"""The encoder in a folder that ``xkd export --format safetensors`` writes."""
 _WRITTEN_BY = {
     "encoder": "a finished run has them under encoders/",
     "classifier": "a finished evaluation has them under finetuned/",
@@ -71,12 +73,15 @@ def load(path: str | Path) -> PretrainedEncoder:
     """Return a published encoder in evaluation mode.
 
     Args:
-        path: a ``.safetensors`` file under a run's ``encoders/``.
+        path: a ``.safetensors`` file under a run's ``encoders/``, or an exported folder.
 
     Raises:
         UserError: the file is missing or not an encoder of xkd.
     """
-    weights, metadata = read_weights(Path(path))
+    path = Path(path)
+    if path.is_dir():
+        path = path / MODEL_FILE
+    weights, metadata = read_weights(path)
     if "classes" in metadata:
         raise UserError(f"{path} contains a classifier; xkd.load reads only encoders")
     encoder = PretrainedEncoder(build(PretrainConfig, metadata["config"], str(path)), metadata["modality"])

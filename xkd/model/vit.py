@@ -189,7 +189,7 @@ class Encoder(nn.Module):
 
     def _with_cls(self, tokens: Tensor) -> Tensor:
         cls = self.cls_token + self.positions[:, :1]
-        return torch.cat([cls.expand(len(tokens), -1, -1), tokens], dim=1)
+        return torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
 def build_encoder(config: PretrainConfig, modality: Modality) -> Encoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -17,13 +17,14 @@ from xkd.report.figures import Plot
 from xkd.report.load import EvaluatedRun
 from xkd.report.plots.scores import MAX_CLASSES, MAX_NARROW_CLASSES, confusions
 from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, ReportData, format_std
-from xkd.rundir import ROLES
+from xkd.rundir import ROLES, Row
 
-_LEGENDS = {
+LEGENDS = {
     "measure": "Top-1 accuracy of a linear SVM on frozen features unless the column says otherwise, in %.",
     "gains": "In parentheses: gain over the random initialization, in points.",
     "compared": "In percent: mean and standard deviation over seeds, or over folds for a single run.",
 }
+"""Sentences about the numbers of tables."""
 _RUN_FIELDS = ("Run", "Row", "Seed", "Verdict", "Pretrained on", "Commit", "Weights", "Evaluated")
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _LATEX = str.maketrans(
@@ -63,15 +64,15 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         data=data,
         run=data.run,
         comparison=data.comparison,
-        provenance=_provenance(data),
-        changes=_describe_changes(data.run),
+        provenance=provenance(data.run, data.history),
+        changes=describe_changes(data.run),
         run_fields=_RUN_FIELDS,
         run_lines=_run_lines(data.comparison),
         figures=figures,
         encoders=ENCODERS,
         max_classes=MAX_CLASSES,
         max_narrow_classes=MAX_NARROW_CLASSES,
-        **_LEGENDS,
+        **LEGENDS,
     )
 
 
@@ -108,13 +109,13 @@ def _data_uri(path: Path) -> str:
     return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _provenance(data: ReportData) -> list[tuple[str, str]]:
+def provenance(run: EvaluatedRun, history: Sequence[Row]) -> list[tuple[str, str]]:
     """Return the origin of the run and of its scores, as names and values for display."""
-    run, scores = data.run, data.run.scores
+    scores = run.scores
     known = {name: str(value) for name, value in run.info.items()}.get
     origin, finished = run.info.get("data_origin"), "unknown"
-    if data.history:
-        finished = datetime.fromtimestamp(data.history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if history:
+        finished = datetime.fromtimestamp(history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     rows: dict[str, str | None] = {
         "Preset": run.config.preset,
         "Pretrained on": "{}, revision {}".format(*run.pretrained_on),
@@ -143,7 +144,7 @@ def _provenance(data: ReportData) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows.items() if value]
 
 
-def _describe_changes(run: EvaluatedRun) -> str:
+def describe_changes(run: EvaluatedRun) -> str:
     """Return the settings that differ from the preset, in one line."""
     if run.changes is None:
         return f"unknown, since this version has no preset {run.config.preset}"

@@ -38,14 +38,18 @@ class LogMel(nn.Module):
         spectrogram = waveform.new_empty(len(waveform), 1, self.bands.shape[1], frames)
 
         def make(part: slice) -> None:
-            padded = F.pad(waveform[part, None], (self.n_fft // 2, self.n_fft // 2), mode="reflect")[:, 0]
-            spectrum = torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop) * self.window)
-            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).add_(2.2e-16)
-            mel = (power @ self.bands).add_(1.1921e-7).log_()
-            spectrogram[part, 0] = mel.sub_(_MEAN).div_(_STD).mT
+            spectrogram[part, 0] = self.transform(waveform[part])
 
         over_samples(make, len(waveform), waveform.device)
         return spectrogram
+
+    def transform(self, waveform: Tensor) -> Tensor:
+        """Return the spectrogram (B, mels, 1 + S // hop) of (B, S), computed at once, as exports trace it."""
+        padded = F.pad(waveform[:, None], (self.n_fft // 2, self.n_fft // 2), mode="reflect")[:, 0]
+        spectrum = torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop) * self.window)
+        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).add_(2.2e-16)
+        mel = (power @ self.bands).add_(1.1921e-7).log_()
+        return mel.sub_(_MEAN).div_(_STD).mT
 
 
 def _mel_bands(clip: ClipConfig, mels: int) -> NDArray[np.float32]:
