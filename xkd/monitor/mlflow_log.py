@@ -30,6 +30,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     # The setting asks for a folder; MLflow 3 refuses one without this.
     "MLFLOW_ALLOW_FILE_STORE": "true",
+    # Standard output is for results.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Else it reports its use to its publisher.
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
