@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import xkd
 import xkd.evaluation.plan
+from tests.data.films import SOUND, Video, write_film
+from tests.evaluation.conftest import run as run
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES
 from xkd.data.datasets.evaluation import evaluation_batches
+from xkd.data.direct import read_media
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.evaluation.evaluate import evaluate
 from xkd.model.vit import build_encoder
+from xkd.rundir import ROLES, RunDir
 from xkd.weights import PretrainedEncoder, read_weights, save_encoder, save_weights
 
 
@@ -35,7 +41,8 @@ def test_the_api_page_shows_every_name_with_its_signature() -> None:
     for name in set(xkd.__all__) - {"__version__"}:
         value = getattr(xkd, name)
         signature = "" if isinstance(value, type) else str(inspect.signature(value))
-        written = signature.replace("''", '""').replace("'", "")
+        annotated = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
+        written = annotated.replace("'", '"')
         assert f"`xkd.{name}{written}`" in page
 
 
@@ -93,6 +100,61 @@ def test_wrong_input_is_one_line_that_says_what_is_expected(encoders: Path) -> N
         video.transform(torch.zeros(32, 8, 8, 3))
     with pytest.raises(UserError, match=r"expected a float waveform \(64000,\), 4 s at 16000 Hz"):
         audio.transform(torch.zeros(16000))
+
+
+def test_an_encoder_of_a_run_is_chosen_by_modality_and_role(run: Path, encoders: Path) -> None:
+    for role in ROLES:
+        for m in MODALITIES:
+            by_run, by_file = xkd.load(run, m, role), xkd.load(RunDir(run).encoder(role, m))
+            assert by_run.modality == m
+            assert torch.equal(by_run.cls_token, by_file.cls_token)
+    assert torch.equal(xkd.load(str(run), "video").positions, xkd.load(run, "video", "teacher").positions)
+    with pytest.raises(UserError, match="has encoders of video and of audio; give modality"):
+        xkd.load(run)
+    with pytest.raises(UserError, match="no encoder techer video; available: teacher or student"):
+        xkd.load(run, "video", "techer")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"no run in .*; give a directory that xkd pretrain wrote"):
+        xkd.load(encoders, "video")
+    with pytest.raises(UserError, match="is an encoder of audio, not of video"):
+        xkd.load(encoders / "audio", "video")
+    with pytest.raises(UserError, match="contains a projector"):
+        xkd.load(RunDir(run).projector("teacher", "video"))
+
+
+def test_files_are_read_directly_one_or_several_at_once(encoders: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    paths = [
+        write_film(tmp_path / "four.mkv", Video(), SOUND),
+        write_film(tmp_path / "eight.mp4", Video(numbers=range(200)), SOUND),
+    ]
+    for m, name in (("video", "frames"), ("audio", "waveform")):
+        encoder = load(encoders, m)
+        batch = encoder.transform(paths)
+        assert len(batch) == 2
+        torch.testing.assert_close(encoder.transform(str(paths[0])), batch[:1])
+        item: Any = read_media(paths[1], config)[0].window(config, 2.0)  # the middle of eight seconds
+        expected = Views(config).plain({name: item[name][None]})[m]  # type: ignore[misc, index]
+        torch.testing.assert_close(batch[1:], expected)
+        assert encoder.pool(encoder(batch)).shape == (2, 32)
+    silent = write_film(tmp_path / "silent.mkv")
+    with pytest.raises(UserError, match=r"silent.mkv has no audio$"):
+        load(encoders, "audio").transform(silent)
+    with pytest.raises(UserError, match=r"missing.mp4 cannot be read: .*No such file"):
+        load(encoders, "video").transform([silent, tmp_path / "missing.mp4"])
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_half_precision_halves_the_encoder_and_its_input_but_not_the_front_end(
+    encoders: Path, modality: str
+) -> None:
+    clip = torch.rand(64000) if modality == "audio" else torch.randint(256, (32, 40, 50, 3)).byte()
+    whole, half = load(encoders, modality), load(encoders, modality).half()
+    view = half.transform(clip)
+    assert view.dtype == torch.float16
+    torch.testing.assert_close(view, whole.transform(clip).half())
+    features, expected = half.pool(half(view)), whole.pool(whole(whole.transform(clip)))
+    assert features.dtype == torch.float16
+    torch.testing.assert_close(features.float(), expected, atol=0.02, rtol=0.02)
 
 
 def test_files_that_are_not_encoders_are_refused(encoders: Path, tmp_path: Path) -> None:

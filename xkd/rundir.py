@@ -155,6 +155,10 @@ class RunDir:
         """Return the path of a published encoder."""
         return self.encoders / f"{role}_{modality}.safetensors"
 
+    def projector(self, role: str, modality: Modality) -> Path:
+        """Return the path of a published projector; a run on one modality has none."""
+        return self.encoders / f"{role}_{modality}_projector.safetensors"
+
     def published_roles(self) -> list[Role]:
         """Return the roles that have at least one encoder.
 

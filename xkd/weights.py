@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from xkd.config import Modality, PretrainConfig
+from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.config.overrides import build, to_dict
+from xkd.data.direct import read_media
+from xkd.data.media.damage import MediaError
+from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import Views, center_crop
 from xkd.errors import UserError
 from xkd.io import write_atomically
+from xkd.model.projector import Projection, share_basis
 from xkd.model.vit import CHANNELS, Encoder
+from xkd.rundir import ROLES, Role, RunDir
 
 MODEL_FILE = "model.safetensors"
 """The encoder in a folder that ``xkd export --format safetensors`` writes."""
-_WRITTEN_BY = {
+_INPUT: dict[Modality, Literal["frames", "waveform"]] = {"video": "frames", "audio": "waveform"}
+"""Names of the modalities in an `Item`."""
+
+_KINDS = {
     "encoder": "a finished run has them under encoders/",
     "classifier": "a finished evaluation has them under finetuned/",
+    "projector": "runs of earlier versions and of one modality have none; pretrain again to compare across "
+    "modalities",
 }
 
 
@@ -32,28 +43,48 @@ class PretrainedEncoder(Encoder):
     """An encoder with the configuration it was pretrained with and the transform of its input.
 
     Called with the output of `transform` it returns (B, 1+N, D) tokens, cls first; ``encoder.pool(tokens)``
-    are the (B, D) features.
+    are the (B, D) features. ``encoder.to(device)`` and ``encoder.half()`` apply to the output of `transform`
+    too.
     """
 
     def __init__(self, config: PretrainConfig, modality: Modality) -> None:
         super().__init__(config.modality(modality), CHANNELS[modality], config.encoder)
         self.config, self.modality = config, modality
-        self._views = Views(config)
+        # In a tuple, so that it is no submodule: spectrograms are computed in float32 whatever the encoder's.
+        self._views = (Views(config),)
 
-    def transform(self, clip: Tensor) -> Tensor:
-        """Return the input for one clip of `config.clip.seconds`, a batch of one, without augmentation.
+    def transform(self, clip: Tensor | NDArray[Any] | str | Path | Sequence[str | Path]) -> Tensor:
+        """Return the input for one clip of `config.clip.seconds`, or for a batch of files, not augmented.
 
         Args:
-            clip: frames at `config.clip.fps`, uint8 (T, H, W, 3), or a waveform at `config.clip.sample_rate`
-                in [-1, 1], float (S,).
+            clip: frames at `config.clip.fps`, uint8 (T, H, W, 3); a waveform at `config.clip.sample_rate` in
+                [-1, 1], float (S,); or the path of a media file, or several, of each of which the middle is
+                read (`xkd.data.direct.read_media`).
 
         Returns:
-            The center of the frames, (1, 3, T, H', W'), or the log-mel spectrogram, (1, 1, F, T), normalized.
+            The center of the frames, (B, 3, T, H', W'), or the log-mel spectrogram, (B, 1, F, T), normalized,
+            on the device and of the type of the encoder; B is 1 for a single clip.
 
         Raises:
-            UserError: the clip has another shape or type.
+            UserError: the clip has another shape or type, a file cannot be read or lacks the modality.
         """
-        clip, config, length = torch.as_tensor(clip), self.config.clip, self.config.clip.window_samples
+        if isinstance(clip, str | Path):
+            return self.transform([clip])
+        if isinstance(clip, list | tuple) and all(isinstance(path, str | Path) for path in clip):
+            if not clip:
+                raise UserError("expected at least one path; got none")
+            return self.make_view([self._read(Path(path)) for path in clip])
+        return self.make_view([self._check(torch.as_tensor(clip).cpu())])
+
+    def make_view(self, windows: Sequence[Tensor]) -> Tensor:
+        """Return the input for windows: frames (T, 3, H', W'), uint8, or waveforms (S,)."""
+        weight = self.norm.weight
+        batch: Item = {_INPUT[self.modality]: torch.stack(list(windows))}  # type: ignore[misc]
+        return self._views[0].to(weight.device).plain(batch)[self.modality].to(weight.dtype)
+
+    def _check(self, clip: Tensor) -> Tensor:
+        """Return frames or a waveform as a window for `make_view`."""
+        config, length = self.config.clip, self.config.clip.window_samples
         frames, height, width = self.config.video.global_view
         if self.modality == "audio":
             fits = clip.is_floating_point() and clip.shape == (length,)
@@ -64,29 +95,69 @@ class PretrainedEncoder(Encoder):
         if not fits:
             raise UserError(f"expected {expected}; got {clip.dtype} {tuple(clip.shape)}")
         if self.modality == "audio":
-            return self._views.plain({"waveform": clip.float()[None]})["audio"]
-        resized = resize_short_side(clip.permute(0, 3, 1, 2), height)
-        return self._views.plain({"frames": center_crop(resized, height, width)[None]})["video"]
+            return clip.float()
+        return center_crop(resize_short_side(clip.permute(0, 3, 1, 2), height), height, width)
+
+    def _read(self, path: Path) -> Tensor:
+        """Return the middle of a media file as a window for `make_view`."""
+        try:
+            clip, _ = read_media(path, self.config)
+        except MediaError as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+        window = clip.window(self.config, clip.middle(self.config)).get(_INPUT[self.modality])
+        if window is None:
+            raise UserError(f"{path} has no {self.modality}")
+        return window
 
 
-def load(path: str | Path) -> PretrainedEncoder:
+def load(
+    path_or_run: str | Path, modality: Modality | None = None, role: Role = "teacher"
+) -> PretrainedEncoder:
     """Return a published encoder in evaluation mode.
 
     Args:
-        path: a ``.safetensors`` file under a run's ``encoders/``, or an exported folder.
+        path_or_run: a run directory, a ``.safetensors`` file under its ``encoders/``, or an exported folder.
+        modality: ``video`` or ``audio``; only a run directory needs one.
+        role: ``teacher`` or ``student`` of a run directory.
 
     Raises:
-        UserError: the file is missing or not an encoder of xkd.
+        UserError: the file is missing or not an encoder of xkd, or it is not clear which encoder is meant.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / MODEL_FILE
+    path = Path(path_or_run)
+    if modality not in (None, *MODALITIES) or role not in ROLES:
+        raise UserError(f"no encoder {role} {modality}; available: {' or '.join(ROLES)} of video or audio")
+    if (path / MODEL_FILE).is_file():
+        path /= MODEL_FILE
+    elif path.is_dir():
+        RunDir(path).config()  # or it is not a run
+        if modality is None:
+            raise UserError(f"{path} has encoders of video and of audio; give modality, for example 'video'")
+        path = RunDir(path).encoder(role, modality)
     weights, metadata = read_weights(path)
-    if "classes" in metadata:
-        raise UserError(f"{path} contains a classifier; xkd.load reads only encoders")
+    if kind := _kind(metadata):
+        raise UserError(f"{path} contains a {kind}; xkd.load reads only encoders")
+    if modality not in (None, metadata["modality"]):
+        raise UserError(f"{path} is an encoder of {metadata['modality']}, not of {modality}")
     encoder = PretrainedEncoder(build(PretrainConfig, metadata["config"], str(path)), metadata["modality"])
     encoder.load_state_dict(weights)
     return encoder.eval()
+
+
+def load_projections(run: Path, role: Role) -> dict[Modality, Projection]:
+    """Return the projectors that a run published, for retrieval across modalities.
+
+    Raises:
+        UserError: the run has none.
+    """
+    projections: dict[Modality, Projection] = {}
+    for m in MODALITIES:
+        path = RunDir(run).projector(role, m)
+        weights, metadata = read_weights(path, "projector")
+        config = build(PretrainConfig, metadata["config"], str(path))
+        projections[m] = Projection(config.encoder.dim, config.projector).eval()
+        projections[m].load_state_dict(weights)
+    share_basis(projections.values())
+    return projections
 
 
 def save_encoder(
@@ -94,6 +165,14 @@ def save_encoder(
 ) -> None:
     """Write an encoder's weights with its configuration."""
     save_weights(weights, {"modality": modality, "config": to_dict(config)}, path)
+
+
+def save_projector(
+    weights: Mapping[str, Tensor], config: PretrainConfig, modality: Modality, path: Path
+) -> None:
+    """Write the weights of a `Projection` with its configuration."""
+    metadata = {"kind": "projector", "modality": modality, "config": to_dict(config)}
+    save_weights(weights, metadata, path)
 
 
 def save_weights(weights: Mapping[str, Tensor], metadata: Mapping[str, Any], path: Path) -> None:
@@ -105,7 +184,7 @@ def save_weights(weights: Mapping[str, Tensor], metadata: Mapping[str, Any], pat
 
 
 def read_weights(
-    path: Path, kind: Literal["encoder", "classifier"] = "encoder"
+    path: Path, kind: Literal["encoder", "classifier", "projector"] = "encoder"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights and the metadata of a file that `save_weights` wrote.
 
@@ -117,7 +196,7 @@ def read_weights(
         UserError: the file is missing or was not written by xkd.
     """
     if not path.is_file():
-        raise UserError(f"no {kind} at {path}; {_WRITTEN_BY[kind]}")
+        raise UserError(f"no {kind} at {path}; {_KINDS[kind]}")
     try:
         with safe_open(path, framework="pt") as file:
             entry = file.metadata() or {}
@@ -128,3 +207,8 @@ def read_weights(
         raise UserError(f"{path} contains no xkd configuration; it was not written by xkd")
     metadata: dict[str, Any] = json.loads(entry["xkd"])
     return weights, metadata
+
+
+def _kind(metadata: Mapping[str, Any]) -> str:
+    """Return what a file contains, if it is not an encoder."""
+    return "classifier" if "classes" in metadata else str(metadata.get("kind", ""))

@@ -15,7 +15,7 @@ from xkd.io import one_line, write_atomically
 from xkd.launch.distributed import DistributedContext
 from xkd.model.xkd import XKD
 from xkd.rundir import ROLES, RunDir
-from xkd.weights import save_encoder
+from xkd.weights import save_encoder, save_projector
 
 
 class Trainee(Protocol):
@@ -118,7 +118,10 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def save_encoders(model: XKD, run: RunDir) -> None:
-    """Publish the encoders of all students and teachers."""
+    """Publish the encoders and projectors of all students and teachers."""
     for role in ROLES:
         for m, network in getattr(model, role).items():
             save_encoder(network.encoder.state_dict(), model.config, m, run.encoder(role, m))
+            if model.teacher:
+                weights = network.projector.state_dict() | {"center": model.get_buffer(f"center_{m}")}
+                save_projector(weights, model.config, m, run.projector(role, m))

@@ -77,16 +77,20 @@ class Decoded:
 
 
 class MediaFile:
-    """The video and the audio stream of an open file, decoded together on the file's clock."""
+    """The video and the audio stream of an open file, decoded together on the file's clock.
 
-    def __init__(self, container: InputContainer, *, with_video: bool) -> None:
+    Args:
+        with_video: whether there must be video (True) or it is left alone (False); None: if there is any.
+    """
+
+    def __init__(self, container: InputContainer, *, with_video: bool | None) -> None:
         self._container = container
-        self.video = choose_stream(container.streams.video) if with_video else None
+        self.video = None if with_video is False else choose_stream(container.streams.video)
         self.audio = choose_stream(container.streams.audio)
         if with_video and self.video is None:
             raise MediaError("no video stream")
         if self.video is None and self.audio is None:
-            raise MediaError("no audio stream")
+            raise MediaError("no audio stream" if with_video is False else "neither pictures nor sound")
         self.damage = Damage()
         self._picture_delay = 0
         self._has_positions = False

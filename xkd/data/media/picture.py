@@ -31,6 +31,48 @@ _FLIPS: Mapping[tuple[int, ...], tuple[str, ...]] = {
 """Filters by the signs (a, b, c, d) of a display matrix, which moves (x, y) to (a x + c y, b x + d y)."""
 
 
+class PictureScaler:
+    """Bring the pictures of a file to one size, upright, with square pixels and in the one color format.
+
+    Args:
+        short_side: pixels; smaller pictures are not enlarged.
+        pixel_aspect: width of the source's pixels by their height.
+    """
+
+    def __init__(self, short_side: int, pixel_aspect: Fraction) -> None:
+        self._short_side, self._pixel_aspect = short_side, pixel_aspect
+        self._size: tuple[int, int] | None = None
+        self._colors = ColorConverter()
+        self._graphs: dict[tuple[str, ...], av.filter.Graph] = {}
+
+    def scale(self, frame: VideoFrame) -> VideoFrame:
+        """Return the picture in the size of the first one."""
+        flips = find_flips(frame)
+        turned = any("transpose" in flip for flip in flips)
+        width, height = self._size = self._size or self._choose_size(frame, turned)
+        small = self._colors.convert(frame, *((height, width) if turned else (width, height)))
+        return self._flip(small, flips) if flips else small
+
+    def _choose_size(self, frame: VideoFrame, turned: bool) -> tuple[int, int]:
+        square = (frame.width * self._pixel_aspect, Fraction(frame.height))
+        scale = min(Fraction(1), self._short_side / min(square))
+        # Even, as 4:2:0 chroma requires.
+        width, height = (max(2, 2 * round(side * scale / 2)) for side in square)
+        return (height, width) if turned else (width, height)
+
+    def _flip(self, frame: VideoFrame, flips: tuple[str, ...]) -> VideoFrame:
+        """Turn or mirror a picture."""
+        if flips not in self._graphs:
+            graph = self._graphs[flips] = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, TICKS)
+            )
+            filters = [graph.add(*flip.split("=")) for flip in flips]
+            graph.link_nodes(source, *filters, graph.add("buffersink")).configure()
+        self._graphs[flips].vpush(frame)
+        return self._graphs[flips].vpull()
+
+
 class VideoWriter:
     """An H.264 file in memory: no B-frames, and a keyframe every half second.
 
@@ -44,23 +86,16 @@ class VideoWriter:
     """
 
     def __init__(self, short_side: int, pixel_aspect: Fraction, rate: Fraction) -> None:
-        self._short_side, self._pixel_aspect, self._rate = short_side, pixel_aspect, rate
+        self._scaler, self._rate = PictureScaler(short_side, pixel_aspect), rate
         self._buffer = io.BytesIO()
         self._file = av.open(self._buffer, "w", format="mp4")
         self._stream: VideoStream | None = None
-        self._colors = ColorConverter()
-        self._graphs: dict[tuple[str, ...], av.filter.Graph] = {}
         self._keyframe, self._pts = -TICKS, -1
 
     def write(self, frame: VideoFrame, time: int) -> None:
         """Append a picture that is displayed from `time` on, ticks."""
-        flips = find_flips(frame)
-        turned = any("transpose" in flip for flip in flips)
-        stream = self._stream = self._stream or self._add_stream(frame, turned)
-        size = (stream.height, stream.width) if turned else (stream.width, stream.height)
-        small = self._colors.convert(frame, *size)
-        if flips:
-            small = self._flip(small, flips)
+        small = self._scaler.scale(frame)
+        stream = self._stream = self._stream or self._add_stream(small.width, small.height)
         # Times that are closer than the file's ticks must still rise.
         self._pts = max(self._pts + 1, to_count(time, TICKS))
         small.pts, small.time_base = self._pts, Fraction(1, TICKS)
@@ -86,13 +121,7 @@ class VideoWriter:
         del self._file
         gc.collect()
 
-    def _add_stream(self, frame: VideoFrame, turned: bool) -> VideoStream:
-        square = (frame.width * self._pixel_aspect, Fraction(frame.height))
-        scale = min(Fraction(1), self._short_side / min(square))
-        # Even, as 4:2:0 chroma requires.
-        width, height = (max(2, 2 * round(side * scale / 2)) for side in square)
-        if turned:
-            width, height = height, width
+    def _add_stream(self, width: int, height: int) -> VideoStream:
         rate = min(max(self._rate, Fraction(1)), Fraction(120)).limit_denominator(1001)
         options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0", "a53cc": "0"}
         # Otherwise, AVX-512 lets x264 choose by memory it never wrote, in small pictures most.
@@ -107,18 +136,6 @@ class VideoWriter:
         # One thread: the clips run in parallel, and x264's output depends on the threads.
         context.thread_count = 1
         return stream
-
-    def _flip(self, frame: VideoFrame, flips: tuple[str, ...]) -> VideoFrame:
-        """Turn or mirror a picture."""
-        if flips not in self._graphs:
-            graph = self._graphs[flips] = av.filter.Graph()
-            source = graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, TICKS)
-            )
-            filters = [graph.add(*flip.split("=")) for flip in flips]
-            graph.link_nodes(source, *filters, graph.add("buffersink")).configure()
-        self._graphs[flips].vpush(frame)
-        return self._graphs[flips].vpull()
 
 
 def find_flips(frame: VideoFrame) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -22,12 +24,32 @@ _SEGMENT_SLACK = 2 * SECOND
 """Ticks by which a file may be longer than a segment and still be that segment, not the whole video."""
 
 
+Pictures = TypeVar("Pictures", covariant=True)
+
+
+class PictureSink(Protocol[Pictures]):
+    """What becomes of the pictures of a file."""
+
+    def write(self, frame: VideoFrame, time: int) -> None:
+        """Take the next picture, displayed from `time` on, ticks from the start of the clip."""
+
+    def finish(self) -> Pictures | None:
+        """Return what the pictures became; None if there were none."""
+
+    def close(self) -> None:
+        """Free what is held, also after an error."""
+
+
+OpenSink = Callable[[MediaFile, Fraction], PictureSink[Pictures]]
+"""Returns the sink for a file with this number of frames per second."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Transcoded:
+class Transcoded(Generic[Pictures]):
     """What a source file becomes."""
 
-    video: bytes | None
-    """An mp4 file (`VideoWriter`)."""
+    video: Pictures | None
+    """Of `transcode`, an mp4 file (`VideoWriter`)."""
     audio: NDArray[np.int16] | None
     """Mono samples (S,), from the same moment on as the video; None: there is no sound."""
     seconds: float
@@ -44,7 +66,7 @@ def transcode(
     sample_rate: int,
     segment: tuple[float, float] | None = None,
     exact: bool = False,
-) -> Transcoded:
+) -> Transcoded[bytes]:
     """Decode a source file once, and encode it for random access.
 
     Args:
@@ -59,6 +81,39 @@ def transcode(
     Raises:
         MediaError: the file cannot be decoded, or too little is left of it.
     """
+
+    def open_sink(file: MediaFile, rate: Fraction) -> VideoWriter:
+        return VideoWriter(short_side, file.pixel_aspect, rate)
+
+    return decode(
+        content,
+        open_sink,
+        with_video=with_video,
+        max_fps=max_fps,
+        sample_rate=sample_rate,
+        segment=segment,
+        exact=exact,
+    )
+
+
+def decode(
+    content: Content,
+    open_sink: OpenSink[Pictures],
+    *,
+    with_video: bool | None,
+    max_fps: float | None,
+    sample_rate: int,
+    segment: tuple[float, float] | None = None,
+    exact: bool = False,
+) -> Transcoded[Pictures]:
+    """Decode a source file once, in order, and give its pictures to a sink.
+
+    Args:
+        with_video: as of `MediaFile`; the others as of `transcode`.
+
+    Raises:
+        MediaError: see `transcode`.
+    """
     with open_container(content) as container:
         file = MediaFile(container, with_video=with_video)
         file.delay_pictures(find_picture_delay(content, file.video))
@@ -66,22 +121,23 @@ def transcode(
         if start:
             file.seek(start)
         sound = SoundTrack(sample_rate, has_times=file.has_sound_times, length=file.length)
-        with closing(_Video(file, short_side, max_fps, start, end)) as video:
+        with closing(_Video(file, open_sink, max_fps, start, end)) as video:
             for decoded in file.frames(end):
                 if isinstance(decoded.frame, VideoFrame):
                     video.add(decoded.frame, decoded.time, decoded.duration)
                 else:
                     sound.add(decoded.frame, decoded.time, decoded.duration)
-            mp4 = video.finish()
+            pictures = video.finish()
         samples = sound.samples(start, end)
         file.damage.reads += not sound.is_complete
     heard = to_ticks(len(samples), Fraction(1, sample_rate))
-    duration = video.duration if with_video else heard
+    has_video = file.video is not None
+    duration = video.duration if has_video else heard
     if not duration:
-        raise MediaError(f"no {'video frames' if with_video else 'audio samples'}")
+        raise MediaError(f"no {'video frames' if has_video else 'audio samples'}")
     file.damage.check(duration, max(duration, heard), file.announced if end is None else None)
     return Transcoded(
-        video=mp4,
+        video=pictures,
         audio=samples if is_heard(heard) else None,
         seconds=duration / SECOND,
         damage=file.damage,
@@ -99,11 +155,16 @@ def _bounds(file: MediaFile, segment: tuple[float, float] | None, *, exact: bool
     return start, end
 
 
-class _Video:
-    """The frames between `start` and `end`, at most `max_fps`, encoded; the first is displayed at 0."""
+class _Video(Generic[Pictures]):
+    """The frames between `start` and `end`, at most `max_fps`, in a sink; the first is displayed at 0."""
 
     def __init__(
-        self, file: MediaFile, short_side: int, max_fps: float | None, start: int, end: int | None
+        self,
+        file: MediaFile,
+        open_sink: OpenSink[Pictures],
+        max_fps: float | None,
+        start: int,
+        end: int | None,
     ) -> None:
         rate = Fraction(25)
         if file.video is not None and file.video.average_rate:
@@ -113,7 +174,7 @@ class _Video:
         self._max_fps = None if max_fps is None else Fraction(max_fps).limit_denominator(1000)
         self._file, self._times = file, DisplayTimes(self._step)
         rate = rate if self._max_fps is None else min(rate, self._max_fps)
-        self._writer = VideoWriter(short_side, file.pixel_aspect, rate)
+        self._sink = open_sink(file, rate)
         self._before: VideoFrame | None = None
         self._slot = -1
         self._last, self._end, self._is_over = start, 0, False
@@ -128,17 +189,17 @@ class _Video:
         for shown in self._times.add(frame, time, duration, sort=self._file.is_in_decoding_order):
             self._show(shown)
 
-    def finish(self) -> bytes | None:
-        """Return the mp4 file; None without frames."""
+    def finish(self) -> Pictures | None:
+        """Return what the sink made of the frames; None without frames."""
         for shown in self._times.finish():
             self._show(shown)
         if self._before is not None and self._end > 0:
             self._write(self._before, 0)
-        return self._writer.finish()
+        return self._sink.finish()
 
     def close(self) -> None:
-        """Free the encoder."""
-        self._writer.close()
+        """Free the sink."""
+        self._sink.close()
 
     def _show(self, shown: Shown) -> None:
         time = shown.time - self._start
@@ -169,4 +230,4 @@ class _Video:
             if slot <= self._slot:
                 return
             self._slot = slot
-        self._writer.write(frame, time)
+        self._sink.write(frame, time)
