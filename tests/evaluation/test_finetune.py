@@ -46,8 +46,9 @@ def make_job(prepared: Path, modality: Modality = "video", settings: FinetuneCon
     return FinetuneJob(
         task=replace(task, finetune=settings),
         metric="top1",
+        run=RunDir(prepared),
         config=tiny_config(),
-        splits=read_splits(PreparedDataset.open(prepared), 1, (modality,), single_label=True),
+        splits=read_splits(PreparedDataset.open(prepared), 1, (modality,), "top1"),
         extractors=[FeatureExtractor.load(RunDir(prepared), tiny_config(), "random", modality, 0)],
         out=prepared,
         context=ALONE,

@@ -41,13 +41,14 @@ def kinds(dataset: PreparedDataset) -> set[str]:
 
 
 BOTH = ("video", "audio")
+RETRIEVAL = "retrieval of audiovisual by recall"
 
 
 def test_one_label_a_clip_is_scored_by_every_protocol(make: Make) -> None:
     single = {f"{name} of {modality} by top1" for name in ("svm", "fc", "finetune") for modality in BOTH}
-    assert kinds(make()) == single | {"fusion of audiovisual by top1"}
+    assert kinds(make()) == single | {"fusion of audiovisual by top1", RETRIEVAL}
     chosen = choose([make().root], ["teacher"])
-    assert len(chosen) == 7
+    assert len(chosen) == 8
     assert list(stages([make().root], ["teacher"], ["svm"])) == [
         "mine-video-svm-teacher",
         "mine-audio-svm-teacher",
@@ -57,7 +58,8 @@ def test_one_label_a_clip_is_scored_by_every_protocol(make: Make) -> None:
 def test_several_labels_are_scored_by_precision(make: Make) -> None:
     several = make(lambda clip: replace(clip, labels=(*clip.labels, "any")), classes=("any", *make().classes))
     assert kinds(several) == {
-        f"{name} of {modality} by map" for name in ("fc", "finetune") for modality in BOTH
+        RETRIEVAL,
+        *(f"{name} of {modality} by map" for name in ("fc", "finetune") for modality in BOTH),
     }
     tuned = make_task("mine", "video", "finetune", "teacher").finetune
     assert tuned is not None
@@ -71,8 +73,16 @@ def test_folds_are_the_dataset_s(make: Make) -> None:
 
 
 @pytest.mark.parametrize("labelled", ["", "train", "val"])
-def test_labels_in_no_or_one_split_are_no_evaluation(make: Make, labelled: str) -> None:
+def test_without_labels_in_both_splits_there_is_retrieval_alone(make: Make, labelled: str) -> None:
     bare = make(lambda clip: clip if labelled in clip.splits else replace(clip, labels=()))
+    assert kinds(bare) == {RETRIEVAL}
+    assert [task.name for _, task in choose([bare.root], ["teacher"])] == [
+        "mine-audiovisual-retrieval-teacher"
+    ]
+
+
+def test_without_labels_and_test_clips_there_is_no_evaluation(make: Make) -> None:
+    bare = make(lambda clip: replace(clip, labels=(), splits=("train",)))
     assert specs_of(bare) == ()
     with pytest.raises(
         UserError, match=r"mine: no evaluation of dataset mine: it has no labels, or none in train"
@@ -83,7 +93,7 @@ def test_labels_in_no_or_one_split_are_no_evaluation(make: Make, labelled: str) 
 def test_clips_without_labels_are_left_out(make: Make) -> None:
     bare = {clip.id for clip in make().split("train")[:5]}
     some = make(lambda clip: replace(clip, labels=()) if clip.id in bare else clip)
-    splits = read_splits(some, 1, ["video"], single_label=True)
+    splits = read_splits(some, 1, ["video"], "top1")
     assert all(clip.labels for clip in (*splits.train, *splits.test))
     assert len(splits.train) == len(some.split("train")) - 5
 

@@ -88,7 +88,7 @@ def test_settings_of_fine_tuning_are_not_passed_to_other_protocols(prepared: Pat
 
 
 def test_mistakes_are_found_without_a_run(prepared: Path) -> None:
-    assert len(choose([prepared])) == 18
+    assert len(choose([prepared])) == 21
     chosen = choose([prepared], ["teacher"], ["finetune"], finetune={"epochs": 3})
     assert [task.finetune.epochs for _, task in chosen if task.finetune] == [3, 3]
     mistakes: list[tuple[dict[str, Any], str]] = [

@@ -16,7 +16,9 @@ def evaluate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Directory of scores, to which one JSON file is added.")],
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
-    protocol: Annotated[str, typer.Option(help="svm, fc, fusion or finetune; see the table above.")],
+    protocol: Annotated[
+        str, typer.Option(help="svm, fc, fusion, finetune or retrieval; see the table above.")
+    ],
     encoder: Annotated[
         str, typer.Option(help="teacher or student of the run; random: not pretrained; raw: no encoder.")
     ],
@@ -31,22 +33,23 @@ def evaluate(
 
     \b
     Protocols (supplement A.5, A.6):
-      svm       a linear SVM on frozen features of one modality
-      fc        a fully connected layer on frozen features
-      fusion    a linear SVM on frozen features of video and audio together
-      finetune  the encoder and a classification layer, trained together
+      svm        a linear SVM on frozen features of one modality
+      fc         a fully connected layer on frozen features
+      fusion     a linear SVM on frozen features of video and audio together
+      finetune   the encoder and a classification layer, trained together
+      retrieval  the sound of a video among all test clips, without training
 
     \b
     By dataset:
       ucf101, hmdb51  video: svm finetune
-      kinetics400     video: svm fc finetune; audio: svm; audiovisual: fusion
-      kinetics_sound  video: svm; audio: svm; audiovisual: fusion
+      kinetics400     video: svm fc finetune; audio: svm; audiovisual: fusion retrieval
+      kinetics_sound  video: svm; audio: svm; audiovisual: fusion retrieval
       esc50           audio: svm finetune
       fsd50k          audio: fc finetune
-      embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion
+      embedded        video: svm finetune; audio: svm finetune; audiovisual: fusion retrieval
 
-    A labeled dataset of your own: video and audio: svm fc finetune; audiovisual: fusion. With several labels
-    a clip: fc finetune.
+    A labeled dataset of your own: video and audio: svm fc finetune; audiovisual: fusion retrieval. With
+    several labels a clip: fc finetune retrieval; without labels: retrieval.
 
     `--set test_windows=5` and `--set seed=1` apply to any task, `--set epochs=20` and the other settings of
     Tables S6 and S7 to fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
@@ -67,7 +70,8 @@ def tasks(
         list[str] | None, typer.Option(help="teacher, student, random or raw; repeatable; default: all.")
     ] = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="svm, fusion, fc or finetune; repeatable; default: all.")
+        list[str] | None,
+        typer.Option(help="svm, fusion, fc, finetune or retrieval; repeatable; default: all."),
     ] = None,
 ) -> None:
     """Print all evaluations of datasets for params.yaml."""

@@ -111,8 +111,9 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
         evaluation = Evaluation(
             task=task,
             metric=metric,
+            run=directory,
             config=config,
-            splits=read_splits(dataset, task.fold, task.inputs, single_label=metric != "map"),
+            splits=read_splits(dataset, task.fold, task.inputs, metric),
             extractors=[
                 FeatureExtractor.load(directory, config, task.encoder, modality, task.seed)
                 for modality in task.inputs
@@ -125,11 +126,14 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
         finish = PROTOCOLS[task.protocol].start(evaluation)
     if context.is_main:
         prediction = finish()
+        measures = prediction.measures
+        if prediction.values is not None:
+            measures = evaluation.measure(prediction.values, evaluation.splits.test)
         score = Score(
             **task.key._asdict(),
             metric=metric,
-            **evaluation.measure(prediction.values, evaluation.splits.test),
-            classes=list(dataset.classes),
+            **measures,
+            classes=list(dataset.classes) if prediction.values is not None else [],
             untrained=evaluation.splits.untrained,
             train_clips=len(evaluation.splits.train),
             test_clips=len(evaluation.splits.test),

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from xkd.errors import UserError
 
-Metric = Literal["top1", "map"]
-"""Share of clips recognized, or the mean of the classes' average precisions."""
-METRIC_NAMES: dict[Metric, str] = {"top1": "top-1", "map": "mAP"}
+Metric = Literal["top1", "map", "recall"]
+"""Share of clips recognized, the mean of the classes' average precisions, or the share of clips found."""
+METRIC_NAMES: dict[Metric, str] = {"top1": "top-1", "map": "mAP", "recall": "recall@1"}
 """Display names."""
 
 Predictions = NDArray[np.floating[Any]]

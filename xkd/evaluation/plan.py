@@ -17,7 +17,10 @@ from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
 from xkd.evaluation.score import INPUTS, Task, TaskKey
 from xkd.evaluation.specs import find_eval_spec, no_evaluation, specs_of
+from xkd.log import get_logger
 from xkd.rundir import ROLES, RunDir
+
+_LOG = get_logger(__name__)
 
 
 def make_task(
@@ -123,6 +126,14 @@ def plan(
     modalities, published = directory.config().modalities, directory.published_roles()
     available = [encoder for encoder in ENCODERS if encoder in published or encoder not in ROLES]
     chosen = choose(data, encoders or available, protocols, modalities, finetune)
+    lacking = [role for role in ROLES if not all(directory.projector(role, m).is_file() for m in MODALITIES)]
+    if "retrieval" not in protocols:
+        retrievable = [
+            pair for pair in chosen if pair[1].protocol != "retrieval" or pair[1].encoder not in lacking
+        ]
+        if len(retrievable) < len(chosen):
+            _LOG.info("no retrieval: %s published no projectors", run)
+        chosen = retrievable
     for _, task in chosen:
         for modality in task.inputs if task.encoder in ROLES else ():
             if not (path := directory.encoder(task.encoder, modality)).is_file():

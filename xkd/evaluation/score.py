@@ -20,7 +20,7 @@ from xkd.io import read_json, write_json
 EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
 """An encoder of the run; ``random``: the same encoder, never pretrained; ``raw``: the downsampled input."""
-ProtocolName = Literal["svm", "fusion", "fc", "finetune"]
+ProtocolName = Literal["svm", "fusion", "fc", "finetune", "retrieval"]
 Part = Literal["train", "test"]
 """Windows of ``train`` are random, with the linear evaluation's augmentation (Tables S1, S2); those of
 ``test`` evenly spaced and not augmented."""
@@ -110,7 +110,8 @@ class Score:
     score: float
     """In [0, 1]."""
     chance: float
-    """Score of guessing: 1 / classes, or for ``map`` the mean share of clips that have a class."""
+    """Score of guessing: 1 / classes, for ``map`` the mean share of clips that have a class, for ``recall``
+    1 / test clips."""
     classes: list[str]
     per_class: dict[str, float | None]
     """Recall of each class, or for ``map`` its average precision; None for a class without test clips."""
@@ -118,7 +119,8 @@ class Score:
     """Classes without training clips, all skipped or missing: their test clips cannot be recognized. Those
     that have no clips at all are not in `classes`."""
     top5: float | None = None
-    """Share of clips whose class is among the five likeliest; None for ``map`` and for few classes."""
+    """Share of clips whose class is among the five likeliest, or that are among the five nearest; None for
+    ``map`` and for few classes or clips."""
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     """Test clips by true and predicted class; for ``map`` empty."""
     train_clips: int
@@ -136,6 +138,9 @@ class Score:
     curve: list[dict[str, float]] = field(default_factory=list)
     """Epochs of fine-tuning: ``epoch``, mean ``loss``, ``lr`` at its end, and with early stopping the score
     of the ``validation`` clips."""
+    retrieval: dict[str, Any] = field(default_factory=dict)
+    """``audio_to_video``: score, top5 and chance of that direction; of encoders of the run also ``examples``
+    with the nearest clips, and ``labels`` and ``pictures`` (JPEG, base64) by clip."""
     encoder_hash: str
     settings: dict[str, Any]
     """The run's settings that it depends on (`run_settings`)."""

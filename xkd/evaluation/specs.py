@@ -32,9 +32,19 @@ def _svms(train_windows: int, test_windows: int) -> tuple[EvalSpec, ...]:
     )
 
 
+def _retrieval(test_windows: int) -> EvalSpec:
+    """Not of the paper: sound by video among the test clips, without training."""
+    return EvalSpec("audiovisual", "retrieval", 1, test_windows, metric="recall")
+
+
 EVAL_SPECS: dict[str, tuple[EvalSpec, ...]] = {
     # Fewer windows than the paper's: its clips are as long, and evaluation must end within minutes.
-    "embedded": (*_svms(5, 3), EvalSpec("video", "finetune", 1, 3), EvalSpec("audio", "finetune", 1, 3)),
+    "embedded": (
+        *_svms(5, 3),
+        EvalSpec("video", "finetune", 1, 3),
+        EvalSpec("audio", "finetune", 1, 3),
+        _retrieval(3),
+    ),
     "ucf101": (EvalSpec("video", "svm", 25, 3, folds=3), EvalSpec("video", "finetune", 1, 3, folds=3)),
     "hmdb51": (EvalSpec("video", "svm", 25, 3, folds=3), EvalSpec("video", "finetune", 1, 3, folds=3)),
     # "Approximately 10 epochs" of features; the authors' code takes 100 windows.
@@ -43,9 +53,14 @@ EVAL_SPECS: dict[str, tuple[EvalSpec, ...]] = {
         EvalSpec("audio", "fc", 10, 8, metric="map"),
         EvalSpec("audio", "finetune", 1, 8, metric="map"),
     ),
-    "kinetics400": (*_svms(3, 3), EvalSpec("video", "fc", 3, 3), EvalSpec("video", "finetune", 1, 3)),
+    "kinetics400": (
+        *_svms(3, 3),
+        EvalSpec("video", "fc", 3, 3),
+        EvalSpec("video", "finetune", 1, 3),
+        _retrieval(3),
+    ),
     # The paper gives no number; these are the authors' code's.
-    "kinetics_sound": _svms(20, 2),
+    "kinetics_sound": (*_svms(20, 2), _retrieval(2)),
 }
 """By official dataset, and of the embedded one."""
 PRETRAINING = ("kinetics600", "kinetics700", "audioset")
@@ -59,22 +74,25 @@ _OWN = (
 
 
 def own_specs(metric: Metric, folds: int) -> tuple[EvalSpec, ...]:
-    """Return the protocols of a labeled dataset of one's own; those of several labels have the metric mAP."""
-    single = metric == "top1"
-    return tuple(
-        spec._replace(metric=metric, folds=folds)
-        for spec in _OWN
-        if single or spec.protocol in ("fc", "finetune")
+    """Return the protocols of a dataset of one's own; those of several labels have the metric mAP.
+
+    With the metric ``recall``, those that need no labels.
+    """
+    usable = {"top1": ("svm", "fusion", "fc", "finetune"), "map": ("fc", "finetune"), "recall": ()}[metric]
+    return (
+        *(spec._replace(metric=metric, folds=folds) for spec in _OWN if spec.protocol in usable),
+        _retrieval(3)._replace(folds=folds),
     )
 
 
 def specs_of(dataset: PreparedDataset) -> tuple[EvalSpec, ...]:
-    """Return the protocols of a dataset; none for one of one's own without labels in train or in test."""
+    """Return the protocols of a dataset; of one of one's own without labels in train or test, retrieval."""
     if dataset.own is None:
         return EVAL_SPECS.get(dataset.name, ())
     labelled = {split for clip in dataset.clips if clip.labels for split in clip.splits}
     if "train" not in labelled or not labelled & {"test", "val"}:
-        return ()
+        tested = any({"test", "val"}.intersection(clip.splits) for clip in dataset.clips)
+        return own_specs("recall", dataset.folds) if tested else ()
     several = any(len(clip.labels) > 1 for clip in dataset.clips)
     return own_specs("map" if several else "top1", dataset.folds)
 
@@ -88,7 +106,10 @@ def find_eval_spec(dataset: str | PreparedDataset, modality: str, protocol: str)
     if isinstance(dataset, PreparedDataset):
         name, specs = dataset.name, specs_of(dataset)
     else:
-        name, specs = dataset, EVAL_SPECS.get(dataset, () if dataset in PRETRAINING else _OWN)
+        name, specs = (
+            dataset,
+            EVAL_SPECS.get(dataset, () if dataset in PRETRAINING else (*_OWN, _retrieval(3))),
+        )
     for spec in specs:
         if (spec.modality, spec.protocol) == (modality, protocol):
             return spec

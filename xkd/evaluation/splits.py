@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xkd.config import Modality
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.errors import UserError
-from xkd.evaluation.metrics import Labels, LabelSets
+from xkd.evaluation.metrics import Labels, LabelSets, Metric
 
 VALIDATION_SHARE = 0.2
 """Share of each class's training clips that C, or an epoch, is chosen on."""
@@ -30,6 +30,8 @@ class Splits(NamedTuple):
     @property
     def untrained(self) -> list[str]:
         """The classes without training clips: all were skipped or missing, or lack the modality."""
+        if not self.train:
+            return []  # nothing is trained
         trained = {label for clip in self.train for label in clip.labels}
         known = (*self.dataset.classes, *self.dataset.lost_classes)
         return sorted(name for name in known if name not in trained)
@@ -61,11 +63,12 @@ class Splits(NamedTuple):
 
 
 def read_splits(
-    dataset: PreparedDataset, fold: int, modalities: Sequence[Modality], *, single_label: bool
+    dataset: PreparedDataset, fold: int, modalities: Sequence[Modality], metric: Metric
 ) -> Splits:
     """Return the clips of a fold that have all the modalities; without a test split, test on val.
 
-    In a dataset of one's own, clips may have no labels: they are left out.
+    In a dataset of one's own, clips may have no labels: they are left out. For ``recall`` nothing is trained:
+    there are only test clips, and they need no labels.
 
     Raises:
         UserError: the dataset lacks the fold, a split, the modalities or labels.
@@ -78,20 +81,25 @@ def read_splits(
                 f"no clip of split {split} in {dataset.root} has {' and '.join(modalities)}; choose another "
                 "modality"
             )
+        if metric == "recall":
+            return clips
         if dataset.own:
             clips = [clip for clip in clips if clip.labels]
             if not clips:
                 raise UserError(f"no clip of split {split} in {dataset.root} has a label; label some")
         for clip in clips:
-            if not clip.labels or (single_label and len(clip.labels) > 1):
+            if not clip.labels or (metric == "top1" and len(clip.labels) > 1):
+                needed = "one label" if metric == "top1" else "labels"
                 raise UserError(
-                    f"the protocol needs {'one label' if single_label else 'labels'} per clip; {clip.id} in "
-                    f"{dataset.root} has {len(clip.labels)}"
+                    f"the protocol needs {needed} per clip; {clip.id} in {dataset.root} has "
+                    f"{len(clip.labels)}"
                 )
         return clips
 
-    train = read("train", fold)
     test = read("test" if any("test" in clip.splits for clip in dataset.clips) else "val", fold)
+    if metric == "recall":
+        return Splits([], test, [], dataset)
+    train = read("train", fold)
     return Splits(train, test, train if fold == 1 else read("train", 1), dataset)
 
 

@@ -29,7 +29,7 @@ NOT_EVALUATED = "not evaluated"
 MAX_NAMES = 20
 """Classes without training clips that a note names."""
 _TITLES: dict[EvaluatedModality, str] = {"video": "Video", "audio": "Audio", "audiovisual": "Late fusion"}
-_PROTOCOLS = {"fc": "FC", "finetune": "fine-tuned"}
+_PROTOCOLS = {"fc": "FC", "finetune": "fine-tuned", "retrieval": "retrieval"}
 """Protocols that a column's title names; a linear SVM is the default."""
 
 
@@ -45,12 +45,16 @@ class Column:
     @property
     def metric(self) -> str:
         """Display name of the metric."""
-        return "top-5" if self.top5 else METRIC_NAMES[self.spec.metric]
+        if self.top5:
+            return "recall@5" if self.spec.metric == "recall" else "top-5"
+        return METRIC_NAMES[self.spec.metric]
 
     @property
     def title(self) -> str:
         """Heading within the table of its dataset."""
         title, protocol = _TITLES[self.spec.modality], _PROTOCOLS.get(self.spec.protocol)
+        if self.spec.protocol == "retrieval":
+            return f"Video to audio, {protocol} ({self.metric})"
         return f"{title}, {protocol} ({self.metric})" if protocol else title
 
     @property
@@ -117,8 +121,8 @@ class Record:
 
     @property
     def error(self) -> float:
-        """Length of an error bar: `std`, or of a single accuracy the binomial standard error."""
-        if self.std is not None or self.mean is None or self.scores[0].metric != "top1":
+        """Length of an error bar: `std`, or of a single share of clips the binomial standard error."""
+        if self.std is not None or self.mean is None or self.scores[0].metric == "map":
             return self.std or 0.0
         return math.sqrt(self.mean * (100 - self.mean) / self.scores[0].test_clips)
 
@@ -141,12 +145,12 @@ def aggregate(groups: Sequence[Group], datasets: Iterable[str]) -> list[Record]:
 
 
 def _columns(dataset: str, scores: Sequence[Score]) -> list[Column]:
-    """Return the columns of a dataset's protocols; top-5 follows fine-tuning if scores have it."""
+    """Return the columns of a dataset's protocols; fine-tuning and retrieval have top-5 if scores do."""
     columns = []
     for spec in EVAL_SPECS.get(dataset) or _own_specs(dataset, scores):
         splits = SPLITS if spec.folds > 1 else (ALL_SPLITS,)
         columns += [Column(dataset, spec, split) for split in splits]
-        if PROTOCOLS[spec.protocol].trains_encoder:
+        if PROTOCOLS[spec.protocol].trains_encoder or spec.metric == "recall":
             top5 = [Column(dataset, spec, split, top5=True) for split in splits]
             columns += top5 if any(map(top5[-1].matches, scores)) else []
     return columns
@@ -155,7 +159,12 @@ def _columns(dataset: str, scores: Sequence[Score]) -> list[Column]:
 def _own_specs(dataset: str, scores: Sequence[Score]) -> tuple[EvalSpec, ...]:
     """Return the protocols of a dataset of one's own, whose scores tell its metric and folds."""
     known = [score for score in scores if score.dataset == dataset]
-    return own_specs(known[0].metric if known else "top1", max((score.folds for score in known), default=1))
+    folds = max((score.folds for score in known), default=1)
+    # Retrieval has its own metric in any dataset; where there is nothing else, there were no labels.
+    metrics = {score.metric for score in known} - (
+        {"recall"} if len({s.metric for s in known}) > 1 else set()
+    )
+    return own_specs(min(metrics, default="top1"), folds)
 
 
 def _record(group: Group, encoder: EvaluatedEncoder, column: Column) -> Record:
@@ -195,7 +204,7 @@ def _missing(
     """Return why scores of a column are missing, by fold, and whether one of them failed."""
     spec = column.spec
     if encoder not in PROTOCOLS[spec.protocol].encoders:
-        return "raw input has nothing to fine-tune", False
+        return PROTOCOLS[spec.protocol].why_not_raw, False
     reasons: dict[str, list[int]] = {}
     for fold in sorted({*column.folds} - {score.fold for score in scores}):
         key = TaskKey(column.dataset, spec.modality, spec.protocol, encoder, fold)

@@ -89,6 +89,7 @@ def _per_class(table: DatasetTable) -> tuple[list[str], list[Line]]:
         for record in (table.best(column), table["random", column])
         if record and record.mean is not None
     }
+    columns = {title: means for title, means in columns.items() if means}
     names = sorted({name for means in columns.values() for name in means})
     lines = [Line(name, [means.get(name, "") for means in columns.values()]) for name in names]
     return ["Class", *columns], lines

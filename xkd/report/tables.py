@@ -196,6 +196,7 @@ class Comparison:
         for column in dict.fromkeys(column for _, _, column in self._records):
             if column in published:
                 how = "Fine-tuning" if PROTOCOLS[column.spec.protocol].trains_encoder else "Linear evaluation"
+                how = "Cross-modal retrieval" if column.spec.metric == "recall" else how
                 kinds.setdefault(f"{how}, {SPLITS[column.split]}", []).append(column)
         # Backwards: linear evaluation before fine-tuning, split 1 before all splits.
         return [

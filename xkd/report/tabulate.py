@@ -44,6 +44,7 @@ _NESTED = (
     "sweep",
     "finetune",
     "curve",
+    "retrieval",
     "windows",
     "settings",
 )

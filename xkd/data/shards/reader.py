@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -73,16 +75,34 @@ class WindowReader:
         return torch.from_numpy(np.stack(parts))
 
     def _read(self, clip: Clip, modality: Modality) -> bytes:
-        offset, size = getattr(clip, f"{modality}_offset"), getattr(clip, f"{modality}_size")
-        try:
-            with (self.root / clip.shard).open("rb") as shard:
-                shard.seek(offset)
-                data = shard.read(size)
-        except OSError as error:
-            raise MediaError(f"{clip.shard}: {error.strerror}") from None
-        if len(data) != size:
-            raise MediaError(f"{clip.shard} is truncated")
-        return data
+        return read_member(self.root, clip, modality)
+
+
+def read_picture(root: Path, clip: Clip) -> NDArray[np.uint8]:
+    """Return the picture in the middle of a prepared clip, (H, W, 3), in the size that the shard has.
+
+    Raises:
+        MediaError: the clip cannot be decoded.
+    """
+    return read_video(read_member(root, clip, "video"), np.array([clip.duration / 2]))[0]
+
+
+def read_member(root: Path, clip: Clip, modality: Modality) -> bytes:
+    """Return the file of a modality of a prepared clip.
+
+    Raises:
+        MediaError: the shard cannot be read.
+    """
+    offset, size = getattr(clip, f"{modality}_offset"), getattr(clip, f"{modality}_size")
+    try:
+        with (root / clip.shard).open("rb") as shard:
+            shard.seek(offset)
+            data = shard.read(size)
+    except OSError as error:
+        raise MediaError(f"{clip.shard}: {error.strerror}") from None
+    if len(data) != size:
+        raise MediaError(f"{clip.shard} is truncated")
+    return data
 
 
 def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xkd.evaluation.protocols.finetune.protocol import Finetuning
 from xkd.evaluation.protocols.linear_head import LinearHead
 from xkd.evaluation.protocols.protocol import Protocol
+from xkd.evaluation.protocols.retrieval import Retrieval
 from xkd.evaluation.protocols.svm import LinearSVM
 from xkd.evaluation.score import ProtocolName
 
@@ -13,5 +14,6 @@ PROTOCOLS: dict[ProtocolName, Protocol] = {
     "fusion": LinearSVM(),  # late fusion: on the features of both modalities
     "fc": LinearHead(),
     "finetune": Finetuning(),
+    "retrieval": Retrieval(),
 }
 """The protocols by name."""

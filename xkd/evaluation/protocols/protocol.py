@@ -19,6 +19,7 @@ from xkd.evaluation.score import EvaluatedEncoder, Part, Task, run_settings
 from xkd.evaluation.splits import Splits
 from xkd.io import code_hash, short_hash
 from xkd.launch.distributed import DistributedContext
+from xkd.rundir import RunDir
 
 ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
 
@@ -29,6 +30,7 @@ class Evaluation:
 
     task: Task
     metric: Metric
+    run: RunDir
     config: PretrainConfig
     """The run's."""
     splits: Splits
@@ -69,12 +71,14 @@ class Evaluation:
 class Prediction:
     """What a protocol predicts for the test clips."""
 
-    values: Predictions
-    """(test clips, classes)"""
+    values: Predictions | None
+    """(test clips, classes); None: `measures` are given."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Fields of the `Score` that describe how it was made."""
     summary: str = ""
     """The same in a few words."""
+    measures: dict[str, Any] = field(default_factory=dict)
+    """Fields of the `Score` that measure it, where there are no classes to predict."""
 
 
 class Protocol(ABC):
@@ -82,6 +86,8 @@ class Protocol(ABC):
 
     encoders: Sequence[EvaluatedEncoder] = ENCODERS
     """Those that it can evaluate."""
+    why_not_raw = ""
+    """Why the raw input is not among them."""
     settings: Sequence[str] = ("train_windows", "test_windows", "seed")
     """Fields of a `Task` that may be changed."""
     trains_encoder = False
@@ -102,14 +108,17 @@ FeatureReader = Callable[[Sequence[Clip], Part], ClipFeatures]
 class FeatureProtocol(Protocol):
     """A protocol on frozen features."""
 
+    parts: Sequence[Part] = ("train", "test")
+    """Those of which it reads features."""
+
     def start(self, evaluation: Evaluation) -> Callable[[], Prediction]:
         """Extract the features together; then fit."""
         task, extractors = evaluation.task, evaluation.extractors
         folder, dataset = evaluation.out / "features", evaluation.splits.dataset
         store = FeatureStore(folder, dataset, evaluation.config, task.seed, evaluation.context)
         for extractor in extractors:
-            for part, count in task.windows.items():
-                store.make(extractor, part, count)
+            for part in self.parts:
+                store.make(extractor, part, task.windows[part])
 
         def read(clips: Sequence[Clip], part: Part) -> ClipFeatures:
             parts = [store.read(extractor, clips, part, task.windows[part]) for extractor in extractors]

@@ -29,7 +29,8 @@ _LOG = get_logger(__name__)
 class Finetuning(Protocol):
     """The encoder and a linear layer on top, trained together on clips."""
 
-    encoders = ("teacher", "student", "random")  # the raw input has nothing to fine-tune
+    encoders = ("teacher", "student", "random")
+    why_not_raw = "raw input has nothing to fine-tune"
     settings = ("test_windows", "seed")  # it sees one random window per clip and epoch
     trains_encoder = True
 
