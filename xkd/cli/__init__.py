@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xkd import __version__
-from xkd.cli import data, evaluation, export, training
+from xkd.cli import data, encoders, evaluation, export, training
 from xkd.errors import XkdError
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
@@ -43,6 +43,8 @@ app.command()(training.watch)
 app.command()(evaluation.evaluate)
 app.command()(evaluation.tasks)
 app.command()(evaluation.tabulate)
+app.command()(encoders.embed)
+app.command()(encoders.search)
 app.command()(export.export)
 app.command(name="import")(training.import_weights)
 app.command()(training.presets)

@@ -1,0 +1,1 @@
+"""Embeddings of media files: made, stored and searched."""

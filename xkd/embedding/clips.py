@@ -1,0 +1,150 @@
+"""The clips to embed: media files, folders of them, and prepared datasets; and their windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from xkd.config import MODALITIES, Modality, PretrainConfig
+from xkd.data.direct import MediaClip, read_media
+from xkd.data.media.damage import MediaError
+from xkd.data.media.header import read_header
+from xkd.data.shards.manifest import DATASET, ROWS, Clip, PreparedDataset
+from xkd.data.shards.reader import WindowReader
+from xkd.data.transforms.params import Item
+from xkd.data.transforms.views import center_crop
+from xkd.errors import UserError
+
+_PIECE = 120.0
+"""Seconds of the pieces in which a longer file is read: pictures of a whole film would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One clip to embed: a media file, or a clip of a prepared dataset."""
+
+    path: str
+    """As a row has it; of a prepared clip, its id below the directory."""
+    size: int
+    """Bytes."""
+    prepared: tuple[WindowReader, Clip] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A source, or a part of a long one, that one process reads at once."""
+
+    source: Source
+    start: float = 0.0
+    """Seconds from the start of the source."""
+    end: float | None = None
+    """None: all of the source."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a clip."""
+
+    start: float
+    end: float
+    """Seconds."""
+    inputs: dict[Modality, NDArray[Any]]
+    """Frames (T, 3, H, W), uint8, and waveform (S,), of the modalities that it has. NumPy's: a tensor would
+    be sent between processes by a file descriptor."""
+
+
+def find_sources(paths: Sequence[Path], config: PretrainConfig) -> list[Source]:
+    """Return the clips of files, of folders (every file below them that is not hidden) and prepared datasets.
+
+    Raises:
+        UserError: a path does not exist, a folder is empty, a file is given twice, or a prepared dataset does
+            not fit the run.
+    """
+    found: list[Source] = []
+    for path in paths:
+        if (path / DATASET).is_file() and (path / ROWS).is_file():
+            dataset = PreparedDataset.open(path)
+            reader = WindowReader(dataset, config)
+            found += [
+                Source(str(path / clip.id), (clip.video_size or 0) + (clip.audio_size or 0), (reader, clip))
+                for clip in dataset.clips
+            ]
+        elif path.is_dir():
+            visible = (file for file in sorted(path.rglob("*")) if "/." not in f"/{file.relative_to(path)}")
+            inside = [file for file in visible if file.is_file()]
+            if not inside:
+                raise UserError(f"{path} has no files; give media files or a folder of them")
+            found += [Source(str(file), file.stat().st_size) for file in inside]
+        elif path.is_file():
+            found.append(Source(str(path), path.stat().st_size))
+        else:
+            raise UserError(f"{path} does not exist; give media files, a folder or a prepared dataset")
+    names = [source.path for source in found]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice} is given twice; give it only once")
+    return found
+
+
+def find_length(source: Source) -> float:
+    """Return the seconds of a source, 0 if only reading it all would tell.
+
+    Raises:
+        MediaError: it is not a media file.
+    """
+    return source.prepared[1].duration if source.prepared else read_header(Path(source.path)).seconds
+
+
+def cut(source: Source, seconds: float, window: float) -> list[Piece]:
+    """Return the pieces of a source of this length; all but the last hold whole windows."""
+    piece = max(1, _PIECE // window) * window
+    count = 1 if source.prepared else max(1, int(seconds // piece))
+    if count == 1:
+        return [Piece(source)]
+    # The header may be wrong by a little: the last piece reads to the end.
+    ends = [piece * number for number in range(1, count)] + [seconds + 60]
+    return [Piece(source, piece * number, end) for number, end in enumerate(ends)]
+
+
+def read_windows(piece: Piece, config: PretrainConfig) -> list[Window]:
+    """Return the windows that cover a piece, of the modalities of a run, in a worker process.
+
+    Raises:
+        MediaError: it cannot be read, or has none of the modalities.
+    """
+    torch.set_num_threads(1)  # the cores are for the processes
+    if piece.source.prepared:
+        windows = _read_prepared(*piece.source.prepared, config)
+    else:
+        segment = None if piece.end is None else (piece.start, piece.end)
+        clip, _ = read_media(Path(piece.source.path), config, segment)
+        windows = [
+            _window(clip.window(config, start), start, clip.seconds, config, piece.start)
+            for start in clip.starts(config)
+        ]
+    if not any(window.inputs for window in windows):
+        raise MediaError(f"no {' and no '.join(config.modalities)}")
+    return windows
+
+
+def _window(item: Item, start: float, seconds: float, config: PretrainConfig, offset: float) -> Window:
+    end = min(start + config.clip.seconds, seconds)
+    tensors = {"video": item.get("frames"), "audio": item.get("waveform")}
+    inputs = {m: found.numpy() for m in config.modalities if (found := tensors[m]) is not None}
+    return Window(round(offset + start, 3), round(offset + end, 3), inputs)
+
+
+def _read_prepared(reader: WindowReader, clip: Clip, config: PretrainConfig) -> list[Window]:
+    starts = MediaClip(pictures=None, audio=None, seconds=clip.duration).starts(config)
+    items = reader.read(clip, starts, [m for m in MODALITIES if clip.has(m)])
+    for item in items:
+        if "frames" in item:
+            item["frames"] = center_crop(item["frames"], *config.video.global_view[1:])
+    return [
+        _window(item, start, clip.duration, config, 0.0) for item, start in zip(items, starts, strict=True)
+    ]
