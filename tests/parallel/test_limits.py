@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xkd.parallel.limits import cores, memory
+from xkd.parallel.limits import cores, free_memory, memory
 
 HERE = len(os.sched_getaffinity(0))
 V2 = "0::/kubepods/pod1/main\n"
@@ -69,6 +69,40 @@ def test_without_a_limit_the_machines_memory_counts(tmp_path: Path) -> None:
     unlimited = {"memory/memory.limit_in_bytes": "9223372036854771712\n"}
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert memory(*groups(tmp_path, V1, unlimited)) == here
+
+
+@pytest.mark.parametrize(
+    ("membership", "files"),
+    [
+        (
+            V2,
+            {
+                "kubepods/pod1/memory.max": "1000\n",
+                "kubepods/pod1/memory.current": "900\n",
+                "kubepods/pod1/memory.stat": "file 300\nshmem 70\nactive_file 30\ninactive_file 200\n",
+            },
+        ),
+        (
+            V1,
+            {
+                "memory/kubepods/pod1/memory.limit_in_bytes": "1000\n",
+                "memory/kubepods/pod1/memory.usage_in_bytes": "900\n",
+                "memory/kubepods/pod1/memory.stat": (
+                    "active_file 7\ninactive_file 8\ntotal_inactive_file 200\ntotal_active_file 30\n"
+                ),
+            },
+        ),
+    ],
+)
+def test_the_cache_of_files_is_free_but_what_processes_use_is_not(
+    membership: str, files: dict[str, str], tmp_path: Path
+) -> None:
+    where = groups(tmp_path, membership, files)
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
+    assert free_memory(*where, tmp_path / "meminfo") == 1000 - 900 + 230
+    (tmp_path / "meminfo").write_text("MemAvailable: 0 kB\n")  # the machine has less than the group
+    assert free_memory(*where, tmp_path / "meminfo") == 0
+    assert 0 < free_memory() <= memory()
 
 
 def test_an_affinity_of_one_core_means_one_thread_everywhere() -> None:

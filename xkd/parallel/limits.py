@@ -8,6 +8,9 @@ from pathlib import Path
 
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+_USAGE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
+"""Files with a limit of memory, in version 2 and 1 of control groups, and with the use that it limits."""
 
 
 def cores(membership: Path = _MEMBERSHIP, root: Path = _ROOT) -> int:
@@ -33,11 +36,39 @@ def cores(membership: Path = _MEMBERSHIP, root: Path = _ROOT) -> int:
 def memory(membership: Path = _MEMBERSHIP, root: Path = _ROOT) -> int:
     """Return the bytes of memory that this process's control groups may use; arguments as of `cores`."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    return min(limits + [limit for _, _, limit in _memory_limits(membership, root)])
+
+
+def free_memory(membership: Path = _MEMBERSHIP, root: Path = _ROOT, meminfo: Path = _MEMINFO) -> int:
+    """Return the bytes of memory that this process can still get; arguments as of `cores`, and /proc/meminfo.
+
+    The cache of files, which Linux gives up for a process that needs memory, counts as free, swap does not.
+    """
+    free = [1024 * value for name, value in _numbers(meminfo) if name == "MemAvailable:"]
+    for group, name, limit in _memory_limits(membership, root):
+        used = _read(group / _USAGE[name])
+        statistics = dict(_numbers(group / "memory.stat"))
+        # Version 1 has the sums over the groups below by other names. Shared memory is on neither list.
+        names = ("active_file", "inactive_file")
+        cache = sum(statistics.get(f"total_{name}", statistics.get(name, 0)) for name in names)
+        free.append(limit - (int(used) if used.isdecimal() else 0) + cache)
+    return max(0, min(free, default=memory(membership, root)))
+
+
+def _memory_limits(membership: Path, root: Path) -> Iterator[tuple[Path, str, int]]:
+    """Yield the groups that limit memory, with the file that does and the bytes."""
     for group in _groups("memory", membership, root):
-        for name in ("memory.max", "memory.limit_in_bytes"):
+        for name in _USAGE:
             limit = _read(group / name)
-            limits += [int(limit)] if limit.isdecimal() else []
-    return min(limits)
+            if limit.isdecimal():
+                yield group, name, int(limit)
+
+
+def _numbers(file: Path) -> Iterator[tuple[str, int]]:
+    """Yield the names and numbers of a file with a pair a line."""
+    for words in map(str.split, _read(file).splitlines()):
+        if len(words) > 1 and words[1].isdecimal():
+            yield words[0], int(words[1])
 
 
 def _groups(controller: str, membership: Path, root: Path) -> Iterator[Path]:

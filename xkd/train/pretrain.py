@@ -31,6 +31,7 @@ from xkd.parallel.threads import limit_threads
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import save_encoders
 from xkd.train.loop import ResumableLoop
+from xkd.train.memory import check_memory, find_machine
 from xkd.train.run_state import RunState
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper, mask_noise, precision, require_compiler
@@ -54,7 +55,8 @@ def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = Fa
         preflight: check the devices first.
 
     Raises:
-        UserError: `out` holds another run or is in use, the data does not fit, or the disk is full.
+        UserError: `out` holds another run or is in use, the data does not fit, the memory is far too
+            small, or the disk is full.
         RunInterruptedError: SIGTERM or SIGINT came; the state is saved.
         CollapsedError: the run ended before its last step because of values that are not finite or,
             depending on `run.on_collapse`, of a collapse; no encoders are published.
@@ -70,6 +72,8 @@ def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = Fa
         context.broadcast_flag(lambda: require_loggers(config.run))
         clips = TrainingClips(PreparedDataset.open(data), config)
         clips.count_steps(context.size)
+        if not context.broadcast_flag(lambda: run.ended):
+            check_memory(config, context, find_machine(context))
         with locked_directory(out, context.broadcast_flag) as lock:
             ended = context.broadcast_flag(lambda: run.claim(config))
             state = RunState(run, clips.dataset, context)
