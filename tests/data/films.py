@@ -59,7 +59,7 @@ class Prepared:
     numbers: list[int]
     times: list[float]
     late: dict[float, float]
-    whole: Transcoded
+    whole: Transcoded[bytes]
 
     @property
     def picture_error(self) -> float:

@@ -57,10 +57,12 @@ def test_a_file_finds_its_own_copy_and_its_sound(
         "Sound that fits the video",
         "Video that fits the sound",
     ]
+    # Other films of the folder have the same pictures, or the same sound.
+    everything = search(table, copy, 9)
     for title in list(found)[:2]:
-        # Other films of the folder have the same pictures, or the same sound.
-        assert "both.mkv" in {Path(hit.path).name for hit in found[title]}
-        assert [hit.cosine for hit in found[title]] == pytest.approx([1, 1], abs=1e-3)
+        cosines = {Path(hit.path).name: hit.cosine for hit in everything[title]}
+        assert cosines["both.mkv"] == pytest.approx(1, abs=1e-3)
+        assert max(cosines.values()) < 1 + 1e-3
     own = search(table, clips / "a" / "both.mkv", 5)
     assert "both.mkv" not in {Path(hit.path).name for hit in own["Video like the video"]}
     assert list(search(table, clips / "b" / "silent.mkv", 1)) == [

@@ -120,8 +120,8 @@ def presets() -> None:
 
     rows = [("preset", "in the paper", "HMDB51", "UCF101", "ESC50", "description")]
     for preset in PRESETS.values():
-        results = [f"{percent or ''}" for percent in preset.paper]
-        rows.append((preset.name, preset.source, *results, preset.summary))
+        hmdb51, ucf101, esc50 = (f"{percent or ''}" for percent in preset.paper)
+        rows.append((preset.name, preset.source, hmdb51, ucf101, esc50, preset.summary))
     name, source = (max(len(row[column]) for row in rows) for column in (0, 1))
     print("The paper's results are top-1 accuracies in %, of a linear SVM on frozen features.\n")
     for row in rows:

@@ -96,11 +96,9 @@ def read_splits(
                 )
         return clips
 
+    train = [] if metric == "recall" else read("train", fold)
     test = read("test" if any("test" in clip.splits for clip in dataset.clips) else "val", fold)
-    if metric == "recall":
-        return Splits([], test, [], dataset)
-    train = read("train", fold)
-    return Splits(train, test, train if fold == 1 else read("train", 1), dataset)
+    return Splits(train, test, train if fold == 1 or not train else read("train", 1), dataset)
 
 
 def validation_mask(labels: Labels, seed: int) -> NDArray[np.bool_]:

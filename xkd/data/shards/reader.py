@@ -84,7 +84,9 @@ def read_picture(root: Path, clip: Clip) -> NDArray[np.uint8]:
     Raises:
         MediaError: the clip cannot be decoded.
     """
-    return read_video(read_member(root, clip, "video"), np.array([clip.duration / 2]))[0]
+    frames = read_video(read_member(root, clip, "video"), np.array([clip.duration / 2]))
+    picture: NDArray[np.uint8] = frames[0]
+    return picture
 
 
 def read_member(root: Path, clip: Clip, modality: Modality) -> bytes:

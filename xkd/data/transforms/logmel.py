@@ -49,7 +49,8 @@ class LogMel(nn.Module):
         spectrum = torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop) * self.window)
         power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).add_(2.2e-16)
         mel = (power @ self.bands).add_(1.1921e-7).log_()
-        return mel.sub_(_MEAN).div_(_STD).mT
+        normalized: Tensor = mel.sub_(_MEAN).div_(_STD)
+        return normalized.mT
 
 
 def _mel_bands(clip: ClipConfig, mels: int) -> NDArray[np.float32]:
