@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from benchmarks.common import parser
 from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.data.direct import MediaClip
+from xkd.data.datasets.direct import MediaClip
 from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import center_crop
 from xkd.embedding.embed import embed

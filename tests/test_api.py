@@ -18,8 +18,8 @@ from tests.data.films import SOUND, Video, write_film
 from tests.evaluation.conftest import run as run
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES
+from xkd.data.datasets.direct import read_media
 from xkd.data.datasets.evaluation import evaluation_batches
-from xkd.data.direct import read_media
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.config.overrides import build, to_dict
-from xkd.data.direct import read_media
+from xkd.data.datasets.direct import read_media
 from xkd.data.media.damage import MediaError
 from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
@@ -59,7 +59,7 @@ class PretrainedEncoder(Encoder):
         Args:
             clip: frames at `config.clip.fps`, uint8 (T, H, W, 3); a waveform at `config.clip.sample_rate` in
                 [-1, 1], float (S,); or the path of a media file, or several, of each of which the middle is
-                read (`xkd.data.direct.read_media`).
+                read (`xkd.data.datasets.direct.read_media`).
 
         Returns:
             The center of the frames, (B, 3, T, H', W'), or the log-mel spectrogram, (B, 1, F, T), normalized,

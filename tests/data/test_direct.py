@@ -13,7 +13,7 @@ from tests.data.films import SOUND, Sound, Video, write_film, write_packed
 from tests.data.samples import RATE, frame_numbers
 from tests.tiny import tiny_config
 from xkd.config import PretrainConfig
-from xkd.data.direct import MediaClip, read_media
+from xkd.data.datasets.direct import MediaClip, read_media
 from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import read_video
 from xkd.data.media.sampled import read_sampled

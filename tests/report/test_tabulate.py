@@ -149,8 +149,8 @@ def test_missing_scores_are_shown_with_their_reason(bare: Path, tmp_path: Path) 
     assert f"| Raw input |{f' {EMPTY} |' * 3}" in table
     assert re.findall("^- .*: no .*", table, re.M) == ["- Student, audio: no clip of split train has <audio>"]
     left = (
-        "Not evaluated: video, fine-tuned (top-1); audio, fine-tuned (top-1); video (raw input); "
-        "audio (raw input); late fusion (raw input)."
+        "Not evaluated: video, fine-tuned (top-1); audio, fine-tuned (top-1); video to audio, retrieval "
+        "(recall@1); video (raw input); audio (raw input); late fusion (raw input)."
     )
     assert left in table
     page = Page(report)
@@ -312,7 +312,7 @@ def test_fine_tuning_has_columns_and_learning_curves(bare: Path, tmp_path: Path)
     assert "| Teacher | 52.0 (+31.0) | 60.0 (+31.0) | 65.0 (+31.0) | 52.0 (+31.0) | 82.0 (+31.0) |" in table
     assert f"| 12.0 (-9.0) | 20.0 (-9.0) | 25.0 (-9.0) |{f' {EMPTY} |' * 4}\n" in table
     assert "| Chance | 10.0 | 10.0 | 10.0 | 10.0 | 50.0 | 10.0 | 50.0 |" in table
-    assert "Not evaluated" not in table
+    assert "Not evaluated: video to audio, retrieval (recall@1)." in table
     teacher = json.loads((report.parent / "scores.json").read_text())["embedded"]["teacher"]
     assert teacher["video_finetune"] == 0.52
     assert teacher["audio_finetune_top5"] == 0.9

@@ -26,7 +26,7 @@ def embed(
         int, typer.Option(min=0, help="Processes on this machine; 0: one per GPU, or a single one.")
     ] = 0,
 ) -> None:
-    """Write the features of clips as a table; rerun the command to resume."""
+    """Write the features of clips as a table; rerun to resume."""
     from xkd.embedding.embed import embed as write
 
     write(run, clips, out, rows=rows, role=role, processes=processes)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from xkd.config import MODALITIES, Modality, PretrainConfig
-from xkd.data.direct import MediaClip, read_media
+from xkd.data.datasets.direct import MediaClip, read_media
 from xkd.data.media.damage import MediaError
 from xkd.data.media.header import read_header
 from xkd.data.shards.manifest import DATASET, ROWS, Clip, PreparedDataset

@@ -16,6 +16,8 @@ from av.video.stream import VideoStream
 from xkd.data.media.clock import to_count
 from xkd.data.media.color import BT601, LIMITED, ColorConverter
 
+SHORT_SIDE = 128
+"""Short side of prepared pictures by default, pixels."""
 TICKS = 90_000
 """Time base of the mp4 files we write: exact for the usual frame rates."""
 _FLIPS: Mapping[tuple[int, ...], tuple[str, ...]] = {

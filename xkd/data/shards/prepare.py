@@ -19,6 +19,7 @@ from xkd.config import Modality
 from xkd.config.overrides import STRICT
 from xkd.config.types import Text
 from xkd.data.media.damage import MediaError
+from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards.manifest import DATASET, OFFSETS, WRITER, Clip, PreparedDataset, write_table
@@ -45,7 +46,7 @@ _Report = Mapping[str, list[dict[str, str]]]
 class PrepareConfig(OwnConfig):
     """How clips are prepared; of datasets of one's own, also how files are cut and split."""
 
-    short_side: int = Field(default=128, ge=16, multiple_of=2)
+    short_side: int = Field(default=SHORT_SIDE, ge=16, multiple_of=2)
     """Short side of the prepared video, pixels (smaller sources keep their size)."""
     max_fps: float | None = Field(default=None, gt=0)
     """Maximum frame rate; None keeps the source's."""

@@ -27,7 +27,7 @@ Sample = dict[str, tuple[str, SourceFile]]
 
 
 def has_samples(files: Files) -> bool:
-    """Return whether the first tar with media has labels beside them."""
+    """Return whether the first tar with media has labels of them."""
     for tar in _find_tars(files):
         if samples := _read_samples(tar):
             return any(sample.keys() & set(_LABELS) for sample in samples)

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xkd.config import PretrainConfig
+from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import to_waveform
 from xkd.data.media.sampled import Picture, read_sampled
-from xkd.data.shards.prepare import PrepareConfig
 from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import center_crop
 
-_SHORT_SIDE = PrepareConfig(workers=1).short_side
 _SHORTEST_SOUND = 0.1
 """Seconds of a window that its sound must reach into (`is_heard`), or the window has none."""
 
@@ -82,7 +81,7 @@ def read_media(
     found = read_sampled(
         path,
         fps=config.clip.fps,
-        short_side=max(height, _SHORT_SIDE),
+        short_side=max(height, SHORT_SIDE),
         sample_rate=config.clip.sample_rate,
         change=partial(_fit, height=height, width=width),
         segment=segment,
