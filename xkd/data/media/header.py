@@ -53,6 +53,7 @@ def _read_seconds(container: InputContainer) -> float:
                 first = time if first is None else min(first, time)
                 last = max(last, time + float((packet.duration or 0) * packet.time_base))
     except (av.error.FFmpegError, IndexError, OSError, ValueError):
-        # What can be read counts; preparing the clip reports the damage. IndexError: of a stream that begins late.
+        # What can be read counts; preparing the clip reports the damage. A stream that begins late is an
+        # IndexError of PyAV.
         pass
     return 0.0 if first is None else max(0.0, last - first)
