@@ -59,8 +59,9 @@ def wait_for(condition: object, launcher: subprocess.Popen[str] | None = None, s
 
 def running(folder: Path) -> list[int]:
     """Return the workers and their agents that still run."""
-    pids = [int(path.read_text()) for pattern in ("*.pid", "*.parent") for path in folder.glob(pattern)]
-    return [pid for pid in pids if alive(pid)]
+    texts = [path.read_text() for pattern in ("*.pid", "*.parent") for path in folder.glob(pattern)]
+    # A worker that was killed while it wrote its file leaves an empty one.
+    return [int(text) for text in texts if text and alive(int(text))]
 
 
 def alive(pid: int) -> bool:
@@ -122,6 +123,15 @@ def test_a_signal_ends_every_process(tmp_path: Path, number: signal.Signals, cod
     launcher.send_signal(number)
     launcher.communicate(timeout=120)
     assert launcher.returncode == code
+    assert running(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_crash_on_a_signal_is_reported(tmp_path: Path, number: signal.Signals) -> None:
+    launcher = start("fault", tmp_path, processes=1)
+    launcher.send_signal(number)
+    said, _ = launcher.communicate(timeout=120)
+    assert f"worker 0 was terminated by SIGSEGV after {number.name}, before it saved; see the output" in said
     assert running(tmp_path) == []
 
 

@@ -27,11 +27,13 @@ def main() -> dict[str, Any]:
         raise UserError("optim.lr must be positive")
     if what == "collapse":
         raise CollapsedError(Verdict("one_hot", "KD is 0", 12).to_dict())
-    if what == "save" and rank == "1":
+    if (what == "save" and rank == "1") or what == "fault":
         with stop_signals_collected() as received:
-            (folder / "1.ready").touch()
+            (folder / f"{rank}.ready").touch()
             while not received:
                 time.sleep(0.1)
+            if what == "fault":
+                os.kill(os.getpid(), signal.SIGSEGV)
             time.sleep(3)
         raise RunInterruptedError("stopped and saved")
     if what == "crash":

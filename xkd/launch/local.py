@@ -20,6 +20,7 @@ from xkd.errors import (
     EXIT_TRY_AGAIN,
     EXIT_USER_ERROR,
     TrainingError,
+    XkdError,
     as_exit_code,
 )
 from xkd.launch.agent import agent_command
@@ -58,32 +59,35 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
         except SignalException as error:
             # Workers finish their step and save; a second signal ends them at once.
             signal_children(signal.SIGTERM, command="xkd.launch.agent")
+            end = None
             with suppress(SignalException):
-                termination = _termination(runner.wait(job, wait_interval=0.5))
-                if termination.code == EXIT_TRY_AGAIN:
-                    raise termination.final_error() from None
+                end = _termination(runner.wait(job, wait_interval=0.5))
+            # Workers that are still starting have nothing to save, and end by the signal.
+            if end and end.code != -signal.SIGTERM:
+                raise _error(end, f" after {error.sigval.name}, before it saved") from None
             if error.sigval is signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(EXIT_SIGNAL + error.sigval) from None
     if status is None or status.state is not AppState.SUCCEEDED:
-        termination = _termination(status)
-        if termination.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
-            raise termination.final_error()
-        hint = ", likely out of memory" if termination.code == -signal.SIGKILL else ""
-        raise TrainingError(
-            f"{termination.message}{hint}; see the output above, and rerun the command to resume",
-            as_exit_code(termination.code),
-        )
+        end = _termination(status) or Termination("torchrun failed", EXIT_FAILURE)
+        raise _error(end, ", likely out of memory" if end.code == -signal.SIGKILL else "")
+
+
+def _error(end: Termination, circumstances: str) -> XkdError:
+    """Return the error of workers that did not finish."""
+    if end.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
+        return end.final_error()
+    hint = "see the output above, and rerun the command to resume"
+    return TrainingError(f"{end.message}{circumstances}; {hint}", as_exit_code(end.code))
 
 
 def _raise(number: signal.Signals, _first: bool) -> None:
     raise SignalException(f"got {number.name}", number)
 
 
-def _termination(status: AppStatus | None) -> Termination:
-    """Return how the agent ended."""
-    message = read_termination_message(status.structured_error_msg if status else None)
-    return message or Termination("torchrun failed", EXIT_FAILURE)
+def _termination(status: AppStatus | None) -> Termination | None:
+    """Return how the agent ended, if it could say so."""
+    return read_termination_message(status.structured_error_msg if status else None)
 
 
 class _ConsoleImageProvider(CWDImageProvider):  # type: ignore[misc]
