@@ -95,7 +95,7 @@ def test_missing_directory_is_reported(tmp_path: Path) -> None:
 
 
 def test_unprepared_directory_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a prepared dataset"):
+    with pytest.raises(UserError, match="is not prepared: run `xkd prepare"):
         PreparedDataset.open(tmp_path)
 
 

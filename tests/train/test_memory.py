@@ -111,7 +111,7 @@ def test_processes_share_the_memory_of_a_host() -> None:
 
 
 def test_where_no_batch_fits_a_smaller_preset_is_named() -> None:
-    with pytest.raises(UserError, match=r"set a smaller preset"):
+    with pytest.raises(UserError, match=r"set a smaller preset \(see xkd suggest\)$"):
         check_memory(get_preset("paper"), ALONE, Machine(CPU, 10**9, 1, 1))
 
 

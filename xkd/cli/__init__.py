@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xkd import __version__
-from xkd.cli import data, encoders, evaluation, export, training
+from xkd.cli import data, encoders, evaluation, export, suggest, training
 from xkd.errors import XkdError
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
@@ -37,6 +37,7 @@ def _xkd(
 
 app.command()(data.fetch)
 app.command()(data.prepare)
+app.command()(suggest.suggest)
 app.command()(training.pretrain)
 app.command()(training.launch)
 app.command()(training.watch)

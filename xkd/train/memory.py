@@ -193,7 +193,7 @@ def _refusal(config: PretrainConfig, machine: Machine, need: float) -> str:
     return (
         f"run.accumulate {config.run.accumulate} with optim.batch_size {config.optim.batch_size} of preset "
         f"{config.preset} needs about {gigabytes(need)} of memory, but {gigabytes(machine.available)} are "
-        f"available; set {' or '.join(filter(None, advice)) or 'a smaller preset (see xkd presets)'}"
+        f"available; set {' or '.join(filter(None, advice)) or 'a smaller preset (see xkd suggest)'}"
     )
 
 

@@ -117,6 +117,8 @@ class PreparedDataset:
         _require_prepared(root)
         try:
             values = json.loads((root / DATASET).read_text())
+            if "settings" not in values:  # of a source that `fetch` made
+                raise _unprepared(root)
             with (root / ROWS).open(newline="", encoding="utf-8") as file:
                 clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
             _check_writer(root, values["settings"])
@@ -248,8 +250,14 @@ def _check_writer(root: Path, settings: Mapping[str, Any]) -> None:
 def _require_prepared(root: Path) -> None:
     if not (root / DATASET).is_file():
         require_finished(root)
-        state = "is not a prepared dataset" if root.is_dir() else "does not exist"
-        raise UserError(f"{root} {state}: make it with `xkd prepare SOURCE --out {root}`")
+        if root.is_dir():
+            raise _unprepared(root)
+        raise UserError(f"{root} does not exist: make it with `xkd prepare SOURCE --out {root}`")
+
+
+def _unprepared(root: Path) -> UserError:
+    advice = f"run `xkd prepare {root} --out PREPARED` if it has your clips, and give PREPARED instead"
+    return UserError(f"{root} is not prepared: {advice}")
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:

@@ -1,0 +1,1 @@
+"""Settings of a pretraining run that suit a dataset and a machine."""
