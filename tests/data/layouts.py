@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xkd.data.sources.dataset import Source
+from xkd.data.sources.dataset import SourceDataset
 
 
 def write(root: Path, *paths: str, size: int = 1) -> Path:
@@ -20,5 +20,5 @@ def write_list(path: Path, *lines: str) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def places(source: Source) -> dict[str, str]:
+def places(source: SourceDataset) -> dict[str, str]:
     return {clip.id: clip.place for clip in source.clips}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.data.samples import write_video
-from xkd.data.sources.dataset import Source
+from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.own import OwnConfig
 from xkd.data.sources.source import open_source
 from xkd.data.synthetic.files import write_wav
@@ -43,11 +43,11 @@ def write_clips(root: Path, *paths: str) -> Path:
     return root
 
 
-def read(root: Path, name: str = "", **settings: Any) -> Source:
+def read(root: Path, name: str = "", **settings: Any) -> SourceDataset:
     """Return a source as settings of one's own read it."""
     return open_source(root, name, config=OwnConfig(**settings))
 
 
-def labels(source: Source) -> dict[str, tuple[str, ...]]:
+def labels(source: SourceDataset) -> dict[str, tuple[str, ...]]:
     """Return the labels of each clip by its file."""
     return {clip.place: clip.labels for clip in source.clips}

@@ -20,7 +20,9 @@ from xkd.errors import UserError
 
 def test_a_nested_folder_is_read_without_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_clips(tmp_path / "my clips", "a/x.mp4", "a/b/x.mp4", "c.mp4")
-    (root / "notes.md").write_text("mine")
+    for name in ("notes.md", "more.zip"):
+        (root / name).write_text("mine")
+    (root / "gone.mp4").symlink_to("nowhere")
     write(root, "a/._x.mp4", ".trash/y.mp4", "__MACOSX/z.mp4")
     source = read(root)
     assert (source.name, source.kind) == ("my_clips", "audiovisual")
@@ -33,6 +35,12 @@ def test_a_nested_folder_is_read_without_lists(tmp_path: Path, capsys: pytest.Ca
         "--dataset list, webdataset or classes reads it differently"
     )
     assert f"{root}: 3 videos with sound" in said
+    assert [line.removeprefix(f"{root}: left out: ") for line in said if "left out" in line] == [
+        "3 files, hidden (first .trash/y.mp4)",
+        "1 files, no regular files, or links to none (first gone.mp4)",
+        "1 files, compressed: unpack them (first more.zip)",
+        "1 files, no media by name (first notes.md)",
+    ]
 
 
 @pytest.mark.parametrize("split", ["", "train/"])

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from tests.data.films import SOUND, Sound, Video, write_film
 from tests.evaluation.conftest import run as run
 from xkd.config import MODALITIES
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.embedding.clips import Source, cut
+from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.sources.files import SourceFile
+from xkd.data.sources.source import open_source
+from xkd.embedding.clips import Source, cut, find_sources
 from xkd.embedding.embed import embed
 from xkd.embedding.encode import Encoders
 from xkd.embedding.table import read_index
@@ -37,7 +41,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_film(folder / "b" / "silent.mkv")
     write_film(folder / "sound.wav", None, Sound("pcm_s16le", 16000))
     (folder / "text.mp4").write_text("no film")
-    (folder / ".hidden").write_text("not looked at")
+    (folder / "notes.txt").write_text("no medium")
+    (folder / ".hidden.mp4").write_text("not looked at")
+    (folder / "gone.mp4").symlink_to("nowhere")
     return folder
 
 
@@ -86,19 +92,66 @@ def test_what_cannot_be_read_is_listed(
     assert not Path(f"{table}.parts").exists()
 
 
+def test_a_folder_is_listed_as_prepare_lists_it(
+    run: Path, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, notes = find_sources([clips], RunDir(run).config())
+    own = open_source(clips, "folder")
+    left_out = {place for place, _ in own.left_out}  # `prepare` needs pictures where there are some
+    listed = {str(clips / clip.place) for clip in own.clips} | {str(clips / place) for place in left_out}
+    assert {source.path for source in found} == listed
+    assert notes == [
+        f"{clips}: left out: 1 files, hidden (first .hidden.mp4)",
+        f"{clips}: left out: 1 files, no regular files, or links to none (first gone.mp4)",
+        f"{clips}: left out: 1 files, no media by name (first notes.txt)",
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert all(note in said for note in notes)
+
+
+def test_what_is_damaged_is_listed(run: Path, clips: Path, tmp_path: Path) -> None:
+    """A film without its second half, of which the header still tells, and a tar with a whole one."""
+    folder, film = tmp_path / "films", write_film(tmp_path / "film.avi", Video(numbers=range(250)), SOUND)
+    folder.mkdir()
+    data = film.read_bytes()
+    (folder / "half.avi").write_bytes(data[: len(data) // 2])
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        tar.add(clips / "a" / "both.mkv", "in_tar.mkv")
+    out = tmp_path / "damaged.parquet"
+    embed(run, [folder], out)
+    assert set(read_index(out).paths) == {str(folder / "half.avi"), str(folder / "in_tar.mkv")}
+    with Path(f"{out}.damaged.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == str(folder / "half.avi")
+    assert "s early" in row["damage"]
+    assert not Path(f"{out}.skipped.csv").exists()
+    config = PrepareConfig(short_side=32, workers=1)
+    prepare(folder, tmp_path / "prepared", config)
+    with (tmp_path / "prepared" / "damaged.csv").open(newline="") as file:
+        assert [found["damage"] for found in csv.DictReader(file)] == [row["damage"]]
+
+
 @pytest.mark.parametrize(
     ("out", "paths", "said"),
     [
         ("table.csv", ["a"], r"table.csv must end in .parquet or .npz"),
         ("table.parquet", ["missing"], "missing does not exist; give media files"),
+        (
+            "table.parquet",
+            ["none"],
+            r"none has no media files: left out: 1 files, no media by name",
+        ),
         ("table.parquet", ["a", "a/both.mkv"], "both.mkv is given twice"),
     ],
 )
 def test_a_mistake_is_one_line(
     run: Path, clips: Path, tmp_path: Path, out: str, paths: list[str], said: str
 ) -> None:
+    none = tmp_path / "none"
+    none.mkdir()
+    (none / "a.txt").touch()
     with pytest.raises(UserError, match=said):
-        embed(run, [clips / path for path in paths], tmp_path / out)
+        embed(run, [none if path == "none" else clips / path for path in paths], tmp_path / out)
     assert not (tmp_path / out).exists()
 
 
@@ -151,7 +204,7 @@ def test_a_run_without_projectors_gives_pooled_features_alone(
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0, 239.9, 240.0, 1000.0])
 def test_pieces_cover_a_long_file(seconds: float) -> None:
-    pieces = cut(Source("film.mp4", 1), seconds, 4.0)
+    pieces = cut(Source("film.mp4", SourceFile(Path("film.mp4"), 1)), seconds, 4.0)
     assert pieces[0].start == 0
     assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
     assert pieces[-1].end is None if len(pieces) == 1 else (pieces[-1].end or 0) > seconds

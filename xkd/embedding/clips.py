@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from xkd.data.media.damage import MediaError
 from xkd.data.media.header import read_header
 from xkd.data.shards.manifest import DATASET, ROWS, Clip, PreparedDataset
 from xkd.data.shards.reader import WindowReader
+from xkd.data.sources.files import MediaFiles, SourceFile, printable
 from xkd.data.transforms.params import Item
 from xkd.data.transforms.views import center_crop
 from xkd.errors import UserError
@@ -29,10 +30,16 @@ class Source:
     """One clip to embed: a media file, or a clip of a prepared dataset."""
 
     path: str
-    """As a row has it; of a prepared clip, its id below the directory."""
-    size: int
-    """Bytes."""
-    prepared: tuple[WindowReader, Clip] | None = None
+    """As a row has it; of a prepared clip, its id below the directory; of a tar's member, where unpacking
+    would put it."""
+    media: SourceFile | tuple[WindowReader, Clip]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        if isinstance(self.media, SourceFile):
+            return self.media.size
+        return (self.media[1].video_size or 0) + (self.media[1].audio_size or 0)
 
 
 @dataclass(frozen=True)
@@ -58,37 +65,48 @@ class Window:
     be sent between processes by a file descriptor."""
 
 
-def find_sources(paths: Sequence[Path], config: PretrainConfig) -> list[Source]:
-    """Return the clips of files, of folders (every file below them that is not hidden) and prepared datasets.
+class Windows(NamedTuple):
+    """The windows of a piece, and what could not be decoded there; empty: all could."""
+
+    windows: list[Window]
+    damage: str
+
+
+def find_sources(paths: Sequence[Path], config: PretrainConfig) -> tuple[list[Source], list[str]]:
+    """Return the clips of files, of folders (the media that `prepare` finds too) and of prepared datasets.
+
+    Returns:
+        The clips, and a line on each kind of file in a folder that is left out.
 
     Raises:
-        UserError: a path does not exist, a folder is empty, a file is given twice, or a prepared dataset does
-            not fit the run.
+        UserError: a path does not exist, a folder has no media, a file is given twice, or a prepared dataset
+            does not fit the run.
     """
     found: list[Source] = []
+    notes: list[str] = []
     for path in paths:
         if (path / DATASET).is_file() and (path / ROWS).is_file():
             dataset = PreparedDataset.open(path)
             reader = WindowReader(dataset, config)
-            found += [
-                Source(str(path / clip.id), (clip.video_size or 0) + (clip.audio_size or 0), (reader, clip))
-                for clip in dataset.clips
-            ]
+            found += [Source(str(path / clip.id), (reader, clip)) for clip in dataset.clips]
         elif path.is_dir():
-            visible = (file for file in sorted(path.rglob("*")) if "/." not in f"/{file.relative_to(path)}")
-            inside = [file for file in visible if file.is_file()]
-            if not inside:
-                raise UserError(f"{path} has no files; give media files or a folder of them")
-            found += [Source(str(file), file.stat().st_size) for file in inside]
+            files = MediaFiles(path)
+            left_out = files.describe_left_out()
+            if not files.visible_media:
+                raise UserError(f"{path} has no media files: {'; '.join(left_out) or 'it is empty'}")
+            found += [
+                Source(printable(str(path / place)), files.media[place]) for place in files.visible_media
+            ]
+            notes += [f"{path}: {line}" for line in left_out]
         elif path.is_file():
-            found.append(Source(str(path), path.stat().st_size))
+            found.append(Source(printable(str(path)), SourceFile(path, path.stat().st_size)))
         else:
             raise UserError(f"{path} does not exist; give media files, a folder or a prepared dataset")
     names = [source.path for source in found]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{twice} is given twice; give it only once")
-    return found
+    return found, notes
 
 
 def find_length(source: Source) -> float:
@@ -97,13 +115,15 @@ def find_length(source: Source) -> float:
     Raises:
         MediaError: it is not a media file.
     """
-    return source.prepared[1].duration if source.prepared else read_header(Path(source.path)).seconds
+    if isinstance(source.media, SourceFile):
+        return read_header(source.media.content()).seconds
+    return source.media[1].duration
 
 
 def cut(source: Source, seconds: float, window: float) -> list[Piece]:
     """Return the pieces of a source of this length; all but the last hold whole windows."""
     piece = max(1, _PIECE // window) * window
-    count = 1 if source.prepared else max(1, int(seconds // piece))
+    count = max(1, int(seconds // piece)) if isinstance(source.media, SourceFile) else 1
     if count == 1:
         return [Piece(source)]
     # The header may be wrong by a little: the last piece reads to the end.
@@ -111,25 +131,26 @@ def cut(source: Source, seconds: float, window: float) -> list[Piece]:
     return [Piece(source, piece * number, end) for number, end in enumerate(ends)]
 
 
-def read_windows(piece: Piece, config: PretrainConfig) -> list[Window]:
+def read_windows(piece: Piece, config: PretrainConfig) -> Windows:
     """Return the windows that cover a piece, of the modalities of a run, in a worker process.
 
     Raises:
         MediaError: it cannot be read, or has none of the modalities.
     """
     torch.set_num_threads(1)  # the cores are for the processes
-    if piece.source.prepared:
-        windows = _read_prepared(*piece.source.prepared, config)
-    else:
+    media, damage = piece.source.media, ""
+    if isinstance(media, SourceFile):
         segment = None if piece.end is None else (piece.start, piece.end)
-        clip, _ = read_media(Path(piece.source.path), config, segment)
+        clip, damage = read_media(media.content(), config, segment)
         windows = [
             _window(clip.window(config, start), start, clip.seconds, config, piece.start)
             for start in clip.starts(config)
         ]
+    else:
+        windows = _read_prepared(*media, config)
     if not any(window.inputs for window in windows):
         raise MediaError(f"no {' and no '.join(config.modalities)}")
-    return windows
+    return Windows(windows, damage)
 
 
 def _window(item: Item, start: float, seconds: float, config: PretrainConfig, offset: float) -> Window:

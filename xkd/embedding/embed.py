@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
-import io
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from xkd.embedding.clips import Piece, Source, Window, cut, find_length, find_sources, read_windows
+from xkd.data.shards.manifest import write_table
+from xkd.embedding.clips import (
+    Piece,
+    Source,
+    Window,
+    Windows,
+    cut,
+    find_length,
+    find_sources,
+    read_windows,
+)
 from xkd.embedding.encode import BATCH, Encoders
 from xkd.embedding.table import FORMATS, Row, join_parts, mean_rows, read_about, schema, write_part
 from xkd.errors import UserError
-from xkd.io import OutputDir, find_json, read_json, short_hash, write_json, write_text
+from xkd.io import OutputDir, read_json, short_hash, write_json
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.local import run_locally
 from xkd.launch.termination import run_worker
@@ -58,7 +67,8 @@ def embed(
     Writes `out`, a Parquet file or NumPy's ``.npz`` by its name, with the columns ``path``, ``start``,
     ``end`` (seconds) and per modality the pooled features and, if the run published projectors, unit vectors
     that compare across modalities (``video_projected``, ``audio_projected``). Clips that cannot be read are
-    listed in ``{out}.skipped.csv``. An interrupted command resumes, with the same bytes in the end.
+    listed in ``{out}.skipped.csv``, those without some damaged part in ``{out}.damaged.csv``. An interrupted
+    command resumes, with the same bytes in the end.
 
     Args:
         rows: one per window (`MediaClip.starts`), or per clip: means over its windows.
@@ -92,7 +102,9 @@ def embed_here(run: Path, clips: Sequence[Path], out: Path, rows: Rows, role: Ro
     """Do this process's part of `embed`, alone or as one of those that torchrun started."""
     with distributed_context(_PATIENCE) as context:
         encoders = Encoders.load(run, role, context.device)
-        sources = find_sources(clips, encoders.config)
+        sources, notes = find_sources(clips, encoders.config)
+        for note in notes if context.is_main else ():
+            print(note, file=sys.stderr)
         files = json.dumps([(source.path, source.size) for source in sources])
         identity = {"weights": encoders.hash, "rows": rows, "clips": short_hash(files)}
         output = OutputDir(Path(f"{out}.parts"), identity, lambda: _find(out, identity))
@@ -151,18 +163,18 @@ def _fill(
     bars = progress("embed", len(sources), done=done, show=context.is_main)
     with closing(decoded) as outcomes, bars as bar:
         for number in mine:
-            failed = [
-                {"path": sources[row].path, "reason": lengths[row]}
+            problems = [
+                (Piece(sources[row]), reason)
                 for row in parts[number]
-                if isinstance(lengths[row], str)
+                if isinstance(reason := lengths[row], str)
             ]
-            found = list(_embed_pieces(encoders, pieces[number], outcomes, failed))
+            found = list(_embed_pieces(encoders, pieces[number], outcomes, problems))
             write_part(
                 names[number].with_suffix(".parquet"),
                 found if about["rows"] == "window" else mean_rows(found),
                 form,
             )
-            write_json(names[number].with_suffix(".json"), {"skipped": failed})
+            write_json(names[number].with_suffix(".json"), _report(problems, {row["path"] for row in found}))
             # The main process shows the progress of all: the others are about as far.
             bar.advance(min(len(parts[number]) * context.size, len(sources)))
     context.barrier()
@@ -183,10 +195,10 @@ def _find_lengths(sources: Sequence[Source], workers: int) -> list[float | str]:
 def _embed_pieces(
     encoders: Encoders,
     pieces: Sequence[Piece],
-    outcomes: Iterator[list[Window] | Failure],
-    failed: list[dict[str, str]],
+    outcomes: Iterator[Windows | Failure],
+    problems: list[tuple[Piece, str]],
 ) -> Iterator[Row]:
-    """Yield the rows of pieces, whose windows arrive in order; append what cannot be read to `failed`."""
+    """Yield the rows of pieces, whose windows arrive in order; append what cannot be read to `problems`."""
     waiting: list[tuple[str, Window]] = []
 
     def rows(count: int) -> Iterator[Row]:
@@ -198,32 +210,42 @@ def _embed_pieces(
     for piece in pieces:
         outcome = next(outcomes)
         if isinstance(outcome, Failure):
-            failed.append({"path": piece.source.path, "reason": outcome.reason})
+            problems.append((piece, outcome.reason))
             continue
-        waiting += [(piece.source.path, window) for window in outcome]
+        if outcome.damage:
+            problems.append((piece, outcome.damage))
+        waiting += [(piece.source.path, window) for window in outcome.windows]
         while len(waiting) >= BATCH:
             yield from rows(BATCH)
     if waiting:
         yield from rows(len(waiting))
 
 
+def _report(problems: Sequence[tuple[Piece, str]], embedded: Collection[str]) -> dict[str, list[list[str]]]:
+    """Return the paths with rows that miss a part, ``damaged``, and those without rows, ``skipped``."""
+    report: dict[str, list[list[str]]] = {"damaged": [], "skipped": []}
+    for piece, problem in problems:
+        path, part = piece.source.path, f"from {piece.start:g} s: " * (piece.end is not None)
+        report["damaged" if path in embedded else "skipped"].append([path, f"{part}{problem}"])
+    return report
+
+
 def _finish(names: Sequence[Path], sources: Sequence[Source], out: Path, form: Any) -> None:
-    """Join the parts, and list what could not be read."""
-    skipped = [row for name in names for row in (find_json(name.with_suffix(".json")) or {})["skipped"]]
-    table, listed = io.StringIO(), Path(f"{out}.skipped.csv")
-    writer = csv.DictWriter(table, ("path", "reason"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(skipped)
-    bad = len({row["path"] for row in skipped})
-    if bad:
-        write_text(listed, table.getvalue())
-        if bad == len(sources):
-            raise UserError(f"none of {bad} clips could be read; {listed} has the reasons")
-    else:
-        listed.unlink(missing_ok=True)
-    rows = join_parts([name.with_suffix(".parquet") for name in names], out, form)
-    unread = f"; {bad} could not be read, see {listed}" if bad else ""
-    _LOG.info("embed: %d rows of %d clips in %s%s", rows, len(sources) - bad, out, unread)
+    """Join the parts, and list what is damaged or could not be read, with the words of `prepare`."""
+    reports = [read_json(name.with_suffix(".json")) for name in names]
+    counts, told = {}, ""
+    for kind, column in {"damaged": "damage", "skipped": "reason"}.items():
+        rows = [dict(zip(("path", column), row, strict=True)) for report in reports for row in report[kind]]
+        table, counts[kind] = Path(f"{out}.{kind}.csv"), len({row["path"] for row in rows})
+        if rows:
+            write_table(table, ("path", column), rows)
+            told += f"; {counts[kind]} {kind}, see {table}"
+        else:
+            table.unlink(missing_ok=True)
+    if counts["skipped"] == len(sources):
+        raise UserError(f"none of {len(sources)} clips could be read; {out}.skipped.csv has the reasons")
+    total = join_parts([name.with_suffix(".parquet") for name in names], out, form)
+    _LOG.info("embed: %d rows of %d clips in %s%s", total, len(sources) - counts["skipped"], out, told)
 
 
 def main() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xkd.config import Modality, PretrainConfig
+from xkd.data.sources.files import SourceFile
 from xkd.embedding.clips import Piece, Source, Window, read_windows
 from xkd.embedding.table import Row, mean_rows
 from xkd.errors import UserError
@@ -96,8 +97,8 @@ class Encoders:
         Raises:
             MediaError: it cannot be read.
         """
-        source = Source(str(path), 0)
-        windows = read_windows(Piece(source), self.config)
+        source = Source(str(path), SourceFile(path, 0))
+        windows = read_windows(Piece(source), self.config).windows
         rows: list[Row] = []
         for first in range(0, len(windows), BATCH):
             chunk = windows[first : first + BATCH]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xkd.config import PretrainConfig
+from xkd.data.media.container import Content
 from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import to_waveform
 from xkd.data.media.sampled import Picture, read_sampled
@@ -68,7 +68,7 @@ class MediaClip:
 
 
 def read_media(
-    path: Path, config: PretrainConfig, segment: tuple[float, float] | None = None
+    content: Content, config: PretrainConfig, segment: tuple[float, float] | None = None
 ) -> tuple[MediaClip, str]:
     """Read a media file, or a segment of it, (start, end) in seconds; return also what of it is damaged.
 
@@ -79,7 +79,7 @@ def read_media(
     """
     _, height, width = config.video.global_view
     found = read_sampled(
-        path,
+        content,
         fps=config.clip.fps,
         short_side=max(height, SHORT_SIDE),
         sample_rate=config.clip.sample_rate,

@@ -6,7 +6,6 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from xkd.data.media.clock import to_count
-from xkd.data.media.container import MediaFile
+from xkd.data.media.container import Content, MediaFile
 from xkd.data.media.damage import Damage
 from xkd.data.media.picture import TICKS, PictureScaler
 from xkd.data.media.transcode import decode
@@ -38,7 +37,7 @@ class Sampled:
 
 
 def read_sampled(
-    path: Path,
+    content: Content,
     *,
     fps: int,
     short_side: int,
@@ -49,7 +48,7 @@ def read_sampled(
     """Read a source file as `prepare` and then `read_video` would at multiples of 1/fps.
 
     Args:
-        path: the file.
+        content: the file.
         fps: pictures per second.
         short_side: as of `transcode`, as are `sample_rate` and `segment`.
         change: applied to each picture at once, so that large pictures need not be held.
@@ -62,7 +61,7 @@ def read_sampled(
         return _Sampler(PictureScaler(short_side, file.pixel_aspect), fps, change)
 
     found = decode(
-        path,
+        content,
         open_sink,
         with_video=None,
         max_fps=None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from xkd.data.media.damage import MediaError
 from xkd.data.media.header import Header, read_header
 from xkd.data.shards.prepare import CLIP_TIMEOUT, PrepareConfig, encode
-from xkd.data.sources.dataset import Source
+from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.layout import SourceClip
 from xkd.data.sources.own import probe
 from xkd.data.sources.source import open_source
@@ -70,7 +70,7 @@ def _list(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
 
 
-def _skipped(dataset: Source, headers: Mapping[str, Header], config: PrepareConfig) -> list[str]:
+def _skipped(dataset: SourceDataset, headers: Mapping[str, Header], config: PrepareConfig) -> list[str]:
     """Return what would be skipped and left out, and whether it is too much."""
     lost = [clip for clip in dataset.clips if clip.place not in headers]
     lines = []
@@ -99,7 +99,7 @@ def _reason(clip: SourceClip) -> str:
 
 
 def _measure(
-    dataset: Source,
+    dataset: SourceDataset,
     clips: list[SourceClip],
     headers: Mapping[str, Header],
     seconds: float,

@@ -23,7 +23,7 @@ from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards.manifest import DATASET, OFFSETS, WRITER, Clip, PreparedDataset, write_table
-from xkd.data.sources.dataset import Source
+from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.own import OwnConfig
 from xkd.data.sources.source import open_source
@@ -61,7 +61,7 @@ class PrepareConfig(OwnConfig):
     allow_missing: bool = False
     """Whether files that the annotations list may be missing."""
 
-    def settings(self, source: Source) -> dict[str, Any]:
+    def settings(self, source: SourceDataset) -> dict[str, Any]:
         """Return the settings that determine what is written."""
         own = [field.name for field in fields(OwnConfig)] if source.own else []
         names = ("short_side", "max_fps", "sample_rate", *own)
@@ -136,7 +136,9 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     return summary
 
 
-def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> tuple[int, list[_Report]]:
+def _write_shards(
+    dataset: SourceDataset, output: OutputDir, config: PrepareConfig
+) -> tuple[int, list[_Report]]:
     """Write the shards that no earlier run finished, and a report of each to resume from.
 
     Returns:
@@ -179,7 +181,9 @@ def _write_shards(dataset: Source, output: OutputDir, config: PrepareConfig) -> 
     return len(jobs), [read_json(path) for path in paths]
 
 
-def _finish(dataset: Source, out: Path, config: PrepareConfig, reports: list[_Report]) -> PreparedDataset:
+def _finish(
+    dataset: SourceDataset, out: Path, config: PrepareConfig, reports: list[_Report]
+) -> PreparedDataset:
     """Write skipped.csv, damaged.csv, the manifest and dataset.json."""
     rows, skipped, damaged = (
         [row for report in reports for row in report[kind]] for kind in ("clips", "skipped", "damaged")

@@ -14,7 +14,7 @@ from xkd.data.sources.layout import Kind, SourceClip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SourceDataset:
     """A dataset as downloaded."""
 
     root: Path

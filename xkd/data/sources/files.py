@@ -60,6 +60,8 @@ class MediaFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.no_files: list[str] = []
+        """Paths of links to nothing, pipes and the like, once `media` was read."""
 
     @cached_property
     def media(self) -> Mapping[str, SourceFile]:
@@ -82,7 +84,33 @@ class MediaFiles:
                         found[inside if place in found else place] = member
                 elif path.is_file():
                     found[path.relative_to(self.root).as_posix()] = SourceFile(path, path.stat().st_size)
+                else:
+                    self.no_files.append(path.relative_to(self.root).as_posix())
         return found
+
+    @cached_property
+    def visible_media(self) -> Sequence[str]:
+        """The paths of the media, in order, without hidden files and metadata that macOS adds to copies."""
+        return sorted(filter(is_visible_media, self.media))
+
+    def describe_left_out(self) -> list[str]:
+        """Return a line on each kind of file that is none of the `visible_media`.
+
+        Hidden files that are no media are not told: they are of tools, as those of ``.git``.
+        """
+        kinds: dict[str, list[str]] = {}
+        for path in sorted([*self.media, *self.no_files]):
+            is_medium = bool(split_name(path.rpartition("/")[2])[1])
+            if _is_hidden(path):
+                kind = "hidden" * is_medium
+            elif path not in self.media:
+                kind = "no regular files, or links to none"
+            elif path.lower().endswith(ARCHIVE_SUFFIXES):
+                kind = "compressed: unpack them"
+            else:
+                kind = "" if is_medium else "no media by name"
+            kinds.setdefault(kind, []).append(path)
+        return [describe_left_out(paths, kind) for kind, paths in kinds.items() if kind]
 
     def find(
         self, place: str, stems: Sequence[str], suffixes: Sequence[str], *, fold_case: bool = False
@@ -166,10 +194,17 @@ def to_id(name: str) -> str:
 
 
 def is_visible_media(path: str) -> bool:
-    """Return whether a path is a medium's by its name, and neither hidden nor a copy's metadata (macOS)."""
-    parts = path.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return bool(split_name(parts[-1])[1]) and not hidden
+    """Return whether a path is a medium's by its name, and not hidden."""
+    return bool(split_name(path.rpartition("/")[2])[1]) and not _is_hidden(path)
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def describe_left_out(paths: Sequence[str], reason: str) -> str:
+    """Return 'left out: 2 files, REASON (first PATH)'."""
+    return f"left out: {len(paths)} files, {reason} (first {printable(paths[0])})"
 
 
 def printable(path: str) -> str:

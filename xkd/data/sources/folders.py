@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from xkd.data.sources.files import MEDIA_SUFFIXES, is_visible_media
+from xkd.data.sources.files import MEDIA_SUFFIXES
 from xkd.data.sources.layout import Files, Layout, SourceClip
 from xkd.errors import UserError
 
@@ -26,24 +26,22 @@ def find_split(name: str) -> str:
 
 def has_class_folders(files: Files) -> bool:
     """Return whether every file is in CLASS/ or SPLIT/CLASS/, and there are several of several classes."""
-    paths = [path.split("/")[_split_depth(files) :] for path in _media(files)]
+    depth = _split_depth(files)
+    paths = [path.split("/")[depth:] for path in files.visible_media]
     classes = {path[0] for path in paths}
     return all(len(path) == 2 for path in paths) and 2 <= len(classes) <= len(paths) // 2
 
 
-def _media(files: Files) -> list[str]:
-    return sorted(filter(is_visible_media, files.media))
-
-
 def _split_depth(files: Files) -> int:
     """Return 1 if each folder in the root is named like a split and holds all the media, otherwise 0."""
-    return int(all(path.split("/")[0].lower() in SPLITS and "/" in path for path in _media(files)))
+    return int(all(path.split("/")[0].lower() in SPLITS and "/" in path for path in files.visible_media))
 
 
 def _clips(files: Files, labels: Mapping[str, str]) -> Iterator[SourceClip]:
     """Yield a clip of each file, with the split that its first folder names where all of them do."""
+    files.notes += files.describe_left_out()
     depth = _split_depth(files)
-    for path in _media(files):
+    for path in files.visible_media:
         split = (SPLITS[path.split("/")[0].lower()],) if depth else ()
         label = (labels[path],) if path in labels else ()
         yield SourceClip(id="", file=files.media[path], place=path, splits=split, labels=label)
@@ -57,7 +55,7 @@ def _read_folder(files: Files) -> Iterator[SourceClip]:
 def _read_classes(files: Files) -> Iterator[SourceClip]:
     """``{class}/…`` or ``{split}/{class}/…``: the folder is the label."""
     depth = _split_depth(files)
-    labels = {path: path.split("/")[depth] for path in _media(files)}
+    labels = {path: path.split("/")[depth] for path in files.visible_media}
     for path, label in labels.items():
         if path.count("/") <= depth:
             raise UserError(f"{files.root / path} is in no class's folder; move it, or use --dataset folder")

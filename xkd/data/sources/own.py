@@ -17,10 +17,10 @@ from xkd.config.overrides import STRICT
 from xkd.config.types import Fraction, Seed
 from xkd.data.media.damage import MediaError
 from xkd.data.media.header import Header, read_header
-from xkd.data.sources.files import SourceFile, printable, to_id
+from xkd.data.sources.files import SourceFile, describe_left_out, printable, to_id
 from xkd.data.sources.layout import Files, Kind, SourceClip
 from xkd.errors import UserError
-from xkd.io import one_line, short_hash
+from xkd.io import short_hash
 from xkd.parallel.limits import cores
 from xkd.progress import progress
 
@@ -134,10 +134,11 @@ def probe(name: str, paths: Mapping[str, SourceFile]) -> dict[str, Probe]:
     """Read the headers of files, and the blocks that tell them apart, in threads."""
 
     def read(file: SourceFile) -> Probe:
-        content = fingerprint(file)
+        content = f"{file.path} {file.offset}"
         try:
+            content = fingerprint(file)
             return Probe(content, read_header(file.content()) if file.size else None)
-        except MediaError:
+        except (MediaError, OSError):
             return Probe(content, None)  # preparing it tells the reason
 
     with (
@@ -155,13 +156,10 @@ def fingerprint(file: SourceFile) -> str:
     """Return a hash of a file's size and of three of its blocks.
 
     Raises:
-        UserError: it cannot be read.
+        OSError: it cannot be read.
     """
     starts = sorted({0, max(0, file.size // 2 - _BLOCK // 2), max(0, file.size - _BLOCK)})
-    try:
-        blocks = [file.read(start, _BLOCK) for start in starts]
-    except OSError as error:
-        raise UserError(f"cannot read {file.path}: {one_line(error)}") from None
+    blocks = [file.read(start, _BLOCK) for start in starts]
     return hashlib.sha256(b"".join([b"%d\0" % file.size, *blocks])).hexdigest()
 
 
@@ -274,7 +272,7 @@ def _note(
         other = reason.removeprefix(_COPY) if reason.startswith(_COPY) else ""
         reasons[_reason(reason)].append(f"{place} = {other}" if other else place)
     for reason, named in reasons.items():
-        files.notes.append(f"left out: {len(named)} files, {reason} (first {printable(named[0])})")
+        files.notes.append(describe_left_out(named, reason))
     if not kinds["videos with sound"] and headers:
         alone = "video" if kinds["videos without sound"] else "audio"
         files.notes.append(

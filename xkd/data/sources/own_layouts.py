@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from xkd.data.sources.dataset import Source, hash_clips
-from xkd.data.sources.files import is_visible_media, split_name
+from xkd.data.sources.dataset import SourceDataset, hash_clips
+from xkd.data.sources.files import split_name
 from xkd.data.sources.folders import CLASSES, FOLDER, has_class_folders
 from xkd.data.sources.layout import Files, Layout, SourceClip
 from xkd.data.sources.lists import LIST, find_lists
@@ -28,7 +28,7 @@ def recognize_own(root: Path) -> Layout | None:
         LIST.name: lambda: bool(find_lists(root)),
         WEBDATASET.name: lambda: has_samples(files),
         CLASSES.name: lambda: has_class_folders(files),
-        FOLDER.name: lambda: any(map(is_visible_media, files.media)),
+        FOLDER.name: lambda: bool(files.visible_media),
     }
     return next((layout for name, layout in OWN_LAYOUTS.items() if found[name]()), None)
 
@@ -42,7 +42,7 @@ def open_own(
     allow_missing: bool,
     config: OwnConfig,
     official: Collection[str],
-) -> Source:
+) -> SourceDataset:
     """List the clips of one's own files; see `xkd.data.sources.source.open_source`.
 
     Args:
@@ -70,7 +70,7 @@ def open_own(
         print(f"{root}: {note}", file=sys.stderr)
     clips = tuple(clip for clip in found.clips if clip.file)
     name = re.sub(r"[^\w-]+", "_", (root.stem if root.is_file() else root.resolve().name)).strip("_") or "own"
-    return Source(
+    return SourceDataset(
         root=root,
         name=f"{name}_{layout.name}" if name in official else name,
         revision=origin["hash"] if origin else hash_clips(clips, found.fingerprints),

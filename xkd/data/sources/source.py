@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xkd.data.sources.audioset import AUDIOSET
-from xkd.data.sources.dataset import Source, hash_clips
+from xkd.data.sources.dataset import SourceDataset, hash_clips
 from xkd.data.sources.files import split_name
 from xkd.data.sources.kinetics import KINETICS
 from xkd.data.sources.layout import Files, Layout
@@ -36,7 +36,7 @@ FETCHED = "fetched.json"
 
 def open_source(
     root: Path, name: str = "", *, allow_missing: bool = False, config: OwnConfig | None = None
-) -> Source:
+) -> SourceDataset:
     """List the clips of the dataset at `root` in a fixed order.
 
     The root of an embedded dataset (it has a dataset.json that names its layouts) is read through its
@@ -90,7 +90,7 @@ def _open_official(
     embedded: Mapping[str, Any] | None,
     *,
     allow_missing: bool,
-) -> Source:
+) -> SourceDataset:
     """List the clips of an official dataset, or of a layout of the embedded one; see `open_source`."""
     files = Files(root, layout)
     if embedded:
@@ -108,7 +108,7 @@ def _open_official(
     known = layout.name
     if layout.edition and not name:
         known = layout.edition(files, {label for clip in listed for label in clip.labels})
-    source = Source(
+    source = SourceDataset(
         root=root,
         name=embedded["name"] if embedded and not name else known,
         revision=embedded["revision"] if embedded else origin["hash"] if origin else hash_clips(clips),
@@ -121,7 +121,7 @@ def _open_official(
     return source
 
 
-def _report(files: Files, source: Source, *, allow_missing: bool) -> None:
+def _report(files: Files, source: SourceDataset, *, allow_missing: bool) -> None:
     """Write to stderr what was read, and how it differs from the official dataset.
 
     Raises:

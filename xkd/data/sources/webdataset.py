@@ -11,6 +11,7 @@ from xkd.data.sources.files import (
     MEDIA_SUFFIXES,
     VIDEO_SUFFIXES,
     SourceFile,
+    describe_left_out,
     is_visible_media,
     split_name,
     tar_members,
@@ -52,10 +53,10 @@ def _read(files: Files) -> Iterator[SourceClip]:
             f"no label of {len(counts)} occurs twice: they are read as captions, not as labels"
         )
         labels = [() for _ in clips]
-    if others:
-        files.notes.append(
-            f"left out: {len(others)} files, not the first medium of a sample (first {others[0]})"
-        )
+    loose = [path for path in files.visible_media if files.media[path].offset is None]
+    for reason, left_out in {"not the first medium of a sample": others, "in no tar": loose}.items():
+        if left_out:
+            files.notes.append(describe_left_out(left_out, reason))
     for (tar, place, file, _), found in zip(clips, labels, strict=True):
         split = (splits[tar],) if all(splits.values()) else ()
         yield SourceClip(id="", file=file, place=place, splits=split, labels=found)
