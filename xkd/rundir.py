@@ -17,6 +17,8 @@ from xkd.log import get_logger
 
 Role = Literal["teacher", "student"]
 ROLES: tuple[Role, ...] = ("teacher", "student")
+START = ("run.seed", "run.init")
+"""Settings of the section `run` that a run cannot change once it has begun."""
 
 Row = dict[str, Any]
 """A row of ``metrics.jsonl``."""
@@ -79,21 +81,27 @@ class RunDir:
         """Whether the run has a verdict; nothing is left to train."""
         return self.verdict_file.exists()
 
-    def claim(self, config: PretrainConfig) -> bool:
+    def claim(self, config: PretrainConfig, extend: bool = False) -> bool:
         """Make this the directory of a run, or check that it already is; the caller holds its lock.
+
+        Args:
+            extend: continue a run for more epochs. One that has ended becomes unfinished again, and its
+                encoders are set aside.
 
         Returns:
             Whether the run has ended already.
 
         Raises:
-            UserError: it holds other files, or a run with other settings (``run.*`` except the seed may
-                differ).
+            UserError: it holds other files, or a run with other settings (``run.*`` except `START` may
+                differ), or one that cannot be extended.
         """
         text = to_yaml(config)
         if self.config_file.exists():
             names = difference(self.config(), config)
-            changed = [name for name in names if name == "run.seed" or not name.startswith("run.")]
-            if changed:
+            changed = [name for name in names if name in START or not name.startswith("run.")]
+            if extend:
+                self._extend(config, changed)
+            elif changed:
                 settings = ", ".join(changed)
                 raise UserError(f"{self.path} holds a run with another {settings}; use another --out")
         elif self.path.exists() and {entry.name for entry in self.path.iterdir()} - {
@@ -101,8 +109,29 @@ class RunDir:
             self.attempts_file.name,
         }:
             raise UserError(f"{self.path} is not empty and contains no run; use another --out")
+        elif extend:
+            raise UserError(f"no run in {self.path} to extend")
         write_text(self.config_file, text)
         return self.ended
+
+    def _extend(self, config: PretrainConfig, changed: list[str]) -> None:
+        """Check that only more epochs are asked for, and mark the run as unfinished."""
+        before = self.config().optim.epochs
+        if others := [name for name in changed if name != "optim.epochs"]:
+            raise UserError(
+                f"{self.path} holds a run with another {', '.join(others)}; "
+                "--extend changes only optim.epochs"
+            )
+        if config.optim.epochs < before or (self.ended and not changed):
+            raise UserError(f"{self.path} has {before} epochs; to extend it, set optim.epochs to more")
+        if self.ended and not self.encoders.is_dir():
+            raise UserError(f"{self.path} ended before its last step ({self.verdict().reason}); not extended")
+        if self.newest_checkpoint() is None:
+            raise UserError(f"{self.path} has no checkpoint to continue from")
+        if changed:  # else the extension was interrupted, and is resumed
+            self.verdict_file.unlink(missing_ok=True)
+            if self.encoders.is_dir():
+                self.encoders.rename(self.path / f"encoders_step_{self.info()['steps']:08d}")
 
     def config(self) -> PretrainConfig:
         """Return the resolved configuration.

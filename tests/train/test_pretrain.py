@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,8 +33,10 @@ from xkd.monitor.metrics import METRICS, RUN_VERDICTS, TABLE
 from xkd.report.tabulate import tabulate
 from xkd.rundir import RunDir, read_rows
 from xkd.train.checkpoint import Checkpoints, save_encoders
+from xkd.train.initial import initial_weights
 from xkd.train.pretrain import pretrain
 from xkd.train.run_state import RunState, git_commit
+from xkd.train.schedules import schedule
 from xkd.train.step import Stepper
 
 pytestmark = pytest.mark.system
@@ -57,6 +60,7 @@ SIGNALED = """
 import itertools, signal, sys
 from xkd.launch.termination import run_worker
 from xkd.train.pretrain import main
+from xkd.train.schedules import schedule
 from xkd.train.step import Stepper
 
 number, at = int(sys.argv.pop(1)), int(sys.argv.pop(1))
@@ -434,3 +438,75 @@ def test_the_commit_is_known_without_git(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("XKD_COMMIT", "abc")
     assert git_commit() == "abc"
+
+
+def test_a_finished_run_continues_for_more_epochs(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    out, config = tmp_path / "run", tiny_config()
+    shutil.copytree(whole, out)
+    more = replace(config, optim=replace(config.optim, epochs=6))
+    with pytest.raises(UserError, match=r"has 4 epochs; to extend it, set optim.epochs to more"):
+        pretrain(config, prepared, out, extend=True)
+    with pytest.raises(UserError, match=r"another optim.lr; --extend changes only optim.epochs"):
+        pretrain(replace(more, optim=replace(more.optim, lr=1.0)), prepared, out, extend=True)
+    assert RunDir(out).verdict() == RunDir(whole).verdict()
+    verdict = pretrain(more, prepared, out, extend=True)
+    assert verdict.step == 42
+    rows = numbers(out)
+    assert rows[:28] == numbers(whole)
+    # The schedules are those of a run of six epochs.
+    values = schedule(more, 28, 42, 7)
+    assert rows[28]["lr"] == values["lr"] > rows[27]["lr"]
+    assert RunDir(out).info()["extended_after"] == [28]
+    assert (out / "encoders_step_00000028" / "teacher_video.safetensors").is_file()
+    assert pretrain(more, prepared, out) == verdict
+    with pytest.raises(UserError, match="has 6 epochs"):
+        pretrain(more, prepared, out, extend=True)
+
+
+def test_an_interrupted_extension_is_resumed(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    out, config = tmp_path / "run", tiny_config()
+    shutil.copytree(whole, out)
+    more = replace(config, optim=replace(config.optim, epochs=6))
+    RunDir(out).claim(more, extend=True)
+    assert not RunDir(out).ended
+    assert pretrain(more, prepared, out, extend=True).step == 42
+
+
+def test_only_a_run_can_be_extended(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no run in .* to extend"):
+        pretrain(tiny_config(), prepared, tmp_path / "run", extend=True)
+
+
+def test_a_run_starts_from_the_weights_of_another(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    new = replace(config, run=replace(config.run, init=str(whole), seed=5))
+    weights = initial_weights(new)
+    model = XKD(new)
+    model.load_state_dict(weights)  # all of them
+    pretrain(new, prepared, tmp_path / "run")
+    assert numbers(tmp_path / "run")[0]["reconstruct"] < numbers(whole)[0]["reconstruct"]
+    with pytest.raises(UserError, match=r"another run.init"):
+        pretrain(replace(new, run=replace(new.run, init=None)), prepared, tmp_path / "run")
+
+
+def test_a_run_starts_from_published_encoders(whole: Path, tmp_path: Path) -> None:
+    source = tmp_path / "imported"
+    shutil.copytree(whole, source, ignore=shutil.ignore_patterns("checkpoints", "student_*"))
+    config = tiny_config()
+    weights = initial_weights(replace(config, run=replace(config.run, init=str(source))))
+    teacher = xkd.load(whole, "video").state_dict()
+    for name, value in teacher.items():
+        assert torch.equal(weights[f"teacher.video.encoder.{name}"], value)
+        assert torch.equal(weights[f"student.video.encoder.{name}"], value)
+
+
+def test_weights_of_other_networks_are_refused(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    wide = replace(config, encoder=replace(config.encoder, dim=2 * config.encoder.dim))
+    wide = replace(wide, run=replace(wide.run, init=str(whole)))
+    with pytest.raises(UserError, match=r"run.init: .* have other sizes; it differs in encoder.dim"):
+        pretrain(wide, prepared, tmp_path / "run")
+    nowhere = replace(config, run=replace(config.run, init=str(tmp_path)))
+    with pytest.raises(UserError, match="no run in"):
+        pretrain(nowhere, prepared, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -24,4 +24,7 @@ Set = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Output directory.")]
 Data = Annotated[Path, typer.Option(help="Prepared dataset (from xkd prepare).")]
+Extend = Annotated[
+    bool, typer.Option("--extend", help="Continue a run for more epochs, given as optim.epochs.")
+]
 Run = Annotated[Path, typer.Option(help="Run directory (from xkd pretrain).")]

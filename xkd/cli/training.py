@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 import yaml
 
-from xkd.cli.options import Config, Data, Out, Preset, Set
+from xkd.cli.options import Config, Data, Extend, Out, Preset, Set
 from xkd.errors import CollapsedError, UserError
 
 
@@ -20,6 +21,10 @@ def pretrain(
     config: Config = None,
     set_: Set = None,
     processes: Annotated[int, typer.Option(help="Number of training processes on this machine.")] = 1,
+    init: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run (run.init).")
+    ] = None,
+    extend: Extend = False,
     report: Annotated[
         Path | None, typer.Option(help="Directory for a report if the run ends in a collapse.")
     ] = None,
@@ -31,7 +36,10 @@ def pretrain(
     from xkd.rundir import RunDir
 
     try:
-        verdict = run(resolve_pretrain(preset, config, set_ or ()), data, out, processes)
+        settings = resolve_pretrain(preset, config, set_ or ())
+        if init:
+            settings = replace(settings, run=replace(settings.run, init=str(init)))
+        verdict = run(settings, data, out, processes, extend=extend)
     except CollapsedError:
         if report:
             from xkd.report.tabulate import tabulate as write
@@ -59,6 +67,7 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Volcano job instead of starting it.")
     ] = False,
+    extend: Extend = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the job without following it.")] = False,
     cancel: Annotated[
         str, typer.Option(metavar="JOB", help="Cancel a job instead; needs no --data and --out.")
@@ -80,11 +89,13 @@ def launch(
         raise UserError("launch needs --data and --out, or --cancel with the name of a job")
     settings = resolve_pretrain(preset, config, set_ or ())
     if dry_run:
-        print(yaml.safe_dump(training_job(settings, data, out, where).manifest(), sort_keys=False), end="")
+        job = training_job(settings, data, out, where, extend=extend)
+        print(yaml.safe_dump(job.manifest(), sort_keys=False), end="")
     elif detach:
-        submit.submit(training_job(settings, data, out, where))
+        submit.submit(training_job(settings, data, out, where, extend=extend))
     else:
-        print("verdict: {}: {}".format(*describe(run(settings, data, out, cluster=where), out)))
+        verdict = run(settings, data, out, cluster=where, extend=extend)
+        print("verdict: {}: {}".format(*describe(verdict, out)))
 
 
 def watch(

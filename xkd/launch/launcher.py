@@ -35,6 +35,7 @@ def launch(
     processes: int = 1,
     cluster: ClusterConfig | None = None,
     run_id: str = "",
+    extend: bool = False,
 ) -> Verdict | None:
     """Pretrain, on this machine or on a cluster, and wait for the end.
 
@@ -47,6 +48,7 @@ def launch(
         processes: workers on this machine.
         cluster: settings of the job on a cluster; None: train on this machine.
         run_id: the pipeline run that the job on a cluster belongs to.
+        extend: continue a run for more epochs.
 
     Returns:
         The verdict on the finished run; None if a job completed and no verdict can be read from here.
@@ -62,11 +64,12 @@ def launch(
             Whether a job on a cluster is cancelled, `xkd.launch.kubernetes.follow.run` says.
     """
     if cluster:
-        return _launch_job(training_job(config, data, out, cluster, run_id))
+        return _launch_job(training_job(config, data, out, cluster, run_id, extend))
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
     # The data loader's workers need cores too.
-    run_locally(_work(config, data.resolve(), out.resolve()), processes, idle_cores=config.run.workers)
+    work = _work(config, data.resolve(), out.resolve(), extend)
+    run_locally(work, processes, idle_cores=config.run.workers)
     return RunDir(out).outcome()
 
 
@@ -79,7 +82,12 @@ def describe(verdict: Verdict | None, out: Path) -> tuple[str, str]:
 
 
 def training_job(
-    config: PretrainConfig, data: Path, out: Path, cluster: ClusterConfig, run_id: str = ""
+    config: PretrainConfig,
+    data: Path,
+    out: Path,
+    cluster: ClusterConfig,
+    run_id: str = "",
+    extend: bool = False,
 ) -> Job:
     """Return the job that pretrains on a cluster; arguments as of `launch`. The same work has the same name.
 
@@ -94,7 +102,7 @@ def training_job(
         # A worker would find this out only after the job got its nodes.
         with in_section("optim"):
             check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
-    work = _work(config, data, out)
+    work = _work(config, data, out, extend)
     preflight = ["--preflight", "cuda" if cluster.gpus else "cpu"]
     return Job(
         name=job_name(out.name, work[1:], cluster.image, cluster.nodes),
@@ -108,10 +116,11 @@ def training_job(
     )
 
 
-def _work(config: PretrainConfig, data: Path, out: Path) -> list[str]:
+def _work(config: PretrainConfig, data: Path, out: Path, extend: bool) -> list[str]:
     """Return a worker's module and arguments, with the settings as text: pods see no file of this machine."""
     settings = json.dumps(to_dict(config))
-    return ["xkd.train.pretrain", "--settings", settings, "--data", str(data), "--out", str(out)]
+    work = ["xkd.train.pretrain", "--settings", settings, "--data", str(data), "--out", str(out)]
+    return [*work, "--extend"] if extend else work
 
 
 def _launch_job(job: Job) -> Verdict | None:

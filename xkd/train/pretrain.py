@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from xkd.config import PretrainConfig
 from xkd.config.overrides import build
@@ -30,6 +32,7 @@ from xkd.monitor.run_monitor import RunMonitor
 from xkd.parallel.threads import limit_threads
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import save_encoders
+from xkd.train.initial import initial_weights
 from xkd.train.loop import ResumableLoop
 from xkd.train.memory import check_memory, find_machine
 from xkd.train.run_state import RunState
@@ -44,7 +47,9 @@ ROLLBACK_LR = 0.5
 """Factor of the learning rate per rollback."""
 
 
-def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = False) -> Verdict:
+def pretrain(
+    config: PretrainConfig, data: Path, out: Path, preflight: bool = False, extend: bool = False
+) -> Verdict:
     """Train XKD on prepared clips, or resume a run that was interrupted.
 
     Writes the files of `xkd.rundir.RunDir` to `out`. All randomness is drawn from (seed, step) or (seed,
@@ -53,6 +58,7 @@ def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = Fa
 
     Args:
         preflight: check the devices first.
+        extend: continue a run for more epochs, see `xkd.rundir.RunDir.claim`.
 
     Raises:
         UserError: `out` holds another run or is in use, the data does not fit, the memory is far too
@@ -72,21 +78,23 @@ def pretrain(config: PretrainConfig, data: Path, out: Path, preflight: bool = Fa
         context.broadcast_flag(lambda: require_loggers(config.run))
         clips = TrainingClips(PreparedDataset.open(data), config)
         clips.count_steps(context.size)
-        if not context.broadcast_flag(lambda: run.ended):
+        if extend or not context.broadcast_flag(lambda: run.ended):
             check_memory(config, context, find_machine(context))
+        new = context.broadcast_flag(lambda: not run.ended and run.newest_checkpoint() is None)
+        initial = initial_weights(config) if new else {}
         with locked_directory(out, context.broadcast_flag) as lock:
-            ended = context.broadcast_flag(lambda: run.claim(config))
+            ended = context.broadcast_flag(lambda: run.claim(config, extend))
             state = RunState(run, clips.dataset, context)
             if ended:  # a log may have been away when it did
                 verdict = run.verdict()
                 Loggers(run, state.info, verdict.step, write=context.is_main).end(verdict)
             while not ended:
                 # Again after a rollback, from the checkpoint before the collapse.
-                ended = _train(clips, state, lock)
+                ended = _train(clips, state, lock, initial)
     return run.outcome()
 
 
-def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
+def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: Mapping[str, Tensor]) -> bool:
     """Train until the run ends or is rolled back; return whether it has ended."""
     config, run, context = clips.config, state.dir, state.context
     steps, per_epoch = clips.count_steps(context.size)
@@ -95,7 +103,9 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock) -> bool:
 
     # Build the model and load the newest checkpoint, if there is one.
     torch.manual_seed(config.run.seed)
-    stepper = Stepper(XKD(config).to(context.device), config, context)
+    model = XKD(config)
+    model.load_state_dict(initial, strict=False)
+    stepper = Stepper(model.to(context.device), config, context)
     loop = ResumableLoop("pretrain", stepper, state.checkpoints, steps)
 
     # Every process judges the run, so that all stop at the same step; the main one writes and serves metrics.
@@ -198,7 +208,7 @@ def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> bool:
 
 
 def main() -> dict[str, Any]:
-    """Run one training process, started by torchrun: ``--settings JSON --data DIR --out RUN``.
+    """Run one training process, started by torchrun: ``--settings JSON --data DIR --out RUN [--extend]``.
 
     A job on a cluster adds ``--preflight cuda``, or ``cpu`` if its pods request no GPU.
 
@@ -208,12 +218,13 @@ def main() -> dict[str, Any]:
     for name in ("settings", "data", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--preflight", choices=("cpu", "cuda"))
+    parser.add_argument("--extend", action="store_true")
     values = parser.parse_args()
     config = build(PretrainConfig, json.loads(values.settings), "--settings")
     limit_threads()
     if values.preflight == "cuda":
         require_gpu()
-    verdict = pretrain(config, Path(values.data), Path(values.out), preflight=bool(values.preflight))
+    verdict = pretrain(config, Path(values.data), Path(values.out), bool(values.preflight), values.extend)
     return {"verdict": verdict.to_dict()}
 
 

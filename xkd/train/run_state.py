@@ -70,6 +70,8 @@ class RunState:
     def record_start(self, first: int, steps: int, metrics_address: str | None) -> None:
         """Record that training starts after `first` of `steps` steps."""
         self._begin = time.time() - self.info.get("seconds", 0.0)
+        if (before := self.info.get("steps", steps)) != steps:
+            self.info["extended_after"] = [*self.info.get("extended_after", []), before]
         self.info["steps"] = steps
         if not self.context.is_main:
             return

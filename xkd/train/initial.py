@@ -1,0 +1,70 @@
+"""Weights of another run, from which a run starts (`run.init`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xkd.config import MODALITIES, PretrainConfig
+from xkd.config.overrides import difference
+from xkd.errors import UserError
+from xkd.log import get_logger
+from xkd.model.xkd import XKD
+from xkd.rundir import ROLES, RunDir
+from xkd.weights import read_weights
+
+_log = get_logger(__name__)
+
+
+def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
+    """Return the weights of the run `run.init`, by their names in `XKD`; empty without that setting.
+
+    They are those of its newest checkpoint, or of its encoders if it has none, like an imported run. Where it
+    has only a student or only a teacher of a modality, both start from that.
+
+    Raises:
+        UserError: it is no run, has no weights, or its networks have other sizes.
+    """
+    if config.run.init is None:
+        return {}
+    source = RunDir(config.run.init)
+    theirs, checkpoint = source.config(), source.newest_checkpoint()
+    if checkpoint:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    else:
+        weights = _published(source)
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in XKD(config).state_dict().items()}
+    for role, other in (ROLES, ROLES[::-1]):
+        for m in config.modalities:
+            prefix, given = f"{role}.{m}.", f"{other}.{m}."
+            if not any(name.startswith(prefix) for name in weights):
+                weights |= {
+                    prefix + name.removeprefix(given): value
+                    for name, value in weights.items()
+                    if name.startswith(given)
+                }
+    weights = {name: value for name, value in weights.items() if name in expected}
+    if not weights:
+        raise UserError(f"run.init: {source.path} has no weights of {' and '.join(config.modalities)}")
+    if any(value.shape != expected[name] for name, value in weights.items()):
+        unrelated = ("preset", "optim.", "run.", "loss.")
+        names = [name for name in difference(theirs, config) if not name.startswith(unrelated)]
+        raise UserError(
+            f"run.init: the networks of {source.path} have other sizes; it differs in {', '.join(names)}"
+        )
+    missing = {".".join(name.split(".")[:3]) for name in expected.keys() - weights.keys()}
+    anew = f"; it has no {', '.join(sorted(missing))}: these start anew" if missing else ""
+    _log.info(f"pretrain: starts from the weights of {checkpoint or source.encoders}{anew}")
+    return weights
+
+
+def _published(run: RunDir) -> dict[str, Tensor]:
+    """Return the weights of a run's encoders by their names in `XKD`."""
+    return {
+        f"{role}.{m}.encoder.{name}": value
+        for role in ROLES
+        for m in MODALITIES
+        if (path := run.encoder(role, m)).is_file()
+        for name, value in read_weights(path)[0].items()
+    }
