@@ -15,7 +15,7 @@ def suggest(
         float, typer.Option(help="Time that pretraining may take; the default is a night.")
     ] = 12,
 ) -> None:
-    """Suggest preset, batch and epochs for your clips and this machine."""
+    """Suggest settings for your clips and this machine."""
     from xkd.suggest.suggest import suggest as choose
 
     suggestion = choose(data, hours)
