@@ -75,7 +75,8 @@ class RunConfig:
     """Seed of the weights, the order of the clips, the views and the masks."""
     init: Annotated[str, Field(min_length=1)] | None = None
     """Directory of another run, whose weights this one starts from: of its newest checkpoint, or of its
-    encoders if it has none. Optimizer and schedules start anew. null: random weights."""
+    encoders if it has none. Optimizer and schedules start from the beginning. null: random
+    weights."""
     workers: NonNegativeInt = 4
     """Decoding processes per training process; 0 decodes in the training process."""
     log_every: PositiveInt = 10

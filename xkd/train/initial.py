@@ -54,8 +54,8 @@ def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
             f"run.init: the networks of {source.path} have other sizes; it differs in {', '.join(names)}"
         )
     missing = {".".join(name.split(".")[:3]) for name in expected.keys() - weights.keys()}
-    anew = f"; it has no {', '.join(sorted(missing))}: these start anew" if missing else ""
-    _log.info(f"pretrain: starts from the weights of {checkpoint or source.encoders}{anew}")
+    rest = f"; it has no {', '.join(sorted(missing))}, which start at random" if missing else ""
+    _log.info(f"pretrain: starts from the weights of {checkpoint or source.encoders}{rest}")
     return weights
 
 
