@@ -81,6 +81,9 @@ class RunConfig:
     """Decoding processes per training process; 0 decodes in the training process."""
     log_every: PositiveInt = 10
     """Steps between two rows of metrics.jsonl."""
+    probe_every: PositiveInt | None = None
+    """Epochs between two evaluations of the model in training, and at its end: the objective on split val,
+    and on labeled clips the accuracy of nearest neighbors. null: none."""
     checkpoint_every: PositiveInt = 500
     """Steps between two checkpoints."""
     keep_checkpoints: PositiveInt = 2

@@ -100,6 +100,10 @@ def series(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 with Path(__file__).with_name("metrics.csv").open(encoding="utf-8", newline="") as _file:
     TABLE = tuple(Metric(**row) for row in csv.DictReader(_file))
+VALIDATION_LOSS = "validation_loss"
+"""The objective on split val; this and the next are in rows after `run.probe_every` epochs."""
+KNN = {m: f"knn_{m}" for m in MODALITIES}
+"""Share of labeled clips whose label the nearest neighbors of a modality's features give."""
 METRICS = tuple(metric for metric in TABLE if metric.name)
 """The rows with a Prometheus metric."""
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from xkd.config import MODALITIES, other
 from xkd.model.terms import FEATURE_RANK, INFORMATION, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, direction
 from xkd.monitor.collapse import CollapseThresholds, detect_stall, judge
+from xkd.monitor.metrics import KNN, VALIDATION_LOSS
 from xkd.rundir import Row, RunDir
 
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -93,6 +94,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def _curves(rows: Sequence[Row], thresholds: CollapseThresholds, width: int) -> Table:
     curves = [("objective", "", "loss")]
     curves += [(f"reconstruction, {m}", "", RECONSTRUCT[m]) for m in MODALITIES]
+    curves += [("validation", "loss", VALIDATION_LOSS), *(("", f"kNN, {m}", KNN[m]) for m in MODALITIES)]
     for m in MODALITIES:
         d = direction(m)
         curves += [(f"{m} → {other(m)}", "KD", KD[d]), ("", "KLD", KLD[d]), ("", "H", TEACHER_ENTROPY[d])]
@@ -101,7 +103,7 @@ def _curves(rows: Sequence[Row], thresholds: CollapseThresholds, width: int) -> 
     for options in ({}, {}, {"justify": "right"}, {"no_wrap": True}):
         table.add_column(**options)
     for title, name, field in curves:
-        values = [float(row.get(field, math.nan)) for row in rows]
+        values = [float(row[field]) for row in rows if field in row]  # probes are not in every row
         if all(math.isnan(value) for value in values):
             continue
         collapsed = name in ("KD", "KLD") and values[-1] < thresholds.collapse_threshold

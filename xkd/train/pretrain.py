@@ -35,6 +35,7 @@ from xkd.train.checkpoint import save_encoders
 from xkd.train.initial import initial_weights
 from xkd.train.loop import ResumableLoop
 from xkd.train.memory import check_memory, find_machine
+from xkd.train.probe import Probe
 from xkd.train.run_state import RunState
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper, mask_noise, precision, require_compiler
@@ -116,6 +117,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
     watch = StepWatch(stepper, steps, per_epoch, skipped)
     state.record_start(loop.first, steps, exporter.address)
     loggers = Loggers(run, state.info, loop.first, write=context.is_main)
+    probe = Probe(clips, context, steps, per_epoch)
 
     # Clips are decoded and windows drawn by `run.workers`; views are made on the device.
     batches = clips.batches(loop.first, steps, context.rank, context.size)
@@ -131,12 +133,13 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
             terms = stepper.step(parts, values, watch.timer.end_phase)
             watch.observe(step, terms, batch)
 
-            logging = step % config.run.log_every == 0 or step in (1, steps)
+            logging = step % config.run.log_every == 0 or step in (1, steps) or probe.due(step)
             saving = loop.save_due(step)
             if context.is_main and (logging or saving):
                 lock.check()
             if logging:
                 row = watch.row(step, values, state.checkpoints.newest_time())
+                row |= probe.measure(step, stepper.model, values)
                 verdict = monitor.log(row)
                 loggers.notify()
                 loop.note(f"loss {row['loss']:.3f}")

@@ -30,7 +30,7 @@ _ORDER, _WINDOW = range(2)
 
 
 class TrainingClips(Dataset[Item]):
-    """The clips of split train that have all trained modalities; an item is a random window.
+    """The clips of a split that have all trained modalities; an item is a random window.
 
     `config.run.seed` seeds everything drawn.
 
@@ -39,10 +39,10 @@ class TrainingClips(Dataset[Item]):
             another sample rate.
     """
 
-    def __init__(self, dataset: PreparedDataset, config: PretrainConfig) -> None:
+    def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
         self.dataset, self.config = dataset, config
         self._reader = WindowReader(dataset, config)
-        listed = dataset.split("train")
+        listed = dataset.split(split)
         complete = [clip for clip in listed if clip.has(*config.modalities)]
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
         self.without_modality = len(listed) - len(complete)
@@ -53,7 +53,7 @@ class TrainingClips(Dataset[Item]):
         """Clips that have them and last no longer than `SHORTEST`."""
         if not self.clips:
             raise UserError(
-                f"{dataset.root}: no clip of split train has {' and '.join(config.modalities)} "
+                f"{dataset.root}: no clip of split {split} has {' and '.join(config.modalities)} "
                 f"and lasts over {SHORTEST} s; prepare other clips or set modalities"
             )
 
