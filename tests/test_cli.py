@@ -220,3 +220,21 @@ def test_the_installed_script_is_this_command() -> None:
     done = subprocess.run([script, "watch"], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
     assert "Missing argument" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hosts", "2"], "--rendezvous must be HOST:PORT of the first host, not ''"),
+        (["--hosts", "2", "--rendezvous", "first"], "--rendezvous must be HOST:PORT of the first host"),
+        (["--hosts", "2", "--host", "2", "--rendezvous", "first:1"], "--host must be 0 to 1 for --hosts 2"),
+        (["--host", "1", "--rendezvous", "first:1"], "--host must be 0 to 0 for --hosts 1, not 1"),
+    ],
+)
+def test_mistakes_about_hosts_are_one_line(
+    options: list[str], message: str, run: Any, tmp_path: Path
+) -> None:
+    output = run("pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "run"), *options)
+    assert output.code == 2
+    assert message in output.error
+    assert output.error.count("\n") == 1

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.tiny import tiny_config
 from xkd.config.overrides import to_yaml
 from xkd.config.presets import get_preset
@@ -135,13 +136,13 @@ def test_a_crash_on_a_signal_is_reported(tmp_path: Path, number: signal.Signals)
     assert running(tmp_path) == []
 
 
-def pretrain(prepared: Path, out: Path) -> list[str]:
-    """Return a command that trains in two processes, longer than any test waits for it."""
+def pretrain(prepared: Path, out: Path, *options: str) -> list[str]:
+    """Return a command that trains longer than any test waits for it."""
     config, file = tiny_config(), out.with_suffix(".yaml")
     config = replace(config, preset="toy", optim=replace(config.optim, epochs=10_000),
                      run=replace(config.run, workers=1, checkpoint_every=10**6))  # fmt: skip
     file.write_text(to_yaml(config))
-    command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", "--processes", "2"]
+    command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", *options]
     return [*command, *map(str, ["--config", file, "--data", prepared, "--out", out])]
 
 
@@ -152,7 +153,9 @@ def test_an_interrupted_run_saves_first(prepared: Path, tmp_path: Path, number: 
     A shell and the kernel both send SIGHUP when a terminal is closed.
     """
     out = tmp_path / "run"
-    launcher = subprocess.Popen(pretrain(prepared, out), stderr=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(
+        pretrain(prepared, out, "--processes", "2"), stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, launcher)
     launcher.send_signal(number)
     time.sleep(0.1)
@@ -172,7 +175,7 @@ def test_a_run_that_dvc_started_ends_with_dvc(
     monkeypatch.setenv("SHELL", shell)
     out, repository = tmp_path / "run", tmp_path / "repository"
     repository.mkdir()
-    stage = {"cmd": shlex.join(pretrain(prepared, out))}
+    stage = {"cmd": shlex.join(pretrain(prepared, out, "--processes", "2"))}
     (repository / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": stage}}))
     dvc = str(Path(sys.executable).with_name("dvc"))
     subprocess.run([dvc, "init", "--no-scm", "--quiet"], cwd=repository, check=True)
@@ -188,7 +191,7 @@ def test_a_run_that_dvc_started_ends_with_dvc(
 
 def test_one_run_directory_has_one_training(prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = pretrain(prepared, out)
+    command = pretrain(prepared, out, "--processes", "2")
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, first)
     second = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -227,6 +230,23 @@ def test_missing_data_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere") as caught:
         launch(get_preset("toy"), tmp_path / "nowhere", tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_hosts_train_together(prepared: Path, tmp_path: Path) -> None:
+    """Test two hosts on one machine, each with its command, and that both stop when one gets a signal."""
+    out = tmp_path / "run"
+    command = pretrain(prepared, out, "--hosts", "2", "--rendezvous", f"localhost:{free_port()}")
+    hosts = [
+        subprocess.Popen([*command, "--host", str(number)], stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    wait_for(lambda: len(read_rows(out / "metrics.jsonl")) >= 2, hosts[0])
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
+    hosts[1].send_signal(signal.SIGTERM)
+    for host in hosts:
+        _, said = host.communicate(timeout=120)
+        assert host.returncode == 75, said
+        assert "xkd: Interrupted: saved at step" in said
 
 
 def test_processes_must_be_positive(tmp_path: Path) -> None:

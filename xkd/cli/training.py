@@ -25,6 +25,16 @@ def pretrain(
         Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run (run.init).")
     ] = None,
     extend: Extend = False,
+    hosts: Annotated[
+        int, typer.Option(help="Number of hosts that train together, each by this command.")
+    ] = 1,
+    host: Annotated[int, typer.Option(help="Number of this host, from 0 (with --hosts).")] = 0,
+    rendezvous: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Where the hosts meet: host 0 and a free port (with --hosts)."
+        ),
+    ] = "",
     report: Annotated[
         Path | None, typer.Option(help="Directory for a report if the run ends in a collapse.")
     ] = None,
@@ -33,13 +43,15 @@ def pretrain(
     from xkd.config.presets import resolve_pretrain
     from xkd.launch.launcher import describe
     from xkd.launch.launcher import launch as run
+    from xkd.launch.local import Hosts
     from xkd.rundir import RunDir
 
     try:
         settings = resolve_pretrain(preset, config, set_ or ())
         if init:
             settings = replace(settings, run=replace(settings.run, init=str(init)))
-        verdict = run(settings, data, out, processes, extend=extend)
+        several = Hosts(hosts, host, rendezvous) if hosts != 1 or host or rendezvous else None
+        verdict = run(settings, data, out, processes, extend=extend, hosts=several)
     except CollapsedError:
         if report:
             from xkd.report.tabulate import tabulate as write

@@ -21,7 +21,7 @@ from xkd.errors import (
     in_section,
 )
 from xkd.launch.kubernetes.config import ClusterConfig
-from xkd.launch.local import run_locally
+from xkd.launch.local import Hosts, run_locally
 from xkd.rundir import RunDir, Verdict
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def launch(
     cluster: ClusterConfig | None = None,
     run_id: str = "",
     extend: bool = False,
+    hosts: Hosts | None = None,
 ) -> Verdict | None:
     """Pretrain, on this machine or on a cluster, and wait for the end.
 
@@ -49,6 +50,7 @@ def launch(
         cluster: settings of the job on a cluster; None: train on this machine.
         run_id: the pipeline run that the job on a cluster belongs to.
         extend: continue a run for more epochs.
+        hosts: that train together, each by this function; they share `data` and `out`.
 
     Returns:
         The verdict on the finished run; None if a job completed and no verdict can be read from here.
@@ -69,7 +71,7 @@ def launch(
         raise UserError(f"processes must be at least 1, not {processes}")
     # The data loader's workers need cores too.
     work = _work(config, data.resolve(), out.resolve(), extend)
-    run_locally(work, processes, idle_cores=config.run.workers)
+    run_locally(work, processes, idle_cores=config.run.workers, hosts=hosts)
     return RunDir(out).outcome()
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from torchx.runner import Runner
@@ -20,6 +21,7 @@ from xkd.errors import (
     EXIT_TRY_AGAIN,
     EXIT_USER_ERROR,
     TrainingError,
+    UserError,
     XkdError,
     as_exit_code,
 )
@@ -29,13 +31,35 @@ from xkd.launch.termination import Termination, read_termination_message
 from xkd.parallel.limits import cores
 
 
-def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> None:
+@dataclass(frozen=True)
+class Hosts:
+    """Where several hosts train together without Kubernetes, each by its own command."""
+
+    count: int
+    """Number of hosts."""
+    number: int
+    """Of this host, from 0."""
+    rendezvous: str
+    """HOST:PORT of host 0."""
+
+    def __post_init__(self) -> None:
+        host, _, port = self.rendezvous.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise UserError(f"--rendezvous must be HOST:PORT of the first host, not {self.rendezvous!r}")
+        if not 0 <= self.number < self.count:
+            raise UserError(
+                f"--host must be 0 to {self.count - 1} for --hosts {self.count}, not {self.number}"
+            )
+
+
+def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0, hosts: Hosts | None = None) -> None:
     """Run workers on this machine to their end; none is left when this returns or raises.
 
     Args:
         work: the module that each worker runs, and its arguments.
         idle_cores: cores per worker for its child processes; it has a thread for each of the others, unless
             the environment sets OMP_NUM_THREADS.
+        hosts: that train together; None: this one alone.
 
     Raises:
         XkdError: as `xkd.launch.launcher.launch` does.
@@ -45,7 +69,11 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0) -> Non
     threads = max(1, cores() // processes - idle_cores)
     env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     # TorchX expands variables in arguments, also in paths, and turns $$ into $.
-    command = agent_command("xkd", processes, [word.replace("$", "$$") for word in work])
+    options = []
+    if hosts:
+        options = ["--nodes", f"{hosts.count}:{hosts.count}", "--node", str(hosts.number)]
+        options += ["--rendezvous", hosts.rendezvous]
+    command = agent_command("xkd", processes, [word.replace("$", "$$") for word in work], options)
 
     def scheduler(session_name: str, **_: Any) -> LocalScheduler:
         return LocalScheduler(session_name, image_provider_class=_ConsoleImageProvider)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from xkd.config import PretrainConfig
 from xkd.config.overrides import build
+from xkd.config.yaml_core import parse_yaml
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
@@ -211,11 +211,11 @@ def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> bool:
 
 
 def main() -> dict[str, Any]:
-    """Run one training process, started by torchrun: ``--settings JSON --data DIR --out RUN [--extend]``.
+    """Run one training process, started by torchrun: ``--settings TEXT --data DIR --out RUN [--extend]``.
 
     A job on a cluster adds ``--preflight cuda``, or ``cpu`` if its pods request no GPU.
 
-    The settings are not a file because hosts need share none with the launcher.
+    The settings are YAML (or JSON), no file, because hosts need share none with the launcher.
     """
     parser = argparse.ArgumentParser(prog="python -m xkd.train.pretrain", description=main.__doc__)
     for name in ("settings", "data", "out"):
@@ -223,7 +223,7 @@ def main() -> dict[str, Any]:
     parser.add_argument("--preflight", choices=("cpu", "cuda"))
     parser.add_argument("--extend", action="store_true")
     values = parser.parse_args()
-    config = build(PretrainConfig, json.loads(values.settings), "--settings")
+    config = build(PretrainConfig, parse_yaml(values.settings), "--settings")
     limit_threads()
     if values.preflight == "cuda":
         require_gpu()
