@@ -1,8 +1,9 @@
-r"""The scores of a preset over several seeds, linear and fine-tuned: the tables of docs/results.md.
+r"""The scores of a preset over several seeds: the tables of docs/results.md.
 
 python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded
 python benchmarks/seeds.py --data data/prepared --out runs/seeds-alone --preset embedded \
     --set loss.align=0 --set loss.distill=0
+python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded --protocols retrieval
 
 Runs one seed after the other. Rerun the command to resume.
 """
@@ -23,22 +24,30 @@ from xkd.launch.launcher import launch
 
 ENCODERS = ("teacher", "student", "random")
 COLUMNS = {
-    ("video", "svm"): "Video",
-    ("audio", "svm"): "Audio",
-    ("audiovisual", "fusion"): "Late fusion",
-    ("video", "finetune"): "Video, fine-tuned",
-    ("audio", "finetune"): "Audio, fine-tuned",
+    "Video": ("video", "svm", "score"),
+    "Audio": ("audio", "svm", "score"),
+    "Late fusion": ("audiovisual", "fusion", "score"),
+    "Video, fine-tuned": ("video", "finetune", "score"),
+    "Audio, fine-tuned": ("audio", "finetune", "score"),
+    "Video to audio, recall@1": ("audiovisual", "retrieval", "score"),
+    "recall@5": ("audiovisual", "retrieval", "top5"),
 }
+"""Modality, protocol and field of a score, by the column's title."""
 
-Scores = dict[tuple[str, tuple[str, str]], float]
+Scores = dict[tuple[str, str], float]
 """Percent by encoder and column."""
 
 
-def scores_of(run: Path, data: Path, seed: int) -> Scores:
+def scores_of(run: Path, data: Path, seed: int, protocols: Sequence[str]) -> Scores:
     """Return the scores of a finished run; the seed also determines the random initialization."""
-    tasks = [replace(task, seed=seed) for _, task in choose([data], ENCODERS)]
+    tasks = [replace(task, seed=seed) for _, task in choose([data], ENCODERS, protocols)]
     scores = [evaluate(run, data, task, run / "scores") for task in tasks]
-    return {(score.encoder, (score.modality, score.protocol)): 100 * score.score for score in scores}
+    return {
+        (score.encoder, title): 100 * getattr(score, field)
+        for score in scores
+        for title, (modality, protocol, field) in COLUMNS.items()
+        if (score.modality, score.protocol) == (modality, protocol)
+    }
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -49,10 +58,11 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 
 def table(seeds: Sequence[Scores]) -> str:
     """Return a Markdown table: scores, and in parentheses gains over the random encoder of the same seed."""
-    lines = [f"| | {' | '.join(COLUMNS.values())} |", "|---" + "|---:" * len(COLUMNS) + "|"]
+    columns = [title for title in COLUMNS if ("random", title) in seeds[0]]
+    lines = [f"| | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
     for encoder in ENCODERS:
         cells = []
-        for column in COLUMNS:
+        for column in columns:
             gains = [scores[encoder, column] - scores["random", column] for scores in seeds]
             gain = "" if encoder == "random" else f" ({spread(gains, '+')})"
             cells.append(spread([scores[encoder, column] for scores in seeds]) + gain)
@@ -67,6 +77,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True, help="directory of the runs, one per seed")
     arguments.add_argument("--preset", default="embedded")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--protocols", nargs="+", default=[], help="of the evaluations; default: all")
     arguments.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     args = arguments.parse_args()
     seeds = []
@@ -76,7 +87,7 @@ def main() -> None:
         verdict = launch(config, args.data, run, 1)
         assert verdict  # on this machine there always is one
         print(f"seed {seed}: {verdict.verdict}: {verdict.reason}", flush=True)
-        seeds.append(scores_of(run, args.data, seed))
+        seeds.append(scores_of(run, args.data, seed, args.protocols))
         print(table(seeds), flush=True)
 
 
