@@ -53,7 +53,7 @@ class Outcome:
     seed: int
     rows: list[Row]
     detected: Verdict | None
-    """The first verdict that is not healthy."""
+    """The first verdict of a failure."""
     final: Verdict
     """The verdict on its last rows."""
 
@@ -84,7 +84,7 @@ def outcome(preset: str, seed: int, run: Path) -> Outcome:
     config, rows = RunDir(run).config(), RunDir(run).metrics()
     thresholds = CollapseThresholds.from_config(config, rows[-1]["step"] // config.optim.epochs)
     verdicts = (judge(rows[:end], thresholds) for end in range(1, len(rows) + 1))
-    detected = next((verdict for verdict in verdicts if not verdict.healthy), None)
+    detected = next((verdict for verdict in verdicts if verdict.failed), None)
     return Outcome(preset, seed, rows, detected, judge(rows, thresholds))
 
 
@@ -99,12 +99,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
             " / ".join(f"{median(row[fields[d]] for row in one.rows[-WINDOW:]):.3g}" for d in DIRECTIONS)
             for fields in SIGNALS.values()
         )
-        verdict = (one.detected.verdict, one.detected.step) if one.detected else ("healthy", "")
+        verdict = (one.detected.verdict, one.detected.step) if one.detected else (one.final.verdict, "")
         cells = (f"`{one.preset}`", one.seed, *ends, *verdict)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     collapsing = [one for one in outcomes if one.preset in KINDS]
     right = len([one for one in collapsing if one.detected and one.detected.verdict == KINDS[one.preset]])
-    healthy = [one for one in outcomes if one.final.healthy]
+    healthy = [one for one in outcomes if one.final.verdict == "healthy"]
     alarms = len([one for one in healthy if one.detected])
     lines += ["", f"{right} of {len(collapsing)} collapses were detected, with the right kind."]
     lines += [f"False alarms: {alarms} on {len(healthy)} runs that end healthy."]
@@ -164,8 +164,8 @@ def main() -> None:
     save(lambda: loss_curves(healthy.rows), args.out / "figure_s4.svg")
     print(table(outcomes), end="")
     for one in outcomes:
-        detected = one.detected.verdict if one.detected else "healthy"
-        right = KINDS.get(one.preset, "healthy" if one.final.healthy else detected)
+        detected = one.detected.verdict if one.detected else one.final.verdict
+        right = KINDS.get(one.preset, detected if one.final.failed else one.final.verdict)
         if detected != right:
             raise SystemExit(f"{one.preset}, seed {one.seed}, was judged {detected}, not {right}")
 

@@ -38,8 +38,8 @@ def pretrain(
     task: TaskConfig,
     config: Output[Artifact],
     history: Output[Artifact],
-) -> NamedTuple("Outcome", [("verdict", str), ("reason", str)]):  # type: ignore[valid-type]
-    """Pretrain, or resume an earlier attempt; return the verdict and its reason.
+) -> NamedTuple("Outcome", [("verdict", str), ("reason", str), ("evaluate", str)]):  # type: ignore[valid-type]
+    """Pretrain, or resume an earlier attempt; return the verdict, its reason, and whether to evaluate.
 
     Args:
         preset: named configuration.
@@ -66,7 +66,7 @@ def pretrain(
     from xkd.launch.kubernetes.from_kfp import cluster_of_task, pretrain_task
     from xkd.rundir import RunDir
 
-    verdict, reason = pretrain_task(
+    verdict, reason, evaluate = pretrain_task(
         resolve_pretrain(preset, None, settings),
         Path(data),
         Path(out),
@@ -84,4 +84,4 @@ def pretrain(
         if file.exists():  # unless only the job's pods see the directory
             shutil.copy(file, artifact.path)
     print(f"verdict: {verdict}: {reason}")
-    return verdict, reason
+    return verdict, reason, evaluate

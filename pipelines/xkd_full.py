@@ -183,7 +183,7 @@ def xkd_full(
     # loop, where some backends fail (kubeflow/pipelines issue 12390), and wait for the last evaluation.
     released = release(nodes=nodes, cluster_settings=cluster_settings)
     with_run_id(configure_task(released, image, *SMALL)).after(pretrained).ignore_upstream_failure()
-    with dsl.If(pretrained.outputs["verdict"] == "healthy"):
+    with dsl.If(pretrained.outputs["evaluate"] == "yes"):
         evaluated = xkd_evaluations.xkd_evaluations(
             run=run,
             cpu=evaluation_cpu,

@@ -28,16 +28,17 @@ Row = dict[str, Any]
 class Verdict:
     """The outcome of a run, as ``verdict.json`` holds it."""
 
-    verdict: Literal["healthy", "one_hot", "constant", "non_finite", "stalled"]
+    verdict: Literal["healthy", "undecided", "one_hot", "constant", "non_finite", "stalled"]
+    """Undecided: the run is too short to be judged, or its teachers are too little trained."""
     reason: str
     """One sentence for people."""
     step: int
     """The newest step the verdict is based on."""
 
     @property
-    def healthy(self) -> bool:
-        """Whether evaluating the run is meaningful."""
-        return self.verdict == "healthy"
+    def failed(self) -> bool:
+        """Whether evaluating the run is pointless; an undecided run is evaluated."""
+        return self.verdict not in ("healthy", "undecided")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""

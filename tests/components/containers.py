@@ -31,7 +31,7 @@ RELEASE = {
     "status": {"state": "FAILED", "pipelineTaskName": "pretrain", "error": {}},
 }
 """Inputs of the task that follows a failed pretraining."""
-_PARAMETERS, _ARTIFACTS = ("verdict", "reason"), ("config", "history")
+_PARAMETERS, _ARTIFACTS = ("verdict", "reason", "evaluate"), ("config", "history")
 """Outputs of `pretrain`."""
 
 

@@ -114,7 +114,7 @@ def test_pretraining_is_a_job_with_the_settings_of_its_task(
     assert task.returncode == 0, said
     assert "verdict: healthy: it learns" in said
     output = json.loads((tmp_path / "out.json").read_text())
-    assert output["parameterValues"] == {"verdict": "healthy", "reason": "it learns"}
+    assert output["parameterValues"] == {"verdict": "healthy", "reason": "it learns", "evaluate": "yes"}
     assert (tmp_path / "config").read_text() == "the job's"
 
 
@@ -129,7 +129,7 @@ def test_a_completed_job_whose_verdict_is_out_of_reach_is_an_unknown_verdict(
     assert task.returncode == 0, said
     reason = "the job completed; its verdict is in runs/mine/verdict.json on the cluster's volume"
     output = json.loads((tmp_path / "out.json").read_text())
-    assert output["parameterValues"] == {"verdict": "unknown", "reason": reason}
+    assert output["parameterValues"] == {"verdict": "unknown", "reason": reason, "evaluate": "no"}
 
 
 def test_a_collapsed_run_is_a_verdict_of_its_task(
@@ -144,7 +144,7 @@ def test_a_collapsed_run_is_a_verdict_of_its_task(
     said, _ = task.communicate(timeout=60)
     assert task.returncode == 0, said
     output = json.loads((tmp_path / "out.json").read_text())
-    assert output["parameterValues"] == {"verdict": "one_hot", "reason": "KD is 0"}
+    assert output["parameterValues"] == {"verdict": "one_hot", "reason": "KD is 0", "evaluate": "no"}
 
 
 def test_the_job_of_a_task_continues_unless_the_pipeline_run_was_terminated(

@@ -86,7 +86,8 @@ def test_gauges_are_nan_and_counters_zero_until_the_first_row(tmp_path: Path) ->
     after = scrape(monitor)
     assert [after["xkd_rank_forward_seconds", run, rank] for rank in "01"] == [0.5, 0.75]
     assert after[kd] == 5
-    assert after["xkd_verdict", run, "healthy"] == 1
+    assert after["xkd_verdict", run, "undecided"] == 1
+    assert after["xkd_verdict", run, "healthy"] == 0
     assert after["xkd_skipped_clips_total", run, "unreadable"] == 3
     monitor.exporter.close()
 
@@ -171,7 +172,7 @@ def test_the_exporter_has_no_series_for_a_stall_because_a_stalled_process_cannot
     monitor = start(tmp_path)
     monitor.log(row(1))
     verdicts = {sample[2] for sample in scrape(monitor) if sample[0] == "xkd_verdict"}
-    assert verdicts == {"healthy", "one_hot", "constant", "non_finite"}
+    assert verdicts == {"healthy", "undecided", "one_hot", "constant", "non_finite"}
     monitor.exporter.close()
 
 
@@ -277,7 +278,7 @@ def test_a_full_disk_does_not_end_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     monitor, path = start(tmp_path, None), RunDir(tmp_path).metrics_file
     path.unlink()
     path.symlink_to("/dev/full")
-    assert monitor.log(row(7)).healthy
+    assert monitor.log(row(7)).verdict == "undecided"
     message = capsys.readouterr().err
     assert message == f"xkd: cannot write the row of step 7 to {path}: No space left on device\n"
 

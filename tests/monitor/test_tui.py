@@ -60,7 +60,8 @@ def test_a_collapsing_run_shows_its_state_verdict_and_curves(run: Path) -> None:
     assert "step 24 of 28" in shown.stdout
     assert "0:01:15 left" in shown.stdout
     assert "waiting for data 25%" in shown.stdout
-    assert "one_hot: KD video_to_audio is 0.011" in shown.stdout.replace("\n", " ")
+    assert "one_hot: in the last 10 logged rows" in shown.stdout
+    assert "median KD video_to_audio is 0.011" in " ".join(shown.stdout.split())
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith("video → audio")]
     assert line.split()[3:5] == ["KD", "0.011"]
     assert line.rstrip().endswith(LEVELS[0])

@@ -74,15 +74,15 @@ def test_the_five_commands_run_in_order(dags: list[dict[str, Any]]) -> None:
     assert {f"comp-{command}" for command in COMMANDS} <= used
 
 
-def test_only_a_healthy_run_is_evaluated(dags: list[dict[str, Any]]) -> None:
+def test_only_a_run_that_has_not_failed_is_evaluated(dags: list[dict[str, Any]]) -> None:
     conditions = {
         task["triggerPolicy"]["condition"]: task["componentRef"]["name"]
         for level in dags
         for task in level.values()
         if "condition" in task.get("triggerPolicy", {})
     }
-    healthy = "inputs.parameter_values['pipelinechannel--pretrain-verdict'] == 'healthy'"
-    assert set(conditions) == {healthy, f"!({healthy})"}
+    worth = "inputs.parameter_values['pipelinechannel--pretrain-evaluate'] == 'yes'"
+    assert set(conditions) == {worth, f"!({worth})"}
 
 
 def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, Any]]) -> None:

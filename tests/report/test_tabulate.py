@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -200,6 +201,18 @@ def test_a_collapsed_run_gets_a_report_without_tables(tmp_path: Path) -> None:
     assert len(page.addresses) == 9
     assert "evaluation was skipped" in (report.parent / "tables.md").read_text()
     assert json.loads((report.parent / "scores.json").read_text())["verdict"] == "one_hot"
+
+
+def test_an_undecided_run_has_its_tables_and_is_not_shown_as_healthy(bare: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(bare, run)
+    (run / "verdict.json").write_text(json.dumps(Verdict("undecided", "too early to judge", 30).to_dict()))
+    report = tabulate(run, write_scores(tmp_path / "scores", run, TASKS), tmp_path / "report")
+    page = Page(report)
+    assert "Undecided" in page.text
+    assert "Healthy" not in page.text
+    assert 'class="banner undecided"' in report.read_text()
+    assert "| Teacher | 52.0 (+31.0) |" in (report.parent / "tables.md").read_text()
 
 
 def test_a_run_with_non_finite_losses_gets_a_report(tmp_path: Path) -> None:

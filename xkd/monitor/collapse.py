@@ -13,8 +13,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from xkd.config import PretrainConfig
 from xkd.config.pretrain import WINDOW
@@ -54,6 +55,12 @@ class CollapseThresholds:
         out_dim = config.projector.out_dim if config.loss.distill else None
         return CollapseThresholds(out_dim, config.optim.batch_size, min(warmup, MAX_GRACE_STEPS))
 
+    @staticmethod
+    def of_run(config: PretrainConfig, info: Mapping[str, Any]) -> CollapseThresholds:
+        """Return the thresholds of a run by its settings and its ``run.json``."""
+        steps = info.get("steps", config.optim.epochs)  # of all epochs; the file may be incomplete
+        return CollapseThresholds.from_config(config, steps // config.optim.epochs)
+
     @property
     def largest_entropy(self) -> float:
         """Ln K in nats; NaN when nothing is distilled."""
@@ -70,13 +77,40 @@ class CollapseThresholds:
         return ZERO * self.largest_entropy
 
 
+class Signal(NamedTuple):
+    """A signal of one direction of distillation: its median over some rows."""
+
+    name: str
+    """KD, KLD or information."""
+    direction: str
+    value: float
+    """Nats."""
+    largest: float
+    """The entropy or the information that is the largest possible, in nats; KD and KLD may exceed it."""
+
+    @property
+    def share(self) -> float:
+        """The value as a share of the largest possible."""
+        return self.value / self.largest
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it counts as zero."""
+        return self.share < ZERO
+
+    def __str__(self) -> str:
+        """Return the value and its share, with two digits."""
+        percent = 100 * self.share
+        return f"{self.value:.3g} nats ({percent:{'.0f' if percent >= 10 else '.2g'}} %)"
+
+
 def judge(history: Collection[Mapping[str, Any]], thresholds: CollapseThresholds) -> Verdict:
     """Return the verdict on the newest `WINDOW` rows of metrics.jsonl, oldest first.
 
     They have ``step``, ``loss`` and, per direction, ``kd_*``, ``kld_*`` and ``information_*``.
     """
     if not history:
-        return Verdict("non_finite", "the run logged no metrics", 0)
+        return Verdict("undecided", "the run logged no metrics", 0)
     window = list(history)[-WINDOW:]
     for row in window:
         # In fp16 gradients may overflow; such a step is skipped without harm.
@@ -90,10 +124,10 @@ def judge(history: Collection[Mapping[str, Any]], thresholds: CollapseThresholds
 def find_onset(history: Sequence[Mapping[str, Any]], thresholds: CollapseThresholds) -> int:
     """Return the first step of the earliest window of the current collapse; later states are affected.
 
-    The history has all rows; the newest are not healthy.
+    The history has all rows; the newest are those of a failed run.
     """
     end = len(history)
-    while end > WINDOW and not judge(history[end - 1 - WINDOW : end - 1], thresholds).healthy:
+    while end > WINDOW and judge(history[end - 1 - WINDOW : end - 1], thresholds).failed:
         end -= 1
     return int(history[max(0, end - WINDOW)]["step"])
 
@@ -112,41 +146,47 @@ def detect_stall(history: Sequence[Mapping[str, Any]], now: float) -> Verdict | 
     return Verdict("stalled", f"no metrics for {silence / 60:.0f} minutes, since step {step}", step)
 
 
+def measure(window: Sequence[Mapping[str, Any]], thresholds: CollapseThresholds) -> list[Signal]:
+    """Return the signals of both directions over some rows that have them."""
+    limits = {
+        "KD": (KD, thresholds.largest_entropy),
+        "KLD": (KLD, thresholds.largest_entropy),
+        "information": (INFORMATION, thresholds.largest_information),
+    }
+    return [
+        Signal(name, direction, median(row[fields[direction]] for row in window), largest)
+        for direction in DIRECTIONS
+        for name, (fields, largest) in limits.items()
+    ]
+
+
 def _judge_distillation(window: Sequence[Mapping[str, Any]], thresholds: CollapseThresholds) -> Verdict:
-    step = int(window[-1]["step"])
+    first, step = int(window[0]["step"]), int(window[-1]["step"])
     if thresholds.out_dim is None:
-        return Verdict("healthy", "nothing is distilled; all metrics are finite", step)
-    if len(window) < WINDOW or int(window[0]["step"]) <= thresholds.grace_steps:
-        return Verdict("healthy", "too early to judge the distillation; all metrics are finite", step)
-    least_kld = least_information = math.inf
+        reason = "nothing is distilled, so nothing can collapse; all metrics are finite"
+        return Verdict("healthy", reason, step)
+    if len(window) < WINDOW or first <= thresholds.grace_steps:
+        count = sum(row["step"] > thresholds.grace_steps for row in window)
+        warmup = f" after the warm-up of {thresholds.grace_steps} steps" if thresholds.grace_steps else ""
+        rule = f"that takes {WINDOW} logged rows{warmup}"
+        return Verdict("undecided", f"too early to judge the distillation: {rule}, so far {count}", step)
+    rows = f"the last {WINDOW} logged rows (steps {first} to {step})"
+    found = measure(window, thresholds)
     for direction in DIRECTIONS:
-        kd, kld, information = (
-            median(row[fields[direction]] for row in window) for fields in (KD, KLD, INFORMATION)
-        )
-        uninformative = (
-            information < ZERO * thresholds.largest_information and kld < MATCHED * thresholds.largest_entropy
-        )
-        if min(kd, kld) < thresholds.collapse_threshold or uninformative:
-            numbers = (
-                f"KD {direction} is {_nats(kd, thresholds.largest_entropy)}, "
-                f"KLD {_nats(kld, thresholds.largest_entropy)}, "
-                f"information {_nats(information, thresholds.largest_information)}"
-            )
-            if kd - kld < ONE_HOT_ENTROPY * thresholds.largest_entropy:  # the teacher's entropy
+        kd, kld, information = (signal for signal in found if signal.direction == direction)
+        uninformative = information.is_zero and kld.share < MATCHED
+        if kd.is_zero or kld.is_zero or uninformative:
+            numbers = f"in {rows}, median KD {direction} is {kd}, KLD {kld}, information {information}"
+            if kd.value - kld.value < ONE_HOT_ENTROPY * thresholds.largest_entropy:  # the teacher's entropy
                 reason = "the teacher's outputs became one-hot (is centering disabled?)"
                 return Verdict("one_hot", f"{numbers}: {reason}", step)
             return Verdict("constant", f"{numbers}: the teacher's output is the same for every clip", step)
-        least_kld, least_information = min(least_kld, kld), min(least_information, information)
-    reason = (
-        f"KLD is at least {_nats(least_kld, thresholds.largest_entropy)} and information at least "
-        f"{_nats(least_information, thresholds.largest_information)}"
+    kld, information = (
+        min((signal for signal in found if signal.name == name), key=attrgetter("value"))
+        for name in ("KLD", "information")
     )
-    if least_information < ZERO * thresholds.largest_information:
-        reason += f", which is judged once KLD is below {100 * MATCHED:.0f} %: untrained teachers have little"
-    return Verdict("healthy", reason, step)
-
-
-def _nats(value: float, largest: float) -> str:
-    """Return a signal in nats and as a share of its largest value, with two digits."""
-    percent = 100 * value / largest
-    return f"{value:.3g} nats ({percent:.0f} %)" if percent >= 10 else f"{value:.3g} nats ({percent:.2g} %)"
+    numbers = f"median KLD is at least {kld} and information at least {information} in both directions"
+    if information.is_zero:
+        reason = "untrained teachers have as little information; it is judged once KLD is below"
+        return Verdict("undecided", f"in {rows}, {numbers}: {reason} {100 * MATCHED:.0f} %", step)
+    return Verdict("healthy", f"in {rows}, {numbers}; below {100 * ZERO:.0f} % would be a collapse", step)

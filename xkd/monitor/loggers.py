@@ -44,7 +44,7 @@ class Loggers:
 
     def end(self, verdict: Verdict) -> None:
         """Send what is left of a run that has its verdict."""
-        self._close(End("FINISHED" if verdict.healthy else "FAILED", verdict), _SECONDS)
+        self._close(End("FAILED" if verdict.failed else "FINISHED", verdict), _SECONDS)
 
     def interrupt(self) -> None:
         """Send what is left of a run that was interrupted, and may be resumed."""

@@ -26,7 +26,7 @@ RANK = "rank"
 """Label of a metric with a value per process; its field is a list."""
 RANK_PHASES = ("data_wait", "forward")
 """Phases in which a process does not wait for others: they show which one is slow."""
-RUN_VERDICTS = ("healthy", "one_hot", "constant", "non_finite")
+RUN_VERDICTS = ("healthy", "one_hot", "constant", "non_finite", "undecided")
 """Verdicts of a run on itself. "stalled" is detected from outside: by ``xkd watch`` and alert XKDStalled."""
 DEFAULT_SCRAPE_SECONDS = 60.0
 """Prometheus's default scrape interval: values that are about to disappear are kept for as long."""

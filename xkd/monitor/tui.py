@@ -19,7 +19,7 @@ from xkd.monitor.metrics import KNN, VALIDATION_LOSS
 from xkd.rundir import Row, RunDir
 
 LEVELS = "▁▂▃▄▅▆▇█"
-STYLES = {"healthy": "green", "stalled": "yellow"}
+STYLES = {"healthy": "green", "undecided": "yellow", "stalled": "yellow"}
 """Style by verdict; the others are red."""
 _REFRESH_SECONDS = 2.0
 
@@ -54,11 +54,10 @@ def render(run: RunDir, width: int) -> Group:
     title.append(f"  {config.preset} on {info.get('dataset', '?')}", style="not bold")
     if not rows:
         return Group(title, Text("no metrics yet; the first row is logged after the first step"))
-    steps_per_epoch = info.get("steps", config.optim.epochs) // config.optim.epochs
-    thresholds = CollapseThresholds.from_config(config, steps_per_epoch)
+    thresholds = CollapseThresholds.of_run(config, info)
     if run.ended:
         verdict = run.verdict()
-    elif (verdict := judge(rows, thresholds)).healthy:
+    elif not (verdict := judge(rows, thresholds)).failed:
         verdict = detect_stall(rows, time.time()) or verdict
     style = STYLES.get(verdict.verdict, "red bold")
     line = Text.assemble((verdict.verdict, style), f": {verdict.reason}")

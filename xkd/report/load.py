@@ -51,7 +51,7 @@ class EvaluatedRun:
     @property
     def skipped_evaluation(self) -> bool:
         """Whether there are no scores because the run collapsed."""
-        return not self.scores and not self.verdict.healthy
+        return not self.scores and self.verdict.failed
 
     @property
     def pretrained_on(self) -> tuple[str, str]:
@@ -89,11 +89,11 @@ def read_run(
         uniform, tasks: see `select_scores`; without tasks, every score in the folder may be shown.
 
     Raises:
-        UserError: the run has not ended; or the directory of scores is missing though the run is healthy.
+        UserError: the run has not ended; or the directory of scores is missing though the run has not failed.
     """
     run = RunDir(path)
     config, verdict = run.config(), run.verdict()
-    if not scores_dir.is_dir() and verdict.healthy:
+    if not scores_dir.is_dir() and not verdict.failed:
         raise UserError(f"{scores_dir} does not exist; run xkd evaluate first")
     scores, left_out = select_scores(scores_dir, run, {} if uniform is None else uniform, tasks)
     failures = {

@@ -25,6 +25,14 @@ LEGENDS = {
     "compared": "In percent: mean and standard deviation over seeds, or over folds for a single run.",
 }
 """Sentences about the numbers of tables."""
+_HEADLINES = {
+    "healthy": "Healthy",
+    "undecided": "Undecided",
+    "one_hot": "Collapsed: one-hot",
+    "constant": "Collapsed: constant",
+    "non_finite": "Failed: non-finite values",
+}
+"""Titles of a report by verdict."""
 _RUN_FIELDS = ("Run", "Row", "Seed", "Verdict", "Pretrained on", "Commit", "Weights", "Evaluated")
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _LATEX = str.maketrans(
@@ -66,6 +74,7 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         comparison=data.comparison,
         provenance=provenance(data.run, data.history),
         changes=describe_changes(data.run),
+        headlines=_HEADLINES,
         run_fields=_RUN_FIELDS,
         run_lines=_run_lines(data.comparison),
         figures=figures,

@@ -251,8 +251,8 @@ def collect(run: Path, scores: Path, compare: Sequence[Path] = (), tasks: Tasks 
         tasks: those to show; None: all that have a score in the folder.
 
     Raises:
-        UserError: a run has not ended; the directory of scores is missing though the run is healthy; or a run
-            is given twice.
+        UserError: a run has not ended; the directory of scores is missing though the run has not failed; or
+            a run is given twice.
     """
     uniform: Uniform = {}
     main = read_run(run, scores, uniform, tasks)

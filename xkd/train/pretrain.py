@@ -148,7 +148,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
                 kept = run.newest_checkpoint() or "no checkpoint"
                 verdict = Verdict("non_finite", f"{reason}; the last good state is {kept}", step)
                 break
-            if logging and not verdict.healthy and config.run.on_collapse != "alert":
+            if logging and verdict.failed and config.run.on_collapse != "alert":
                 break
             if saving:
                 state.record_time()
@@ -165,7 +165,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
                 save_encoders(stepper.model, run)
                 save_samples(stepper.model, clips.dataset, run.samples_file)
 
-        if not verdict.healthy and _roll_back(state, monitor, verdict):
+        if verdict.failed and _roll_back(state, monitor, verdict):
             return False
         state.record_end(verdict)
         loggers.end(verdict)

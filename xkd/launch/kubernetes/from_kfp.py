@@ -88,9 +88,13 @@ def run_id() -> str:
 
 def pretrain_task(
     config: PretrainConfig, data: Path, out: Path, processes: int, cluster: ClusterConfig | None
-) -> tuple[str, str]:
-    """Pretrain (`launch`); return the verdict, also on a collapsed run, and its reason."""
+) -> tuple[str, str, str]:
+    """Pretrain (`launch`); return the verdict, also on a collapsed run, its reason, and whether to evaluate.
+
+    The last is "yes" or "no", because a condition in a pipeline compares one output with one constant.
+    """
     try:
-        return describe(launch(config, data, out, processes, cluster, run_id()), out)
+        verdict = launch(config, data, out, processes, cluster, run_id())
     except CollapsedError as error:
-        return describe(Verdict(**error.verdict), out)
+        verdict = Verdict(**error.verdict)
+    return *describe(verdict, out), "yes" if verdict and not verdict.failed else "no"
