@@ -233,7 +233,7 @@ def test_fetched_dataset_has_the_revision_of_its_registry(copy: Callable[[str], 
 
 def test_a_wrong_root_is_refused(miniature: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    known = r"has no known layout \(kinetics400 has train\.csv; audioset has .*\); it has notes\.txt"
+    known = r"no media by name \(first notes\.txt\)\) and no known layout \(kinetics400 has train\.csv; aud"
     with pytest.raises(UserError, match=known):
         open_source(tmp_path)
     with pytest.raises(UserError, match="is not a directory"):

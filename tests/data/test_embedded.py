@@ -225,7 +225,7 @@ def test_the_networks_learn_true_labels_but_not_shuffled_ones(splits: tuple[Spli
 
 @pytest.mark.system
 def test_the_check_fails_in_one_line(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no known layout"):
+    with pytest.raises(UserError, match="no known layout"):
         check(tmp_path)
     with pytest.raises(UserError, match="cannot learn it") as caught:
         check(tiny)  # far too few clips to learn from

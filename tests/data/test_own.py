@@ -136,13 +136,38 @@ def test_files_of_one_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_folder_without_media_is_a_one_line_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no media files and has no known layout .*; it has nothing"):
+    with pytest.raises(UserError, match=r"has no media files \(it is empty\) and no known layout"):
         read(tmp_path)
     write(tmp_path, "clips.zip", "readme.md")
     with pytest.raises(
-        UserError, match=r"has no media files: found compressed files to unpack: 1, first clips\.zip"
+        UserError, match=r"has no media files: left out: 1 files, compressed: unpack them \(first clips\.zip"
     ):
         read(tmp_path, "folder")
+
+
+def test_a_table_that_is_no_list_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_clips(tmp_path, "a.mp4")
+    (tmp_path / "labels.csv").write_text("file,class\na.mp4,dog\n")
+    assert labels(read(tmp_path)) == {"a.mp4": ()}
+    line = f"{tmp_path}: labels.csv is not read as a list: its first line does not name the column path"
+    assert line in capsys.readouterr().err.splitlines()
+
+
+def test_too_many_unreadable_files_are_all_listed_before_the_work(tmp_path: Path) -> None:
+    root = write_clips(tmp_path / "mine", *(f"{number}.mp4" for number in range(4)))
+    (root / "empty.mp4").touch()
+    (root / "empty too.mp4").touch()
+    (root / "text.mp4").write_text("no film")
+    said = r"3 of 7 clips failed, more than max_skipped=0\.05 allows \(last text: not a known container"
+    with pytest.raises(UserError, match=said):
+        prepare(root, tmp_path / "out", PrepareConfig(workers=1))
+    rows = list(csv.DictReader((tmp_path / "out" / "skipped.csv").read_text().splitlines()))
+    assert [row["clip"] for row in rows] == ["empty too", "empty", "text"]
+    for path in root.glob("[0-9].mp4"):
+        path.unlink()
+    first, lost = dry_run(root, PrepareConfig(workers=1)).splitlines()
+    assert first == "mine: nothing to prepare"
+    assert lost.startswith("unreadable: 3 files, would be skipped (first empty too.mp4: empty file); more ")
 
 
 def test_no_name_is_an_official_dataset_s(tmp_path: Path) -> None:

@@ -139,15 +139,16 @@ def aggregate(groups: Sequence[Group], datasets: Iterable[str]) -> list[Record]:
 
     Columns are those of the datasets' protocols, whether or not they were evaluated.
     """
-    scores = [score for group in groups for run in group.runs for score in run.scores]
-    columns = [column for dataset in datasets for column in _columns(dataset, scores)]
+    runs = [run for group in groups for run in group.runs]
+    columns = [column for dataset in datasets for column in _columns(dataset, runs)]
     return [_record(group, encoder, column) for group in groups for encoder in ENCODERS for column in columns]
 
 
-def _columns(dataset: str, scores: Sequence[Score]) -> list[Column]:
+def _columns(dataset: str, runs: Sequence[EvaluatedRun]) -> list[Column]:
     """Return the columns of a dataset's protocols; fine-tuning and retrieval have top-5 if scores do."""
+    scores = [score for run in runs for score in run.scores]
     columns = []
-    for spec in EVAL_SPECS.get(dataset) or _own_specs(dataset, scores):
+    for spec in EVAL_SPECS.get(dataset) or _own_specs(dataset, runs):
         splits = SPLITS if spec.folds > 1 else (ALL_SPLITS,)
         columns += [Column(dataset, spec, split) for split in splits]
         if PROTOCOLS[spec.protocol].trains_encoder or spec.metric == "recall":
@@ -156,15 +157,18 @@ def _columns(dataset: str, scores: Sequence[Score]) -> list[Column]:
     return columns
 
 
-def _own_specs(dataset: str, scores: Sequence[Score]) -> tuple[EvalSpec, ...]:
-    """Return the protocols of a dataset of one's own, whose scores tell its metric and folds."""
-    known = [score for score in scores if score.dataset == dataset]
-    folds = max((score.folds for score in known), default=1)
-    # Retrieval has its own metric in any dataset; where there is nothing else, there were no labels.
-    metrics = {score.metric for score in known} - (
-        {"recall"} if len({s.metric for s in known}) > 1 else set()
-    )
-    return own_specs(min(metrics, default="top1"), folds)
+def _own_specs(dataset: str, runs: Sequence[EvaluatedRun]) -> tuple[EvalSpec, ...]:
+    """Return the protocols by which a dataset of one's own was evaluated, whose scores tell metric and folds.
+
+    Only these: its labels and modalities, which decide what else it could have, are not known here.
+    """
+    known = [score for run in runs for score in run.scores if score.dataset == dataset]
+    failed = [key for run in runs for key in run.failures if key.dataset == dataset]
+    folds = max([score.folds for score in known] + [key.fold for key in failed], default=1)
+    metrics = {score.metric for score in known if score.metric != "recall"}
+    evaluated = {(key.modality, key.protocol) for key in (*(score.key for score in known), *failed)}
+    specs = own_specs(min(metrics, default="top1"), folds)
+    return tuple(spec for spec in specs if (spec.modality, spec.protocol) in evaluated)
 
 
 def _record(group: Group, encoder: EvaluatedEncoder, column: Column) -> Record:

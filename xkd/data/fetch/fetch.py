@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from xkd.config.overrides import STRICT
 from xkd.config.types import Text
 from xkd.data.fetch.registry import fetch_registered
-from xkd.data.sources.files import MediaFiles, printable
+from xkd.data.sources.files import MediaFiles, printable, raise_unreadable
 from xkd.data.sources.own import fingerprint
 from xkd.data.synthetic.dataset import MIN_CLIPS, generate
 from xkd.data.synthetic.miniatures import MINIATURES, generate_miniature
@@ -92,6 +92,9 @@ def _identify(root: Path) -> str:
     """
     require_finished(root)
     files = MediaFiles(root).media
-    rows = [f"{printable(place)}\0{fingerprint(file)}\n" for place, file in sorted(files.items())]
+    try:
+        rows = [f"{printable(place)}\0{fingerprint(file)}\n" for place, file in sorted(files.items())]
+    except OSError as error:
+        raise_unreadable(error)
     print(f"{root}: uses the {len(rows)} files that are there", file=sys.stderr)
     return hashlib.sha256("".join(rows).encode()).hexdigest()

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from xkd.data.media.damage import MediaError
-from xkd.data.media.header import Header, read_header
+from xkd.data.media.header import Header
 from xkd.data.shards.prepare import CLIP_TIMEOUT, PrepareConfig, encode
 from xkd.data.sources.dataset import SourceDataset
+from xkd.data.sources.files import printable
 from xkd.data.sources.layout import SourceClip
-from xkd.data.sources.own import probe
+from xkd.data.sources.own import Probe, probe
 from xkd.data.sources.source import open_source
 from xkd.parallel.processes import Failure, run_each
 
@@ -31,24 +31,25 @@ def dry_run(source: Path, config: PrepareConfig) -> str:
         UserError: see `open_source`.
     """
     dataset = open_source(source, config.dataset, allow_missing=config.allow_missing, config=config)
-    headers = dataset.headers
-    if not dataset.own:
-        probes = probe(dataset.name, {clip.place: clip.file for clip in dataset.clips if clip.file})
-        headers = {place: found.header for place, found in probes.items() if found.header}
+    files = {clip.place: clip.file for clip in dataset.clips if clip.file}
+    probes = dataset.probes if dataset.own else probe(dataset.name, files)
+    headers = {place: found.header for place, found in probes.items() if found.header}
     readable = [clip for clip in dataset.clips if clip.place in headers]
     seconds = sum(_duration(clip, headers[clip.place]) for clip in readable)
-    files = dict.fromkeys(clip.place for clip in readable)
+    places = dict.fromkeys(clip.place for clip in readable)
     splits = Counter(
         f"fold {fold} {split}" if len(clip.splits) > 1 else split
         for clip in readable
         for fold, split in enumerate(clip.splits, 1)
     )
     classes = {label for clip in readable for label in clip.labels}
-    counts = f"{len(readable)} clips of {len(files)} files ({_list(splits)})"
+    counts = f"{len(readable)} clips of {len(places)} files"
     lines = [
-        f"{dataset.name}: {counts}, {seconds / 3600:.2f} h, {len(classes)} classes",
-        f"codecs: {_list(Counter(_codecs(headers[place]) for place in files))}",
-        *_skipped(dataset, headers, config),
+        f"{dataset.name}: {counts} ({_list(splits)}), {seconds / 3600:.2f} h, {len(classes)} classes"
+        if readable
+        else f"{dataset.name}: nothing to prepare",
+        *[f"codecs: {_list(Counter(_codecs(headers[place]) for place in places))}"][: len(places)],
+        *_skipped(dataset, probes, config),
         *_measure(dataset, readable, headers, seconds, config),
     ]
     return "\n".join(lines)
@@ -70,14 +71,14 @@ def _list(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda pair: -pair[1]))
 
 
-def _skipped(dataset: SourceDataset, headers: Mapping[str, Header], config: PrepareConfig) -> list[str]:
+def _skipped(dataset: SourceDataset, probes: Mapping[str, Probe], config: PrepareConfig) -> list[str]:
     """Return what would be skipped and left out, and whether it is too much."""
-    lost = [clip for clip in dataset.clips if clip.place not in headers]
+    lost = [clip for clip in dataset.clips if probes[clip.place].problem]
     lines = []
     if lost:
         stops = len(lost) > config.max_skipped * len(dataset.clips)
         allowed = f"; more than max_skipped={config.max_skipped:g} allows, prepare would stop" * stops
-        first = f"{lost[0].place}: {_reason(lost[0])}"
+        first = f"{printable(lost[0].place)}: {probes[lost[0].place].problem}"
         lines.append(f"unreadable: {len(lost)} files, would be skipped (first {first}){allowed}")
     if dataset.missing:
         lines.append(dataset.describe_missing())
@@ -85,17 +86,6 @@ def _skipped(dataset: SourceDataset, headers: Mapping[str, Header], config: Prep
     if len(dataset.left_out) > 5:
         lines.append(f"left out: {len(dataset.left_out) - 5} more files")
     return lines
-
-
-def _reason(clip: SourceClip) -> str:
-    """Return why a file cannot be read."""
-    if clip.file is None or not clip.file.size:
-        return "empty file"
-    try:
-        read_header(clip.file.content())
-    except MediaError as error:
-        return str(error)
-    return "unreadable"
 
 
 def _measure(

@@ -150,6 +150,11 @@ def _write_shards(
     reports = [find_json(path) for path in paths]
     jobs = [clip for clips, report in zip(shards, reports, strict=True) if not report for clip in clips]
     skipped = [row for report in reports if report for row in report["skipped"]]
+    if dataset.probes:
+        # Of one's own files it is known before the work which cannot be opened: all are listed at once.
+        problems = [(clip.id, dataset.probes[clip.place].problem) for clip in dataset.clips]
+        known = [{"clip": name, "reason": problem} for name, problem in problems if problem]
+        _check_skipped(dataset, known, table, config)
     task = functools.partial(encode, kind=dataset.kind, config=config)
     (output.path / "shards").mkdir(exist_ok=True)
     with progress("prepare", total, done=total - len(jobs)) as bar:
@@ -164,14 +169,7 @@ def _write_shards(
                     bar.advance()
                     if isinstance(outcome, Failure):
                         skipped.append({"clip": clip.id, "reason": outcome.reason})
-                        if len(skipped) > config.max_skipped * total:
-                            write_table(table, ("clip", "reason"), skipped)
-                            last = f"{config.max_skipped:g} allows (last {clip.id}: {outcome.reason}"
-                            problem = f"{len(skipped)} of {total} clips failed, more than max_skipped={last}"
-                            raise UserError(
-                                f"{dataset.root}: {problem}; all in {table}); repair or remove these files, "
-                                "or set a larger max_skipped"
-                            )
+                        _check_skipped(dataset, skipped, table, config)
                     else:
                         rows.append(_append(tar, shard, clip, outcome).to_row())
                         if outcome.damage:
@@ -179,6 +177,22 @@ def _write_shards(
             partial.replace(output.path / shard)
             write_json(path, {"clips": rows, "skipped": skipped[before:], "damaged": damaged})
     return len(jobs), [read_json(path) for path in paths]
+
+
+def _check_skipped(
+    dataset: SourceDataset, skipped: list[dict[str, str]], table: Path, config: PrepareConfig
+) -> None:
+    """Check that not too many clips were skipped; list them if so."""
+    total = len(dataset.clips)
+    if len(skipped) <= config.max_skipped * total:
+        return
+    write_table(table, ("clip", "reason"), skipped)
+    last = f"last {skipped[-1]['clip']}: {skipped[-1]['reason']}"
+    raise UserError(
+        f"{dataset.root}: {len(skipped)} of {total} clips failed, more than max_skipped="
+        f"{config.max_skipped:g} allows ({last}; all in {table}); repair or remove these files, or set a "
+        "larger max_skipped"
+    )
 
 
 def _finish(

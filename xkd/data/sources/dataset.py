@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xkd.data.media.header import Header
 from xkd.data.sources.layout import Kind, SourceClip
+from xkd.data.sources.own import Probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class SourceDataset:
     """Of a dataset of one's own: its layout, and how it was split and cut, for dataset.json."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Of one's own: files that are no clips, each with the reason."""
-    headers: Mapping[str, Header] = field(default_factory=dict)
-    """Of one's own: what the files hold, by their places."""
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    """Of one's own: what the headers of the files tell, by their places."""
 
     def describe_missing(self) -> str:
         """Return '3 of 30 listed files are missing (by class: Archery 2, Bowling 1)', most affected first."""
@@ -45,11 +45,13 @@ class SourceDataset:
         return f"{len(self.missing)} of {listed} listed files are missing (by class: {shown})"
 
 
-def hash_clips(clips: Sequence[SourceClip], fingerprints: Mapping[str, str] | None = None) -> str:
+def hash_clips(clips: Sequence[SourceClip], probes: Mapping[str, Probe] | None = None) -> str:
     """Return a revision from the listing and the sizes, or the fingerprints, of the files."""
     digest = hashlib.sha256()
     for clip in clips:
-        size = (fingerprints or {}).get(clip.place) or str(clip.file.size if clip.file else 0)
+        size = str(clip.file.size if clip.file else 0)
+        if probes:
+            size = probes[clip.place].fingerprint
         row = (clip.id, *clip.splits, *clip.labels, size, *map(str, clip.segment or ()))
         digest.update("\0".join(row).encode() + b"\n")
     return digest.hexdigest()[:16]

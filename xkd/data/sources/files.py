@@ -277,7 +277,9 @@ def tar_members(tar: Path, root: Path) -> dict[str, SourceFile]:
                     if target := found.get(posixpath.normpath(f"{base}/{member.linkname}")):
                         found[place] = target
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{tar} is truncated or not an uncompressed tar ({error}); fetch it again") from None
+        raise UserError(
+            f"{tar} is truncated or not an uncompressed tar ({error}); fetch it again or remove it"
+        ) from None
     except OSError as error:
         raise_unreadable(error)
     return found

@@ -15,7 +15,8 @@ from xkd.data.sources.folders import SPLITS, find_split
 from xkd.data.sources.layout import Files, Layout, Line, SourceClip
 from xkd.errors import UserError, nearest
 
-_SUFFIXES = (".csv", ".tsv", ".txt")
+TABLE_SUFFIXES = (".csv", ".tsv")
+_SUFFIXES = (*TABLE_SUFFIXES, ".txt")
 _MEDIA = "|".join(re.escape(suffix) for suffix in MEDIA_SUFFIXES)
 _PATH_AND_LABELS = re.compile(rf"""(["']?)(.*(?:{_MEDIA}))\1(?:\s*[\s,;]\s*(.*))?""", re.IGNORECASE)
 """A line of mmaction2 or VideoMAE; a path may have spaces."""

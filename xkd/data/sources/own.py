@@ -20,7 +20,7 @@ from xkd.data.media.header import Header, read_header
 from xkd.data.sources.files import SourceFile, describe_left_out, printable, to_id
 from xkd.data.sources.layout import Files, Kind, SourceClip
 from xkd.errors import UserError
-from xkd.io import short_hash
+from xkd.io import one_line, short_hash
 from xkd.parallel.limits import cores
 from xkd.progress import progress
 
@@ -52,10 +52,8 @@ class OwnClips:
     clips: tuple[SourceClip, ...]
     left_out: tuple[tuple[str, str], ...]
     """Files that are no clips, each with the reason."""
-    fingerprints: Mapping[str, str]
+    probes: Mapping[str, Probe]
     """Of each file by its place."""
-    headers: Mapping[str, Header]
-    """Of each file that can be opened, by its place."""
     record: Mapping[str, Any]
     """How they were split and cut, for dataset.json."""
 
@@ -67,6 +65,8 @@ class Probe:
     fingerprint: str
     header: Header | None
     """None: it cannot be opened."""
+    problem: str = ""
+    """Why not."""
 
 
 def complete(files: Files, listed: Sequence[SourceClip], config: OwnConfig) -> OwnClips:
@@ -105,8 +105,7 @@ def complete(files: Files, listed: Sequence[SourceClip], config: OwnConfig) -> O
         kind=kind,
         clips=tuple(clips),
         left_out=tuple((printable(place), printable(reason)) for place, reason in left_out.items()),
-        fingerprints={place: found.fingerprint for place, found in probes.items()},
-        headers=known,
+        probes=probes,
         record={
             "layout": files.layout.name,
             "split": {"by": files.layout.name} if any(clip.splits for clip in listed) else by_content,
@@ -137,9 +136,11 @@ def probe(name: str, paths: Mapping[str, SourceFile]) -> dict[str, Probe]:
         content = f"{file.path} {file.offset}"
         try:
             content = fingerprint(file)
-            return Probe(content, read_header(file.content()) if file.size else None)
-        except (MediaError, OSError):
-            return Probe(content, None)  # preparing it tells the reason
+            if not file.size:
+                return Probe(content, None, "empty file")
+            return Probe(content, read_header(file.content()))
+        except (MediaError, OSError) as error:
+            return Probe(content, None, one_line(error))
 
     with (
         progress(f"reading headers of {name}", len(paths)) as bar,
@@ -175,7 +176,7 @@ def _find_copies(listed: Sequence[SourceClip], probes: Mapping[str, Probe]) -> d
     """Return the files whose content an earlier one has, each with the reason to leave it out."""
     alike: dict[str, dict[str, SourceFile]] = defaultdict(dict)
     for clip in listed:
-        if clip.file:
+        if clip.file and clip.file.size:
             alike[probes[clip.place].fingerprint][clip.place] = clip.file
     copies = {}
     for places in alike.values():

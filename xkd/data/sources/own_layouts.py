@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from xkd.data.sources.dataset import SourceDataset, hash_clips
-from xkd.data.sources.files import split_name
+from xkd.data.sources.files import list_names, split_name
 from xkd.data.sources.folders import CLASSES, FOLDER, has_class_folders
 from xkd.data.sources.layout import Files, Layout, SourceClip
-from xkd.data.sources.lists import LIST, find_lists
+from xkd.data.sources.lists import LIST, TABLE_SUFFIXES, find_lists
 from xkd.data.sources.own import OwnConfig, complete
 from xkd.data.sources.webdataset import WEBDATASET, has_samples
 from xkd.errors import UserError
@@ -55,7 +55,7 @@ def open_own(
         files.tables[root.name] = None
     listed = list(layout.read(files))
     if not listed:
-        raise UserError(f"{root} has no media files: found {files.describe_found(())}")
+        raise UserError(f"{root} has no media files: {'; '.join(files.describe_left_out()) or 'it is empty'}")
     # Before the work starts, so that a wrong guess can be stopped.
     print(f"{root}: {_describe_own(files, listed, forced=forced)}", file=sys.stderr)
     absent = [clip for clip in listed if not clip.file]
@@ -65,6 +65,11 @@ def open_own(
             f"{root}: {len(absent)} of {len(listed)} listed files are missing, first "
             f"{files.root / absent[0].place}; add them or correct the list{choice}"
         )
+    if layout in (CLASSES, FOLDER) and not forced:
+        names = [name for name in list_names(root) if name.lower().endswith(TABLE_SUFFIXES)]
+        files.notes += [
+            f"{name} is not read as a list: its first line does not name the column path" for name in names
+        ]
     found = complete(files, listed, config)
     for note in files.notes:
         print(f"{root}: {note}", file=sys.stderr)
@@ -73,14 +78,14 @@ def open_own(
     return SourceDataset(
         root=root,
         name=f"{name}_{layout.name}" if name in official else name,
-        revision=origin["hash"] if origin else hash_clips(clips, found.fingerprints),
+        revision=origin["hash"] if origin else hash_clips(clips, found.probes),
         kind=found.kind,
         clips=clips,
         missing=tuple(clip for clip in found.clips if not clip.file),
         origin=origin,
         own=found.record,
         left_out=found.left_out,
-        headers=found.headers,
+        probes=found.probes,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from xkd.data.sources.audioset import AUDIOSET
 from xkd.data.sources.dataset import SourceDataset, hash_clips
-from xkd.data.sources.files import split_name
+from xkd.data.sources.files import MediaFiles, split_name
 from xkd.data.sources.kinetics import KINETICS
 from xkd.data.sources.layout import Files, Layout
 from xkd.data.sources.lists import LIST, is_media_list
@@ -185,8 +185,8 @@ def _recognize(root: Path) -> Layout:
     lists = (
         f"{name} has {known.folders[0]}{known.lists[0]}" for name, known in LAYOUTS.items() if known.lists
     )
-    found = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
-    raise UserError(f"{root} has no media files and has no known layout ({'; '.join(lists)}); it has {found}")
+    found = "; ".join(MediaFiles(root).describe_left_out()) or "it is empty"
+    raise UserError(f"{root} has no media files ({found}) and no known layout ({'; '.join(lists)})")
 
 
 def _read_origin(root: Path) -> Mapping[str, str] | None:

@@ -1,0 +1,28 @@
+"""Which columns the table of a dataset of one's own has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.report.synthetic import write_run, write_scores
+from tests.tiny import tiny_config
+from xkd.evaluation.plan import make_task
+from xkd.report.aggregate import Group, aggregate
+from xkd.report.load import read_run
+
+
+def test_only_protocols_by_which_it_was_evaluated_are_columns(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tiny_config())
+    scores = tmp_path / "scores"
+    scores.mkdir()
+
+    def columns() -> set[str]:
+        evaluated = read_run(run, scores)
+        return {record.column.name for record in aggregate([Group("run", (evaluated,))], ["mine"])}
+
+    assert columns() == set()
+    # Of a folder without labels, the evaluation that it has may fail.
+    (scores / "mine-audiovisual-retrieval-teacher.failed").write_text("out of memory")
+    assert columns() == {"audiovisual_retrieval"}
+    write_scores(scores, run, (make_task("mine", "video", "svm", "teacher"),))
+    assert columns() == {"audiovisual_retrieval", "video"}
