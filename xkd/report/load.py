@@ -89,11 +89,13 @@ def read_run(
         uniform, tasks: see `select_scores`; without tasks, every score in the folder may be shown.
 
     Raises:
-        UserError: the run has not ended; or the directory of scores is missing though the run has not failed.
+        UserError: the run has not ended; or a directory of scores other than the run's own is missing though
+            the run has not failed.
     """
     run = RunDir(path)
     config, verdict = run.config(), run.verdict()
-    if not scores_dir.is_dir() and not verdict.failed:
+    # The run's own directory comes into being with its first score; another that is missing is a mistake.
+    if not scores_dir.is_dir() and not verdict.failed and scores_dir.resolve() != run.scores.resolve():
         raise UserError(f"{scores_dir} does not exist; run xkd evaluate first")
     scores, left_out = select_scores(scores_dir, run, {} if uniform is None else uniform, tasks)
     failures = {

@@ -69,7 +69,7 @@ def tabulate(
 
     Args:
         run: run directory with its verdict.
-        scores: directory of score files; may be missing if the run collapsed.
+        scores: directory of score files; may be missing if the run collapsed, or if it is the run's own.
         pushgateway: URL of a Prometheus Pushgateway that receives the scores for a minute; empty: none.
         compare: other run directories, each with its scores in ``scores/``; runs that differ only in the
             seed become one row.
