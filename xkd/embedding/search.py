@@ -62,11 +62,13 @@ def search(index: Path, query: Path, k: int, run: Path | None = None) -> dict[st
         vectors = encoders.embed_file(query)
     except MediaError as error:
         raise UserError(f"{query} cannot be read: {error}") from None
+    # Rows name files as they were given to `embed`: the query may be spelled in another way.
+    alike = (Path(path) for path in set(table.paths) if Path(path).name == query.name)
+    own_rows = {str(path) for path in alike if path.resolve() == query.resolve()}
     found = {}
     for title, (own, other) in _KINDS.items():
         if vectors.get(own) is not None and other in table.vectors:
-            left_out = {str(query)} if own == other else set()
-            found[title] = find_nearest(table, other, vectors[own], k, left_out)
+            found[title] = find_nearest(table, other, vectors[own], k, own_rows if own == other else ())
     return found
 
 
