@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from xkd.data.fetch.fetch import fetch as fetch
     from xkd.data.shards.prepare import PrepareConfig as PrepareConfig
     from xkd.data.shards.prepare import prepare as prepare
+    from xkd.embedding.embed import embed as embed
     from xkd.evaluation.evaluate import evaluate as evaluate
     from xkd.evaluation.plan import make_task as make_task
+    from xkd.report.tabulate import tabulate as tabulate
     from xkd.train.pretrain import pretrain as pretrain
     from xkd.weights import load as load
 
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "PrepareConfig": "xkd.data.shards.prepare",
     "PretrainConfig": "xkd.config",
+    "embed": "xkd.embedding.embed",
     "evaluate": "xkd.evaluation.evaluate",
     "fetch": "xkd.data.fetch.fetch",
     "get_preset": "xkd.config.presets",
@@ -28,6 +31,7 @@ _MODULES = {
     "make_task": "xkd.evaluation.plan",
     "prepare": "xkd.data.shards.prepare",
     "pretrain": "xkd.train.pretrain",
+    "tabulate": "xkd.report.tabulate",
 }
 __all__ = ["__version__", *_MODULES]
 
