@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from xkd.config.presets import get_preset, resolve_pretrain
-from xkd.data.shards.manifest import ROWS
+from xkd.data.shards.manifest import ROWS, PreparedDataset
 from xkd.errors import UserError
+from xkd.launch.distributed import DistributedContext
 from xkd.suggest import rules
 from xkd.suggest.rules import Material, Timing
-from xkd.suggest.suggest import Suggestion, suggest
+from xkd.suggest.suggest import Suggestion, choose, suggest
 from xkd.train.memory import Machine
 
 
@@ -88,6 +89,15 @@ def test_silent_clips(prepared: Path, tmp_path: Path) -> None:
     data = changed(prepared, tmp_path / "silent", 20, "audio_offset")
     with pytest.raises(UserError, match="no clip of split train has video and audio"):
         suggest(data, 1)
+
+
+def test_too_little_memory_is_one_line(prepared: Path) -> None:
+    dataset = PreparedDataset.open(prepared)
+    machine = Machine(torch.device("cpu"), 10**8, 1, 1)
+    with pytest.raises(UserError) as caught:
+        choose(dataset, Material(30, 0.05, 48), machine, DistributedContext(0, 1, machine.device), 1)
+    line = r"0\.1 GB of memory are free for training, but the smallest preset, embedded, needs 0\.\d GB .*"
+    assert re.fullmatch(line, str(caught.value))
 
 
 def test_a_source_is_to_be_prepared_first(prepared: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.memory import live_bytes
 from tests.tiny import tiny_config
 from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.config.overrides import resolve
@@ -21,7 +22,7 @@ from xkd.log import get_logger
 from xkd.model.vit import CHANNELS
 from xkd.model.xkd import XKD
 from xkd.train.memory import MOST, Machine, check_memory, count_parameters, estimate, kept_bytes
-from xkd.train.step import mask_noise
+from xkd.train.step import Stepper, mask_noise
 
 CPU = torch.device("cpu")
 ALONE = DistributedContext(0, 1, CPU)
@@ -81,6 +82,15 @@ def test_what_autograd_keeps_is_as_estimated(settings: list[str], dtype: torch.d
     assert estimated == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.system
+@each_variant
+def test_the_activations_are_what_lives_at_a_time(settings: list[str]) -> None:
+    few, many = (resolve(tiny_config(), None, [*settings, f"optim.batch_size={n}"]) for n in (8, 16))
+    measured = live_bytes(Stepper(XKD(many), many, ALONE)) - live_bytes(Stepper(XKD(few), few, ALONE))
+    estimated = [estimate(config, 1, half=False).activations for config in (few, many)]
+    assert estimated[1] - estimated[0] == pytest.approx(measured, rel=0.2)
+
+
 def test_parts_processes_and_workers_count() -> None:
     paper = get_preset("paper")
     whole, half = estimate(paper, 1, half=False), estimate(paper, 2, half=False)
@@ -97,7 +107,7 @@ def test_what_is_far_too_large_is_refused_with_settings_that_fit() -> None:
     with pytest.raises(UserError) as caught:
         check_memory(get_preset("paper"), ALONE, machine)
     line = str(caught.value)
-    assert line.startswith("run.accumulate 1 with optim.batch_size 256 of preset paper needs about 10")
+    assert line.startswith("run.accumulate 1 with optim.batch_size 256 of preset paper needs about 13")
     assert "but 21.0 GB are available; set run.accumulate=" in line
     for setting in (word for word in line.split() if "=" in word):
         assert machine.fits(resolve(get_preset("paper"), None, [setting]))

@@ -22,7 +22,7 @@ from xkd.parallel.limits import cores
 from xkd.suggest import rules
 from xkd.suggest.measure import measure
 from xkd.suggest.rules import Material, Timing
-from xkd.train.memory import Machine, count_parameters, find_machine, gigabytes, in_more_parts
+from xkd.train.memory import LAUNCH_BYTES, Machine, count_parameters, find_machine, gigabytes, in_more_parts
 from xkd.train.step import precision
 
 _log = get_logger(__name__)
@@ -112,12 +112,20 @@ def suggest(data: Path, hours: float) -> Suggestion:
             f"{rules.FEWEST_CLIPS} or more; prepare more clips"
         )
     with distributed_context() as context:
-        return _choose(dataset, material, find_machine(context), context, hours)
+        machine = find_machine(context)
+        if context.device.type == "cpu":
+            machine = replace(machine, available=max(0, machine.available - LAUNCH_BYTES))
+        return choose(dataset, material, machine, context, hours)
 
 
-def _choose(
+def choose(
     dataset: PreparedDataset, material: Material, machine: Machine, context: DistributedContext, hours: float
 ) -> Suggestion:
+    """Return the largest candidate that fits `machine`, measured on this process's device.
+
+    Raises:
+        UserError: none fits its memory.
+    """
     on_gpu = context.device.type == "cuda"
     rejected: dict[str, str] = {}
     for preset in rules.CANDIDATES:
@@ -151,8 +159,10 @@ def _choose(
             continue
         config = rules.with_epochs(config, max(1, min(wanted, possible)))
         return Suggestion(config, material, machine, timing, wanted, rejected)
-    reasons = "; ".join(f"{preset} {reason}" for preset, reason in rejected.items())
-    raise UserError(f"no preset fits the {gigabytes(machine.available)} of memory available: {reasons}")
+    raise UserError(
+        f"{gigabytes(machine.available)} of memory are free for training, but the smallest preset, "
+        f"{rules.SMALLEST}, {rejected[rules.SMALLEST]}"
+    )
 
 
 def _device(machine: Machine, dtype: torch.dtype) -> str:

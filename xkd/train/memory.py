@@ -26,6 +26,13 @@ MOST = 0.8
 """Share of the available memory from which a run says what it needs; what is proposed stays below it."""
 TOO_MUCH = 1.25
 """Share of the available memory from which a run is refused: the estimate may be 20 percent too high."""
+LAUNCH_BYTES = 320 * 10**6
+"""Memory of the processes that start and watch those of a run: the command and torchrun's agent."""
+_LIBRARY_BYTES = 200 * 10**6
+"""Memory that libraries take when a process first computes on the CPU: 160 to 190 MB, measured."""
+_KEPT = 1.3
+"""Memory of the activations on the CPU relative to the most that live at a time: the process keeps what is
+freed (`xkd.launch.distributed.keep_freed_memory`), and other tensors do not fill it."""
 _WORKER_BYTES = 100 * 2**20
 """Memory that a loader's worker does not share with the process that forked it."""
 _BATCHES_AHEAD = 2
@@ -36,7 +43,7 @@ _WIDEST = 16 / 9
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that one training process needs, beyond those of its libraries."""
+    """Bytes that one training process needs beyond those that it has when its modules are imported."""
 
     model: float
     """Weights of students, decoders and teachers, gradients, AdamW's moments, copies in half precision."""
@@ -44,6 +51,16 @@ class Need:
     """Of one part of a step: views, what the backward pass needs, and the largest intermediate results."""
     batches: float
     """Clips in host memory: those of a step and those read ahead; and the loader's workers."""
+
+    @property
+    def gpu(self) -> float:
+        """Bytes on a GPU."""
+        return self.model + self.activations
+
+    @property
+    def cpu(self) -> float:
+        """Bytes of host memory if the CPU computes."""
+        return self.model + _KEPT * self.activations + _LIBRARY_BYTES + self.batches
 
 
 def estimate(config: PretrainConfig, processes: int, half: bool) -> Need:
@@ -117,10 +134,13 @@ def kept_bytes(config: PretrainConfig, modality: Modality, half: bool) -> float:
 
 
 def _intermediate_bytes(config: PretrainConfig, modality: Modality, half: bool) -> float:
-    """Return the largest results, for one clip, that are not kept: those of a teacher's block."""
-    rows = 1 + math.prod(config.modality(modality).grid)
+    """Return the largest results, for one clip, that are not kept: a teacher's block, or reconstruction."""
+    tokens = math.prod(config.modality(modality).grid)
     # The block's input, its sum with the attention's output, the norm's; four widths twice around the GELU.
-    return rows * config.encoder.dim * (3 * 4 + 8 * (2 if half else 4))
+    block = (1 + tokens) * config.encoder.dim * (3 * 4 + 8 * (2 if half else 4))
+    # The patches, the prediction, and the targets before they are divided by their deviation.
+    reconstruction = 3 * 4 * tokens * CHANNELS[modality] * math.prod(config.modality(modality).patch)
+    return max(block, reconstruction)
 
 
 def _clip_bytes(config: PretrainConfig) -> float:
@@ -146,9 +166,7 @@ class Machine:
         """Return the bytes that a run needs of what is available."""
         half = precision(config.run.precision, self.device) != torch.float32
         need = estimate(config, self.processes, half)
-        if self.device.type == "cuda":
-            return need.model + need.activations
-        return self.sharing * (need.model + need.activations + need.batches)
+        return need.gpu if self.device.type == "cuda" else self.sharing * need.cpu
 
     def fits(self, config: PretrainConfig) -> bool:
         """Return whether a run leaves some of the memory free."""
