@@ -143,7 +143,19 @@ def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, ru
     ("words", "error"),
     [
         (["--preset", "toi"], "unknown preset 'toi' (did you mean toy?); see xkd presets"),
-        (["--set", "optim.lrr=1"], "optim.lrr=1: unknown setting optim.lrr (did you mean lr?)"),
+        (["--set", "optim.lrr=1"], "optim.lrr=1: unknown setting optim.lrr (did you mean optim.lr?)"),
+        (["--set", "lr=1"], "lr=1: unknown setting lr (did you mean optim.lr?)"),
+        (["--set", "dim=1"], "dim=1: unknown setting dim (did you mean encoder.dim, decoder.dim?)"),
+        (
+            ["--set", "learning_rate=1"],
+            "learning_rate=1: unknown setting learning_rate (did you mean optim.lr, optim.lr_final?)",
+        ),
+        (
+            ["--set", "optim.learning_rate=1"],
+            "optim.learning_rate=1: unknown setting optim.learning_rate (did you mean optim.lr, optim.lr_",
+        ),
+        (["--set", "encoder.lr=1"], "encoder.lr=1: unknown setting encoder.lr (did you mean optim.lr?)"),
+        (["--set", "optm.lr=1"], "optm.lr=1: unknown setting optm (did you mean optim?)"),
         (["--set", "optim.lr"], "optim.lr: write a setting as name=value, for example optim.lr=1e-4"),
         (
             ["--set", "optim.lr=fast"],
@@ -213,6 +225,48 @@ def test_an_environment_variable_sets_nothing_but_the_pushgateway() -> None:
         if parameter.envvar
     }
     assert variables == {("tabulate", "pushgateway"): "XKD_PUSHGATEWAY"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "error"),
+    [
+        ("xkd.cli", ["launch", "--cancel", "job"], "xkd: xkd launch needs kubernetes: pip install"),
+        (
+            "xkd.cli",
+            ["fetch", "esc50", "--repo", ".", "--out", "o"],
+            "xkd: fetching from a registry needs dvc",
+        ),
+        ("xkd.launch.kfp_cli", ["run", "submit", "pipeline.py"], "error: kfp needs kfp: pip install"),
+        ("xkd.launch.kfp_cli", ["--help"], "error: kfp needs kfp: pip install"),
+    ],
+)
+@pytest.mark.system
+def test_a_base_installation_names_the_extra_in_one_line(
+    code: str, words: list[str], error: str, tmp_path: Path
+) -> None:
+    """Without the packages of the extra, which its processes cannot find."""
+    hook = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('dvc', 'kfp', 'kfp_server_api', 'kubernetes'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", f"from {code} import main; main()", *words],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(error)
+    assert done.stderr.endswith("pip install 'xkd[workflow]'\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_installed_script_is_this_command() -> None:

@@ -72,6 +72,15 @@ def test_a_file_name_that_is_too_long_is_a_user_error(tmp_path: Path) -> None:
             write_text(path, "")
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that takes no directories")
+def test_a_place_without_directories_is_a_user_error() -> None:
+    """Where mkdir says that something does not exist, as if another process had removed it meanwhile."""
+    with pytest.raises(UserError, match=r"cannot write /proc/out/state: .*Operation not permitted"):
+        write_text(Path("/proc/out/state"), "")
+    with pytest.raises(UserError, match=r"cannot write /proc/out: .*Operation not permitted"):
+        fill(make(Path("/proc/out"), seed=3))
+
+
 def make(path: Path, **identity: object) -> OutputDir:
     return OutputDir(path, identity, lambda: find_json(path / "about.json"))
 
@@ -91,8 +100,9 @@ def interrupt(output: OutputDir, write: Callable[[], None]) -> None:
             write()
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         interrupted()
+    assert caught.value.__notes__ == [f"{output.path} is unfinished: rerun the command to resume"]
 
 
 def test_a_filled_directory_is_complete_and_is_not_filled_again(tmp_path: Path) -> None:
@@ -142,6 +152,9 @@ def test_an_error_before_anything_is_written_leaves_no_directory(tmp_path: Path)
     with pytest.raises(UserError, match="nothing"), make(tmp_path / "out", seed=3).fill():
         raise UserError("nothing")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt) as caught, make(tmp_path / "out", seed=3).fill():
+        raise KeyboardInterrupt
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from xkd.config.overrides import (
     STRICT,
     build,
+    describe_difference,
     difference,
     load_file,
     load_yaml,
@@ -118,7 +119,7 @@ def test_a_section_of_a_file_can_be_selected(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("epoch: 3", r"settings\.yaml: unknown setting epoch \(did you mean epochs\?\)"),
-        ("optim: {beta: 3}", r"settings\.yaml: unknown setting optim\.beta \(did you mean betas\?\)"),
+        ("optim: {beta: 3}", r"settings\.yaml: unknown setting optim\.beta \(did you mean optim\.betas\?\)"),
         ("optim: 3", r"settings\.yaml: optim is a section; set one of lr, betas"),
         ("1: 2", r"settings\.yaml is not valid YAML: the key 1 is not a string; quote it in .*, line 1"),
         (
@@ -199,3 +200,4 @@ def test_difference_lists_dotted_names() -> None:
     other = Outer(epochs=5, labels={"a": 1}, optim=Inner(lr=0.2))
     assert difference(Outer(), other) == ["epochs", "labels.a", "optim.lr"]
     assert difference(other, other) == []
+    assert describe_difference(Outer(), other)["optim.lr"] == "optim.lr 0.1 (not 0.2)"

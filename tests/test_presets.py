@@ -169,7 +169,7 @@ def test_a_preset_has_the_papers_first_results() -> None:
 def test_a_preset_that_names_an_unknown_setting_is_refused() -> None:
     table = {"wrong": Preset(name="wrong", summary="", settings={"optim": {"epoch": 3}})}
     with pytest.raises(
-        UserError, match=r"^preset wrong: unknown setting optim\.epoch \(did you mean epochs\?\)$"
+        UserError, match=r"^preset wrong: unknown setting optim\.epoch \(did you mean optim\.epochs\?\)$"
     ):
         build_preset(table, "wrong", PretrainConfig())
 

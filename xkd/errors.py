@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -55,6 +56,12 @@ class RunInterruptedError(XkdError):
     exit_code = EXIT_TRY_AGAIN
 
 
+class CommandInterruptedError(XkdError):
+    """Ctrl-C ended a command before its end."""
+
+    exit_code = EXIT_SIGNAL + signal.SIGINT
+
+
 class CollapsedError(XkdError):
     """A run ended before its last step because of its verdict.
 
@@ -87,3 +94,17 @@ def in_section(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{name}.{error}") from None
+
+
+@contextmanager
+def extra_required(what: str, extra: str) -> Iterator[None]:
+    """Report a package that cannot be imported, because it is of an extra of this one.
+
+    Raises:
+        UserError: it is missing; the line begins with `what` needs it and says how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or str(error)).partition(".")[0]
+        raise UserError(f"{what} needs {name}: pip install 'xkd[{extra}]'") from None

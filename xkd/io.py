@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -52,6 +52,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if not isinstance(reason, OSError) or reason.errno not in _PERMANENT:
             raise reason from None
         raise UserError(f"cannot write {path}: {one_line(reason)}; the previous content is intact") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory, unless it exists, and those above it.
+
+    Raises:
+        PermissionError: the file system takes no directories, as that of /proc.
+        OSError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # though the directories above it were made
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -227,6 +240,11 @@ class OutputDir:
             if error.errno not in _PERMANENT:
                 raise
             raise UserError(f"cannot complete {self.path}: {one_line(error)}; rerun to resume") from error
+        except KeyboardInterrupt as error:
+            self._release()
+            if self.unfinished.is_dir():
+                error.add_note(f"{self.path} is unfinished: rerun the command to resume")
+            raise
         finally:
             self._release()
 
@@ -235,7 +253,8 @@ class OutputDir:
         if self.is_complete() and not self.unfinished.is_dir():
             return True
         try:
-            self.unfinished.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+            self.unfinished.mkdir(exist_ok=True)
             file = (self.unfinished / "lock").open("w")
         except FileNotFoundError:  # another process has just removed the folder
             return False

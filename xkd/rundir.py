@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from xkd.config import Modality, PretrainConfig, load_config
-from xkd.config.overrides import difference, to_yaml
+from xkd.config.overrides import describe_difference, to_yaml
 from xkd.errors import CollapsedError, UserError
 from xkd.io import read_json, write_text
 from xkd.lock import LOCK
@@ -19,6 +21,9 @@ Role = Literal["teacher", "student"]
 ROLES: tuple[Role, ...] = ("teacher", "student")
 START = ("run.seed", "run.init")
 """Settings of the section `run` that a run cannot change once it has begun."""
+
+_SHOWN = 6
+"""Most settings that a message shows; another preset differs in dozens."""
 
 Row = dict[str, Any]
 """A row of ``metrics.jsonl``."""
@@ -98,13 +103,15 @@ class RunDir:
         """
         text = to_yaml(config)
         if self.config_file.exists():
-            names = difference(self.config(), config)
-            changed = [name for name in names if name in START or not name.startswith("run.")]
+            changed = {
+                name: line
+                for name, line in describe_difference(self.config(), config).items()
+                if name in START or not name.startswith("run.")
+            }
             if extend:
                 self._extend(config, changed)
             elif changed:
-                settings = ", ".join(changed)
-                raise UserError(f"{self.path} holds a run with another {settings}; use another --out")
+                raise UserError(f"{self._holds_another(changed.values())}; use another --out")
         elif self.path.exists() and {entry.name for entry in self.path.iterdir()} - {
             LOCK,
             self.attempts_file.name,
@@ -115,14 +122,16 @@ class RunDir:
         write_text(self.config_file, text)
         return self.ended
 
-    def _extend(self, config: PretrainConfig, changed: list[str]) -> None:
+    def _holds_another(self, changed: Collection[str]) -> str:
+        """Return that the directory has a run of other settings."""
+        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        return f"{self.path} holds a run with another {', '.join(islice(changed, _SHOWN))}{more}"
+
+    def _extend(self, config: PretrainConfig, changed: Mapping[str, str]) -> None:
         """Check that only more epochs are asked for, and mark the run as unfinished."""
         before = self.config().optim.epochs
-        if others := [name for name in changed if name != "optim.epochs"]:
-            raise UserError(
-                f"{self.path} holds a run with another {', '.join(others)}; "
-                "--extend changes only optim.epochs"
-            )
+        if others := [line for name, line in changed.items() if name != "optim.epochs"]:
+            raise UserError(f"{self._holds_another(others)}; --extend changes only optim.epochs")
         if config.optim.epochs < before or (self.ended and not changed):
             raise UserError(f"{self.path} has {before} epochs; to extend it, set optim.epochs to more")
         if self.ended and not self.encoders.is_dir():
@@ -150,6 +159,11 @@ class RunDir:
     def info(self) -> dict[str, Any]:
         """Return what ``run.json`` holds; empty before training has started."""
         return read_json(self.info_file) if self.info_file.exists() else {}
+
+    @property
+    def id(self) -> str:
+        """What distinguishes the run from another one in the same place; empty before it has started."""
+        return str(self.info().get("id", ""))
 
     def metrics(self) -> list[Row]:
         """Return the logged rows, oldest first."""

@@ -31,7 +31,8 @@ MODEL_FILE = "model.safetensors"
 _INPUT: dict[Modality, Literal["frames", "waveform"]] = {"video": "frames", "audio": "waveform"}
 """Names of the modalities in an `Item`."""
 
-_KINDS = {
+Kind = Literal["encoder", "classifier", "projector"]
+_KINDS: dict[Kind, str] = {
     "encoder": "a finished run has them under encoders/",
     "classifier": "a finished evaluation has them under finetuned/",
     "projector": "runs of earlier versions and of one modality have none; pretrain again to compare across "
@@ -183,9 +184,17 @@ def save_weights(weights: Mapping[str, Tensor], metadata: Mapping[str, Any], pat
     write_atomically(path, lambda file: file.write(save(tensors, entry)))
 
 
-def read_weights(
-    path: Path, kind: Literal["encoder", "classifier", "projector"] = "encoder"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def require_weights(path: Path, kind: Kind = "encoder") -> None:
+    """Check that there is a file of weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_file():
+        raise UserError(f"no {kind} at {path}; {_KINDS[kind]}")
+
+
+def read_weights(path: Path, kind: Kind = "encoder") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the weights and the metadata of a file that `save_weights` wrote.
 
     Args:
@@ -195,8 +204,7 @@ def read_weights(
     Raises:
         UserError: the file is missing or was not written by xkd.
     """
-    if not path.is_file():
-        raise UserError(f"no {kind} at {path}; {_KINDS[kind]}")
+    require_weights(path, kind)
     try:
         with safe_open(path, framework="pt") as file:
             entry = file.metadata() or {}

@@ -400,7 +400,7 @@ def test_without_dvc_the_error_names_the_package_to_install(out: Path, tmp_path:
     code = f"from xkd.data.fetch.registry import *; fetch_registered('a', '.', '', Path({str(out)!r}))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "needs DVC: pip install 'xkd[workflow]'" in done.stderr.splitlines()[-1]
+    assert "needs dvc: pip install 'xkd[workflow]'" in done.stderr.splitlines()[-1]
 
 
 def test_the_component_returns_the_revision(registry: Registry, out: Path) -> None:

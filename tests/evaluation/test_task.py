@@ -197,7 +197,13 @@ def test_a_score_of_another_input_or_network_is_evaluated_again(
     assert len(list((out / "features").glob("*.npy"))) == 4
 
 
-def test_mistakes_are_one_line_errors_and_recorded(prepared: Path, run: Path, tmp_path: Path) -> None:
+def reason(note: Path) -> str:
+    return str(json.loads(note.read_text())["reason"])
+
+
+def test_mistakes_are_one_line_errors_and_recorded_if_a_table_waits_for_the_score(
+    prepared: Path, run: Path, tmp_path: Path
+) -> None:
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run, unfinished, ignore=shutil.ignore_patterns("encoders"))
     silent = without_audio(prepared, tmp_path / "silent")
@@ -207,6 +213,7 @@ def test_mistakes_are_one_line_errors_and_recorded(prepared: Path, run: Path, tm
     many = tmp_path / "many"
     shutil.copytree(prepared, many)
     rewrite(many, lambda text: text.replace(",bounce,", ",bounce;jump,"))
+    retrieval = make_task("embedded", "audiovisual", "retrieval", "teacher")
     out = tmp_path / "scores"
     for arguments, said in (
         ((tmp_path / "none", prepared, task()), "no run in .*none"),
@@ -216,13 +223,28 @@ def test_mistakes_are_one_line_errors_and_recorded(prepared: Path, run: Path, tm
         ((run, no_split, task()), "has no split train; it has val"),
         ((run, silent, task("audio")), "no clip of split train in .*silent has audio"),
         ((run, many, task()), "the protocol needs one label per clip; .* has 2"),
+        ((run, prepared, replace(task(), fold=9)), "has no fold 9"),
+        ((run, prepared, finetune("batch_size=512")), "batch_size 512 exceeds the number of training clips"),
+        ((unfinished, prepared, retrieval), "no encoder at .*teacher_video"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             evaluate(*arguments, out)
         assert "\n" not in str(caught.value)
-        assert (out / f"{arguments[2].name}.failed").read_text() == str(caught.value)
+        assert not out.exists()
+    for arguments in ((tmp_path / "none", prepared, task()), (run, silent, task("audio"))):
+        with pytest.raises(UserError) as caught:
+            evaluate(*arguments, out, planned=True)
+        assert reason(out / f"{arguments[2].name}.failed") == str(caught.value)
     with pytest.raises(UserError, match=r"cannot write .*run\.json: .*Not a directory"):
         evaluate(run, prepared, task(), run / "run.json")
+
+
+def test_a_mistake_changes_no_score(prepared: Path, run: Path, tmp_path: Path) -> None:
+    evaluate(run, prepared, task("audio", "raw"), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    with pytest.raises(UserError, match="no run in"):
+        evaluate(tmp_path / "none", prepared, task("audio", "raw", test_windows=3), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
 
 
 def test_success_removes_the_record_of_an_earlier_failure(prepared: Path, run: Path, tmp_path: Path) -> None:
@@ -309,16 +331,18 @@ def test_two_processes_give_the_score_of_one(
 
 
 @pytest.mark.system
-def test_a_mistake_in_several_processes_is_a_one_line_error(
+def test_a_mistake_with_several_processes_is_a_one_line_error(
     prepared: Path, run: Path, tmp_path: Path
 ) -> None:
     odd = finetune("batch_size=9", encoder="teacher")
-    with pytest.raises(UserError, match=r"^batch_size 9 must be a multiple of the 2 processes") as caught:
-        evaluate(run, prepared, odd, tmp_path, 2)
-    assert "\n" not in str(caught.value)
+    for planned in (False, True):  # found by this process, and by the others
+        with pytest.raises(UserError, match=r"^batch_size 9 must be a multiple of the 2 processes") as caught:
+            evaluate(run, prepared, odd, tmp_path, 2, planned=planned)
+        assert "\n" not in str(caught.value)
+        assert bool(list(tmp_path.glob("*.failed"))) == planned
     (note,) = tmp_path.glob("*.failed")
     assert note.name == "embedded-audio-finetune-teacher.failed"
-    assert "2 processes" in note.read_text()
+    assert "2 processes" in reason(note)
 
 
 def test_a_score_of_another_preparation_is_computed_again(prepared: Path, run: Path, tmp_path: Path) -> None:
@@ -362,14 +386,14 @@ def test_an_interrupted_task_is_recorded(
 ) -> None:
     def interrupt(*_: object) -> None:
         (note,) = tmp_path.glob("*.failed")
-        assert note.read_text() == "running, or killed before it could record a reason"
+        assert reason(note) == "running, or killed before it could record a reason"
         raise KeyboardInterrupt
 
     monkeypatch.setattr("xkd.evaluation.evaluate.evaluate_here", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, prepared, task("audio"), tmp_path)
     (note,) = tmp_path.glob("*.failed")
-    assert note.read_text() == "ended by KeyboardInterrupt"
+    assert reason(note) == "ended by KeyboardInterrupt"
 
 
 def test_the_raw_inputs_of_both_modalities_have_costs_of_their_own(

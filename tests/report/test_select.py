@@ -17,8 +17,10 @@ from xkd.config import PretrainConfig
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task, read_tasks
+from xkd.evaluation.score import record_failure
 from xkd.report.load import read_run
 from xkd.report.tables import collect
+from xkd.rundir import RunDir
 
 VIDEO = tuple(task for task in TASKS if task.modality == "video")
 OLD, NEW = "2026-11-23T10:00:00+00:00", "2026-11-24T10:00:00+00:00"
@@ -126,6 +128,18 @@ def test_files_that_are_no_scores_are_left_out(run: Path, tmp_path: Path) -> Non
     assert read.left_out[student.name].endswith("; evaluate the task again")
 
 
+def test_a_failure_is_shown_of_this_run_alone(run: Path, tmp_path: Path) -> None:
+    """Not that of an earlier pretraining in the same place, nor a file of another form."""
+    scores = write_scores(tmp_path / "scores", run, VIDEO)
+    record_failure(scores, "embedded-audio-svm-raw", RunDir(run), "the disk was full")
+    (scores / "embedded-audio-svm-teacher.failed").write_text("the disk was full")
+    assert list(read_run(run, scores).failures.values()) == ["the disk was full"]
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    (again / "run.json").write_text(json.dumps(RunDir(run).info() | {"id": "another"}))
+    assert read_run(again, scores).failures == {}
+
+
 def params(path: Path, data: str = "nowhere", **sections: Any) -> Path:
     entries = {task.name: {"data": data, **task.key._asdict()} for task in VIDEO[:2]}
     path.write_text(yaml.safe_dump({"tasks": entries, "svm": {"train_windows": None, "seed": 0}} | sections))
@@ -134,8 +148,8 @@ def params(path: Path, data: str = "nowhere", **sections: Any) -> Path:
 
 def test_only_scores_of_the_tasks_and_their_settings_are_shown(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", run, VIDEO)
-    (scores / "embedded-audio-svm-raw.failed").write_text("an earlier task")
-    (scores / "embedded-video-svm-student.failed").write_text("a failure before it was evaluated")
+    record_failure(scores, "embedded-audio-svm-raw", RunDir(run), "an earlier task")
+    record_failure(scores, "embedded-video-svm-student", RunDir(run), "a failure before it was evaluated")
     data = collect(run, scores, tasks=read_tasks(params(tmp_path / "params.yaml")))
     assert [score.encoder for score in data.run.scores] == ["student", "teacher"]
     assert set(data.left_out.values()) == {"not among the tasks"}

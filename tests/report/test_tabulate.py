@@ -15,11 +15,12 @@ from tests.report.synthetic import ONE_HOT, TASKS, write_run, write_scores
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task
+from xkd.evaluation.score import record_failure
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
 from xkd.report.tables import EMPTY
 from xkd.report.tabulate import tabulate
-from xkd.rundir import Verdict
+from xkd.rundir import RunDir, Verdict
 
 NETWORK = re.compile(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 
@@ -143,7 +144,7 @@ def test_equal_input_gives_an_identical_page(report: Path, run: Path, tmp_path: 
 def test_missing_scores_are_shown_with_their_reason(bare: Path, tmp_path: Path) -> None:
     some = tuple(t for t in TASKS if t.encoder != "raw" and t.name != "embedded-audio-svm-student")
     scores = write_scores(tmp_path / "scores", bare, some)
-    (scores / "embedded-audio-svm-student.failed").write_text("no clip of split train has <audio>")
+    record_failure(scores, "embedded-audio-svm-student", RunDir(bare), "no clip of split train has <audio>")
     report = tabulate(bare, scores, tmp_path / "report")
     table = (report.parent / "tables.md").read_text()
     assert "| Student | 47.0 (+26.0) | missing | 60.0 (+26.0) |" in table
@@ -271,7 +272,7 @@ def test_tables_have_the_protocols_and_folds_of_their_dataset(bare: Path, tmp_pa
     for fold in (1, 3):
         tasks = tuple(replace(task, dataset="ucf101", fold=fold) for task in video)
         write_scores(folder, bare, tasks, score=0.4 + fold / 100)
-    (folder / "ucf101-video-svm-teacher-fold2.failed").write_text("the node was lost")
+    record_failure(folder, "ucf101-video-svm-teacher-fold2", RunDir(bare), "the node was lost")
     layers = tuple(
         replace(task, dataset="fsd50k", protocol="fc") for task in TASKS if task.modality == "audio"
     )
@@ -383,7 +384,7 @@ def test_per_class_scores_are_means_over_folds(bare: Path, tmp_path: Path) -> No
 
 def test_a_failed_task_is_shown_even_if_its_dataset_has_no_score(bare: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores", bare)
-    (scores / "fsd50k-audio-fc-teacher.failed").write_text("the node was lost")
+    record_failure(scores, "fsd50k-audio-fc-teacher", RunDir(bare), "the node was lost")
     report = tabulate(bare, scores, tmp_path / "report")
     assert "- Teacher, audio, FC (mAP): the node was lost" in (report.parent / "tables.md").read_text()
     assert "No figure: nothing was evaluated" in Page(report).text

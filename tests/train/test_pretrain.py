@@ -22,6 +22,7 @@ import xkd
 from tests.tiny import tiny_config
 from xkd.config import LossConfig, PretrainConfig
 from xkd.config.overrides import to_dict
+from xkd.config.presets import get_preset
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import CollapsedError, RunInterruptedError, UserError
 from xkd.evaluation.evaluate import evaluate
@@ -329,8 +330,22 @@ def test_a_run_without_readable_checkpoints_is_not_restarted(tmp_path: Path) -> 
 def test_another_configuration_is_rejected_with_the_settings_that_differ(whole: Path, prepared: Path) -> None:
     config = tiny_config()
     other = replace(config, optim=replace(config.optim, lr=2e-3))
-    with pytest.raises(UserError, match=r"another optim\.lr; use another --out"):
+    with pytest.raises(UserError, match=r"another optim\.lr 0\.001 \(not 0\.002\); use another --out"):
         pretrain(other, prepared, whole)
+
+
+def test_many_settings_that_differ_are_counted(tmp_path: Path) -> None:
+    RunDir(tmp_path / "run").claim(tiny_config())
+    with pytest.raises(UserError, match=r"another preset tiny \(not toy\), .* and \d+ more; use another"):
+        RunDir(tmp_path / "run").claim(get_preset("toy"))
+
+
+def test_a_run_that_has_ended_says_that_nothing_was_trained(
+    whole: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(tiny_config(), prepared, whole)
+    step = RunDir(whole).verdict().step
+    assert f"pretrain: {whole} ended at step {step}; nothing was trained" in capsys.readouterr().err
 
 
 @pytest.mark.system
@@ -446,7 +461,7 @@ def test_a_finished_run_continues_for_more_epochs(whole: Path, prepared: Path, t
     more = replace(config, optim=replace(config.optim, epochs=6))
     with pytest.raises(UserError, match=r"has 4 epochs; to extend it, set optim.epochs to more"):
         pretrain(config, prepared, out, extend=True)
-    with pytest.raises(UserError, match=r"another optim.lr; --extend changes only optim.epochs"):
+    with pytest.raises(UserError, match=r"another optim.lr .*; --extend changes only optim.epochs"):
         pretrain(replace(more, optim=replace(more.optim, lr=1.0)), prepared, out, extend=True)
     assert RunDir(out).verdict() == RunDir(whole).verdict()
     verdict = pretrain(more, prepared, out, extend=True)

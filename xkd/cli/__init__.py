@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from xkd import __version__
 from xkd.cli import data, encoders, evaluation, export, suggest, training
-from xkd.errors import XkdError
+from xkd.errors import CommandInterruptedError, XkdError
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+class _Commands(TyperGroup):
+    """The commands, of which Ctrl-C ends each as an error does: in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the given command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            notes = getattr(error, "__notes__", [])
+            raise CommandInterruptedError("; ".join(["interrupted", *notes])) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _show_version(wanted: bool) -> None:

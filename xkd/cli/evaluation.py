@@ -58,10 +58,11 @@ def evaluate(
     from xkd.data.shards.manifest import dataset_name
     from xkd.evaluation.evaluate import evaluate as score
     from xkd.evaluation.plan import make_task
+    from xkd.launch.dvc import in_stage
 
     settings = read_settings(config, set_ or ())
     task = make_task(dataset_name(data), modality, protocol, encoder, fold, settings)
-    score(run, data, task, out, processes)
+    score(run, data, task, out, processes, planned=in_stage())  # params.yaml lists the tasks of DVC's stages
 
 
 def tasks(

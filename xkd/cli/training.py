@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ import typer
 import yaml
 
 from xkd.cli.options import Config, Data, Extend, Out, Preset, Set
-from xkd.errors import CollapsedError, UserError
+from xkd.errors import CollapsedError, UserError, extra_required
 
 
 def pretrain(
@@ -88,7 +89,9 @@ def launch(
     """Pretrain on a Kubernetes cluster; rerun to reattach to the job."""
     from xkd.config.overrides import resolve
     from xkd.config.presets import resolve_pretrain
-    from xkd.launch.kubernetes import submit
+
+    with extra_required("xkd launch", "workflow"):
+        from xkd.launch.kubernetes import submit
     from xkd.launch.kubernetes.config import ClusterConfig
     from xkd.launch.launcher import describe, training_job
     from xkd.launch.launcher import launch as run
@@ -118,7 +121,8 @@ def watch(
     from xkd.monitor.tui import watch as show
     from xkd.rundir import RunDir
 
-    show(RunDir(run), live=not once and sys.stdout.isatty())
+    with suppress(KeyboardInterrupt):  # how it is ended before the run is
+        show(RunDir(run), live=not once and sys.stdout.isatty())
 
 
 def import_weights(

@@ -7,10 +7,12 @@ validated once, and every mistake becomes one line that names the field.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -173,20 +175,67 @@ def difference(ours: object, theirs: object) -> list[str]:
     return walk(to_dict(ours), to_dict(theirs), "")
 
 
+def describe_difference(ours: object, theirs: object) -> dict[str, str]:
+    """Return in what two configurations differ, such as ``optim.lr 0.1 (not 0.2)``, by dotted name."""
+
+    def value(settings: object, name: str) -> Any:
+        found: Any = to_dict(settings)
+        for key in name.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    return {
+        name: f"{name} {value(ours, name)} (not {value(theirs, name)})" for name in difference(ours, theirs)
+    }
+
+
 def _merge(
-    into: dict[str, Any], values: Mapping[str, Any], source: str, kind: type[Any], prefix: str = ""
+    into: dict[str, Any],
+    values: Mapping[str, Any],
+    source: str,
+    kind: type[Any],
+    prefix: str = "",
+    root: type[Any] | None = None,
 ) -> None:
-    """Merge `values` into those of a `kind`; an unknown name is reported with the nearest ones."""
-    hints = get_type_hints(kind)
+    """Merge `values` into those of a `kind`, a section of `root`; an unknown name is an error."""
+    hints, root = get_type_hints(kind), root or kind
     for key, value in values.items():
         if key not in into:
-            raise UserError(f"{source}: unknown setting {prefix}{key}{nearest(str(key), into)}")
+            raise UserError(f"{source}: unknown setting {prefix}{key}{_suggest(prefix, str(key), root)}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{source}: {prefix}{key} is a section; set one of {', '.join(into[key])}")
-            _merge(into[key], value, source, hints[key], f"{prefix}{key}.")
+            _merge(into[key], value, source, hints[key], f"{prefix}{key}.", root)
         else:
             into[key] = _joined(into[key], value)
+
+
+def _suggest(prefix: str, word: str, kind: type[Any]) -> str:
+    """Return " (did you mean a, b?)" with settings that are spelled, or described, like an unknown one.
+
+    Those of its section, which `prefix` names, come before those of others.
+    """
+    meanings, found = dict(_meanings(kind)), list[str]()
+    for names in ([name for name in meanings if name.startswith(prefix)], meanings):
+        last = {name: name.rpartition(".")[2] for name in names}
+        close = get_close_matches(word, set(last.values()), cutoff=0.6)
+        words = re.compile(re.escape(word.replace("_", " ")) + r"\b", re.IGNORECASE)
+        found = (
+            found
+            or [name for name in names if last[name] == word]
+            or [name for name in names if words.match(meanings[name])]
+            or [name for name in names if last[name] in close]
+        )
+    return f" (did you mean {', '.join(found[:3])}?)" if found else ""
+
+
+def _meanings(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the description of each section and setting."""
+    hints = get_type_hints(kind)
+    for name, field in kind.__pydantic_fields__.items():
+        yield prefix + name, field.description or ""
+        if dataclasses.is_dataclass(hints[name]):
+            yield from _meanings(cast(type[Any], hints[name]), f"{prefix}{name}.")
 
 
 def _joined(ours: Any, theirs: Any) -> Any:

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ from xkd.evaluation.features import FeatureExtractor
 from xkd.evaluation.metrics import METRIC_NAMES
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import Evaluation
-from xkd.evaluation.score import Score, Task, failure_path, previous_path, score_path
+from xkd.evaluation.score import Score, Task, failure_path, previous_path, record_failure, score_path
 from xkd.evaluation.specs import find_eval_spec
 from xkd.evaluation.splits import read_splits
 from xkd.io import one_line, try_lock
-from xkd.launch.distributed import distributed_context
+from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.local import run_locally
 from xkd.launch.termination import run_worker
 from xkd.log import get_logger
@@ -36,20 +38,24 @@ from xkd.train.run_state import git_commit
 _LOG = get_logger(__name__)
 
 
-def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -> Score:
+def evaluate(
+    run: Path, data: Path, task: Task, out: Path, processes: int = 0, *, planned: bool = False
+) -> Score:
     """Score one task and write ``out/{task.name}.json``.
 
     An existing score of the same encoder, data and settings is kept. Any other is renamed to
     ``{task.name}.previous`` before anything else: however the evaluation ends, no table shows it in the place
     of the new one. Features are stored in ``out/features`` for the tasks that share them, fine-tuned networks
     in ``out/finetuned``. The reason of a failure is written to ``out/{task.name}.failed``, so that a table
-    can show why a score is missing. While another process evaluates the task, with whatever settings, this
-    one waits.
+    can show why a score is missing; but a mistake that is found before anything is computed changes nothing
+    in `out`. While another process evaluates the task, with whatever settings, this one waits.
 
     Args:
         run: directory of a finished pretraining; whether its verdict allows an evaluation is the caller's
             decision.
         processes: number that extract features or fine-tune together; 0: one per GPU, one without GPUs.
+        planned: whether the task is one of a list, of which a table shows what is missing: then the reason is
+            written also if nothing was computed.
 
     Raises:
         UserError: the run, an encoder, a split, a label or a modality is missing; the data is another
@@ -58,13 +64,15 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
     """
     if processes < 0:
         raise UserError(f"processes must not be negative, got {processes}")
+    workers = processes or torch.cuda.device_count() or 1
+    if not planned:
+        _describe(run, data, task, out, DistributedContext(0, workers, torch.device("cpu")))
     with _locked(task, out):
-        failure = failure_path(out, task.name)
-        failure.write_text("running, or killed before it could record a reason")
+        record = partial(record_failure, out, task.name, RunDir(run))
+        record("running, or killed before it could record a reason")
         with suppress(FileNotFoundError):
             score_path(out, task.name).replace(previous_path(out, task.name))
         try:
-            workers = processes or torch.cuda.device_count() or 1
             if workers > 1:
                 arguments = ["--run", run, "--data", data, "--out", out, "--task", json.dumps(to_dict(task))]
                 run_locally(["xkd.evaluation.evaluate", *map(str, arguments)], workers)
@@ -72,10 +80,9 @@ def evaluate(run: Path, data: Path, task: Task, out: Path, processes: int = 0) -
                 limit_threads()
                 evaluate_here(run, data, task, out)
         except BaseException as error:
-            ended = f"ended by {type(error).__name__}"
-            failure.write_text(one_line(error) if isinstance(error, Exception) else ended)
+            record(one_line(error) if isinstance(error, Exception) else f"ended by {type(error).__name__}")
             raise
-        failure.unlink(missing_ok=True)
+        failure_path(out, task.name).unlink(missing_ok=True)
         return Score.read(score_path(out, task.name))
 
 
@@ -102,25 +109,15 @@ def _locked(task: Task, out: Path) -> Iterator[None]:
 
 def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
     """Do this process's part of `evaluate`, alone or as one of those that torchrun started."""
-    begin, directory = time.time(), RunDir(run)
-    config, dataset = directory.config(), PreparedDataset.open(data)
-    if dataset.name != task.dataset:
-        raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {dataset.name}")
-    metric = find_eval_spec(dataset, task.modality, task.protocol).metric
-    with distributed_context(config.run.peer_seconds) as context:
-        evaluation = Evaluation(
-            task=task,
-            metric=metric,
-            run=directory,
-            config=config,
-            splits=read_splits(dataset, task.fold, task.inputs, metric),
-            extractors=[
-                FeatureExtractor.load(directory, config, task.encoder, modality, task.seed)
-                for modality in task.inputs
-            ],
-            out=out,
-            context=context,
-        )
+    begin = time.time()
+    with distributed_context(RunDir(run).config().run.peer_seconds) as context:
+        described = _describe(run, data, task, out, context)
+        config, dataset, metric = described.config, described.splits.dataset, described.metric
+        extractors = [
+            FeatureExtractor.load(described.run, config, task.encoder, modality, task.seed)
+            for modality in task.inputs
+        ]
+        evaluation = replace(described, extractors=extractors)
         if context.broadcast_flag(lambda: _restore(evaluation)):
             return
         finish = PROTOCOLS[task.protocol].start(evaluation)
@@ -153,6 +150,31 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
         if score.untrained:
             print(f"{task.name}: no training clips of {', '.join(score.untrained)}", file=sys.stderr)
         score.write(out)
+
+
+def _describe(run: Path, data: Path, task: Task, out: Path, context: DistributedContext) -> Evaluation:
+    """Return what there is to evaluate, without the networks.
+
+    Raises:
+        UserError: `run`, `data` or a setting does not fit the task.
+    """
+    directory = RunDir(run)
+    config, dataset = directory.config(), PreparedDataset.open(data)
+    if dataset.name != task.dataset:
+        raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {dataset.name}")
+    metric = find_eval_spec(dataset, task.modality, task.protocol).metric
+    evaluation = Evaluation(
+        task=task,
+        metric=metric,
+        run=directory,
+        config=config,
+        splits=read_splits(dataset, task.fold, task.inputs, metric),
+        extractors=(),
+        out=out,
+        context=context,
+    )
+    PROTOCOLS[task.protocol].check(evaluation)
+    return evaluation
 
 
 def _restore(evaluation: Evaluation) -> bool:

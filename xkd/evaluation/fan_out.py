@@ -90,7 +90,7 @@ def evaluate_item(
     errors: list[Exception] = []
     for directory, task in tasks:
         try:
-            scores.append(evaluate(run, directory, task, out))
+            scores.append(evaluate(run, directory, task, out, planned=True))
         except RunInterruptedError:
             raise
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,10 +13,12 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from xkd.config import MODALITIES, FinetuneConfig, Modality, PretrainConfig
-from xkd.config.overrides import STRICT, build, difference, to_dict
+from xkd.config.overrides import STRICT, build, describe_difference, to_dict
 from xkd.config.types import Seed
+from xkd.errors import UserError
 from xkd.evaluation.metrics import Metric
 from xkd.io import read_json, write_json
+from xkd.rundir import RunDir
 
 EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
@@ -167,14 +170,7 @@ class Score:
         """Return where it differs from expected fields, such as ``settings.clip.fps 8 (not 16)``."""
         own = to_dict(self)
         found = {name: own[name] for name in expected}
-
-        def value(values: Any, name: str) -> Any:
-            for key in name.split("."):
-                values = values.get(key) if isinstance(values, dict) else None
-            return values
-
-        names = difference(found, dict(expected))
-        return ", ".join(f"{name} {value(found, name)} (not {value(expected, name)})" for name in names)
+        return ", ".join(describe_difference(found, dict(expected)).values())
 
     def write(self, folder: Path) -> Path:
         """Write ``{name}.json`` atomically."""
@@ -238,7 +234,17 @@ def parse_task_name(name: str) -> TaskKey | None:
     return TaskKey(dataset, modality, protocol, encoder, int(fold or 1))
 
 
-def read_failures(folder: Path) -> dict[TaskKey, str]:
-    """Return why tasks failed, from the ``{name}.failed`` files that `evaluate` writes."""
-    keys = {path: parse_task_name(path.stem) for path in sorted(folder.glob("*.failed"))}
-    return {key: path.read_text().strip() for path, key in keys.items() if key}
+def record_failure(folder: Path, name: str, run: RunDir, reason: str) -> None:
+    """Write the reason why a task of a run has no score."""
+    write_json(failure_path(folder, name), {"reason": reason, "run": run.id})
+
+
+def read_failures(folder: Path, run: RunDir) -> dict[TaskKey, str]:
+    """Return why tasks of a run failed; what is recorded of another run, perhaps an earlier one, is not."""
+    reasons = {}
+    for path in sorted(folder.glob("*.failed")):
+        with suppress(UserError):  # of another version, or being written
+            record = read_json(path)
+            if (key := parse_task_name(path.stem)) and record.get("run") == run.id:
+                reasons[key] = str(record.get("reason"))
+    return reasons

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from xkd.config import Modality
 from xkd.config.overrides import to_dict
-from xkd.errors import UserError, XkdError
+from xkd.errors import UserError, XkdError, extra_required
 from xkd.export.card import card
 from xkd.export.module import ExportedEncoder, input_name, random_clips
 from xkd.io import write_atomically, write_json, write_text
@@ -178,9 +178,7 @@ def _read_torch(content: bytes) -> Run:
 
 
 def _require_onnx() -> None:
-    try:
+    with extra_required("--format onnx", "export"):
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--format onnx needs {error.name}: pip install 'xkd[export]'") from None

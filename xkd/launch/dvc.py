@@ -17,6 +17,11 @@ _REMOVED = ("fetch", "prepare", "pretrain")
 """Stages whose unfinished work is in their outputs, which DVC removes before it runs them again."""
 
 
+def in_stage() -> bool:
+    """Return whether this process is of a stage of DVC's."""
+    return _STAGE in os.environ
+
+
 def check_root() -> None:
     """Check that DVC can store this stage's outputs, before hours of work are lost with them.
 
@@ -26,7 +31,7 @@ def check_root() -> None:
         UserError: the path of the repository has a brace.
     """
     root = os.environ.get("DVC_ROOT", "")
-    if _STAGE in os.environ and set("{}") & set(root):
+    if in_stage() and set("{}") & set(root):
         raise UserError(f"{root} has a brace in its path, with which DVC fails to store outputs; rename it")
 
 
@@ -35,7 +40,7 @@ def end_with_dvc() -> None:
 
     A shell may be between the two, and would live on: the death of the parent says nothing.
     """
-    if _STAGE in os.environ:
+    if in_stage():
         with suppress(OSError, AttributeError):  # Linux only
             dvc = os.pidfd_open(_find_dvc())
             threading.Thread(target=_end_with, args=[dvc], daemon=True).start()

@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from xkd.errors import UserError, XkdError
+from xkd.errors import UserError, XkdError, extra_required
 from xkd.launch.kfp_task import run_own_executor
 from xkd.launch.process_group import run_in_process_group
 
@@ -61,6 +61,8 @@ def _reported(run: Callable[[_Argument], None], argument: _Argument) -> int:
 
 
 def _run(arguments: list[str]) -> None:
+    with extra_required("kfp", "workflow"):
+        import kfp  # noqa: F401
     submission = _parse(arguments)
     if submission is None:
         _run_upstream(arguments)

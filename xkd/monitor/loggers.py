@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from xkd.config import RunConfig
-from xkd.errors import UserError
+from xkd.errors import extra_required
 from xkd.monitor.follower import End, Follower, Sink
 from xkd.monitor.mlflow_log import MlflowLog, require_mlflow
 from xkd.monitor.tensorboard_log import TensorBoardLog
@@ -76,10 +76,8 @@ def require_loggers(settings: RunConfig) -> bool:
         UserError: a package is missing, or MLflow cannot open the URI.
     """
     if settings.tensorboard:
-        try:
+        with extra_required("run.tensorboard", "tensorboard"):
             import tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UserError(f"run.tensorboard needs {error.name}: pip install 'xkd[tensorboard]'") from None
     if settings.mlflow:
         require_mlflow(settings.mlflow)
     return bool(settings.tensorboard or settings.mlflow)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
@@ -67,6 +68,19 @@ def run_each(
             worker.stop()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C while a process forks: Python ignores exceptions in what it calls then.
+
+    The new process inherits that, so that the parent alone reports it, and ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Worker(Generic[Job, Result]):
     """A process and its current job."""
 
@@ -76,7 +90,8 @@ class _Worker(Generic[Job, Result]):
         self.deadline = 0.0
         # A child that kept its siblings' pipes open would keep them alive after the parent's death.
         self.process = _FORK.Process(target=_serve, args=(task, end, [*others, self.pipe]), daemon=True)
-        self.process.start()
+        with _interrupts_held():
+            self.process.start()
         end.close()
 
     def start(self, number: int, job: Job, limit: float) -> None:
@@ -112,7 +127,7 @@ def _serve(task: Callable[[Job], Result], pipe: Connection, inherited: list[Conn
     while True:
         try:
             job = pipe.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
+        except (EOFError, OSError):
             return
         try:
             outcome: Result | Failure = task(job)

@@ -99,7 +99,7 @@ def read_run(
         raise UserError(f"{scores_dir} does not exist; run xkd evaluate first")
     scores, left_out = select_scores(scores_dir, run, {} if uniform is None else uniform, tasks)
     failures = {
-        key: reason for key, reason in read_failures(scores_dir).items() if tasks is None or key in tasks
+        key: reason for key, reason in read_failures(scores_dir, run).items() if tasks is None or key in tasks
     }
     return EvaluatedRun(run, config, run.info(), verdict, scores, failures, left_out, scores_dir)
 

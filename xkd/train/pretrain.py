@@ -88,6 +88,8 @@ def pretrain(
             state = RunState(run, clips.dataset, context)
             if ended:  # a log may have been away when it did
                 verdict = run.verdict()
+                if context.is_main:
+                    _log.info(f"pretrain: {out} ended at step {verdict.step}; nothing was trained")
                 Loggers(run, state.info, verdict.step, write=context.is_main).end(verdict)
             while not ended:
                 # Again after a rollback, from the checkpoint before the collapse.

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from xkd.data.fetch.download import ListedFile, download, new_md5, root_cause
 from xkd.data.sources.source import FETCHED
-from xkd.errors import UserError, nearest
+from xkd.errors import UserError, extra_required, nearest
 from xkd.io import UNFINISHED, OutputDir, find_json, write_json
 
 if TYPE_CHECKING:
@@ -84,12 +84,10 @@ def fetch_registered(name: str, repo: str, rev: str, out: Path) -> Origin:
 @contextmanager
 def _open(repo: str, rev: str) -> Iterator[Repo]:
     """Open the registry at a revision; of a URL, DVC makes a clone that is removed at the end."""
-    try:
+    with extra_required("fetching from a registry", "workflow"):
         from dvc.api import DVCFileSystem
         from dvc.repo.open_repo import clean_repos
         from dvc.scm import RevError
-    except ImportError as error:
-        raise UserError("fetching from a registry needs DVC: pip install 'xkd[workflow]'") from error
     shown = _without_secrets(repo)
     # Without a revision DVC would open the working tree of a registry on this machine, committed or not.
     revision = rev or ("HEAD" if Path(repo).exists() else None)

@@ -19,7 +19,8 @@ from xkd.evaluation.score import EvaluatedEncoder, Part, Task, run_settings
 from xkd.evaluation.splits import Splits
 from xkd.io import code_hash, short_hash
 from xkd.launch.distributed import DistributedContext
-from xkd.rundir import RunDir
+from xkd.rundir import ROLES, RunDir
+from xkd.weights import require_weights
 
 ENCODERS: tuple[EvaluatedEncoder, ...] = get_args(EvaluatedEncoder)
 
@@ -92,6 +93,16 @@ class Protocol(ABC):
     """Fields of a `Task` that may be changed."""
     trains_encoder = False
     """Whether a task has settings of fine-tuning."""
+
+    def check(self, evaluation: Evaluation) -> None:
+        """Check an evaluation, which has no extractors yet, before anything is computed.
+
+        Raises:
+            UserError: an encoder is missing, or a setting does not fit the data.
+        """
+        task, run = evaluation.task, evaluation.run
+        for modality in task.inputs if task.encoder in ROLES else ():
+            require_weights(run.encoder(task.encoder, modality))
 
     @abstractmethod
     def start(self, evaluation: Evaluation) -> Callable[[], Prediction]:

@@ -20,7 +20,7 @@ from xkd.evaluation.features import ClipFeatures
 from xkd.evaluation.protocols.protocol import Evaluation, FeatureProtocol, FeatureReader, Prediction
 from xkd.model.projector import Projection, share_basis
 from xkd.rundir import ROLES
-from xkd.weights import load_projections
+from xkd.weights import load_projections, require_weights
 
 EXAMPLES, NEAREST = 5, 4
 """Queries that a score shows, and their nearest clips."""
@@ -37,6 +37,13 @@ class Retrieval(FeatureProtocol):
     why_not_raw = "raw input has no features that compare across modalities"
     settings = ("test_windows", "seed")
     parts = ("test",)
+
+    def check(self, evaluation: Evaluation) -> None:
+        """Check also that the run published projectors."""
+        super().check(evaluation)
+        task, run = evaluation.task, evaluation.run
+        for modality in task.inputs if task.encoder in ROLES else ():
+            require_weights(run.projector(task.encoder, modality), "projector")
 
     def fit(self, evaluation: Evaluation, read: FeatureReader) -> Prediction:
         """Rank the test clips for each of them."""

@@ -34,6 +34,11 @@ class Finetuning(Protocol):
     settings = ("test_windows", "seed")  # it sees one random window per clip and epoch
     trains_encoder = True
 
+    def check(self, evaluation: Evaluation) -> None:
+        """Check also that the batch fits the clips and the processes."""
+        super().check(evaluation)
+        FinetuneJob(**vars(evaluation)).steps_per_epoch()
+
     def start(self, evaluation: Evaluation) -> Callable[[], Prediction]:
         """Train and predict with all processes."""
         job = FinetuneJob(**vars(evaluation))
@@ -59,7 +64,6 @@ def fine_tune(job: FinetuneJob, folder: Path) -> tuple[Classifier, list[Epoch]]:
     """
     context, network = job.context, job.extractors[0].network
     assert network is not None
-    job.steps_per_epoch()  # report mistakes before the directory is claimed
     torch.manual_seed(job.task.seed)
     classifier = Classifier(network, len(job.splits.dataset.classes), job.settings.dropout)
     path, identity = folder / "classifier.safetensors", {"task": job.task.name}
