@@ -59,6 +59,7 @@ monitor: setup ## Start Prometheus with our rules for a run on this machine (Deb
 	cp k8s/monitoring/local/prometheus.yaml runs/monitor
 	python -c 'import yaml; print(yaml.safe_dump(yaml.safe_load(open("k8s/monitoring/rules.yaml"))["spec"]))' \
 	    > runs/monitor/rules.yaml
+	@echo "Prometheus serves the runs' metrics at http://localhost:9090/graph and our alerts at http://localhost:9090/alerts"
 	prometheus --config.file=runs/monitor/prometheus.yaml --storage.tsdb.path=runs/monitor/data
 
 clean: ## Remove the outputs of runs and tools, but not .venv

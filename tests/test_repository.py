@@ -121,6 +121,11 @@ def test_make_has_the_target(target: str) -> None:
     subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_make_monitor_prints_its_address() -> None:
+    done = subprocess.run(["make", "-n", "monitor"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "http://localhost:9090/alerts" in done.stdout
+
+
 def test_make_help_is_the_default_and_lists_the_targets() -> None:
     output = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert re.findall(r"make ([\w-]+)", output) == TARGETS

@@ -125,3 +125,10 @@ def test_a_sparkline_is_scaled_thinned_and_robust_to_spikes() -> None:
     assert len(sparkline(list(range(1000)), 40)) == 40
     spike = [1.0] * 40 + [100.0] + [1.0] * 40
     assert sparkline(spike, 100)[0] == LEVELS[-1]  # one spike does not flatten the curve
+
+
+def test_a_loss_far_above_zero_shows_its_shape() -> None:
+    falling = [5.0 - 0.01 * step for step in range(8)]
+    assert sparkline(falling, 10, from_zero=False) == "██▇▆▅▃▂▁"
+    assert set(sparkline(falling, 10)) == {LEVELS[-1]}
+    assert sparkline([3.0, 3.0], 10, from_zero=False) == LEVELS[0] * 2

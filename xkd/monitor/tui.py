@@ -74,18 +74,25 @@ def render(run: RunDir, width: int) -> Group:
     return Group(title, Text("  ".join(parts)), line, _curves(rows, thresholds, width))
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """Return a curve in block characters, from 0 to the 95th percentile; dots are values that are not finite.
+def sparkline(values: Sequence[float], width: int, *, from_zero: bool = True) -> str:
+    """Return a curve in block characters, up to the 95th percentile; dots are values that are not finite.
 
     More than `width` values are thinned to `width`.
+
+    Args:
+        from_zero: whether the lowest block is 0, to show what vanishes; False: the least value, to show the
+            shape of what stays far above.
     """
     if len(values) > width:
         values = [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
     finite = sorted(value for value in values if math.isfinite(value))
     top = finite[int(0.95 * (len(finite) - 1))] if finite else 0.0
-    steps = len(LEVELS) - 1
+    low = 0.0 if from_zero or not finite else finite[0]
+    steps, span = len(LEVELS) - 1, top - low
     return "".join(
-        LEVELS[round(steps * min(max(value / top, 0), 1)) if top > 0 else 0] if math.isfinite(value) else "·"
+        LEVELS[round(steps * min(max((value - low) / span, 0), 1)) if span > 0 else 0]
+        if math.isfinite(value)
+        else "·"
         for value in values
     )
 
@@ -101,11 +108,13 @@ def _curves(rows: Sequence[Row], thresholds: CollapseThresholds, width: int) -> 
     table = Table.grid(padding=(0, 1))
     for options in ({}, {}, {"justify": "right"}, {"no_wrap": True}):
         table.add_column(**options)
+    losses = ("loss", VALIDATION_LOSS, *RECONSTRUCT.values())
     for title, name, field in curves:
         values = [float(row[field]) for row in rows if field in row]  # probes are not in every row
         if all(math.isnan(value) for value in values):
             continue
         collapsed = name in ("KD", "KLD") and values[-1] < thresholds.collapse_threshold
         newest = Text(f"{values[-1]:.4g}", style="red" if collapsed else "")
-        table.add_row(title, name, newest, Text(sparkline(values, max(10, width - 46)), style="cyan"))
+        curve = sparkline(values, max(10, width - 46), from_zero=field not in losses)
+        table.add_row(title, name, newest, Text(curve, style="cyan"))
     return table
