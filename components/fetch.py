@@ -19,11 +19,10 @@ def fetch(name: str, out: str, repo: str, rev: str, clips: int, seed: str, expec
     from pathlib import Path
 
     from xkd.data.fetch.fetch import fetch as run
+    from xkd.data.fetch.fetch import read_seed
     from xkd.errors import UserError
 
-    if not seed.isdecimal():
-        raise UserError(f"embedded_seed: expected an integer that is not negative, got {seed!r}")
-    revision = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=int(seed))
+    revision = run(name, Path(out), repo=repo, rev=rev, clips=clips, seed=read_seed(seed))
     if expected_revision not in ("", revision):
         raise UserError(f"expected_revision: {name} in {out} has {revision}, not {expected_revision}")
     return revision

@@ -1,4 +1,4 @@
-"""The whole pipeline: fetch, prepare, pretrain, evaluate in a fan-out, tabulate.
+"""The whole pipeline: check, fetch, prepare, pretrain, evaluate in a fan-out, tabulate.
 
 kfp run submit pipelines/xkd_full.py --local
 kfp --endpoint URL run submit pipelines/xkd_full.py preset=paper run=runs/paper
@@ -10,6 +10,7 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components import IMAGE
+from components.check import check
 from components.fetch import fetch
 from components.plan import plan
 from components.prepare import prepare
@@ -133,6 +134,17 @@ def xkd_full(
         task = tabulate(run=run, scores=f"{run}/scores", out=f"{run}/report", pushgateway=pushgateway)
         return configure_task(task, image, *LARGE)
 
+    training = {
+        "preset": preset,
+        "settings": settings,
+        "processes": processes,
+        "nodes": nodes,
+        "node_type": node_type,
+        "cpu": cpu,
+        "memory": memory,
+        "gpus": gpus,
+        "cluster_settings": cluster_settings,
+    }
     evaluations = {
         "data": data,
         "dataset": dataset,
@@ -147,31 +159,44 @@ def xkd_full(
         "node_selector": node_selector,
         "tolerations": tolerations,
     }
+    # A mistake is found before anything is fetched and prepared, which may take days.
+    checked = check(
+        repo=repo,
+        rev=rev,
+        clips=embedded_clips,
+        seed=embedded_seed,
+        prepare_settings=prepare_settings,
+        run=run,
+        data=data,
+        dataset=dataset,
+        downstream=downstream,
+        encoders=encoders,
+        protocols=protocols,
+        finetune_settings=finetune_settings,
+        evaluation_gpus=evaluation_gpus,
+        node_selector=node_selector,
+        tolerations=tolerations,
+        **training,
+    )
+    configure_task(checked, image, *LARGE)
     fetched, prepared = get(dataset, expected_revision)
+    fetched.after(checked)
     with dsl.ParallelFor(downstream, parallelism=PREPARE_PARALLELISM) as name:
         downstream_fetched, downstream_prepared = get(name, "")
         # The pretraining dataset may be among them; two tasks must not write it at the same time.
         downstream_fetched.after(prepared)
-    # Typos and broken data are found before GPUs are busy for days, not after.
-    checked = configure_task(plan(run=run, trained=False, **evaluations), image, *LARGE)
-    checked.after(prepared, downstream_prepared)
+    # Broken data is found before GPUs are busy for days, not after.
+    planned = configure_task(plan(run=run, trained=False, **evaluations), image, *LARGE)
+    planned.after(prepared, downstream_prepared)
     pretrained = pretrain(
-        preset=preset,
-        settings=settings,
-        processes=processes,
         data=f"{data}/{dataset}-prepared",
         out=run,
         image=image,
         gpu_image=gpu_image,
         revision=fetched.output,
-        nodes=nodes,
-        node_type=node_type,
-        cpu=cpu,
-        memory=memory,
-        gpus=gpus,
-        cluster_settings=cluster_settings,
+        **training,
     )
-    configure_task(with_run_id(pretrained), image, *SMALL).after(prepared, checked)
+    configure_task(with_run_id(pretrained), image, *SMALL).after(prepared, planned)
     pretrained.set_cpu_limit(pretrain_cpu).set_memory_limit(pretrain_memory)
     kubernetes.add_pod_label(pretrained, "app.kubernetes.io/component", "pretrain")
     # The nodes are those of the job, not of the task itself (see the component). The usual tolerations are no

@@ -17,8 +17,8 @@ def body_of(path: Path) -> ast.FunctionDef:
     return functions[0]
 
 
-def test_the_five_commands_planning_and_cleanup_are_components() -> None:
-    assert [path.stem for path in FILES] == sorted([*COMMANDS, "plan", "release"])
+def test_the_five_commands_their_checks_planning_and_cleanup_are_components() -> None:
+    assert [path.stem for path in FILES] == sorted([*COMMANDS, "check", "plan", "release"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from kfp import compiler
 
 from components import IMAGE
+from components.check import check
 from pipelines.xkd_full import xkd_full
 from xkd.launch.kubernetes import client
 from xkd.launch.kubernetes.config import USER, VOLUME
@@ -72,6 +74,18 @@ def test_the_five_commands_run_in_order(dags: list[dict[str, Any]]) -> None:
     assert {"fetch", "prepare"} <= set(root["pretrain"]["dependentTasks"])
     used = {task["componentRef"]["name"] for level in dags for task in level.values()}
     assert {f"comp-{command}" for command in COMMANDS} <= used
+
+
+def test_all_parameters_are_checked_first(
+    dags: list[dict[str, Any]], tasks: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    """Except for what only a server, a registry or a cluster knows: images, quantities, a revision."""
+    assert [name for name, task in dags[0].items() if not task.get("dependentTasks")] == ["check"]
+    assert dags[0]["fetch"]["dependentTasks"] == ["check"]
+    given = tasks["check"]["inputs"]["parameters"]
+    checked = {given[name]["componentInputParameter"] for name in signature(check.python_func).parameters}
+    unchecked = {name for name in defaults.keys() - checked if not name.endswith(("_cpu", "_memory"))}
+    assert unchecked == {"expected_revision", "pushgateway", "image", "gpu_image"}
 
 
 def test_only_a_run_that_has_not_failed_is_evaluated(dags: list[dict[str, Any]]) -> None:

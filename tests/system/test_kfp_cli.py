@@ -218,6 +218,9 @@ def test_a_failed_run_of_the_full_pipeline_still_releases_its_jobs(tmp_path: Pat
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("error: ")
     assert "Inner task failed" in line
+    assert "no dataset nope; without a data registry" in line
+    assert "Executing task" in done.stdout
+    assert "fetch" not in done.stdout  # the first task has checked the name
     assert "Warning" not in done.stderr
 
 

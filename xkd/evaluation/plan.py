@@ -16,7 +16,7 @@ from xkd.errors import UserError, nearest
 from xkd.evaluation.protocols import PROTOCOLS
 from xkd.evaluation.protocols.protocol import ENCODERS
 from xkd.evaluation.score import INPUTS, Task, TaskKey
-from xkd.evaluation.specs import find_eval_spec, no_evaluation, specs_of
+from xkd.evaluation.specs import find_eval_spec, no_evaluation, specs_by_name, specs_of
 from xkd.log import get_logger
 from xkd.rundir import ROLES, RunDir
 
@@ -103,6 +103,31 @@ def choose(
             f"{', '.join(protocols or PROTOCOLS)} of {', '.join(modalities)}"
         )
     return sorted(chosen, key=lambda pair: pair[1].fold)
+
+
+def check_choice(
+    datasets: Sequence[str],
+    encoders: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    finetune: Mapping[str, Any] | None = None,
+) -> None:
+    """Check the arguments of `choose` as far as the names of the datasets tell, before they are prepared.
+
+    Args:
+        datasets: names as of `xkd.data.fetch.fetch.fetch`, also of miniatures.
+
+    Raises:
+        UserError: an encoder, a protocol or a setting is unknown, or a dataset is not evaluated.
+    """
+    _check_known("no encoder", encoders, ENCODERS)
+    _check_known("no protocol", protocols, list(PROTOCOLS))
+    for dataset in datasets:
+        name = dataset.rpartition("/")[2].removesuffix("-mini")
+        if not (specs := specs_by_name(name)):
+            raise no_evaluation(name)
+        for spec in specs:
+            if (method := PROTOCOLS[spec.protocol]).trains_encoder:
+                make_task(name, spec.modality, spec.protocol, method.encoders[0], settings=finetune)
 
 
 def plan(

@@ -97,6 +97,11 @@ def specs_of(dataset: PreparedDataset) -> tuple[EvalSpec, ...]:
     return own_specs("map" if several else "top1", dataset.folds)
 
 
+def specs_by_name(dataset: str) -> tuple[EvalSpec, ...]:
+    """Return the protocols of a dataset; of one that is not official, all that it may have."""
+    return EVAL_SPECS.get(dataset, () if dataset in PRETRAINING else (*_OWN, _retrieval(3)))
+
+
 def find_eval_spec(dataset: str | PreparedDataset, modality: str, protocol: str) -> EvalSpec:
     """Return the specification of a protocol on a dataset; by a name that is not official, of one's own.
 
@@ -106,10 +111,7 @@ def find_eval_spec(dataset: str | PreparedDataset, modality: str, protocol: str)
     if isinstance(dataset, PreparedDataset):
         name, specs = dataset.name, specs_of(dataset)
     else:
-        name, specs = (
-            dataset,
-            EVAL_SPECS.get(dataset, () if dataset in PRETRAINING else (*_OWN, _retrieval(3))),
-        )
+        name, specs = dataset, specs_by_name(dataset)
     for spec in specs:
         if (spec.modality, spec.protocol) == (modality, protocol):
             return spec

@@ -14,6 +14,8 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -23,10 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from xkd.errors import UserError, XkdError, extra_required
-from xkd.launch.kfp_task import run_own_executor
+from xkd.launch.kfp_task import ERRORS, run_own_executor
 from xkd.launch.process_group import run_in_process_group
 
 _Argument = TypeVar("_Argument")
+LINE = 160
+"""Longest line of the local runner's own log, characters; what tasks print is shown whole."""
 _SUBMIT = (("run", "submit"), ("runs", "submit"))
 
 
@@ -159,11 +163,23 @@ def _run_locally(submission: _Submission) -> None:
     sys.stdout.reconfigure(line_buffering=True)
     warnings.filterwarnings("ignore", message="You may be attemp", category=RuntimeWarning)
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
+    logging.getLogger().addFilter(_shorten)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root="runs/.kfp")
-    try:
-        pipeline(**values)
-    except RuntimeError as error:
-        raise XkdError(str(error)) from None
+    with tempfile.NamedTemporaryFile("r", prefix="kfp-submit-") as errors:
+        os.environ[ERRORS] = errors.name
+        try:
+            pipeline(**values)
+        except RuntimeError as error:
+            # What ended the run is far above by now, below which other tasks have run.
+            raise XkdError(" ".join([str(error), *errors.read().splitlines()[:1]])) from None
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Cut long lines of the runner, which logs each output, such as hundreds of planned evaluations."""
+    lines = record.getMessage().splitlines()
+    cut = (f"{line[:LINE]}... ({len(line)} characters)" if len(line) > LINE else line for line in lines)
+    record.msg, record.args = "\n".join(cut), ()
+    return True
 
 
 def _adapt(spec: Any) -> None:

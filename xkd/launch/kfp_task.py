@@ -6,10 +6,14 @@ The executor keeps an existing configuration of the root logger. What the task p
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from pathlib import Path
 
 from xkd.errors import XkdError
 
+ERRORS = "XKD_TASK_ERRORS"
+"""Environment variable with the path of a file for the errors of a pipeline's tasks, a line each."""
 _EXECUTOR = "kfp.dsl.executor_main"
 
 
@@ -24,6 +28,9 @@ def main() -> None:
         executor_main.executor_main()
     except XkdError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        if path := os.environ.get(ERRORS):
+            with Path(path).open("a") as file:
+                file.write(f"{error}\n")
         sys.exit(error.exit_code)
 
 

@@ -67,12 +67,30 @@ def launch(
     """
     if cluster:
         return _launch_job(training_job(config, data, out, cluster, run_id, extend))
-    if processes < 1:
-        raise UserError(f"processes must be at least 1, not {processes}")
+    _check_processes(processes)
     # The data loader's workers need cores too.
     work = _work(config, data.resolve(), out.resolve(), extend)
     run_locally(work, processes, idle_cores=config.run.workers, hosts=hosts)
     return RunDir(out).outcome()
+
+
+def check_launch(config: PretrainConfig, out: Path, processes: int, cluster: ClusterConfig | None) -> None:
+    """Check the arguments of `launch`, which has no data yet.
+
+    Raises:
+        UserError: the node type is unknown, or the batch does not divide among the processes.
+    """
+    if cluster:
+        training_job(config, Path(), out, cluster)
+        return
+    _check_processes(processes)
+    with in_section("optim"):
+        check_division(config.optim.batch_size, processes, config.run.accumulate)
+
+
+def _check_processes(processes: int) -> None:
+    if processes < 1:
+        raise UserError(f"processes must be at least 1, not {processes}")
 
 
 def describe(verdict: Verdict | None, out: Path) -> tuple[str, str]:

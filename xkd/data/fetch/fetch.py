@@ -70,18 +70,38 @@ def fetch(
     """
     if repo:
         return fetch_registered(name, repo, rev, out).hash
+    check_unregistered(name, out, rev)
+    if name not in GENERATED:
+        return _identify(out)
+    if name != "embedded":
+        return generate_miniature(name, out)
+    return generate(out, clips=clips, seed=seed)
+
+
+def check_unregistered(name: str, out: Path, rev: str = "") -> None:
+    """Check that `fetch` has a dataset without a data registry; arguments as of `fetch`.
+
+    Raises:
+        UserError: it has not, or there is a revision.
+    """
     if rev:
         raise UserError(f"rev: {rev} needs a data registry; give one with --repo")
-    if name not in GENERATED:
-        if not is_empty(out):
-            return _identify(out)
+    if name not in GENERATED and is_empty(out):
         raise UserError(
             f"no dataset {name}{nearest(name, GENERATED)}; without a data registry (--repo) there are only "
             f"{', '.join(GENERATED)}, and files of your own in {out}"
         )
-    if name != "embedded":
-        return generate_miniature(name, out)
-    return generate(out, clips=clips, seed=seed)
+
+
+def read_seed(text: str) -> int:
+    """Return the seed of the embedded dataset, which is text in pipelines.
+
+    Raises:
+        UserError: it is no integer, or negative.
+    """
+    if not text.isdecimal():
+        raise UserError(f"embedded_seed: expected an integer that is not negative, got {text!r}")
+    return int(text)
 
 
 def _identify(root: Path) -> str:

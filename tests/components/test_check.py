@@ -1,0 +1,92 @@
+"""The first task of a pipeline finds mistakes that later tasks would find after hours."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.check import check
+from xkd.errors import UserError
+from xkd.launch.kfp_cli import LINE, _shorten
+
+GIVEN: dict[str, Any] = {
+    "preset": "toy",
+    "settings": ["optim.lr=1e-4"],
+    "dataset": "embedded",
+    "downstream": ["ucf101-mini", "esc50-mini"],
+    "repo": "",
+    "rev": "",
+    "clips": 40,
+    "seed": "0",
+    "prepare_settings": ["short_side=64"],
+    "encoders": ["teacher"],
+    "protocols": ["svm"],
+    "finetune_settings": ["epochs=20"],
+    "data": "data",
+    "run": "run",
+    "processes": 1,
+    "nodes": 0,
+    "node_type": "",
+    "cpu": "",
+    "memory": "",
+    "gpus": "8",
+    "evaluation_gpus": "0",
+    "node_selector": {},
+    "tolerations": [],
+    "cluster_settings": [],
+}
+
+
+def run(**changed: Any) -> None:
+    check.python_func(**GIVEN | changed)
+
+
+def test_what_is_right_passes(tmp_path: Path) -> None:
+    run()
+    run(nodes=2, node_type="v100_gke", settings=["optim.batch_size=256"], evaluation_gpus="1")
+    run(repo="registry", rev="v1", dataset="kinetics400", downstream=["ucf101"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.mp4").touch()
+    run(data=str(tmp_path), dataset="mine", downstream=[])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"preset": "tooy"}, r"unknown preset 'tooy' \(did you mean toy\?\)"),
+        ({"settings": ["lr=1"]}, r"unknown setting lr \(did you mean optim\.lr\?\)"),
+        ({"settings": ["run.workers=-1"]}, r"run\.workers: Input should be greater"),
+        ({"dataset": "embeded"}, r"no dataset embeded \(did you mean embedded\?\)"),
+        ({"downstream": ["ucf101"]}, r"no dataset ucf101 \(did you mean ucf101-mini"),
+        ({"downstream": [], "dataset": "audioset-mini"}, "no evaluation of dataset audioset"),
+        ({"rev": "v1"}, "rev: v1 needs a data registry"),
+        ({"clips": 5}, "clips: Input should be greater than or equal to 20"),
+        ({"seed": "-1"}, "embedded_seed: expected an integer"),
+        ({"prepare_settings": ["short_sid=64"]}, r"did you mean short_side"),
+        ({"encoders": ["techer"]}, "no encoder techer"),
+        ({"protocols": ["svn"]}, "no protocol svn"),
+        ({"finetune_settings": ["epoch=1"]}, "finetune on ucf101: unknown setting epoch"),
+        ({"processes": 0}, "processes must be at least 1"),
+        ({"processes": 3}, r"optim\.batch_size \d+ must be a multiple of the 3 processes"),
+        ({"nodes": 2, "node_type": "v100_gcp"}, "unknown node type 'v100_gcp'"),
+        ({"nodes": 2, "cluster_settings": ["restart=1"]}, "did you mean restarts"),
+        ({"evaluation_gpus": "one"}, "evaluation_gpus: expected a number"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        run(**changed)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_local_log_cuts_long_lines() -> None:
+    outputs = logging.LogRecord("root", logging.INFO, "", 0, "outputs:\n%s", (["evaluation"] * 300,), None)
+    assert _shorten(outputs)
+    first, second = outputs.getMessage().splitlines()
+    assert first == "outputs:"
+    assert second.endswith("... (4200 characters)")
+    assert len(second) < LINE + 30
