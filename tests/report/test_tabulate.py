@@ -218,8 +218,11 @@ def test_an_undecided_run_has_its_tables_and_is_not_shown_as_healthy(bare: Path,
 
 def test_a_run_that_was_not_evaluated_gets_a_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", get_preset("toy"))
-    assert tabulate(run, run / "scores", tmp_path / "report").is_file()
-    assert "Not evaluated: " in (tmp_path / "report" / "tables.md").read_text()
+    report = tabulate(run, run / "scores", tmp_path / "report")
+    tables = (report.parent / "tables.md").read_text()
+    assert "There are no scores yet" in tables
+    assert "unless the column says otherwise" not in tables
+    assert "There are no scores yet" in Page(report).text
 
 
 def test_a_run_with_non_finite_losses_gets_a_report(tmp_path: Path) -> None:
