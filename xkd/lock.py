@@ -28,6 +28,14 @@ STALE_SECONDS = 60.0
 _log = get_logger(__name__)
 
 
+def is_in_use(path: Path) -> bool:
+    """Return whether a process that holds the lock of a directory has shown a sign of life lately."""
+    try:
+        return time.time() - (path / LOCK).stat().st_mtime < STALE_SECONDS
+    except OSError:
+        return False
+
+
 @contextmanager
 def locked_directory(
     path: Path, decide: Callable[[Callable[[], bool]], bool] = lambda question: question()

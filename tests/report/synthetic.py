@@ -17,7 +17,7 @@ from xkd.config.overrides import to_yaml
 from xkd.evaluation.features import published_hash
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.score import INPUTS, Score, Task, run_settings
-from xkd.model.terms import KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
+from xkd.model.terms import INFORMATION, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
 from xkd.model.xkd import XKD
 from xkd.rundir import RunDir, Verdict
 from xkd.train.checkpoint import save_encoders
@@ -146,6 +146,7 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
         row[RECONSTRUCT[m]] = (0.55 if m == "video" else 0.4) + 0.5 * math.exp(-6 * share) * noise
         row[TEACHER_ENTROPY[d]] = largest * alive * (0.94 if m == "video" else 0.88)
         row[KLD[d]] = largest * 0.12 * alive * noise
+        row[INFORMATION[d]] = 0.3 * alive + 0.02 * noise
         row[KD[d]] = row[TEACHER_ENTROPY[d]] + row[KLD[d]]
     row["reconstruct"] = (row["reconstruct_video"] + row["reconstruct_audio"]) / 2
     row["distill"] = (row["kd_video_to_audio"] + row["kd_audio_to_video"]) / 2

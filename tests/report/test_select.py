@@ -68,7 +68,7 @@ def test_a_run_that_ended_without_encoders_shows_no_scores(run: Path, tmp_path: 
     shutil.rmtree(ended / "encoders")
     read = read_run(ended, write_scores(tmp_path / "scores", run, VIDEO))
     assert read.skipped_evaluation
-    assert set(read.left_out.values()) == {"the run ended without encoders"}
+    assert set(read.left_out.values()) == {"the run has no encoders"}
 
 
 def test_scores_of_an_encoder_that_the_run_lacks_are_left_out(run: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -16,8 +17,11 @@ from xkd.config.presets import get_preset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.score import record_failure
+from xkd.lock import LOCK
+from xkd.monitor.collapse import CollapseThresholds
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
+from xkd.report.signals import signal_lines
 from xkd.report.tables import EMPTY
 from xkd.report.tabulate import tabulate
 from xkd.rundir import RunDir, Verdict
@@ -50,12 +54,14 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.text, self.open, self.addresses, self.tags = "", list[str](), list[str](), list[str]()
+        self.ids = set[str]()
         self.feed(path.read_text())
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href") and value]
+        self.ids |= {value for name, value in attrs if name == "id" and value}
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
@@ -79,8 +85,12 @@ def test_the_table_shows_scores_and_gains(report: Path) -> None:
 
 def test_the_page_is_well_formed_and_needs_no_network(report: Path) -> None:
     page = Page(report)
-    assert all(address.startswith("data:image/") for address in page.addresses)
-    assert len(page.addresses) == 13  # scores, three confusions, three curves, six pictures
+    links = [address[1:] for address in page.addresses if address.startswith("#") and address[1:] in page.ids]
+    assert len(links) == len(set(links)) == page.tags.count("h2")  # the table of contents
+    pictures = [address for address in page.addresses if not address.startswith("#")]
+    assert all(address.startswith("data:image/png") for address in pictures)
+    assert len(pictures) == 6  # of clips
+    assert page.tags.count("svg") == 15  # scores, confusions (3), losses (4), distillation (4), schedules (3)
     assert "script" not in page.tags
     assert not NETWORK.search(report.read_text())
     for text in (
@@ -199,7 +209,7 @@ def test_a_collapsed_run_gets_a_report_without_tables(tmp_path: Path) -> None:
     for text in ("Collapsed: one-hot", ONE_HOT.reason, "evaluation was skipped", "loss.centering"):
         assert text in page.text
     assert 'class="scores"' not in report.read_text()
-    assert len(page.addresses) == 9
+    assert sum(address.startswith("data:") for address in page.addresses) == 6
     assert "evaluation was skipped" in (report.parent / "tables.md").read_text()
     assert json.loads((report.parent / "scores.json").read_text())["verdict"] == "one_hot"
 
@@ -421,12 +431,9 @@ def test_latex_is_balanced_and_its_rows_have_the_declared_columns(bare: Path, tm
 
 
 def test_user_errors_are_reported_in_one_line(bare: Path, tmp_path: Path) -> None:
-    unfinished = write_run(tmp_path / "unfinished", get_preset("toy"), rows=1)
-    (unfinished / "verdict.json").unlink()
     scores = write_scores(tmp_path / "scores", bare, TASKS[:1])
     for arguments, message in (
         ((tmp_path / "none", scores), "no run in .*none"),
-        ((unfinished, scores), "no verdict.json in .*unfinished"),
         ((bare, tmp_path / "none"), "none does not exist; run xkd evaluate"),
     ):
         with pytest.raises(UserError, match=message) as caught:
@@ -455,6 +462,69 @@ def test_scores_that_are_left_out_are_listed(
     with (report.parent / "scores.csv").open() as file:
         assert [row["encoder"] for row in csv.DictReader(file)] == ["teacher"]
     assert not old.exists()
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted"])
+def test_a_run_that_has_not_finished_gets_a_report_that_says_so(
+    bare: Path, tmp_path: Path, state: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(bare, run)
+    (run / "verdict.json").unlink()
+    if state == "running":
+        (run / LOCK).touch()
+    report = tabulate(run, tmp_path / "none", tmp_path / "report", compare=[])
+    page = Page(report)
+    assert f"{state.capitalize()} at step 30 of 1000" in page.text
+    assert "So far: undecided" in page.text
+    assert 'class="banner undecided"' in report.read_text()
+    assert "Healthy" not in page.text
+    table = (report.parent / "tables.md").read_text()
+    assert f"**{state}** at step 30 of 1000" in table
+    assert "collapsed" not in table
+    assert json.loads((report.parent / "scores.json").read_text())["state"] == state
+
+
+def test_the_page_shows_values_where_a_curve_is_pointed_at_and_in_tables(report: Path, run: Path) -> None:
+    page = report.read_text()
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kd = f"{history[-1]['kd_video_to_audio']:.4g}"
+    stripes = re.findall(r'<text y="[\d.]+" text-anchor="end">(.*?)</text>', page)
+    (shown,) = [stripe for stripe in stripes if ">step 1000<" in stripe and f">KD {kd}<" in stripe]
+    assert ">KLD " in shown
+    assert re.search(rf"<td>1000</td><td>{kd}</td>", page)
+
+
+def test_the_signals_of_the_verdict_have_their_values_limits_and_lowest_values(
+    run: Path, report: Path
+) -> None:
+    text = " ".join(Page(report).text.split())
+    history = RunDir(run).metrics()
+    lines = signal_lines(history, CollapseThresholds(1024, 32))
+    kld = lines[1]
+    assert kld.title == "KLD, video → audio"
+    assert kld.cells[0] == f"{median(row['kld_video_to_audio'] for row in history[-10:]):.3g}"
+    assert kld.cells[3:] == [f"{0.02 * math.log(1024):.3g}", f"{math.log(1024):.3g}"]
+    dip = [row | ({"kld_video_to_audio": 0.01} if 200 <= row["step"] < 260 else {}) for row in history]
+    cells = signal_lines(dip, CollapseThresholds(1024, 32))[1].cells
+    assert cells[:2] == [kld.cells[0], "0.01"]
+    assert cells[2] == "160\N{EN DASH}250"  # the first ten rows of which more than half are low
+    assert signal_lines(history[:9], CollapseThresholds(1024, 32)) == []
+    assert "Lowest after the warm-up" in text
+    assert kld.title in text
+
+
+def test_one_logged_step_and_one_epoch_are_no_curves(bare: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(bare, run)
+    first = (run / "metrics.jsonl").read_text().splitlines()[0]
+    (run / "metrics.jsonl").write_text(f"{first}\n")
+    curve = [{"epoch": 1.0, "loss": 2.0, "validation": 0.4}]
+    scores = write_scores(tmp_path / "scores", run, TUNED, curve=curve)
+    report = tabulate(run, scores, tmp_path / "report")
+    assert Page(report).text.count("metrics of one step alone, 10, were logged") == 3
+    names = {path.name for path in (report.parent / "figures").iterdir()}
+    assert not names & {"losses.svg", "distillation.svg", "schedules.svg", "finetuning_embedded.svg"}
 
 
 def test_a_long_history_is_thinned(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -13,17 +13,21 @@ from matplotlib.figure import Figure
 from xkd.config import MODALITIES, Modality
 from xkd.io import write_atomically
 from xkd.model.terms import KD
+from xkd.report.inline import Panel, split, whole
 from xkd.report.plots.reconstructions import attention_maps, by_mask_ratio, reconstructions
 from xkd.report.plots.scores import (
     MAX_CLASSES,
     comparison_bars,
     confusion_matrix,
     finetuning_curves,
+    learning_curves,
     score_bars,
 )
 from xkd.report.plots.training import distillation_curves, loss_curves, schedule_curves
 from xkd.report.tables import ReportData
 
+CURVES = ("losses", "distillation", "schedules", "finetuning")
+"""Kinds of figures with curves, whose panels are shown one by one."""
 _STYLE = Path(__file__).with_name("templates") / "report.mplstyle"
 
 
@@ -39,6 +43,8 @@ class Plot(NamedTuple):
     """Why it cannot be drawn."""
     modality: Modality | None = None
     """Set if there is one figure per modality."""
+    panels: Sequence[Panel] = ()
+    """What the page shows of an SVG file."""
 
 
 def draw_figures(data: ReportData, folder: Path) -> dict[str, Plot]:
@@ -50,10 +56,16 @@ def draw_figures(data: ReportData, folder: Path) -> dict[str, Plot]:
     drawn = {plot.path for plot in plots if not plot.missing}
     for old in {*folder.glob("*.svg"), *folder.glob("*.png")} - drawn:
         old.unlink(missing_ok=True)  # another process may write the same report
-    for plot in plots:
-        if not plot.missing:
-            save(plot.draw, plot.path)
-    return {plot.path.stem: plot for plot in plots}
+    return {plot.path.stem: plot if plot.missing else _draw(plot) for plot in plots}
+
+
+def _draw(plot: Plot) -> Plot:
+    figure = save(plot.draw, plot.path)
+    if plot.path.suffix != ".svg":
+        return plot
+    return plot._replace(
+        panels=split(plot.path, figure) if plot.kind in CURVES else whole(plot.path, plot.title)
+    )
 
 
 def _score_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
@@ -61,7 +73,7 @@ def _score_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
         name, empty = table.dataset, "" if table.chances else "nothing was evaluated"
         draw: Callable[[], Figure] = partial(score_bars, table)
         yield Plot("scores", folder / f"scores_{name}.svg", f"Scores on {name}", draw, empty)
-        if any(score.curve for column in table.tasks for r in table.column(column) for score in r.scores):
+        if learning_curves(table):
             draw = partial(finetuning_curves, table)
             yield Plot("finetuning", folder / f"finetuning_{name}.svg", f"Fine-tuning on {name}", draw)
         for column in table.tasks:
@@ -78,10 +90,12 @@ def _score_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
 def _training_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
     history = data.history
     empty = "" if history else "no metrics were logged"
+    if len(history) == 1:
+        empty = f"metrics of one step alone, {history[0]['step']}, were logged"
     distilled = any(field in row for row in history for field in KD.values())
     undistilled = empty or ("" if distilled else "the run has no distillation")
     yield Plot("losses", folder / "losses.svg", "Losses", partial(loss_curves, history), empty)
-    draw = partial(distillation_curves, history, data.run.config.projector.out_dim)
+    draw = partial(distillation_curves, history, data.run.thresholds)
     yield Plot("distillation", folder / "distillation.svg", "Distillation", draw, undistilled)
     yield Plot("schedules", folder / "schedules.svg", "Schedules", partial(schedule_curves, history), empty)
 
@@ -103,10 +117,12 @@ def _sample_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
             yield Plot(kind, folder / f"{kind}_{m}.png", f"{title}, {m}", partial(draw, samples), reason, m)
 
 
-def save(draw: Callable[[], Figure], path: Path) -> None:
-    """Write a figure; equal figures give equal bytes, so that a versioned report does not change."""
+def save(draw: Callable[[], Figure], path: Path) -> Figure:
+    """Write a figure and return it; equal figures give equal bytes: a versioned report does not change."""
     kind = path.suffix[1:]
-    metadata = {"Date": None} if kind == "svg" else None
+    # A cropped SVG would have other coordinates than the figure.
+    options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {"bbox_inches": "tight"}
     with mpl.rc_context(fname=_STYLE):
         figure = draw()
-        write_atomically(path, lambda file: figure.savefig(file, format=kind, metadata=metadata))
+        write_atomically(path, lambda file: figure.savefig(file, format=kind, **options))
+    return figure

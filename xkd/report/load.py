@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from xkd.config.overrides import difference, to_dict
 from xkd.config.presets import PRESETS, get_preset
 from xkd.errors import UserError
 from xkd.evaluation.score import Score, TaskKey, read_failures
+from xkd.lock import is_in_use
+from xkd.monitor.collapse import CollapseThresholds, judge
 from xkd.report.select import Tasks, Uniform, select_scores
 from xkd.rundir import ROLES, RunDir, Verdict
 
@@ -34,24 +36,37 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedRun:
-    """A finished run with the scores that are available."""
+    """A run with the scores that are available."""
 
     dir: RunDir
     config: PretrainConfig
     info: dict[str, Any]
     """Content of ``run.json``."""
     verdict: Verdict
+    """Of a run that has not finished: the one on its newest rows."""
     scores: list[Score]
     failures: dict[TaskKey, str]
     """Why tasks have no score."""
     left_out: dict[str, str]
     """Why files in `scores_dir` are not among `scores`."""
     scores_dir: Path
+    state: Literal["finished", "running", "interrupted"] = "finished"
+    """Finished: it has ended, with whatever verdict. Interrupted: no process trains it; it can be resumed."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended."""
+        return self.state == "finished"
 
     @property
     def skipped_evaluation(self) -> bool:
-        """Whether there are no scores because the run collapsed."""
-        return not self.scores and self.verdict.failed
+        """Whether there are no scores because the run collapsed, or has not ended."""
+        return not self.scores and (self.verdict.failed or not self.finished)
+
+    @property
+    def thresholds(self) -> CollapseThresholds:
+        """The limits that its metrics are compared with."""
+        return CollapseThresholds.of_run(self.config, self.info)
 
     @property
     def pretrained_on(self) -> tuple[str, str]:
@@ -83,25 +98,32 @@ class EvaluatedRun:
 def read_run(
     path: Path, scores_dir: Path, uniform: Uniform | None = None, tasks: Tasks | None = None
 ) -> EvaluatedRun:
-    """Read a finished run and its scores.
+    """Read a run and its scores.
 
     Args:
         uniform, tasks: see `select_scores`; without tasks, every score in the folder may be shown.
 
     Raises:
-        UserError: the run has not ended; or a directory of scores other than the run's own is missing though
-            the run has not failed.
+        UserError: there is no run; or a directory of scores other than the run's own is missing though the
+            run ended well.
     """
     run = RunDir(path)
-    config, verdict = run.config(), run.verdict()
+    config, info = run.config(), run.info()
+    state: Literal["finished", "running", "interrupted"] = "finished"
+    if run.ended:
+        verdict = run.verdict()
+    else:
+        verdict = judge(run.metrics(), CollapseThresholds.of_run(config, info))
+        state = "running" if is_in_use(path) else "interrupted"
     # The run's own directory comes into being with its first score; another that is missing is a mistake.
-    if not scores_dir.is_dir() and not verdict.failed and scores_dir.resolve() != run.scores.resolve():
+    own = scores_dir.resolve() == run.scores.resolve()
+    if not scores_dir.is_dir() and not verdict.failed and state == "finished" and not own:
         raise UserError(f"{scores_dir} does not exist; run xkd evaluate first")
     scores, left_out = select_scores(scores_dir, run, {} if uniform is None else uniform, tasks)
     failures = {
         key: reason for key, reason in read_failures(scores_dir, run).items() if tasks is None or key in tasks
     }
-    return EvaluatedRun(run, config, run.info(), verdict, scores, failures, left_out, scores_dir)
+    return EvaluatedRun(run, config, info, verdict, scores, failures, left_out, scores_dir, state)
 
 
 def load_samples(path: Path) -> dict[str, Samples]:

@@ -16,6 +16,7 @@ from xkd.report.aggregate import ENCODERS, Record
 from xkd.report.figures import Plot
 from xkd.report.load import EvaluatedRun
 from xkd.report.plots.scores import MAX_CLASSES, MAX_NARROW_CLASSES, confusions
+from xkd.report.signals import SIGNAL_HEAD, signal_lines
 from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, ReportData, format_std
 from xkd.rundir import ROLES, Row
 
@@ -33,6 +34,15 @@ _HEADLINES = {
     "non_finite": "Failed: non-finite values",
 }
 """Titles of a report by verdict."""
+_MEANINGS = {
+    "healthy": "No sign of a collapse: the teachers give different clips different outputs, and the students "
+    "do not just copy them.",
+    "undecided": "Neither healthy nor collapsed: there is too little to judge by.",
+    "one_hot": "The teachers put nearly all probability on one output: the students learn nothing from them.",
+    "constant": "The teachers output the same for every clip: the students learn nothing from them.",
+    "non_finite": "A value became NaN or infinite.",
+}
+"""What a verdict says, in plain words."""
 _RUN_FIELDS = ("Run", "Row", "Seed", "Verdict", "Pretrained on", "Commit", "Weights", "Evaluated")
 _MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 _LATEX = str.maketrans(
@@ -51,6 +61,7 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
     """Return a template filled in: the page embeds the figures and needs neither scripts nor the network."""
     environment = Environment(
         loader=PackageLoader("xkd.report"),
+        extensions=["jinja2.ext.do"],
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -75,6 +86,10 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         provenance=provenance(data.run, data.history),
         changes=describe_changes(data.run),
         headlines=_HEADLINES,
+        meaning=_MEANINGS[data.run.verdict.verdict] if data.run.thresholds.out_dim else "",
+        signal_head=SIGNAL_HEAD,
+        signal_lines=signal_lines(data.history, data.run.thresholds),
+        contents=[],
         run_fields=_RUN_FIELDS,
         run_lines=_run_lines(data.comparison),
         figures=figures,
@@ -123,15 +138,15 @@ def provenance(run: EvaluatedRun, history: Sequence[Row]) -> list[tuple[str, str
     """Return the origin of the run and of its scores, as names and values for display."""
     scores = run.scores
     known = {name: str(value) for name, value in run.info.items()}.get
-    origin, finished = run.info.get("data_origin"), "unknown"
+    origin, newest = run.info.get("data_origin"), "unknown"
     if history:
-        finished = datetime.fromtimestamp(history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        newest = datetime.fromtimestamp(history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     rows: dict[str, str | None] = {
         "Preset": run.config.preset,
         "Pretrained on": "{}, revision {}".format(*run.pretrained_on),
         "Fetched from": "{repo} at {rev}".format(**origin) if origin else None,
         "Steps": f"{run.verdict.step} of {known('steps')}",
-        "Finished": finished,
+        "Finished" if run.finished else "Newest row": newest,
         "Training time": _duration(run.info.get("seconds")),
         "Device": f"{known('device')}, torch {known('torch')}",
         "Processes": known("processes"),
@@ -171,7 +186,7 @@ def _run_lines(comparison: Comparison) -> list[Line]:
             cells = [
                 group.title,
                 str(run.config.run.seed),
-                run.verdict.verdict,
+                run.verdict.verdict if run.finished else f"{run.state}, so far {run.verdict.verdict}",
                 " ".join(run.pretrained_on),
                 str(run.info.get("commit"))[:7],
                 ", ".join(dict.fromkeys(weights)),

@@ -92,7 +92,7 @@ class _Expected:
     def differences(self, score: Score) -> str:
         """Return in what a score is not as expected."""
         if not self._run.encoders.is_dir():
-            return "the run ended without encoders"
+            return "the run has no encoders"
         if self._tasks is not None and score.key not in self._tasks:
             return "not among the tasks"
         inputs = INPUTS[score.modality]

@@ -170,9 +170,11 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """Return sentences about runs that collapsed and about classes without training clips."""
+        """Return sentences about runs without scores and about classes without training clips."""
         collapsed = [
             f"Run {run.dir.name} has the verdict {run.verdict_title} and was not evaluated."
+            if run.finished
+            else f"Run {run.dir.name} has not finished."
             for run in self.runs
             if run.skipped_evaluation
         ]
@@ -245,14 +247,14 @@ class ReportData:
 
 
 def collect(run: Path, scores: Path, compare: Sequence[Path] = (), tasks: Tasks | None = None) -> ReportData:
-    """Read a finished run with its scores, and those to compare, and compute their tables.
+    """Read a run with its scores, and those to compare, and compute their tables.
 
     Args:
         tasks: those to show; None: all that have a score in the folder.
 
     Raises:
-        UserError: a run has not ended; the directory of scores is missing though the run has not failed; or
-            a run is given twice.
+        UserError: there is no run; the directory of scores is missing though the run ended well; or a run is
+            given twice.
     """
     uniform: Uniform = {}
     main = read_run(run, scores, uniform, tasks)

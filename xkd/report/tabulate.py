@@ -59,17 +59,18 @@ def tabulate(
     compare: Sequence[Path] = (),
     tasks: str | Path | None = None,
 ) -> Path:
-    """Write the report of a finished run, alone or compared with others, and return report.html.
+    """Write the report of a run, alone or compared with others, and return report.html.
 
     Writes to `out`: report.html (self-contained), the tables as tables.md, tables.tex and tables.csv,
     scores.csv (every score), scores.json (numbers for ``dvc metrics``), curves.csv (for ``dvc plots``) and
     figures/; prints the tables. Missing scores leave empty cells, with the reason below the table; scores of
     another run or with other settings are left out and listed (`xkd.report.select.select_scores`). A
-    collapsed run that was not evaluated gives a report without tables.
+    collapsed run that was not evaluated, and one that has not finished, give a report without tables.
 
     Args:
-        run: run directory with its verdict.
-        scores: directory of score files; may be missing if the run collapsed, or if it is the run's own.
+        run: run directory.
+        scores: directory of score files; may be missing if the run collapsed or has not finished, or if it is
+            the run's own.
         pushgateway: URL of a Prometheus Pushgateway that receives the scores for a minute; empty: none.
         compare: other run directories, each with its scores in ``scores/``; runs that differ only in the
             seed become one row.
@@ -77,7 +78,7 @@ def tabulate(
             score.
 
     Raises:
-        UserError: a run has not ended or is given twice, or a task is impossible.
+        UserError: there is no run, a run is given twice, or a task is impossible.
     """
     data = collect(run, scores, compare, read_tasks(tasks) if tasks else None)
     for path, reason in data.left_out.items():
@@ -103,6 +104,8 @@ def tabulate(
 def dvc_metrics(data: ReportData) -> dict[str, Any]:
     """Return the numbers that ``dvc metrics`` shows: verdict, last losses, scores and gains in [0, 1]."""
     result: dict[str, Any] = {"verdict": data.run.verdict.verdict, "step": data.run.verdict.step}
+    if not data.run.finished:
+        result["state"] = data.run.state
     if data.history:
         names = ("loss", *(term[direction] for direction in DIRECTIONS for term in (KD, KLD)))
         last = data.history[-1]

@@ -29,7 +29,8 @@ ROW_GAP, CLIP_GAP, GROUP_GAP = 0.03, 0.09, 0.2
 """Inches between rows, between clips in a row, and between groups of rows."""
 FRAME_GAP = 0.04
 """White space between the frames of a clip, in widths of a frame."""
-HIDDEN = to_rgb("#d3d7dd")
+HIDDEN = [to_rgb(color) for color in ("#e4e4e4", "#b4b4b4")]
+"""Colors of hidden patches, which are hatched: no part of a clip looks like it."""
 SPECTROGRAM, HEAT, DIFFERENCE = (mpl.colormaps[name] for name in ("magma", "inferno", "RdBu_r"))
 OPACITY = 0.8
 """Opacity of the maximum of a heat map over the clip."""
@@ -122,7 +123,11 @@ def _masked(samples: Samples, index: int) -> Any:
     """Return the colors of the visible patches at a mask ratio, (n, *size, 3)."""
     colors = _colors(samples, samples["original"])
     hidden = _upsample(samples["hidden"][index].numpy(), colors.shape[1:-1])
-    return np.where(hidden[..., None] > 0, HIDDEN, colors)
+    height, width = hidden.shape[-2:]
+    period = max(4, height // 10)
+    diagonal = np.add.outer(np.arange(height), np.arange(width)) % period
+    hatching = np.where((diagonal < period // 4)[..., None], HIDDEN[1], HIDDEN[0])
+    return np.where(hidden[..., None] > 0, hatching, colors)
 
 
 def _upsample(maps: Any, size: Sequence[int]) -> Any:

@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from xkd.evaluation.score import EvaluatedEncoder, Score
+from xkd.evaluation.score import Score
 from xkd.report.aggregate import ENCODERS, Column, Record
 from xkd.report.plots.training import COLORS, DASHED, GRAY, INK, WIDTH, label_line, panels
 from xkd.report.tables import Block, Comparison, DatasetTable
@@ -90,35 +90,48 @@ def confusion_matrix(scores: Sequence[Score]) -> Figure:
     panel.set_ylabel("true class")
     for row, column in zip(*np.nonzero(matrix), strict=True):
         if narrow:
-            color = "white" if shares[row, column] > 0.5 else INK
+            color = "white" if shares[row, column] > 0.5 else "black"
             text = f"{matrix[row, column]:.0f}"
             panel.text(column, row, text, ha="center", va="center", color=color, fontsize=6.5)
     return figure
 
 
-def finetuning_curves(table: DatasetTable) -> Figure:
-    """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
-    curves: dict[tuple[Column, str], list[tuple[EvaluatedEncoder, list[float], list[float]]]] = {}
+LearningCurve = tuple[Score, list[float], list[float]]
+"""A fine-tuning with its epochs and the values there."""
+
+
+def learning_curves(table: DatasetTable) -> dict[tuple[Column, str], list[LearningCurve]]:
+    """Return the fine-tunings by column and by field of `CURVES`; those of one epoch have no curve."""
+    curves: dict[tuple[Column, str], list[LearningCurve]] = {}
     for column, field in product(table.tasks, CURVES):
         for score in (score for record in table.column(column) for score in record.scores):
-            if rows := [row for row in score.curve if field in row]:
+            rows = [row for row in score.curve if field in row]
+            if len(rows) > 1:
                 curve = [row["epoch"] for row in rows], [row[field] for row in rows]
-                curves.setdefault((column, field), []).append((score.encoder, *curve))
+                curves.setdefault((column, field), []).append((score, *curve))
+    return curves
+
+
+def finetuning_curves(table: DatasetTable) -> Figure:
+    """Plot the loss and, where it selected the epoch, the validation score; a line per encoder and fold."""
+    curves = learning_curves(table)
     columns = min(2, len(curves))
     height = math.ceil(len(curves) / columns)
     figure, axes = panels(height, columns, 2.6 * height)
     for panel in axes[len(curves) :]:
         panel.set_visible(False)
     for panel, ((column, field), lines) in zip(axes, curves.items(), strict=False):
-        labels = {encoder: ENCODERS[encoder] for encoder, _, _ in lines}
-        for encoder, epochs, values in lines:
-            panel.plot(epochs, values, color=ENCODER_COLORS[encoder], label=labels.pop(encoder, None))
+        handles = {}
+        for score, epochs, values in lines:
+            name, folds = ENCODERS[score.encoder], column.spec.folds
+            label = f"{name}, fold {score.fold}" if folds > 1 else name
+            (handles[name],) = panel.plot(epochs, values, color=ENCODER_COLORS[score.encoder], label=label)
         panel.set_title(f"{column.title.partition(' (')[0]}: {CURVES[field]}")
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if field == "validation":
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        panel.legend()
+        panel.legend(handles.values(), handles)
     return figure
 
 

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xkd.config import MODALITIES, other
-from xkd.model.terms import ALIGN, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
+from xkd.model.terms import (
+    ALIGN,
+    INFORMATION,
+    KD,
+    KLD,
+    RECONSTRUCT,
+    TEACHER_ENTROPY,
+    TEACHER_TEMPERATURE,
+    direction,
+)
+from xkd.monitor.collapse import ZERO, CollapseThresholds
 from xkd.rundir import Row
+
+T = TypeVar("T")
 
 WIDTH = 9.2
 """Inches; the report's column at 100 pixels per inch."""
 MAX_POINTS = 1000
 """Points of a curve; a longer history is thinned."""
-INK, GRAY, GREEN, RED = "#30343a", "#8a9099", "#3a8f6a", "#b3263a"
+INK, GRAY, GREEN, RED, PURPLE = "#30343a", "#8a9099", "#3a8f6a", "#b3263a", "#6b4fa0"
 COLORS = {"video": "#2166ac", "audio": "#c8611a"}
 DASHED = (0, (4, 3))
 
 Curves = Mapping[str, tuple[str, str]]
 """Label and color of the fields that share a panel."""
 _LOSSES: dict[str, Curves] = {
-    "Objective": {"loss": ("", INK)},
+    "Objective": {"loss": ("objective", INK)},
     "Reconstruction": {RECONSTRUCT[m]: (m, COLORS[m]) for m in MODALITIES},
     "Alignment (MMD between the modalities)": {
         ALIGN["student"]: ("students", "#9a7fc4"),
@@ -34,8 +46,8 @@ _LOSSES: dict[str, Curves] = {
     "Distillation (KD)": {KD[direction(m)]: (f"{m} → {other(m)}", COLORS[other(m)]) for m in MODALITIES},
 }
 _SCHEDULES: dict[str, Curves] = {
-    "Learning rate": {"lr": ("", INK)},
-    "Teacher momentum": {"momentum": ("", INK)},
+    "Learning rate": {"lr": ("learning rate", INK)},
+    "Teacher momentum": {"momentum": ("momentum", INK)},
     "Teacher temperature": {TEACHER_TEMPERATURE[m]: (m, COLORS[m]) for m in MODALITIES},
 }
 _DISTILLATION: dict[str, Curves] = {
@@ -46,27 +58,37 @@ _DISTILLATION: dict[str, Curves] = {
     }
     for m in MODALITIES
 }
+_INFORMATION: dict[str, Curves] = {
+    f"Information of the {m} teacher": {INFORMATION[direction(m)]: ("information", PURPLE)}
+    for m in MODALITIES
+}
 
 
 def loss_curves(history: Sequence[Row]) -> Figure:
     """Plot the objective, and its terms by modality, pair and direction."""
     figure, axes = panels(2, 2, height=4.6)
     _plot(axes, history, _LOSSES)
-    for panel in axes[:2]:
-        panel.set_xlabel("")
     return figure
 
 
-def distillation_curves(history: Sequence[Row], out_dim: int) -> Figure:
-    """Plot KD, KLD and the teacher's entropy per direction, with the largest possible entropy, ln K."""
-    figure, axes = panels(1, 2, height=2.9, sharey=True)
-    _plot(axes, history, _DISTILLATION)
-    largest = math.log(out_dim)
-    for panel in axes:
-        panel.axhline(largest, color=GRAY, linewidth=1, linestyle=DASHED)
-    label_line(axes[1], largest, f"ln K = {largest:.2f}")
-    axes[0].set_ylim(bottom=0)
-    axes[0].set_ylabel("nats")
+def distillation_curves(history: Sequence[Row], thresholds: CollapseThresholds) -> Figure:
+    """Plot KD, KLD, the teacher's entropy and its information per direction.
+
+    Lines mark the largest possible values, and the limits below which a value counts as zero.
+    """
+    largest_entropy, largest = thresholds.largest_entropy, thresholds.largest_information
+    logged = any(field in row for row in history for field in INFORMATION.values())
+    curves = _DISTILLATION | (_INFORMATION if logged else {})
+    figure, axes = panels(len(curves) // 2, 2, height=2.7 * len(curves) / 2)
+    _plot(axes, history, curves)
+    for index, panel in enumerate(axes):
+        top, name = (largest_entropy, "ln K") if index < 2 else (largest, "ln batch")
+        panel.axhline(top, color=GRAY, linewidth=1, linestyle=DASHED)
+        panel.axhline(ZERO * top, color=RED, linewidth=1, linestyle=DASHED)
+        label_line(panel, top, f"{name} = {top:.2f}")
+        label_line(panel, ZERO * top, "limit")
+        panel.set_ylim(bottom=0)
+        panel.set_ylabel("nats")
     return figure
 
 
@@ -92,17 +114,19 @@ def _plot(axes: Sequence[Axes], history: Sequence[Row], curves: Mapping[str, Cur
     rows = thin(history, MAX_POINTS)
     steps = [row["step"] for row in rows]
     for panel, (title, fields) in zip(axes, curves.items(), strict=True):
+        logged = [field for field in fields if any(field in row for row in history)]
+        panel.set_visible(bool(logged))
         for field, (label, color) in fields.items():
-            if any(field in row for row in history):
+            if field in logged:
                 panel.plot(steps, [row.get(field, math.nan) for row in rows], color=color, label=label)
-        if panel.get_legend_handles_labels()[0]:
+        if logged and len(fields) > 1:
             panel.legend()
         panel.set_title(title)
         panel.set_xlabel("step")
 
 
-def thin(history: Sequence[Row], count: int) -> list[Row]:
-    """Return at most `count` evenly spaced rows, including the first and the last."""
+def thin(history: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` evenly spaced items, including the first and the last."""
     if len(history) <= count:
         return list(history)
     return [history[round(index * (len(history) - 1) / (count - 1))] for index in range(count)]

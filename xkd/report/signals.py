@@ -1,0 +1,46 @@
+"""What the verdict on a run rests on: each signal at the end and at its lowest, with its limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from xkd.config.pretrain import WINDOW
+from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
+from xkd.monitor.collapse import ZERO, CollapseThresholds, measure
+from xkd.report.tables import Line
+from xkd.rundir import Row
+
+SIGNAL_HEAD = (
+    "Median of ten rows, in nats",
+    "At the end",
+    "Lowest after the warm-up",
+    "at step",
+    "Limit",
+    "Largest possible",
+)
+
+
+def signal_lines(history: Sequence[Row], thresholds: CollapseThresholds) -> list[Line]:
+    """Return a row of `SIGNAL_HEAD` for each signal; none if the history is too short, or has no signals."""
+    fields = [term[direction] for term in (KD, KLD, INFORMATION) for direction in DIRECTIONS]
+    rows = [
+        row
+        for row in history
+        if row["step"] > thresholds.grace_steps
+        and all(math.isfinite(row.get(field, math.nan)) for field in fields)
+    ]
+    windows = [rows[end - WINDOW : end] for end in range(WINDOW, len(rows) + 1)]
+    if not windows:
+        return []
+    lines = []
+    for signals in zip(*(measure(window, thresholds) for window in windows), strict=True):
+        last = signals[-1]
+        values = [signal.value for signal in signals]
+        lowest = min(range(len(values)), key=values.__getitem__)
+        direction = last.direction.replace("_to_", " \N{RIGHTWARDS ARROW} ")
+        steps = f"{windows[lowest][0]['step']}\N{EN DASH}{windows[lowest][-1]['step']}"
+        shown = (last.value, values[lowest], ZERO * last.largest, last.largest)
+        end, low, limit, largest = (f"{value:.3g}" for value in shown)
+        lines.append(Line(f"{last.name}, {direction}", [end, low, steps, limit, largest]))
+    return lines
