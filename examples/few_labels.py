@@ -1,4 +1,4 @@
-"""Fine-tune the encoders of a run on a few labeled clips, beside networks that were not pretrained.
+"""Fine-tune the encoders of a run on a few labeled clips, and networks that were not pretrained.
 
 Usage: python examples/few_labels.py RUN LABELED OUT
 The files of LABELED are LABELED/train/CLASS/* and LABELED/test/CLASS/*.

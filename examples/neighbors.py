@@ -1,4 +1,4 @@
-"""Write a page of clips, each beside those that look like it, sound like it, or have a sound that fits.
+"""Write a page of clips, each next to those that look like it, sound like it, or have a sound that fits.
 
 Usage: python examples/neighbors.py RUN CLIPS PAGE.html
 """

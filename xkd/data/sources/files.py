@@ -94,7 +94,7 @@ class MediaFiles:
         return sorted(filter(is_visible_media, self.media))
 
     def describe_left_out(self) -> list[str]:
-        """Return a line on each kind of file that is none of the `visible_media`.
+        """Return a line on each kind of file that does not belong to the `visible_media`.
 
         Hidden files that are no media are not told: they are of tools, as those of ``.git``.
         """
