@@ -19,8 +19,6 @@ from xkd.log import get_logger
 
 Role = Literal["teacher", "student"]
 ROLES: tuple[Role, ...] = ("teacher", "student")
-START = ("run.seed", "run.init")
-"""Settings of the section `run` that a run cannot change once it has begun."""
 
 _SHOWN = 6
 """Most settings that a message shows; another preset differs in dozens."""
@@ -98,7 +96,7 @@ class RunDir:
             Whether the run has ended already.
 
         Raises:
-            UserError: it holds other files, or a run with other settings (``run.*`` except `START` may
+            UserError: it holds other files, or a run with other settings (``run.*`` except the seed may
                 differ), or one that cannot be extended.
         """
         text = to_yaml(config)
@@ -106,7 +104,7 @@ class RunDir:
             changed = {
                 name: line
                 for name, line in describe_difference(self.config(), config).items()
-                if name in START or not name.startswith("run.")
+                if name == "run.seed" or not name.startswith("run.")
             }
             if extend:
                 self._extend(config, changed)

@@ -37,9 +37,9 @@ def test_a_nested_folder_is_read_without_lists(tmp_path: Path, capsys: pytest.Ca
     assert f"{root}: 3 videos with sound" in said
     assert [line.removeprefix(f"{root}: left out: ") for line in said if "left out" in line] == [
         "3 files, hidden (first .trash/y.mp4)",
-        "1 files, no regular files, or links to none (first gone.mp4)",
-        "1 files, compressed: unpack them (first more.zip)",
-        "1 files, no media by name (first notes.md)",
+        "1 file, no regular files, or links to none (first gone.mp4)",
+        "1 file, compressed: unpack them (first more.zip)",
+        "1 file, no media by name (first notes.md)",
     ]
 
 
@@ -80,7 +80,7 @@ def test_files_of_equal_content_are_read_once(tmp_path: Path, capsys: pytest.Cap
     assert sorted(places(source).values()) == ["a.mp4", "b.mp4", "big.mp4", "big2.mp4"]
     assert source.left_out == (("other/copy.mp4", "same content as b.mp4"),)
     said = capsys.readouterr().err
-    assert "left out: 1 files, same content as another file (first other/copy.mp4 = b.mp4)" in said
+    assert "left out: 1 file, same content as another file (first other/copy.mp4 = b.mp4)" in said
     by_place = {clip.place: clip.splits for clip in source.clips}
     assert by_place["big.mp4"] == by_place["big2.mp4"]
 
@@ -140,7 +140,7 @@ def test_a_folder_without_media_is_a_one_line_error(tmp_path: Path) -> None:
         read(tmp_path)
     write(tmp_path, "clips.zip", "readme.md")
     with pytest.raises(
-        UserError, match=r"has no media files: left out: 1 files, compressed: unpack them \(first clips\.zip"
+        UserError, match=r"has no media files: left out: 1 file, compressed: unpack them \(first clips\.zip"
     ):
         read(tmp_path, "folder")
 
@@ -203,9 +203,7 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
     said = dry_run(root, config).splitlines()
     assert said[0].startswith("mine: 10 clips of 9 files (")
     assert said[1] == "codecs: h264 + aac 9"
-    assert said[2].startswith(
-        "unreadable: 1 files, would be skipped (first broken.mp4: not a known container"
-    )
+    assert said[2].startswith("unreadable: 1 file, would be skipped (first broken.mp4: not a known container")
     assert said[3:5] == [
         "left out: copy.mp4, same content as 0.mp4",
         "left out: sound.wav, sound without video",

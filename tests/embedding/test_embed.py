@@ -101,9 +101,9 @@ def test_a_folder_is_listed_as_prepare_lists_it(
     listed = {str(clips / clip.place) for clip in own.clips} | {str(clips / place) for place in left_out}
     assert {source.path for source in found} == listed
     assert notes == [
-        f"{clips}: left out: 1 files, hidden (first .hidden.mp4)",
-        f"{clips}: left out: 1 files, no regular files, or links to none (first gone.mp4)",
-        f"{clips}: left out: 1 files, no media by name (first notes.txt)",
+        f"{clips}: left out: 1 file, hidden (first .hidden.mp4)",
+        f"{clips}: left out: 1 file, no regular files, or links to none (first gone.mp4)",
+        f"{clips}: left out: 1 file, no media by name (first notes.txt)",
     ]
     said = capsys.readouterr().err.splitlines()
     assert all(note in said for note in notes)
@@ -139,7 +139,7 @@ def test_what_is_damaged_is_listed(run: Path, clips: Path, tmp_path: Path) -> No
         (
             "table.parquet",
             ["none"],
-            r"none has no media files: left out: 1 files, no media by name",
+            r"none has no media files: left out: 1 file, no media by name",
         ),
         ("table.parquet", ["a", "a/both.mkv"], "both.mkv is given twice"),
     ],

@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Path:
 
 def tabulate(run: str, folder: Path, gateway: str) -> subprocess.Popen[str]:
     """Start the command, and wait until it has printed the tables."""
-    command = (XKD, "tabulate", "--run", run, "--scores", f"{run}/scores", "--out", f"{run}/report")
+    command = (XKD, "tabulate", "--run", run)
     process = subprocess.Popen(
         (*command, "--pushgateway", gateway), cwd=folder, stdout=subprocess.PIPE, text=True
     )

@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from xkd.cli.options import Config, Data, Out, Run, Set
+from xkd.cli.options import Config, Data, Run, Set
 
 
 def evaluate(
     run: Run,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Directory of scores, to which one JSON file is added.")],
     modality: Annotated[str, typer.Option(help="video, audio or audiovisual.")],
     protocol: Annotated[
         str, typer.Option(help="svm, fc, fusion, finetune or retrieval; see the table above.")
@@ -22,6 +21,10 @@ def evaluate(
     encoder: Annotated[
         str, typer.Option(help="teacher or student of the run; random: not pretrained; raw: no encoder.")
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of scores, to which one JSON file is added; default: RUN/scores."),
+    ] = None,
     fold: Annotated[int, typer.Option(help="Fold of the dataset: UCF101 has 3, ESC-50 has 5.")] = 1,
     processes: Annotated[
         int, typer.Option(help="Processes on this machine; 0: one per GPU, or a single one.")
@@ -59,10 +62,14 @@ def evaluate(
     from xkd.evaluation.evaluate import evaluate as score
     from xkd.evaluation.plan import make_task
     from xkd.launch.dvc import in_stage
+    from xkd.rundir import RunDir
 
     settings = read_settings(config, set_ or ())
     task = make_task(dataset_name(data), modality, protocol, encoder, fold, settings)
-    score(run, data, task, out, processes, planned=in_stage())  # params.yaml lists the tasks of DVC's stages
+    scores = out or RunDir(run).scores
+    score(
+        run, data, task, scores, processes, planned=in_stage()
+    )  # params.yaml lists the tasks of DVC's stages
 
 
 def tasks(
@@ -85,8 +92,10 @@ def tasks(
 
 def tabulate(
     run: Run,
-    scores: Annotated[Path, typer.Option(help="Directory of scores (from xkd evaluate).")],
-    out: Out,
+    scores: Annotated[
+        Path | None, typer.Option(help="Directory of scores (from xkd evaluate); default: RUN/scores.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the report; default: RUN/report.")] = None,
     pushgateway: Annotated[
         str,
         typer.Option(envvar="XKD_PUSHGATEWAY", help="URL of a Prometheus Pushgateway that gets the scores."),
@@ -102,5 +111,7 @@ def tabulate(
 ) -> None:
     """Write tables, figures and a report for one or several runs."""
     from xkd.report.tabulate import tabulate as write
+    from xkd.rundir import RunDir
 
-    write(run, scores, out, pushgateway, compare or (), tasks)
+    directory = RunDir(run)
+    write(run, scores or directory.scores, out or directory.report, pushgateway, compare or (), tasks)

@@ -23,7 +23,7 @@ def pretrain(
     set_: Set = None,
     processes: Annotated[int, typer.Option(help="Number of training processes on this machine.")] = 1,
     init: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run (run.init).")
+        Path | None, typer.Option(metavar="RUN", help="Start from the weights of another run (setting init).")
     ] = None,
     extend: Extend = False,
     hosts: Annotated[
@@ -50,7 +50,7 @@ def pretrain(
     try:
         settings = resolve_pretrain(preset, config, set_ or ())
         if init:
-            settings = replace(settings, run=replace(settings.run, init=str(init)))
+            settings = replace(settings, init=str(init))
         several = Hosts(hosts, host, rendezvous) if hosts != 1 or host or rendezvous else None
         verdict = run(settings, data, out, processes, extend=extend, hosts=several)
     except CollapsedError:

@@ -65,7 +65,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
-    """How a run is executed; a resumed run may have other values, except for the seed and `init`.
+    """How a run is executed; a resumed run may have other values, except for the seed.
 
     No setting here changes the method, beyond rounding and, with `accumulate`, the rows that the alignment
     compares.
@@ -73,10 +73,6 @@ class RunConfig:
 
     seed: Seed = 0
     """Seed of the weights, the order of the clips, the views and the masks."""
-    init: Annotated[str, Field(min_length=1)] | None = None
-    """Directory of another run, whose weights this one starts from: of its newest checkpoint, or of its
-    encoders if it has none. Optimizer and schedules start from the beginning. null: random
-    weights."""
     workers: NonNegativeInt = 4
     """Decoding processes per training process; 0 decodes in the training process."""
     log_every: PositiveInt = 10
@@ -143,6 +139,9 @@ class PretrainConfig:
 
     preset: str = "paper"
     """The preset this configuration started from."""
+    init: Annotated[str, Field(min_length=1)] | None = None
+    """Directory of another run, whose weights this one starts from: of its newest checkpoint, or of its
+    encoders if it has none. Optimizer and schedules start from the beginning. null: random weights."""
     modalities: tuple[Modality, ...] = MODALITIES
     """Trained modalities: both, or one of them as a masked autoencoder only (Table S16)."""
     share: Literal["none", "student", "both"] = "none"

@@ -1,4 +1,4 @@
-"""Weights of another run, from which a run starts (`run.init`)."""
+"""Weights of another run, from which a run starts (setting `init`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = get_logger(__name__)
 
 
 def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
-    """Return the weights of the run `run.init`, by their names in `XKD`; empty without that setting.
+    """Return the weights of the run `init`, by their names in `XKD`; empty without that setting.
 
     They are those of its newest checkpoint, or of its encoders if it has none, like an imported run. Where it
     has only a student or only a teacher of a modality, both start from that.
@@ -25,9 +25,9 @@ def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
     Raises:
         UserError: it is no run, has no weights, or its networks have other sizes.
     """
-    if config.run.init is None:
+    if config.init is None:
         return {}
-    source = RunDir(config.run.init)
+    source = RunDir(config.init)
     theirs, checkpoint = source.config(), source.newest_checkpoint()
     if checkpoint:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
@@ -46,12 +46,12 @@ def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
                 }
     weights = {name: value for name, value in weights.items() if name in expected}
     if not weights:
-        raise UserError(f"run.init: {source.path} has no weights of {' and '.join(config.modalities)}")
+        raise UserError(f"init: {source.path} has no weights of {' and '.join(config.modalities)}")
     if any(value.shape != expected[name] for name, value in weights.items()):
-        unrelated = ("preset", "optim.", "run.", "loss.")
+        unrelated = ("preset", "init", "optim.", "run.", "loss.")
         names = [name for name in difference(theirs, config) if not name.startswith(unrelated)]
         raise UserError(
-            f"run.init: the networks of {source.path} have other sizes; it differs in {', '.join(names)}"
+            f"init: the networks of {source.path} have other sizes; it differs in {', '.join(names)}"
         )
     missing = {".".join(name.split(".")[:3]) for name in expected.keys() - weights.keys()}
     rest = f"; it has no {', '.join(sorted(missing))}, which start at random" if missing else ""

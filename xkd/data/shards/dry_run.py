@@ -79,7 +79,9 @@ def _skipped(dataset: SourceDataset, probes: Mapping[str, Probe], config: Prepar
         stops = len(lost) > config.max_skipped * len(dataset.clips)
         allowed = f"; more than max_skipped={config.max_skipped:g} allows, prepare would stop" * stops
         first = f"{printable(lost[0].place)}: {probes[lost[0].place].problem}"
-        lines.append(f"unreadable: {len(lost)} files, would be skipped (first {first}){allowed}")
+        lines.append(
+            f"unreadable: {len(lost)} file{'s' * (len(lost) > 1)}, would be skipped (first {first}){allowed}"
+        )
     if dataset.missing:
         lines.append(dataset.describe_missing())
     lines += [f"left out: {place}, {reason}" for place, reason in dataset.left_out[:5]]

@@ -204,7 +204,7 @@ def _is_hidden(path: str) -> bool:
 
 def describe_left_out(paths: Sequence[str], reason: str) -> str:
     """Return 'left out: 2 files, REASON (first PATH)'."""
-    return f"left out: {len(paths)} files, {reason} (first {printable(paths[0])})"
+    return f"left out: {len(paths)} file{'s' * (len(paths) > 1)}, {reason} (first {printable(paths[0])})"
 
 
 def printable(path: str) -> str:
