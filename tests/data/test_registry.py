@@ -396,7 +396,7 @@ def test_a_file_that_cannot_be_written_is_one_line(registry: Registry, out: Path
 
 
 def test_without_dvc_the_error_names_the_package_to_install(out: Path, tmp_path: Path) -> None:
-    (tmp_path / "dvc.py").write_text("raise ModuleNotFoundError")
+    (tmp_path / "dvc.py").write_text("raise ModuleNotFoundError(name='dvc')")
     code = f"from xkd.data.fetch.registry import *; fetch_registered('a', '.', '', Path({str(out)!r}))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -169,9 +169,13 @@ def test_a_score_of_other_settings_is_evaluated_again(
     assert Score.read(previous) == score
     assert f"{previous} keeps the earlier score: windows.train 2 (not 3)\n" in capsys.readouterr().err
 
-    # An attempt that fails leaves no score either: not that of the attempt before.
+    # A mistake that is found first changes nothing; a task of a list is attempted, and then leaves no score.
+    other = task("audio", "raw", train_windows=3)
     with pytest.raises(UserError, match="none does not exist"):
-        evaluate(run, tmp_path / "none", task("audio", "raw", train_windows=3), tmp_path)
+        evaluate(run, tmp_path / "none", other, tmp_path)
+    assert path.exists()
+    with pytest.raises(UserError, match="none does not exist"):
+        evaluate(run, tmp_path / "none", other, tmp_path, planned=True)
     assert not path.exists()
     assert evaluate(run, prepared, task("audio", "raw", train_windows=3), tmp_path).windows["train"] == 3
     assert not previous.exists()

@@ -7,8 +7,10 @@ from pathlib import Path
 from tests.report.synthetic import write_run, write_scores
 from tests.tiny import tiny_config
 from xkd.evaluation.plan import make_task
+from xkd.evaluation.score import record_failure
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
+from xkd.rundir import RunDir
 
 
 def test_only_protocols_by_which_it_was_evaluated_are_columns(tmp_path: Path) -> None:
@@ -22,7 +24,7 @@ def test_only_protocols_by_which_it_was_evaluated_are_columns(tmp_path: Path) ->
 
     assert columns() == set()
     # Of a folder without labels, the evaluation that it has may fail.
-    (scores / "mine-audiovisual-retrieval-teacher.failed").write_text("out of memory")
+    record_failure(scores, "mine-audiovisual-retrieval-teacher", RunDir(run), "out of memory")
     assert columns() == {"audiovisual_retrieval"}
     write_scores(scores, run, (make_task("mine", "video", "svm", "teacher"),))
     assert columns() == {"audiovisual_retrieval", "video"}

@@ -65,8 +65,10 @@ def evaluate(
     if processes < 0:
         raise UserError(f"processes must not be negative, got {processes}")
     workers = processes or torch.cuda.device_count() or 1
+    dataset = None
     if not planned:
-        _describe(run, data, task, out, DistributedContext(0, workers, torch.device("cpu")))
+        dataset = PreparedDataset.open(data)
+        _describe(run, dataset, task, out, DistributedContext(0, workers, torch.device("cpu")))
     with _locked(task, out):
         record = partial(record_failure, out, task.name, RunDir(run))
         record("running, or killed before it could record a reason")
@@ -78,7 +80,7 @@ def evaluate(
                 run_locally(["xkd.evaluation.evaluate", *map(str, arguments)], workers)
             else:
                 limit_threads()
-                evaluate_here(run, data, task, out)
+                evaluate_here(run, data, task, out, dataset)
         except BaseException as error:
             record(one_line(error) if isinstance(error, Exception) else f"ended by {type(error).__name__}")
             raise
@@ -107,12 +109,19 @@ def _locked(task: Task, out: Path) -> Iterator[None]:
         yield
 
 
-def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
-    """Do this process's part of `evaluate`, alone or as one of those that torchrun started."""
+def evaluate_here(
+    run: Path, data: Path, task: Task, out: Path, dataset: PreparedDataset | None = None
+) -> None:
+    """Do this process's part of `evaluate`, alone or as one of those that torchrun started.
+
+    Args:
+        dataset: that at `data`, if it was opened before.
+    """
     begin = time.time()
     with distributed_context(RunDir(run).config().run.peer_seconds) as context:
-        described = _describe(run, data, task, out, context)
-        config, dataset, metric = described.config, described.splits.dataset, described.metric
+        dataset = dataset or PreparedDataset.open(data)
+        described = _describe(run, dataset, task, out, context)
+        config, metric = described.config, described.metric
         extractors = [
             FeatureExtractor.load(described.run, config, task.encoder, modality, task.seed)
             for modality in task.inputs
@@ -152,16 +161,18 @@ def evaluate_here(run: Path, data: Path, task: Task, out: Path) -> None:
         score.write(out)
 
 
-def _describe(run: Path, data: Path, task: Task, out: Path, context: DistributedContext) -> Evaluation:
+def _describe(
+    run: Path, dataset: PreparedDataset, task: Task, out: Path, context: DistributedContext
+) -> Evaluation:
     """Return what there is to evaluate, without the networks.
 
     Raises:
-        UserError: `run`, `data` or a setting does not fit the task.
+        UserError: `run`, the dataset or a setting does not fit the task.
     """
     directory = RunDir(run)
-    config, dataset = directory.config(), PreparedDataset.open(data)
+    config = directory.config()
     if dataset.name != task.dataset:
-        raise UserError(f"the task is for dataset {task.dataset}, but {data} holds {dataset.name}")
+        raise UserError(f"the task is for dataset {task.dataset}, but {dataset.root} holds {dataset.name}")
     metric = find_eval_spec(dataset, task.modality, task.protocol).metric
     evaluation = Evaluation(
         task=task,
