@@ -30,7 +30,7 @@ from xkd.evaluation.plan import make_task
 from xkd.launch.distributed import DistributedContext
 from xkd.model.terms import DIRECTIONS
 from xkd.model.xkd import XKD
-from xkd.monitor.metrics import METRICS, RUN_VERDICTS, TABLE
+from xkd.monitor.metrics import KNN, METRICS, RUN_VERDICTS, TABLE, VALIDATION_LOSS
 from xkd.report.tabulate import tabulate
 from xkd.rundir import RunDir, read_rows
 from xkd.train.checkpoint import Checkpoints, save_encoders
@@ -156,6 +156,7 @@ def test_a_run_writes_everything_that_the_next_stages_read(whole: Path) -> None:
     missing = {field for metric in METRICS for field in metric.fields.values()} - set(rows[-1])
     elsewhere = {"loss_scale", "align_video_to_audio", "align_audio_to_video", "interrupted_time"}
     elsewhere |= {"gpu_memory_bytes", "gpu_memory_capacity_bytes"}
+    elsewhere |= {VALIDATION_LOSS, *KNN.values()}  # with run.probe_every
     constant = {
         "steps",
         "log_every",
