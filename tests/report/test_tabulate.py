@@ -24,7 +24,7 @@ from xkd.report.load import read_run
 from xkd.report.signals import signal_lines
 from xkd.report.tables import EMPTY
 from xkd.report.tabulate import tabulate
-from xkd.rundir import RunDir, Verdict
+from xkd.rundir import RunDir, Verdict, read_rows
 
 NETWORK = re.compile(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 
@@ -512,6 +512,22 @@ def test_the_signals_of_the_verdict_have_their_values_limits_and_lowest_values(
     assert signal_lines(history[:9], CollapseThresholds(1024, 32)) == []
     assert "Lowest after the warm-up" in text
     assert kld.title in text
+
+
+@pytest.mark.parametrize(("first", "drawn"), [(4, True), (9, False)])
+def test_evaluations_while_training_are_drawn(tmp_path: Path, first: int, drawn: bool) -> None:
+    run = write_run(tmp_path / "run", get_preset("toy"), rows=10)
+    rows = read_rows(run / "metrics.jsonl")
+    for row in rows[first::5]:  # one alone is no curve
+        row |= {"validation_loss": 3.0, "knn_video": 0.4, "knn_audio": 0.3}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = tabulate(run, run / "scores", tmp_path / "report")
+    text = Page(report).text
+    assert "Evaluation while training" in text
+    for panel in ("split val\n", "Accuracy of nearest neighbors"):
+        assert (panel in text) is drawn
+    assert ("one evaluation alone was logged" in text) is not drawn
+    assert (report.parent / "figures" / "probes.svg").exists() is drawn
 
 
 def test_one_logged_step_and_one_epoch_are_no_curves(bare: Path, tmp_path: Path) -> None:

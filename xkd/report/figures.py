@@ -23,10 +23,10 @@ from xkd.report.plots.scores import (
     learning_curves,
     score_bars,
 )
-from xkd.report.plots.training import distillation_curves, loss_curves, schedule_curves
+from xkd.report.plots.training import distillation_curves, loss_curves, probe_curves, probes, schedule_curves
 from xkd.report.tables import ReportData
 
-CURVES = ("losses", "distillation", "schedules", "finetuning")
+CURVES = ("losses", "distillation", "probes", "schedules", "finetuning")
 """Kinds of figures with curves, whose panels are shown one by one."""
 _STYLE = Path(__file__).with_name("templates") / "report.mplstyle"
 
@@ -97,6 +97,9 @@ def _training_plots(data: ReportData, folder: Path) -> Iterator[Plot]:
     yield Plot("losses", folder / "losses.svg", "Losses", partial(loss_curves, history), empty)
     draw = partial(distillation_curves, history, data.run.thresholds)
     yield Plot("distillation", folder / "distillation.svg", "Distillation", draw, undistilled)
+    if probed := len(probes(history)):
+        draw, few = partial(probe_curves, history), "one evaluation alone was logged" if probed == 1 else ""
+        yield Plot("probes", folder / "probes.svg", "Evaluation while training", draw, few)
     yield Plot("schedules", folder / "schedules.svg", "Schedules", partial(schedule_curves, history), empty)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from xkd.config import MODALITIES, other
 from xkd.model.terms import (
@@ -21,6 +22,7 @@ from xkd.model.terms import (
     direction,
 )
 from xkd.monitor.collapse import ZERO, CollapseThresholds
+from xkd.monitor.metrics import KNN, VALIDATION_LOSS
 from xkd.rundir import Row
 
 T = TypeVar("T")
@@ -44,6 +46,10 @@ _LOSSES: dict[str, Curves] = {
         **{ALIGN[direction(m)]: (f"{m} teacher, {other(m)} student", COLORS[m]) for m in MODALITIES},
     },
     "Distillation (KD)": {KD[direction(m)]: (f"{m} → {other(m)}", COLORS[other(m)]) for m in MODALITIES},
+}
+_PROBES: dict[str, Curves] = {
+    "Objective": {VALIDATION_LOSS: ("split val", PURPLE), "loss": ("training clips", GRAY)},
+    "Accuracy of nearest neighbors": {KNN[m]: (m, COLORS[m]) for m in MODALITIES},
 }
 _SCHEDULES: dict[str, Curves] = {
     "Learning rate": {"lr": ("learning rate", INK)},
@@ -89,6 +95,20 @@ def distillation_curves(history: Sequence[Row], thresholds: CollapseThresholds) 
         label_line(panel, ZERO * top, "limit")
         panel.set_ylim(bottom=0)
         panel.set_ylabel("nats")
+    return figure
+
+
+def probes(history: Sequence[Row]) -> list[Row]:
+    """Return the rows with an evaluation while training (`run.probe_every`)."""
+    return [row for row in history if row.keys() & {VALIDATION_LOSS, *KNN.values()}]
+
+
+def probe_curves(history: Sequence[Row]) -> Figure:
+    """Plot the objective on both splits and the accuracy of nearest neighbors, where they were measured."""
+    figure, axes = panels(1, 2, height=2.5)
+    _plot(axes, probes(history), _PROBES)
+    axes[0].set_visible(any(VALIDATION_LOSS in row for row in history))
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 
 
