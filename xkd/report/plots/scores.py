@@ -46,7 +46,7 @@ def score_bars(table: DatasetTable) -> Figure:
             panel.hlines(table.chances[column], *extent, color=GRAY, linewidth=1, linestyle=DASHED, zorder=3)
     for level in {round(table.chances[column], 4) for column in table.tasks if column in table.chances}:
         label_line(panel, level, "chance")
-    _categories(panel.xaxis, [fill(column.title, 16) for column in table.tasks])
+    _categories(panel.xaxis, [fill(column.title, 16, break_on_hyphens=False) for column in table.tasks])
     panel.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     panel.margins(y=0.12)
     panel.set_xlim(-0.5, len(table.tasks) - 0.5)
