@@ -38,6 +38,7 @@ NAMED = {
     "dark-red": "#c4162a",
     "dark-blue": "#1f60c4",
     "green": "#56a64b",
+    "yellow": "#f2cc0c",
     "purple": "#a352cc",
 }
 """Grafana's names of colors."""
