@@ -44,6 +44,6 @@ def test_settings_of_evaluations_arrive_as_given(prepared: Path, tmp_path: Path)
 
 def test_a_large_seed_arrives_as_given(tmp_path: Path) -> None:
     embedded = ["data=.", "embedded_clips=20", f"embedded_seed={LARGE}"]
-    done = submit("xkd_full.py", *embedded, 'prepare_settings=["nothing_after_fetch=1"]', cwd=tmp_path)
+    done = submit("xkd_full.py", *embedded, 'prepare_settings=["dataset=ucf101"]', cwd=tmp_path)
     assert done.returncode == 1
     assert json.loads((tmp_path / "embedded" / "dataset.json").read_text())["seed"] == LARGE
