@@ -67,9 +67,8 @@ def evaluate(
     settings = read_settings(config, set_ or ())
     task = make_task(dataset_name(data), modality, protocol, encoder, fold, settings)
     scores = out or RunDir(run).scores
-    score(
-        run, data, task, scores, processes, planned=in_stage()
-    )  # params.yaml lists the tasks of DVC's stages
+    # The tasks of DVC's stages are those that params.yaml lists.
+    score(run, data, task, scores, processes, planned=in_stage())
 
 
 def tasks(
