@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -97,7 +96,7 @@ def pretrain(
     return run.outcome()
 
 
-def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: Mapping[str, Tensor]) -> bool:
+def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: dict[str, Tensor]) -> bool:
     """Train until the run ends or is rolled back; return whether it has ended."""
     config, run, context = clips.config, state.dir, state.context
     steps, per_epoch = clips.count_steps(context.size)
@@ -108,6 +107,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
     torch.manual_seed(config.run.seed)
     model = XKD(config)
     model.load_state_dict(initial, strict=False)
+    initial.clear()  # they take as much memory as the model, and a rollback starts from a checkpoint
     stepper = Stepper(model.to(context.device), config, context)
     loop = ResumableLoop("pretrain", stepper, state.checkpoints, steps)
 
