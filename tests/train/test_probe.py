@@ -74,6 +74,12 @@ def test_probes_are_logged_and_change_nothing(run: Path, prepared: Path, tmp_pat
 
 
 @pytest.mark.system
+def test_the_time_of_a_probe_is_not_that_of_steps(run: Path) -> None:
+    rows = {row["step"]: row for row in RunDir(run).metrics()}
+    assert rows[15]["step_seconds"] < (rows[15]["time"] - rows[14]["time"]) / 2
+
+
+@pytest.mark.system
 def test_probes_are_shown(run: Path) -> None:
     console = Console(width=100)
     with console.capture() as shown:

@@ -142,6 +142,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
             if logging:
                 row = watch.row(step, values, state.checkpoints.newest_time())
                 row |= probe.measure(step, stepper.model, values)
+                watch.timer.skip()
                 verdict = monitor.log(row)
                 loggers.notify()
                 loop.note(f"loss {row['loss']:.3f}")

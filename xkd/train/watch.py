@@ -61,6 +61,10 @@ class StepTimer:
         self._steps.clear()
         return row
 
+    def skip(self) -> None:
+        """Leave out the time since `read`: other work than steps was done."""
+        self._last_read = time.perf_counter()
+
 
 class StepWatch:
     """Watches the steps of a `Stepper`; only `row` and `first_nonfinite` synchronize with the device.
