@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,22 @@ from typer.main import get_command
 
 import xkd
 from xkd.cli import app
+from xkd.config import FinetuneConfig, PretrainConfig
+from xkd.config.describe import describe
 from xkd.config.overrides import read_settings, resolve
-from xkd.config.presets import get_preset, resolve_pretrain
+from xkd.config.presets import PRESETS, get_preset, resolve_pretrain
 from xkd.data.shards.prepare import PrepareConfig
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.specs import EVAL_SPECS
 from xkd.launch.kubernetes.config import ClusterConfig
+from xkd.monitor.metrics import METRICS, SCORE
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = {f"xkd.{name}" for name in xkd.__all__}
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    path for folder in (".", "docs", "docs/adr", "examples") for path in (ROOT / folder).glob("*.md")
+)
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -58,11 +66,20 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @each_page
-def test_relative_links_resolve(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
-    local = [target for target in targets if "://" not in target]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+def test_relative_links_and_their_anchors_resolve(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
+        if "://" not in target:
+            path = page.parent / target if target else page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), (target, anchor)
 
 
 @each_page
@@ -72,8 +89,14 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 @each_page
-def test_commands_exist(page: Path) -> None:
-    assert set(re.findall(r"(?<![=/\w-])xkd ([a-z]+)", code(page))) <= COMMANDS.keys()
+def test_commands_and_their_options_exist(page: Path) -> None:
+    text = re.sub(r"\$\(.*?\)", "", code(page))
+    used = re.findall(r"(?<![=/\w-])xkd ([a-z]+)([^\n|&]*)", text)
+    assert {command for command, _ in used} <= COMMANDS.keys()
+    if page.name != "CHANGELOG.md":  # names former options
+        for command, words in used:
+            known = {name for option in COMMANDS[command].params for name in option.opts}
+            assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", words)) <= known | {"--help"}, words
 
 
 @each_page
@@ -125,9 +148,66 @@ def exists(parts: list[str]) -> bool:
 
 @each_page
 def test_files_exist(page: Path) -> None:
-    tops = r"(?:xkd|components|pipelines|docs|tests)"
-    named = re.findall(rf"`({tops}(?:/[\w.-]+)*)`", page.read_text())
-    assert [path for path in named if not (ROOT / path).exists() and path != "xkd"] == []
+    tops = r"(?:benchmarks|components|docs|examples|findings|k8s|pipelines|tests|xkd)"
+    named = re.findall(rf"(?<![\w./-])({tops}/[\w./-]+|requirements[\w.-]*)", code(page))
+    assert [path for path in named if not (ROOT / path).exists() and path != "findings/NAME.sh"] == []
+
+
+@each_page
+def test_metrics_settings_and_presets_exist(page: Path) -> None:
+    text = code(page)
+    pipelines = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
+    metrics = {metric.name for metric in METRICS} | {SCORE, "xkd_run_info"}
+    assert set(re.findall(r"(?<![\w/])xkd_[a-z_]+\b(?!\.)", text)) <= metrics | pipelines | PRESETS.keys()
+    sections = "audio|clip|decoder|loss|optim|projector|refine|run|video|views"
+    used = set(re.findall(rf"(?<![\w./-])(?:{sections})(?:\.[a-z]\w*)+", text)) - {"run.json"}
+    known = names_of_settings(PretrainConfig()) | names_of_settings(FinetuneConfig())
+    assert [name for name in used if not any(f"{k}.".startswith(f"{name}.") for k in known)] == []
+    assert set(re.findall(r"[Pp]resets? `(\w+)`", page.read_text())) <= PRESETS.keys()
+
+
+@cache
+def names_of_settings(settings: object) -> set[str]:
+    return {setting.name for section in describe(settings) for setting in section.settings}
+
+
+def test_the_number_of_settings_is_right() -> None:
+    page = ROOT / "docs" / "adr" / "0001-typed-settings-and-presets-as-data.md"
+    stated = re.search(r"has more than (\d+) settings", page.read_text())
+    assert stated
+    assert 0 < len(names_of_settings(PretrainConfig())) - int(stated[1]) <= 10
+
+
+@pytest.mark.skipif(not find_spec("nvidia"), reason="the sizes are those of the CUDA build of torch")
+def test_the_sizes_of_the_installation_are_right() -> None:
+    locked, in_image = (
+        re.findall(r"^([\w.-]+)==", (ROOT / name).read_text(), re.MULTILINE)
+        for name in ("requirements.lock", "requirements-runtime.lock")
+    )
+    sizes = {}  # without bytecode
+    for name in locked:
+        record = distribution(name).read_text("RECORD") or ""
+        sizes[name] = sum(int(size) for size in re.findall(r",(\d+)$", record, re.MULTILINE))
+
+    def gib(names: Iterable[str]) -> str:
+        return f"{sum(sizes[name] for name in names) / 2**30:.1f}"
+
+    whole, runtime = gib(locked), gib(in_image)
+    nvidia = gib(name for name in in_image if name.startswith(("nvidia", "cuda")))
+    gpu = gib(name for name in in_image if name.startswith(("nvidia", "cuda", "triton")))
+    image, kubernetes, readme = (
+        " ".join((ROOT / name).read_text().split())
+        for name in ("Dockerfile", "docs/kubernetes.md", "README.md")
+    )
+    assert f"{runtime} GiB: NVIDIA's libraries {nvidia}, torch" in image
+    assert f"with all packages of requirements.lock, it would be {whole} GiB" in image
+    assert (
+        f"have {runtime} GiB, of which {gpu} are NVIDIA's libraries and triton; those of the whole"
+        in kubernetes
+    )
+    assert f"whole lock have {whole}. The target `cpu` leaves out these {gpu} GiB" in kubernetes
+    with_bytecode = 1.05 * float(whole) * 1.024**3  # GB
+    assert f"about {with_bytecode:.0f} GB of disk space" in readme
 
 
 @each_page
