@@ -13,13 +13,14 @@ help: ## List these targets
 
 setup: $(VENV)/.installed ## Install the locked dependencies and xkd itself into .venv
 
+# PyPI's torch for Linux is a CUDA build. With TORCH_INDEX, the URL of an index, torch comes from there in its locked version,
+# and the packages of CUDA are left out.
 # This package's kfp script replaces the one that kfp installs, so xkd is always (re)installed last.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@if command -v uv >/dev/null; then \
 	    set -ex; \
 	    test -x $(BIN)/python || uv venv --quiet --python 3.11 $(VENV); \
-	    uv pip install --python $(BIN)/python --compile-bytecode -r requirements.lock; \
-	    uv pip install --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package xkd -e .; \
+	    install="uv pip install --python $(BIN)/python --compile-bytecode"; index=--default-index; \
 	else \
 	    for python in python3.11 python3.12 python3; do \
 	        $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && break; \
@@ -28,9 +29,18 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	    test -n "$$python" || { echo "setup needs Python 3.11 or 3.12 (or uv, which fetches one)" >&2; exit 1; }; \
 	    set -ex; \
 	    test -x $(BIN)/python || $$python -m venv $(VENV); \
-	    $(BIN)/python -m pip install -r requirements.lock; \
-	    $(BIN)/python -m pip install --no-deps --no-build-isolation --force-reinstall -e .; \
-	fi
+	    install="$(BIN)/python -m pip install"; index=--index-url; \
+	fi; \
+	if test -n "$(TORCH_INDEX)"; then \
+	    grep -E '^(torch|torchaudio|torchvision)==' requirements.lock > $(VENV)/torch.lock; \
+	    grep -vE '^(torch|torchaudio|torchvision|triton|nvidia-.*|cuda-.*)==' requirements.lock \
+	        > $(VENV)/without-torch.lock; \
+	    $$install --no-deps $$index "$(TORCH_INDEX)" -r $(VENV)/torch.lock; \
+	    $$install --no-deps -r $(VENV)/without-torch.lock; \
+	else \
+	    $$install -r requirements.lock; \
+	fi; \
+	$$install --no-deps --no-build-isolation --force-reinstall -e .
 	@touch $@
 
 check: setup ## Lint, and check formatting and types
