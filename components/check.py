@@ -27,6 +27,14 @@ def check(
     cpu: str,
     memory: str,
     gpus: str,
+    fetch_cpu: str,
+    fetch_memory: str,
+    prepare_cpu: str,
+    prepare_memory: str,
+    pretrain_cpu: str,
+    pretrain_memory: str,
+    evaluation_cpu: str,
+    evaluation_memory: str,
     evaluation_gpus: str,
     node_selector: dict[str, str],
     tolerations: list[dict[str, Any]],
@@ -37,6 +45,7 @@ def check(
 
     from xkd.config.presets import resolve_pretrain
     from xkd.evaluation.check import check_datasets
+    from xkd.launch.kubernetes.config import check_quantities
     from xkd.launch.kubernetes.from_kfp import cluster_of_task, place_evaluation
     from xkd.launch.launcher import check_launch
 
@@ -55,5 +64,15 @@ def check(
         encoders=encoders,
         protocols=protocols,
         finetune_settings=finetune_settings,
+    )
+    check_quantities(
+        fetch_cpu=fetch_cpu,
+        fetch_memory=fetch_memory,
+        prepare_cpu=prepare_cpu,
+        prepare_memory=prepare_memory,
+        pretrain_cpu=pretrain_cpu,
+        pretrain_memory=pretrain_memory,
+        evaluation_cpu=evaluation_cpu,
+        evaluation_memory=evaluation_memory,
     )
     place_evaluation(evaluation_gpus, "", "", node_type, node_selector, tolerations)

@@ -184,6 +184,27 @@ def save_weights(weights: Mapping[str, Tensor], metadata: Mapping[str, Any], pat
     write_atomically(path, lambda file: file.write(save(tensors, entry)))
 
 
+def load_saved(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, on the CPU; nothing in the file is executed.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another kind.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # the unpickler raises anything on files of other kinds
+        reason = load_reason(error)
+        raise UserError(f"{path} is not a weights file of torch, or is damaged: {reason}") from None
+
+
+def load_reason(error: Exception) -> str:
+    """Return why ``torch.load`` failed, without the paragraphs of advice around the reason."""
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return reason.partition("\n")[0].partition(". ")[0] or type(error).__name__
+
+
 def require_weights(path: Path, kind: Kind = "encoder") -> None:
     """Check that there is a file of weights.
 

@@ -33,6 +33,8 @@ GIVEN: dict[str, Any] = {
     "cpu": "",
     "memory": "",
     "gpus": "8",
+    **{f"{stage}_cpu": "4" for stage in ("fetch", "prepare", "pretrain", "evaluation")},
+    **{f"{stage}_memory": "8Gi" for stage in ("fetch", "prepare", "pretrain", "evaluation")},
     "evaluation_gpus": "0",
     "node_selector": {},
     "tolerations": [],
@@ -74,6 +76,8 @@ def test_what_is_right_passes(tmp_path: Path) -> None:
         ({"nodes": 2, "node_type": "v100_gcp"}, "unknown node type 'v100_gcp'"),
         ({"nodes": 2, "cluster_settings": ["restart=1"]}, "did you mean restarts"),
         ({"evaluation_gpus": "one"}, "evaluation_gpus: expected a number"),
+        ({"fetch_memory": "4Gb"}, "fetch_memory: '4Gb' is not a quantity such as 4, 500m or 16Gi"),
+        ({"evaluation_cpu": ""}, "evaluation_cpu: '' is not a quantity"),
     ],
     ids=str,
 )

@@ -84,8 +84,7 @@ def test_all_parameters_are_checked_first(
     assert dags[0]["fetch"]["dependentTasks"] == ["check"]
     given = tasks["check"]["inputs"]["parameters"]
     checked = {given[name]["componentInputParameter"] for name in signature(check.python_func).parameters}
-    unchecked = {name for name in defaults.keys() - checked if not name.endswith(("_cpu", "_memory"))}
-    assert unchecked == {"expected_revision", "pushgateway", "image", "gpu_image"}
+    assert defaults.keys() - checked == {"expected_revision", "pushgateway", "image", "gpu_image"}
 
 
 def test_only_a_run_that_has_not_failed_is_evaluated(dags: list[dict[str, Any]]) -> None:

@@ -516,6 +516,29 @@ def test_a_run_starts_from_published_encoders(whole: Path, tmp_path: Path) -> No
         assert torch.equal(weights[f"student.video.encoder.{name}"], value)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"not one", "is not a weights file of torch, or is damaged: Unsupported operand 110$"),
+        ({"weights": 1}, r"init: .*step_00000001\.pt is not a checkpoint of xkd pretrain$"),
+    ],
+    ids=str,
+)
+def test_a_run_with_an_unreadable_or_foreign_checkpoint_is_no_start(
+    content: object, reason: str, tmp_path: Path
+) -> None:
+    source, config = RunDir(tmp_path / "source"), tiny_config()
+    source.claim(config)
+    source.checkpoints.mkdir()
+    file = source.checkpoints / "step_00000001.pt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(UserError, match=reason):
+        initial_weights(replace(config, init=str(source.path)))
+
+
 def test_weights_of_other_networks_are_refused(whole: Path, prepared: Path, tmp_path: Path) -> None:
     config = tiny_config()
     wide = replace(config, encoder=replace(config.encoder, dim=2 * config.encoder.dim))

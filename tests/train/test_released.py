@@ -78,9 +78,10 @@ def test_invalid_files_are_one_line_errors(recorded: Reference, files: Files, tm
     refused(changed({"encoder_norm.bias": None}), "norm.bias is missing")
     refused(changed({"cls_token": torch.zeros(1, 1, 7)}), r"cls_token has shape \(1, 1, 7\)")
     refused(changed({"head.weight": torch.zeros(2)}), "head.weight is not part of a released encoder")
-    (tmp_path / "junk_teacher.pth.tar").write_bytes(b"not one")
-    refused(tmp_path / "junk_teacher.pth.tar", "is not a weights file")
-    refused(tmp_path / "no_teacher.pth.tar", "does not exist")
+    for content, reason in ((b"not one", "Unsupported operand 110"), (b"", "EOFError")):
+        (tmp_path / "junk_teacher.pth.tar").write_bytes(content)
+        refused(tmp_path / "junk_teacher.pth.tar", f"not a weights file of torch, or is damaged: {reason}$")
+    refused(tmp_path / "no_teacher.pth.tar", "No such file or directory$")
     refused(video.rename(tmp_path / "video.pth.tar"), "the name must contain teacher or student")
     torch.save({"model": {}, "epoch": 3}, tmp_path / "checkpoint_teacher.pth.tar")
     refused(tmp_path / "checkpoint_teacher.pth.tar", "is a training checkpoint")

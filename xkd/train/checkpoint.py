@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 
 from xkd.errors import UserError
-from xkd.io import one_line, write_atomically
+from xkd.io import write_atomically
 from xkd.launch.distributed import DistributedContext
 from xkd.model.xkd import XKD
 from xkd.rundir import ROLES, RunDir
-from xkd.weights import save_encoder, save_projector
+from xkd.weights import load_reason, save_encoder, save_projector
 
 
 class Trainee(Protocol):
@@ -94,7 +94,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # the unpickler raises anything on a truncated file
                 aside = path.rename(path.with_suffix(".unreadable"))
-                message = f"{aside} is unreadable ({one_line(error)}); trying the previous one"
+                message = f"{aside} is unreadable ({load_reason(error)}); trying the previous one"
                 warnings.warn(message, stacklevel=3)
         if paths or any(self.folder.glob("*.unreadable")):
             raise UserError(f"no checkpoint in {self.folder} is readable; delete the run to restart it")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from xkd.errors import UserError
 from xkd.lock import locked_directory
 from xkd.model.vit import build_encoder
 from xkd.rundir import ROLES, RunDir
-from xkd.weights import save_encoder
+from xkd.weights import load_saved, save_encoder
 
 _EMBED = {"video": "cuboid_embed", "audio": "patch_embed"}
 _A = {"video": "a video", "audio": "an audio"}
@@ -92,14 +91,8 @@ def _read(path: Path, modality: Modality, config: PretrainConfig) -> dict[str, T
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:
-    """Return the state dict in a file; nothing in the file is executed."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except Exception as error:  # the unpickler raises anything on files of other kinds
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is not a weights file: {reason}") from None
+    """Return the state dict in a file."""
+    content = load_saved(path)
     if isinstance(content, dict) and "model" in content:
         raise UserError(f"{path} is a training checkpoint; import its *_teacher.pth.tar or *_student.pth.tar")
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from xkd.errors import UserError
 from xkd.log import get_logger
 from xkd.model.xkd import XKD
 from xkd.rundir import ROLES, RunDir
-from xkd.weights import read_weights
+from xkd.weights import load_saved, read_weights
 
 _log = get_logger(__name__)
 
@@ -23,16 +25,13 @@ def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
     has only a student or only a teacher of a modality, both start from that.
 
     Raises:
-        UserError: it is no run, has no weights, or its networks have other sizes.
+        UserError: it is no run, its weights are missing or unreadable, or its networks have other sizes.
     """
     if config.init is None:
         return {}
     source = RunDir(config.init)
     theirs, checkpoint = source.config(), source.newest_checkpoint()
-    if checkpoint:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-    else:
-        weights = _published(source)
+    weights = _checkpointed(checkpoint) if checkpoint else _published(source)
     with torch.device("meta"):
         expected = {name: value.shape for name, value in XKD(config).state_dict().items()}
     for role, other in (ROLES, ROLES[::-1]):
@@ -56,6 +55,15 @@ def initial_weights(config: PretrainConfig) -> dict[str, Tensor]:
     missing = {".".join(name.split(".")[:3]) for name in expected.keys() - weights.keys()}
     rest = f"; it has no {', '.join(sorted(missing))}, which start at random" if missing else ""
     _log.info(f"pretrain: starts from the weights of {checkpoint or source.encoders}{rest}")
+    return weights
+
+
+def _checkpointed(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by their names in `XKD`."""
+    state = load_saved(path)
+    weights = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"init: {path} is not a checkpoint of xkd pretrain")
     return weights
 
 

@@ -42,6 +42,19 @@ def _check_quantity(amount: str) -> str:
     return amount
 
 
+def check_quantities(**amounts: str) -> None:
+    """Check quantities of Kubernetes by their parameters' names.
+
+    Raises:
+        UserError: one is none.
+    """
+    for name, amount in amounts.items():
+        try:
+            _check_quantity(amount)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+
+
 Quantity = Annotated[str, AfterValidator(_check_quantity)]
 
 
