@@ -6,6 +6,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+DEMO_DATA := runs/data/embedded-prepared-short_side-64-max_fps-8
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## List these targets
@@ -55,14 +56,13 @@ test-all: test ## Run every tier: also processes, servers, pipelines, whole work
 	pytest -m "system and not slow and not apiserver"
 
 demo: setup ## Run the whole pipeline on the embedded dataset, up to the tables and the report
-	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO) \
-	    'prepare_settings=["short_side=64", "max_fps=8"]'
+	kfp run submit pipelines/xkd_full.py --local preset=toy run=$(DEMO)
 	@echo; cat $(DEMO)/report/tables.md; echo; echo "report: $(DEMO)/report/report.html"
 
 collapse-lab: setup ## Train small runs that collapse as in the paper, and check the verdicts on them
 	xkd fetch embedded --out runs/data/embedded
-	xkd prepare runs/data/embedded --out runs/data/embedded-prepared --set short_side=64 --set max_fps=8
-	python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
+	xkd prepare runs/data/embedded --preset lab --out $(DEMO_DATA)
+	python benchmarks/collapse_lab.py --data $(DEMO_DATA) --out runs/collapse-lab
 
 monitor: setup ## Start Prometheus with our rules for a run on this machine (Debian package prometheus)
 	mkdir -p runs/monitor

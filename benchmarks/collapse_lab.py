@@ -1,6 +1,7 @@
-"""The collapse lab: small models that collapse in the paper's ways, a healthy one, and the verdict on each.
+r"""The collapse lab: small models that collapse in the paper's ways, a healthy one, and the verdict on each.
 
-python benchmarks/collapse_lab.py --data runs/data/embedded-prepared --out runs/collapse-lab
+python benchmarks/collapse_lab.py --data runs/data/embedded-prepared-short_side-64-max_fps-8 \
+    --out runs/collapse-lab
 
 Trains the presets `lab*` over several seeds and writes table.md, figure_s3.png and figure_s4.svg, our version
 of the paper's figures. Finished runs are kept: rerun the command to resume.

@@ -101,7 +101,7 @@ class Reference:
         self.folder = folder.resolve()
         self.prepared = self.folder / "prepared"
         self._call("fetch", "embedded", "--out=source", "--clips=40")
-        self._call("prepare", "source", "--out=prepared", "--set=short_side=32", "--set=max_fps=8")
+        self._call("prepare", "source", "--out=prepared", "--preset=toy")
 
     def _call(self, *words: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

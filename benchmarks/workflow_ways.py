@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.workflow_check import Wanted
+from xkd.data.shards.preparation import prepared_folder, resolve_prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -151,12 +152,11 @@ def by_kfp(place: Place, settings: Settings) -> Pass:
     if not data.exists():
         data.mkdir()
         shutil.copytree(place.data.with_name("source"), data / "embedded")
-        shutil.copytree(place.data, data / "embedded-prepared")
+        shutil.copytree(place.data, prepared_folder(data / "embedded", resolve_prepare("toy")))
     parameters = {
         "preset": "toy",
         "settings": json.dumps(settings.training),
         "embedded_clips": "40",
-        "prepare_settings": '["short_side=32", "max_fps=8"]',
         "encoders": json.dumps(encoders),
         "protocols": '["svm"]',
         "data": "data",

@@ -49,10 +49,13 @@ def check(
     from xkd.launch.kubernetes.from_kfp import cluster_of_task, place_evaluation
     from xkd.launch.launcher import check_launch
 
-    resources = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
-    cluster = cluster_of_task(nodes, cluster_settings, "xkd", node_type, resources)
-    check_launch(resolve_pretrain(preset, None, settings), Path(run), processes, cluster)
+    config = resolve_pretrain(preset, None, settings)
+    cluster = cluster_of_task(
+        nodes, cluster_settings, "xkd", node_type, {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
+    )
+    check_launch(config, Path(run), processes, cluster)
     check_datasets(
+        config,
         [dataset, *downstream],
         downstream or [dataset],
         data=Path(data),

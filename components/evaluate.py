@@ -8,7 +8,6 @@ from components import component
 @component
 def evaluate(
     run: str,
-    data: str,
     item: str,
     finetune_settings: list[str],
     out: str,
@@ -28,7 +27,7 @@ def evaluate(
     from xkd.evaluation.fan_out import evaluate_item
     from xkd.io import write_json
 
-    scores = evaluate_item(Path(run), Path(data), item, finetune_settings, Path(out))
+    scores = evaluate_item(Path(run), item, finetune_settings, Path(out))
     write_json(Path(score.path), {each.name: to_dict(each) for each in scores})
     for each in scores:
         metrics.log_metric(each.name, each.score)

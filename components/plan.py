@@ -9,9 +9,11 @@ from components import component
 def plan(
     run: str,
     trained: bool,
+    preset: str,
     data: str,
     dataset: str,
     downstream: list[str],
+    prepare_settings: list[str],
     encoders: list[str],
     protocols: list[str],
     finetune_settings: list[str],
@@ -29,9 +31,11 @@ def plan(
     Args:
         run: the run directory.
         trained: False, before there is a run: only check the arguments and return no items.
-        data: directory with each dataset, prepared as ``{name}-prepared``.
+        preset: the run's preset; empty: as of the run's configuration.
+        data: directory with each dataset's preparation (`xkd.data.shards.preparation.prepared_folder`).
         dataset: the pretraining dataset.
         downstream: names of the datasets to evaluate on; empty: `dataset`.
+        prepare_settings: overrides of the preset's preparation, as the datasets were prepared.
         encoders: names of the encoders; empty: all.
         protocols: names of the protocols; empty: all of each dataset.
         finetune_settings: `xkd.config.FinetuneConfig` overrides, each ``dotted.name=value``.
@@ -42,8 +46,9 @@ def plan(
         node_selector: labels of the nodes for GPU tasks; empty: those of `node_type`.
         tolerations: taints that GPU tasks tolerate, besides that of GPU nodes.
     """
-    from xkd.evaluation.fan_out import fan_out
+    from xkd.evaluation.fan_out import fan_out, find_prepared
     from xkd.launch.kubernetes.from_kfp import place_evaluation
 
-    items = fan_out(run, trained, data, downstream or [dataset], encoders, protocols, finetune_settings)
+    prepared = find_prepared(run, preset, prepare_settings, data, downstream or [dataset])
+    items = fan_out(run, trained, prepared, encoders, protocols, finetune_settings)
     return items, *place_evaluation(gpus, image, gpu_image, node_type, node_selector, tolerations)

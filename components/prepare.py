@@ -7,29 +7,29 @@ from components import component
 
 @component
 def prepare(
-    source: str, name: str, revision: str, settings: list[str], out: str, manifest: Output[Dataset]
-) -> None:
-    """Write shards and a manifest.
+    source: str, name: str, revision: str, preset: str, settings: list[str], manifest: Output[Dataset]
+) -> str:
+    """Write shards and a manifest to the folder of these settings; return its path.
 
     Args:
         source: the fetched dataset.
         name: its name for `fetch`. A layout's name, also of a miniature, selects the layout to read: by its
             files alone Kinetics-Sound is Kinetics400.
         revision: its revision, for the record.
+        preset: preset of pretraining, whose preparation it is.
         settings: `xkd.data.shards.prepare.PrepareConfig` overrides, each ``name=value``.
-        out: directory to write.
         manifest: a table with one row per clip.
     """
     import shutil
     from pathlib import Path
 
-    from xkd.config.overrides import resolve
-    from xkd.data.shards.prepare import PrepareConfig
+    from xkd.data.shards.preparation import prepared_folder, resolve_prepare
     from xkd.data.shards.prepare import prepare as run
     from xkd.data.sources.source import LAYOUTS
 
     layout = name.removesuffix("-mini")
-    config = resolve(PrepareConfig(), None, settings, dataset=layout if layout in LAYOUTS else None)
-    prepared = run(Path(source), Path(out), config).dataset
-    shutil.copy(Path(out) / "manifest.csv", manifest.path)
+    config = resolve_prepare(preset, None, settings, dataset=layout if layout in LAYOUTS else None)
+    prepared = run(Path(source), prepared_folder(Path(source), config), config).dataset
+    shutil.copy(prepared.root / "manifest.csv", manifest.path)
     manifest.metadata |= {"dataset": prepared.name, "revision": revision, "clips": len(prepared.clips)}
+    return str(prepared.root)

@@ -26,6 +26,8 @@ def xkd_evaluations(
     data: str,
     dataset: str,
     downstream: list[str] = [],
+    preset: str = "",
+    prepare_settings: list[str] = [],
     encoders: list[str] = [],
     protocols: list[str] = [],
     finetune_settings: list[str] = [],
@@ -38,13 +40,19 @@ def xkd_evaluations(
     image: str = IMAGE,
     gpu_image: str = "",
 ) -> None:
-    """Build the graph. Parameters are those of `xkd_full`; `cpu`, `memory`, `gpus`: of each evaluation."""
+    """Build the graph.
+
+    Parameters are those of `xkd_full`, with which the datasets were prepared; an empty `preset` is the run's.
+    `cpu`, `memory`, `gpus`: of each evaluation.
+    """
     planned = plan(
         run=run,
         trained=True,
+        preset=preset,
         data=data,
         dataset=dataset,
         downstream=downstream,
+        prepare_settings=prepare_settings,
         encoders=encoders,
         protocols=protocols,
         finetune_settings=finetune_settings,
@@ -57,9 +65,7 @@ def xkd_evaluations(
     )
     configure_task(planned, image, *LARGE)
     with dsl.ParallelFor(planned.outputs["Output"], parallelism=PARALLELISM) as item:
-        score = evaluate(
-            run=run, data=data, item=item, finetune_settings=finetune_settings, out=f"{run}/scores"
-        )
+        score = evaluate(run=run, item=item, finetune_settings=finetune_settings, out=f"{run}/scores")
         configure_task(score, planned.outputs["image"], cpu, memory)
         request_gpus(score, gpus)
         place(score, planned.outputs["node_selector"], planned.outputs["tolerations"])

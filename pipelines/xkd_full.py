@@ -85,7 +85,8 @@ def xkd_full(
         embedded_clips: number of clips to generate for the embedded dataset.
         embedded_seed: seed of that generator; the seed of pretraining is the setting ``run.seed``. A string,
             because KFP rounds integers above 2**53.
-        prepare_settings: overrides for every dataset, for example ``["short_side=64", "max_fps=8"]``.
+        prepare_settings: overrides of the preset's preparation, for every dataset, for example
+            ``["short_side=112"]``.
         downstream: datasets to evaluate on, for example ``["ucf101", "esc50"]``; empty: the pretraining
             dataset.
         encoders: encoders to evaluate (`xkd.evaluation.protocols.protocol.ENCODERS`); empty: all.
@@ -106,7 +107,7 @@ def xkd_full(
         tolerations: taints that these tolerate, besides that of GPU nodes (``nvidia.com/gpu``).
         cluster_settings: `xkd.launch.kubernetes.config.ClusterConfig` overrides, for example
             ``["restarts=10"]``.
-        data: directory of datasets, which runs may share.
+        data: directory of datasets, which runs may share; each preparation has a folder of its own there.
         run: the run directory, with its scores and report.
         pushgateway: URL of a Prometheus Pushgateway that gets the scores for a minute; empty: none.
         image: image of every task without a GPU, also of the one that follows the job; the target ``cpu`` of
@@ -124,8 +125,8 @@ def xkd_full(
             source=source,
             name=name,
             revision=fetched.output,
+            preset=preset,
             settings=prepare_settings,
-            out=f"{source}-prepared",
         )
         return fetched, configure_task(prepared, image, prepare_cpu, prepare_memory)
 
@@ -146,9 +147,11 @@ def xkd_full(
         "cluster_settings": cluster_settings,
     }
     evaluations = {
+        "preset": preset,
         "data": data,
         "dataset": dataset,
         "downstream": downstream,
+        "prepare_settings": prepare_settings,
         "encoders": encoders,
         "protocols": protocols,
         "finetune_settings": finetune_settings,
@@ -197,7 +200,7 @@ def xkd_full(
     planned = configure_task(plan(run=run, trained=False, **evaluations), image, *LARGE)
     planned.after(prepared, downstream_prepared)
     pretrained = pretrain(
-        data=f"{data}/{dataset}-prepared",
+        data=prepared.outputs["Output"],
         out=run,
         image=image,
         gpu_image=gpu_image,

@@ -186,6 +186,17 @@ def test_presets_are_listed_with_the_papers_results(run: Any) -> None:
     column = lines[0].index("description")
     assert {line[column - 1] for line in lines} == {" "}
     assert " " not in {line[column] for line in lines}
+    prepared = {line.split()[0] for line in lines if line.endswith("Prepared with short_side=64 max_fps=8.")}
+    assert {"toy", "embedded", "lab_without_norms"} <= prepared
+    assert "paper" not in prepared
+
+
+def test_prepare_knows_the_presets(run: Any, tmp_path: Path) -> None:
+    output = run("prepare", tmp_path, "--preset", "tooy", "--dry-run")
+    assert (output.code, output.error) == (
+        2,
+        "xkd: unknown preset 'tooy' (did you mean toy?); see xkd presets\n",
+    )
 
 
 def test_settings_are_explained_with_the_values_of_the_preset(run: Any) -> None:

@@ -21,7 +21,7 @@ from xkd.config import FinetuneConfig, PretrainConfig
 from xkd.config.describe import describe
 from xkd.config.overrides import read_settings, resolve
 from xkd.config.presets import PRESETS, get_preset, resolve_pretrain
-from xkd.data.shards.prepare import PrepareConfig
+from xkd.data.shards.preparation import resolve_prepare
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.specs import EVAL_SPECS
@@ -106,7 +106,7 @@ def test_command_lines_and_their_settings_are_accepted(page: Path) -> None:
             command, *arguments = shlex.split(line, comments=True)[1:]
             given = COMMANDS[command].make_context(command, arguments).params
             if command == "prepare":
-                resolve(PrepareConfig(), None, given["set_"] or ())
+                resolve_prepare(given["preset"], None, given["set_"] or ())
             elif command == "evaluate":
                 names = given["modality"], given["protocol"]
                 dataset = next(d for d, specs in EVAL_SPECS.items() if names in [s[:2] for s in specs])

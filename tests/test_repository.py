@@ -15,9 +15,9 @@ import yaml
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides
 
-from xkd.config.overrides import load_file, load_yaml, read_settings, resolve
+from xkd.config.overrides import load_file, load_yaml, read_settings
 from xkd.config.presets import get_preset, resolve_pretrain
-from xkd.data.shards.prepare import PrepareConfig
+from xkd.data.shards.preparation import prepared_folder, resolve_prepare
 from xkd.evaluation import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,14 +52,16 @@ def test_parameters_that_params_yaml_does_not_list_need_a_plus(tmp_path: Path) -
 
 
 def test_dvc_prepares_as_the_demo_does() -> None:
-    given = re.search(r"'prepare_settings=(.*)'", (ROOT / "Makefile").read_text())
-    assert given
-    overrides = yaml.safe_load(given[1])
-    by_dvc, by_demo = (
-        resolve(PrepareConfig(workers=1), f"{PARAMS}:prepare"),
-        resolve(PrepareConfig(workers=1), None, overrides),
+    assert resolve_prepare(None, f"{PARAMS}:prepare") == resolve_prepare("toy") != resolve_prepare()
+
+
+@pytest.mark.parametrize("name", ["Makefile", "benchmarks/collapse_lab.py", "docs/reproduce.md"])
+def test_the_folder_of_the_demos_data_is_named_as_the_pipeline_names_it(name: str) -> None:
+    named = set(re.findall(r"\S+/embedded-prepared\S*", (ROOT / name).read_text()))
+    demo, lab = (
+        prepared_folder(Path("runs/data/embedded"), resolve_prepare(name)) for name in ("toy", "lab")
     )
-    assert by_dvc == by_demo != PrepareConfig(workers=1)
+    assert named == {str(demo)} == {str(lab)}
 
 
 def test_dvc_evaluates_every_task_of_the_embedded_dataset(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from components.check import check
+from xkd.config.presets import PRESETS
 from xkd.errors import UserError
 from xkd.launch.kfp_cli import LINE, _shorten
 
@@ -21,7 +22,7 @@ GIVEN: dict[str, Any] = {
     "rev": "",
     "clips": 40,
     "seed": "0",
-    "prepare_settings": ["short_side=64"],
+    "prepare_settings": ["short_side=48"],
     "encoders": ["teacher"],
     "protocols": ["svm"],
     "finetune_settings": ["epochs=20"],
@@ -55,6 +56,11 @@ def test_what_is_right_passes(tmp_path: Path) -> None:
     run(data=str(tmp_path), dataset="mine", downstream=[])
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_preparation_of_a_preset_suffices(preset: str) -> None:
+    run(preset=preset, settings=[], prepare_settings=[])
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -68,6 +74,12 @@ def test_what_is_right_passes(tmp_path: Path) -> None:
         ({"clips": 5}, "clips: Input should be greater than or equal to 20"),
         ({"seed": "-1"}, "embedded_seed: expected an integer"),
         ({"prepare_settings": ["short_sid=64"]}, r"did you mean short_side"),
+        ({"prepare_settings": ["short_side=16"]}, r"video\.global_view needs .* short_side=32, not 16; add"),
+        ({"prepare_settings": ["max_fps=7.5"]}, r"clip\.fps needs .* max_fps=8, not 7\.5; add"),
+        (
+            {"prepare_settings": ["sample_rate=8000"]},
+            r'needs .* sample_rate=16000, not 8000; add "sample_rate=16000" to prepare_settings',
+        ),
         ({"encoders": ["techer"]}, "no encoder techer"),
         ({"protocols": ["svn"]}, "no protocol svn"),
         ({"finetune_settings": ["epoch=1"]}, "finetune on ucf101: unknown setting epoch"),

@@ -110,8 +110,8 @@ def test_evaluations_fan_out_over_the_plan_a_few_at_a_time(dags: list[dict[str, 
 def test_an_evaluation_gets_its_item_and_settings(tasks: dict[str, Any]) -> None:
     given = tasks["evaluate"]["inputs"]["parameters"]
     assert given["item"] == {"componentInputParameter": "pipelinechannel--plan-Output-loop-item"}
-    for name in ("data", "finetune_settings"):
-        assert given[name] == {"componentInputParameter": f"pipelinechannel--{name}"}
+    settings = {"componentInputParameter": "pipelinechannel--finetune_settings"}
+    assert given["finetune_settings"] == settings
     assert "plan" not in tasks["evaluate"].get("dependentTasks", [])
 
 
@@ -120,6 +120,18 @@ def test_downstream_datasets_are_prepared_and_checked_before_pretraining(dags: l
     assert dags[0][loop]["dependentTasks"] == ["prepare"]
     assert {loop, "prepare"} <= set(dags[0]["plan"]["dependentTasks"])
     assert "plan" in dags[0]["pretrain"]["dependentTasks"]
+
+
+def test_the_preset_decides_how_every_dataset_is_prepared(tasks: dict[str, Any]) -> None:
+    for name, prefix in (("prepare", ""), ("prepare-2", "pipelinechannel--")):
+        given = tasks[name]["inputs"]["parameters"]
+        assert given["preset"] == {"componentInputParameter": f"{prefix}preset"}
+        assert given["settings"] == {"componentInputParameter": f"{prefix}prepare_settings"}
+    plans = [task["inputs"]["parameters"] for name, task in tasks.items() if name.startswith("plan")]
+    for name in ("preset", "prepare_settings"):
+        assert {given[name]["componentInputParameter"].rpartition("-")[2] for given in plans} == {name}
+    prepared = tasks["pretrain"]["inputs"]["parameters"]["data"]["taskOutputParameter"]
+    assert prepared == {"outputParameterKey": "Output", "producerTask": "prepare"}
 
 
 def test_the_report_follows_the_evaluations_however_they_end(dags: list[dict[str, Any]]) -> None:

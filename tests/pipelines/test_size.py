@@ -14,8 +14,9 @@ from xkd.evaluation.protocols.protocol import ENCODERS
 from xkd.evaluation.score import TaskKey
 from xkd.evaluation.specs import EVAL_SPECS
 
+FOLDER = "runs/data/{}-prepared-short_side-64-max_fps-8/"
 ALL = [
-    TaskKey(dataset, spec.modality, spec.protocol, encoder, fold).name
+    FOLDER.format(dataset) + TaskKey(dataset, spec.modality, spec.protocol, encoder, fold).name
     for fold, dataset, encoder in product(range(1, 6), EVAL_SPECS, ENCODERS)
     for spec in EVAL_SPECS[dataset]
 ]

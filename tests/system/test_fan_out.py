@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.shards.preparation import prepared_folder, resolve_prepare
+from xkd.data.shards.prepare import prepare
 
 KFP = str(Path(sys.executable).with_name("kfp"))
 PIPELINE = str(Path(__file__).resolve().parents[2] / "pipelines" / "xkd_full.py")
-PREPARE_SETTINGS = ["short_side=32", "max_fps=8"]
 TINY = [
     *("encoder.dim=16", "encoder.depth=1", "encoder.heads=2", "decoder.dim=16", "decoder.heads=2"),
     *("optim.epochs=1", "optim.warmup_epochs=0", "optim.batch_size=10"),
@@ -29,7 +29,6 @@ PARAMETERS = {
     "downstream": '["ucf101-mini", "esc50-mini"]',
     "encoders": '["raw"]',
     "protocols": '["svm"]',
-    "prepare_settings": json.dumps(PREPARE_SETTINGS),
     "data": "data",
     "run": "run",
 }
@@ -50,8 +49,9 @@ def ended(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     (folder / "data").mkdir()
     for name in ("kinetics400-mini", "ucf101-mini", "esc50-mini"):
         (folder / "data" / name).symlink_to(miniature(name))
-    broken = folder / "data" / "esc50-mini-prepared"
-    prepare(miniature("esc50-mini"), broken, PrepareConfig(short_side=32, max_fps=8))
+    config = resolve_prepare("toy")
+    broken = prepared_folder(folder / "data" / "esc50-mini", config)
+    prepare(miniature("esc50-mini"), broken, config)
     break_fold(broken / "manifest.csv", 3)
     done = subprocess.run(
         [KFP, "run", "submit", PIPELINE, "--local", *(f"{name}={text}" for name, text in PARAMETERS.items())],
@@ -97,4 +97,4 @@ def test_the_tables_have_the_available_scores_and_the_reasons_for_failures(ended
         folds = sorted((row["dataset"], row["fold"]) for row in csv.DictReader(file))
     assert folds == [("esc50", fold) for fold in "1245"] + [("ucf101", fold) for fold in "123"]
     tables = (ended.run / "report" / "tables.md").read_text()
-    assert "data/esc50-mini-prepared has no split test" in tables
+    assert "data/esc50-mini-prepared-short_side-64-max_fps-8 has no split test" in tables

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tests.report.synthetic import write_run
 from tests.tiny import tiny_config
+from xkd.data.shards.preparation import prepared_folder, resolve_prepare
 from xkd.evaluation.score import Score
 
 KFP = str(Path(sys.executable).with_name("kfp"))
@@ -29,8 +31,8 @@ def submit(pipeline: str, *parameters: str, cwd: Path) -> subprocess.CompletedPr
 
 
 def test_settings_of_evaluations_arrive_as_given(prepared: Path, tmp_path: Path) -> None:
-    (tmp_path / "embedded-prepared").symlink_to(prepared)
-    write_run(tmp_path / "run", tiny_config())
+    prepared_folder(tmp_path / "embedded", resolve_prepare("toy")).symlink_to(prepared)
+    write_run(tmp_path / "run", replace(tiny_config(), preset="toy"))
     settings = ["epochs=1", "warmup_epochs=0", "batch_size=20", f"patience={LARGE}", "lr_final=null"]
     chosen = ['protocols=["finetune"]', 'encoders=["random"]', f"finetune_settings={json.dumps(settings)}"]
     done = submit("xkd_evaluations.py", "run=run", "data=.", "dataset=embedded", *chosen, cwd=tmp_path)

@@ -16,6 +16,7 @@ from tests.data.registries import isolated_settings
 from tests.system.kfp_command import FULL, KFP
 from tests.system.test_dvc import checkout, run, task
 from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.preparation import prepared_folder, resolve_prepare
 from xkd.data.shards.prepare import PrepareConfig, prepare
 
 TINY = {
@@ -68,7 +69,6 @@ def test_the_pipeline_pretrains_without_labels_and_evaluates_with_them(folders: 
         "encoders": '["teacher"]',
         "protocols": '["svm", "retrieval"]',
         "settings": flags(TINY),
-        "prepare_settings": '["short_side=32", "max_fps=8"]',
         "data": "data",
         "run": "run",
     }
@@ -83,7 +83,7 @@ def test_the_pipeline_pretrains_without_labels_and_evaluates_with_them(folders: 
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert columns(tmp_path / "run" / "report") == {"mine": {"video", "audio", RETRIEVAL}}
-    plain = PreparedDataset.open(tmp_path / "data" / "plain-prepared")
+    plain = PreparedDataset.open(prepared_folder(tmp_path / "data" / "plain", resolve_prepare("toy")))
     assert plain.classes == ()
     assert {"train", "test"} == set(plain.counts)
 

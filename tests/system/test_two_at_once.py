@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from xkd.evaluation.score import Score
 from xkd.rundir import RunDir
 
 BIN = Path(sys.executable).parent
-PIPELINE = Path(__file__).resolve().parents[2] / "pipelines" / "xkd_full.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Ended(NamedTuple):
@@ -68,10 +70,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return that dataset as two processes prepared it."""
     folder = tmp_path_factory.mktemp("prepared")
-    settings = ("--set", "short_side=32", "--set", "max_fps=8")
     at_once(
         folder,
-        *[("xkd", "prepare", source, "--out", "data", *settings)] * 2,
+        *[("xkd", "prepare", source, "--out", "data", "--preset", "toy", "--set", "short_side=32")] * 2,
     )
     return folder / "data"
 
@@ -94,6 +95,7 @@ def test_fetched_by_two(source: Path) -> None:
 def test_prepared_by_two(data: Path) -> None:
     dataset = PreparedDataset.open(data)
     assert (len(dataset.clips), dataset.skipped) == (40, 0)
+    assert (dataset.settings["short_side"], dataset.settings["max_fps"]) == (32, 8)
     assert not (data / ".unfinished").exists()
 
 
@@ -116,14 +118,29 @@ def test_evaluated_by_two(run: Path, data: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "scores").glob("*.failed"))
 
 
-def test_two_pipelines_share_their_data(tmp_path: Path) -> None:
-    settings = ["encoder.dim=16", "encoder.depth=1", "optim.epochs=1", "optim.warmup_epochs=0"]
-    shared = [
-        *(PIPELINE, "--local", "data=data", "embedded_clips=40", 'encoders=["raw"]', 'protocols=["svm"]'),
-        f"settings={json.dumps([*settings, 'optim.batch_size=10', 'run.metrics_port=null'])}",
-        'prepare_settings=["short_side=32", "max_fps=8"]',
+def test_pipelines_share_their_data_whatever_their_presets(tmp_path: Path) -> None:
+    """The first of them is the command in README, with fewer clips and steps."""
+    settings = [
+        *("encoder.dim=16", "encoder.depth=1", "encoder.heads=2"),
+        *("decoder.dim=16", "decoder.depth=1", "decoder.heads=2", "projector.out_dim=64"),
+        *("optim.epochs=1", "optim.warmup_epochs=0", "optim.batch_size=10"),
+        *("run.workers=1", "run.metrics_port=null"),
     ]
-    at_once(tmp_path, *[("kfp", "run", "submit", *shared, f"run={name}") for name in ("one", "two")])
-    for name in ("one", "two"):
+    small = ("data=data", "embedded_clips=40", 'encoders=["raw"]', 'protocols=["svm"]')
+    (readme,) = re.findall(r"^kfp (.*--local.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    words = shlex.split(readme.replace("pipelines/", f"{ROOT}/pipelines/"))
+    assert [word for word in words if "=" in word] == ["preset=toy", "run=runs/pipeline"]
+    submit = ["kfp", *(word for word in words if "=" not in word)]
+    runs = {"one": "toy", "two": "toy", "three": "paper"}
+    at_once(
+        tmp_path,
+        *[
+            (*submit, f"preset={preset}", f"run={name}", *small, f"settings={json.dumps(settings)}")
+            for name, preset in runs.items()
+        ],
+    )
+    for name in runs:
         assert (tmp_path / name / "report" / "tables.md").is_file()
-    assert PreparedDataset.open(tmp_path / "data" / "embedded-prepared").skipped == 0
+    for folder, side in (("embedded-prepared-short_side-64-max_fps-8", 64), ("embedded-prepared", 128)):
+        prepared = PreparedDataset.open(tmp_path / "data" / folder)
+        assert (len(prepared.clips), prepared.skipped, prepared.settings["short_side"]) == (40, 0, side)

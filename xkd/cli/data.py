@@ -52,6 +52,10 @@ def prepare(
             "list, webdataset, classes or folder."
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Prepare as this preset of pretraining implies (see xkd presets)."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be prepared, and the time it takes.")
     ] = False,
@@ -66,13 +70,13 @@ def prepare(
     from xkd.config.overrides import resolve
     from xkd.data.fetch.fetch import DatasetConfig
     from xkd.data.shards.dry_run import dry_run as estimate
-    from xkd.data.shards.prepare import PrepareConfig
+    from xkd.data.shards.preparation import resolve_prepare
     from xkd.data.shards.prepare import prepare as run
 
     if dataset is None:
         dataset = resolve(DatasetConfig(), dataset_config).layout or None
     options = {"dataset": dataset, "allow_missing": allow_missing}
-    settings = resolve(PrepareConfig(), config, set_ or (), **options)
+    settings = resolve_prepare(preset, config, set_ or (), **options)
     if dry_run:
         print(estimate(source, settings))
     elif out is None:

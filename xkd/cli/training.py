@@ -143,12 +143,14 @@ def import_weights(
 
 def presets() -> None:
     """List the presets with the paper's results."""
-    from xkd.config.presets import PRESETS
+    from xkd.config.presets import PRESETS, get_prepare_settings
 
     rows = [("preset", "in the paper", "HMDB51", "UCF101", "ESC50", "description")]
     for preset in PRESETS.values():
         hmdb51, ucf101, esc50 = (f"{percent or ''}" for percent in preset.paper)
-        rows.append((preset.name, preset.source, hmdb51, ucf101, esc50, preset.summary))
+        prepared = " ".join(f"{key}={value}" for key, value in get_prepare_settings(preset.name).items())
+        description = f"{preset.summary} Prepared with {prepared}." if prepared else preset.summary
+        rows.append((preset.name, preset.source, hmdb51, ucf101, esc50, description))
     name, source = (max(len(row[column]) for row in rows) for column in (0, 1))
     print("The paper's results are top-1 accuracies in %, of a linear SVM on frozen features.\n")
     for row in rows:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from xkd.config import PretrainConfig
 from xkd.config.overrides import read_settings, resolve
 from xkd.data.fetch.fetch import FetchConfig, check_unregistered, read_seed
+from xkd.data.shards.preparation import resolve_prepare
 from xkd.data.shards.prepare import PrepareConfig
+from xkd.errors import UserError
 from xkd.evaluation.plan import check_choice
 
 
 def check_datasets(
+    config: PretrainConfig,
     datasets: Sequence[str],
     evaluated: Sequence[str],
     *,
@@ -30,15 +34,31 @@ def check_datasets(
     Names in a data registry are known only to the task that opens it.
 
     Args:
+        config: the settings of pretraining.
         datasets: all of them.
         evaluated: those to evaluate on.
         data: directory of each dataset by its name.
 
     Raises:
-        UserError: one line naming what is unknown or out of range.
+        UserError: one line naming what is unknown or out of range, or what pretraining cannot use.
     """
     resolve(FetchConfig(), clips=clips, seed=read_seed(seed))
     for name in datasets if not repo else ():
         check_unregistered(name, data / name, rev)
-    resolve(PrepareConfig(), None, prepare_settings)
+    _check_preparation(resolve_prepare(config.preset, None, prepare_settings), config)
     check_choice(evaluated, encoders, protocols, read_settings(None, finetune_settings))
+
+
+def _check_preparation(given: PrepareConfig, config: PretrainConfig) -> None:
+    """Check that clips are prepared with all that pretraining sees of them."""
+    clip, height, without_video = config.clip, config.video.global_view[1], "video" not in config.modalities
+    for setting, name, needed, suffices in (
+        ("video.global_view", "short_side", height, without_video or given.short_side >= height),
+        ("clip.fps", "max_fps", clip.fps, without_video or (given.max_fps or clip.fps) >= clip.fps),
+        ("clip.sample_rate", "sample_rate", clip.sample_rate, given.sample_rate == clip.sample_rate),
+    ):
+        if not suffices:
+            raise UserError(
+                f"{setting} needs clips prepared with {name}={needed}, not {getattr(given, name):g}; "
+                f'add "{name}={needed}" to prepare_settings'
+            )

@@ -34,6 +34,8 @@ class Preset:
     """Another preset of the same table; empty: the defaults."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that differ from the base, as a configuration file has them."""
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of ``xkd prepare`` that differ from the base's (`PrepareConfig`)."""
 
     @property
     def paper(self) -> Top1:
@@ -73,9 +75,24 @@ def get_preset(name: str) -> PretrainConfig:
     Raises:
         UserError: the name is unknown; the nearest names are suggested.
     """
+    _check_name(name)
+    return replace(build_preset(PRESETS, name, PretrainConfig()), preset=name)
+
+
+def get_prepare_settings(name: str) -> dict[str, Any]:
+    """Return the settings of ``xkd prepare`` that a pretraining preset implies; others have their defaults.
+
+    Raises:
+        UserError: the name is unknown; the nearest names are suggested.
+    """
+    _check_name(name)
+    preset = PRESETS[name]
+    return {**(get_prepare_settings(preset.base) if preset.base else {}), **preset.prepare}
+
+
+def _check_name(name: str) -> None:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}{nearest(str(name), PRESETS)}; see xkd presets")
-    return replace(build_preset(PRESETS, name, PretrainConfig()), preset=name)
 
 
 def resolve_pretrain(

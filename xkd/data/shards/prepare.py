@@ -61,10 +61,9 @@ class PrepareConfig(OwnConfig):
     allow_missing: bool = False
     """Whether files that the annotations list may be missing."""
 
-    def settings(self, source: SourceDataset) -> dict[str, Any]:
-        """Return the settings that determine what is written."""
-        own = [field.name for field in fields(OwnConfig)] if source.own else []
-        names = ("short_side", "max_fps", "sample_rate", *own)
+    def settings(self, *, own: bool) -> dict[str, Any]:
+        """Return the settings that determine what is written of a dataset, one's own or an official one."""
+        names = ("short_side", "max_fps", "sample_rate", *(field.name for field in fields(OwnConfig) if own))
         return {name: getattr(self, name) for name in names} | {"writer": WRITER}
 
 
@@ -114,7 +113,7 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     dataset = open_source(source, config.dataset, allow_missing=config.allow_missing, config=config)
     if dataset.missing:
         print(f"prepare: {dataset.describe_missing()}; continuing", file=sys.stderr)
-    identity = {"name": dataset.name, "revision": dataset.revision, **config.settings(dataset)}
+    identity = {"name": dataset.name, "revision": dataset.revision, **config.settings(own=bool(dataset.own))}
 
     def find() -> dict[str, Any] | None:
         values = find_json(out / DATASET)
@@ -216,7 +215,7 @@ def _finish(
         classes=tuple(sorted(classes)),
         lost_classes=tuple(sorted(absent - classes)),
         clips=tuple(map(Clip.from_row, rows)),
-        settings=config.settings(dataset),
+        settings=config.settings(own=bool(dataset.own)),
         skipped=len(skipped),
         damaged=len(damaged),
         missing=len(missing),
