@@ -162,7 +162,7 @@ def _fill(
     done = sum(len(parts[number]) for number in range(len(parts)) if number not in todo)
     bars = progress("embed", len(sources), done=done, show=context.is_main)
     with closing(decoded) as outcomes, bars as bar:
-        for number in mine:
+        for turn, number in enumerate(mine):
             problems = [
                 (Piece(sources[row]), reason)
                 for row in parts[number]
@@ -176,7 +176,8 @@ def _fill(
             )
             write_json(names[number].with_suffix(".json"), _report(problems, {row["path"] for row in found}))
             # The main process shows the progress of all: the others are about as far.
-            bar.advance(min(len(parts[number]) * context.size, len(sources)))
+            begun = todo[turn * context.size : (turn + 1) * context.size]
+            bar.advance(sum(len(parts[each]) for each in begun))
     context.barrier()
     if context.is_main:
         _finish(names, sources, out, form)
