@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from xkd.config import (
+    MODALITIES,
     ModalityConfig,
     OptimConfig,
     PretrainConfig,
@@ -13,6 +16,8 @@ from xkd.config import (
     RunConfig,
     TransformerConfig,
 )
+from xkd.rundir import ROLES
+from xkd.train.publish import Centers
 
 
 def tiny_config() -> PretrainConfig:
@@ -39,6 +44,12 @@ def tiny_config() -> PretrainConfig:
         optim=OptimConfig(epochs=4, batch_size=4, lr=1e-3, warmup_epochs=1),
         run=RunConfig(workers=0, log_every=1, checkpoint_every=2, metrics_port=None),
     )
+
+
+def zero_centers(config: PretrainConfig) -> Centers:
+    """Return centers for `xkd.train.publish.save_encoders`, where what is retrieved does not matter."""
+    center = torch.zeros(config.projector.out_dim)
+    return {role: dict.fromkeys(MODALITIES, center) for role in ROLES}
 
 
 def collapsing_config() -> PretrainConfig:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from tests.tiny import zero_centers
 from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import to_yaml
 from xkd.evaluation.features import published_hash
@@ -20,7 +21,7 @@ from xkd.evaluation.score import INPUTS, Score, Task, run_settings
 from xkd.model.terms import INFORMATION, KD, KLD, RECONSTRUCT, TEACHER_ENTROPY, TEACHER_TEMPERATURE, direction
 from xkd.model.xkd import XKD
 from xkd.rundir import RunDir, Verdict
-from xkd.train.checkpoint import save_encoders
+from xkd.train.publish import save_encoders
 from xkd.train.visualize import FRAMES, RATIOS
 
 CLASSES = ["bounce", "collide", "hammer", "inflate", "jump", "orbit", "shake", "slide", "spin", "swing"]
@@ -59,7 +60,7 @@ def write_run(
     history = [_row(10 * (i + 1), 10 * rows, config, verdict) for i in range(rows)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     torch.manual_seed(seed)
-    save_encoders(XKD(config), RunDir(run))
+    save_encoders(XKD(config), RunDir(run), zero_centers(config))
     torch.save(_pictures(config), run / "reconstruction.pt")
     return run
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import xkd
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, zero_centers
 from xkd.config import LossConfig, PretrainConfig
 from xkd.config.overrides import to_dict
 from xkd.config.presets import get_preset
@@ -33,9 +33,10 @@ from xkd.model.xkd import XKD
 from xkd.monitor.metrics import KNN, METRICS, RUN_VERDICTS, TABLE, VALIDATION_LOSS
 from xkd.report.tabulate import tabulate
 from xkd.rundir import RunDir, read_rows
-from xkd.train.checkpoint import Checkpoints, save_encoders
+from xkd.train.checkpoint import Checkpoints
 from xkd.train.initial import initial_weights
 from xkd.train.pretrain import pretrain
+from xkd.train.publish import save_encoders
 from xkd.train.run_state import RunState, git_commit
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper
@@ -438,7 +439,7 @@ def test_the_first_non_finite_term_stops_the_run_and_is_reported(prepared: Path,
 def test_saved_encoders_are_loaded_unchanged(tmp_path: Path) -> None:
     config = tiny_config()
     model = XKD(config)
-    save_encoders(model, RunDir(tmp_path))
+    save_encoders(model, RunDir(tmp_path), zero_centers(config))
     loaded = xkd.load(tmp_path / "encoders" / "student_audio.safetensors")
     for name, value in model.student["audio"].encoder.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)

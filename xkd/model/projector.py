@@ -52,8 +52,8 @@ class Projector(nn.Module):
 class Projection(Projector):
     """A trained projector for retrieval: pooled features to unit vectors that compare across modalities.
 
-    The cosine of two vectors is that of the projectors' outputs after centering: what the distillation
-    compares (Equation 10, B.5), without the temperatures.
+    The cosine of two vectors is that of the projectors' outputs less their mean over training clips
+    (`xkd.train.publish.mean_outputs`): what the distillation compares (Equation 10), without temperatures.
     """
 
     center: Tensor

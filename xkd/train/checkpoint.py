@@ -1,4 +1,4 @@
-"""Checkpoints that survive crashes, and publishing the encoders of a run."""
+"""Checkpoints that survive crashes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import torch
 from xkd.errors import UserError
 from xkd.io import write_atomically
 from xkd.launch.distributed import DistributedContext
-from xkd.model.xkd import XKD
-from xkd.rundir import ROLES, RunDir
-from xkd.weights import load_reason, save_encoder, save_projector
+from xkd.weights import load_reason
 
 
 class Trainee(Protocol):
@@ -115,13 +113,3 @@ def _load(path: Path) -> dict[str, Any]:
     """Load a state to the CPU: the GPU holds the model already and may lack memory for a second one."""
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-def save_encoders(model: XKD, run: RunDir) -> None:
-    """Publish the encoders and projectors of all students and teachers."""
-    for role in ROLES:
-        for m, network in getattr(model, role).items():
-            save_encoder(network.encoder.state_dict(), model.config, m, run.encoder(role, m))
-            if model.teacher:
-                weights = network.projector.state_dict() | {"center": model.get_buffer(f"center_{m}")}
-                save_projector(weights, model.config, m, run.projector(role, m))

@@ -30,11 +30,11 @@ from xkd.monitor.loggers import Loggers, require_loggers
 from xkd.monitor.run_monitor import RunMonitor
 from xkd.parallel.threads import limit_threads
 from xkd.rundir import RunDir, Verdict
-from xkd.train.checkpoint import save_encoders
 from xkd.train.initial import initial_weights
 from xkd.train.loop import ResumableLoop
 from xkd.train.memory import check_memory, find_machine
 from xkd.train.probe import Probe
+from xkd.train.publish import mean_outputs, save_encoders
 from xkd.train.run_state import RunState
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper, mask_noise, precision, require_compiler
@@ -165,7 +165,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
         else:
             if context.is_main:
                 state.checkpoints.save(steps, stepper)
-                save_encoders(stepper.model, run)
+                save_encoders(stepper.model, run, mean_outputs(stepper.model, clips))
                 save_samples(stepper.model, clips.dataset, run.samples_file)
 
         if verdict.failed and _roll_back(state, monitor, verdict):
