@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
     (root / "broken.mp4").write_bytes(b"no film")
     config = PrepareConfig(short_side=32, segment_seconds=2, max_skipped=0.2, workers=1)
     said = dry_run(root, config).splitlines()
-    assert said[0].startswith("mine: 10 clips of 9 files (")
+    assert re.fullmatch(r"mine: 10 clips of 9 files \(.*\), 0.00 h, no labels", said[0])
     assert said[1] == "codecs: h264 + aac 9"
     assert said[2].startswith("unreadable: 1 file, would be skipped (first broken.mp4: not a known container")
     assert said[3:5] == [
@@ -209,7 +210,9 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
         "left out: sound.wav, sound without video",
     ]
     assert "MB of disk space (measured on " in said[5]
-    found = prepare(root, tmp_path / "out", config).dataset
+    summary = prepare(root, tmp_path / "out", config)
+    assert " h, no labels, 0 without audio, 1 skipped, 2 left out; " in str(summary)
+    found = summary.dataset
     assert (len(found.clips), found.skipped) == (10, 1)
     assert found.own is not None
     assert found.own["left_out"] == {"same content as another file": 1, "sound without video": 1}

@@ -18,12 +18,13 @@ import torch
 
 from tests.data.films import SOUND, Sound, Video, write_film
 from tests.evaluation.conftest import run as run
+from tests.tiny import tiny_config
 from xkd.config import MODALITIES
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.files import SourceFile
 from xkd.data.sources.source import open_source
-from xkd.embedding.clips import Source, cut, find_sources
+from xkd.embedding.clips import Source, cut, find_length, find_sources
 from xkd.embedding.embed import embed
 from xkd.embedding.encode import Encoders
 from xkd.embedding.table import read_index
@@ -107,6 +108,23 @@ def test_a_folder_is_listed_as_prepare_lists_it(
     ]
     said = capsys.readouterr().err.splitlines()
     assert all(note in said for note in notes)
+
+
+def test_a_tar_is_embedded_like_the_folder_that_it_unpacks_to(clips: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "some.TAR", "w") as tar:
+        tar.add(clips / "a" / "both.mkv", "a/both.mkv")
+        tar.add(clips / "notes.txt", "notes.txt")
+    found, notes = find_sources([tmp_path / "some.TAR"], tiny_config())
+    assert [source.path for source in found] == [str(tmp_path / "a" / "both.mkv")]
+    assert find_length(found[0]) > 0
+    assert notes == [f"{tmp_path / 'some.TAR'}: left out: 1 file, no media by name (first notes.txt)"]
+    for name, said in (
+        ("gone.tar", "gone.tar does not exist"),
+        ("text.tar", "truncated or not an uncompressed tar"),
+    ):
+        (tmp_path / "text.tar").write_text("no tar")
+        with pytest.raises(UserError, match=said):
+            find_sources([tmp_path / name], tiny_config())
 
 
 def test_what_is_damaged_is_listed(run: Path, clips: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from xkd.evaluation.plan import make_task
 from xkd.evaluation.score import record_failure
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
+from xkd.report.tables import collect
 from xkd.rundir import RunDir
 
 
@@ -28,3 +29,15 @@ def test_only_protocols_by_which_it_was_evaluated_are_columns(tmp_path: Path) ->
     assert columns() == {"audiovisual_retrieval"}
     write_scores(scores, run, (make_task("mine", "video", "svm", "teacher"),))
     assert columns() == {"audiovisual_retrieval", "video"}
+
+
+def test_tables_have_only_rows_and_sentences_of_what_was_evaluated(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tiny_config())
+    write_scores(tmp_path / "scores", run, (make_task("mine", "audiovisual", "retrieval", "teacher"),))
+    (table,) = collect(run, tmp_path / "scores").tables
+    assert [line.title for line in table.lines()] == ["Teacher", "Chance"]
+    assert table.measure == "In %."
+    write_scores(tmp_path / "scores", run, (make_task("mine", "video", "svm", "random"),))
+    (table,) = collect(run, tmp_path / "scores").tables
+    assert [line.title for line in table.lines()] == ["Teacher", "Random initialization", "Chance"]
+    assert table.measure.startswith("Top-1 accuracy of a linear SVM")

@@ -11,7 +11,9 @@ from xkd.cli.options import Run
 
 
 def embed(
-    clips: Annotated[list[Path], typer.Argument(help="Media files, folders of them, or prepared datasets.")],
+    clips: Annotated[
+        list[Path], typer.Argument(help="Media files, tars or folders of them, or prepared datasets.")
+    ],
     run: Run,
     out: Annotated[Path, typer.Option(help="Table to write: a .parquet or .npz file.")],
     rows: Annotated[

@@ -73,14 +73,14 @@ class Windows(NamedTuple):
 
 
 def find_sources(paths: Sequence[Path], config: PretrainConfig) -> tuple[list[Source], list[str]]:
-    """Return the clips of files, of folders (the media that `prepare` finds too) and of prepared datasets.
+    """Return the clips of files, tars, folders (the media that `prepare` finds too) and prepared datasets.
 
     Returns:
         The clips, and a line on each kind of file in a folder that is left out.
 
     Raises:
-        UserError: a path does not exist, a folder has no media, a file is given twice, or a prepared dataset
-            does not fit the run.
+        UserError: a path does not exist, a folder or a tar has no media, a tar is compressed, a file is given
+            twice, or a prepared dataset does not fit the run.
     """
     found: list[Source] = []
     notes: list[str] = []
@@ -89,13 +89,13 @@ def find_sources(paths: Sequence[Path], config: PretrainConfig) -> tuple[list[So
             dataset = PreparedDataset.open(path)
             reader = WindowReader(dataset, config)
             found += [Source(str(path / clip.id), (reader, clip)) for clip in dataset.clips]
-        elif path.is_dir():
-            files = MediaFiles(path)
+        elif path.is_dir() or (path.is_file() and path.suffix.lower() == ".tar"):
+            files, root = MediaFiles(path), path if path.is_dir() else path.parent
             left_out = files.describe_left_out()
             if not files.visible_media:
                 raise UserError(f"{path} has no media files: {'; '.join(left_out) or 'it is empty'}")
             found += [
-                Source(printable(str(path / place)), files.media[place]) for place in files.visible_media
+                Source(printable(str(root / place)), files.media[place]) for place in files.visible_media
             ]
             notes += [f"{path}: {line}" for line in left_out]
         elif path.is_file():

@@ -236,15 +236,20 @@ def parse_task_name(name: str) -> TaskKey | None:
 
 def record_failure(folder: Path, name: str, run: RunDir, reason: str) -> None:
     """Write the reason why a task of a run has no score."""
-    write_json(failure_path(folder, name), {"reason": reason, "run": run.id})
+    write_json(failure_path(folder, name), {"reason": reason, **_pretraining(run)})
 
 
 def read_failures(folder: Path, run: RunDir) -> dict[TaskKey, str]:
-    """Return why tasks of a run failed; what is recorded of another run, perhaps an earlier one, is not."""
-    reasons = {}
+    """Return why tasks of a run failed, without failures of another run or from before it was extended."""
+    reasons, current = {}, _pretraining(run)
     for path in sorted(folder.glob("*.failed")):
         with suppress(UserError):  # of another version, or being written
             record = read_json(path)
-            if (key := parse_task_name(path.stem)) and record.get("run") == run.id:
+            if (key := parse_task_name(path.stem)) and record.items() >= current.items():
                 reasons[key] = str(record.get("reason"))
     return reasons
+
+
+def _pretraining(run: RunDir) -> dict[str, Any]:
+    """Return what distinguishes the weights of a run from those of another one and of fewer steps."""
+    return {"run": run.id, "steps": run.info().get("steps")}

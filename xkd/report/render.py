@@ -12,7 +12,7 @@ from statistics import fmean
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from xkd.config import MODALITIES
-from xkd.report.aggregate import ENCODERS, Record
+from xkd.report.aggregate import Record
 from xkd.report.figures import Plot
 from xkd.report.load import EvaluatedRun
 from xkd.report.plots.scores import MAX_CLASSES, MAX_NARROW_CLASSES, confusions
@@ -21,7 +21,6 @@ from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, ReportData,
 from xkd.rundir import ROLES, Row
 
 LEGENDS = {
-    "measure": "Top-1 accuracy of a linear SVM on frozen features unless the column says otherwise, in %.",
     "gains": "In parentheses: gain over the random initialization, in points.",
     "compared": "In percent: mean and standard deviation over seeds, or over folds for a single run.",
 }
@@ -93,7 +92,6 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         run_fields=_RUN_FIELDS,
         run_lines=_run_lines(data.comparison),
         figures=figures,
-        encoders=ENCODERS,
         max_classes=MAX_CLASSES,
         max_narrow_classes=MAX_NARROW_CLASSES,
         **LEGENDS,

@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 class DatasetTable:
-    """The scores of a run on one dataset: rows `ENCODERS`, columns the dataset's protocols."""
+    """The scores of a run on one dataset: rows of `ENCODERS`, columns of the dataset's protocols."""
 
     def __init__(self, dataset: str, records: Iterable[Record]) -> None:
         self.dataset = dataset
@@ -56,6 +56,12 @@ class DatasetTable:
         chances = {column: self.column(column)[0].chance for column in self.columns}
         self.chances = {column: chance for column, chance in chances.items() if chance is not None}
         """Score of guessing in percent, of the columns with a score."""
+        self.encoders = {
+            encoder: title
+            for encoder, title in ENCODERS.items()
+            if any(self[encoder, c].mean is not None or self[encoder, c].failed for c in self.columns)
+        }
+        """Titles of the rows with a score or a failed task."""
 
     def __getitem__(self, key: tuple[EvaluatedEncoder, Column]) -> Record:
         return self._records[key]
@@ -75,6 +81,13 @@ class DatasetTable:
         if record is random or record.mean is None or random.mean is None:
             return None
         return record.mean - random.mean
+
+    @property
+    def measure(self) -> str:
+        """A sentence on what the numbers are."""
+        if any(column.spec.protocol in ("svm", "fusion") for column in self.columns):
+            return "Top-1 accuracy of a linear SVM on frozen features unless the column says otherwise, in %."
+        return "In %."
 
     @property
     def missing(self) -> dict[str, str]:
@@ -107,7 +120,7 @@ class DatasetTable:
         """Return the rows as text in percent: the encoders with their gains, then `references`."""
         rows = [
             Line(title, [self._text(self[encoder, column]) for column in self.columns])
-            for encoder, title in ENCODERS.items()
+            for encoder, title in self.encoders.items()
         ]
         return rows + self.references()
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from xkd.data.media.header import Header
+from xkd.data.shards.manifest import count_classes
 from xkd.data.shards.prepare import CLIP_TIMEOUT, PrepareConfig, encode
 from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.files import printable
@@ -42,10 +43,10 @@ def dry_run(source: Path, config: PrepareConfig) -> str:
         for clip in readable
         for fold, split in enumerate(clip.splits, 1)
     )
-    classes = {label for clip in readable for label in clip.labels}
+    classes = count_classes({label for clip in readable for label in clip.labels})
     counts = f"{len(readable)} clips of {len(places)} files"
     lines = [
-        f"{dataset.name}: {counts} ({_list(splits)}), {seconds / 3600:.2f} h, {len(classes)} classes"
+        f"{dataset.name}: {counts} ({_list(splits)}), {seconds / 3600:.2f} h, {classes}"
         if readable
         else f"{dataset.name}: nothing to prepare",
         *[f"codecs: {_list(Counter(_codecs(headers[place]) for place in places))}"][: len(places)],

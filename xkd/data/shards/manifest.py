@@ -12,7 +12,7 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,6 +245,11 @@ def _check_writer(root: Path, settings: Mapping[str, Any]) -> None:
             f"{root} was prepared by another version of xkd, whose colors and times differ; "
             "prepare the dataset again, in a new directory"
         )
+
+
+def count_classes(labels: Collection[str]) -> str:
+    """Return '2 classes', or 'no labels'."""
+    return f"{len(labels)} class{'es' * (len(labels) != 1)}" if labels else "no labels"
 
 
 def _require_prepared(root: Path) -> None:

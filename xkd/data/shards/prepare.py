@@ -22,7 +22,15 @@ from xkd.data.media.damage import MediaError
 from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
-from xkd.data.shards.manifest import DATASET, OFFSETS, WRITER, Clip, PreparedDataset, write_table
+from xkd.data.shards.manifest import (
+    DATASET,
+    OFFSETS,
+    WRITER,
+    Clip,
+    PreparedDataset,
+    count_classes,
+    write_table,
+)
 from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.own import OwnConfig
@@ -90,7 +98,7 @@ class Summary:
         speed = f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else ""
         return (
             f"{data.name} {data.revision[:12]}: {len(data.clips)} clips ({splits}), "
-            f"{data.seconds / 3600:.2f} h, {len(data.classes)} classes, {data.without_audio} without audio"
+            f"{data.seconds / 3600:.2f} h, {count_classes(data.classes)}, {data.without_audio} without audio"
             f"{damaged}, {data.skipped} skipped{missing}; {self.bytes_in / 1e6:.1f} MB in, "
             f"{written / 1e6:.1f} MB out"
             f"{speed}"

@@ -56,7 +56,7 @@ class SourceFile:
 
 
 class MediaFiles:
-    """The files below a root, with the members of the uncompressed tars there."""
+    """The files below a root, with the members of the uncompressed tars there; the root may be such a tar."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,6 +70,8 @@ class MediaFiles:
         Raises:
             UserError: a tar is damaged, or a folder unreadable.
         """
+        if not self.root.is_dir():
+            return tar_members(self.root, self.root.parent)
         found: dict[str, SourceFile] = {}
         for folder, subfolders, names in os.walk(self.root, onerror=raise_unreadable, followlinks=True):
             # A walk would never leave a link to one of its own parents.

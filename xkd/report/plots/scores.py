@@ -35,10 +35,10 @@ def score_bars(table: DatasetTable) -> Figure:
     """Plot a group of bars per column of the table, a bar per row; "?" marks a failed task."""
     figure, (panel,) = panels(1, 1, height=3.1)
     width = 0.8 / len(ENCODERS)
-    for index, (encoder, title) in enumerate(ENCODERS.items()):
+    for index, (encoder, title) in enumerate(table.encoders.items()):
         panel.bar(0, 0, color=ENCODER_COLORS[encoder], label=title)
         for group, column in enumerate(table.tasks):
-            x = group + (index - (len(ENCODERS) - 1) / 2) * width
+            x = group + (index - (len(table.encoders) - 1) / 2) * width
             _score_bar(panel, x, width * 0.92, table[encoder, column])
     for group, column in enumerate(table.tasks):
         if column in table.chances:
