@@ -93,7 +93,7 @@ def test_setup_installs_the_lock_or_without_cuda_if_torch_has_an_index(
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = distributions(path=[str(next((checkout / ".venv").glob("lib/*/site-packages")))])
-    installed = {f"{found.name}=={found.version}".replace("_", "-") for found in found}
+    installed = {f"{each.name}=={each.version}".replace("_", "-") for each in found}
     expected = {f"{name}+cpu" for name in LOCK[:3]} | {LOCK[-1]} if torch_index else set(LOCK)
     own = {name for name in installed if name.startswith(("pip==", "setuptools=="))}
     assert installed - own == expected | {"xkd==0.1.0"}
