@@ -5,13 +5,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 from xkd.errors import UserError
 from xkd.evaluation.features import ClipFeatures
 from xkd.evaluation.metrics import top_k
-from xkd.evaluation.protocols.svm import COSTS, choose_cost, fit_and_predict
+from xkd.evaluation.plan import make_task
+from xkd.evaluation.protocols import svm
+from xkd.evaluation.protocols.svm import COSTS, choose_cost, choose_fit, fit_and_predict
+from xkd.evaluation.score import Solver
 from xkd.evaluation.splits import VALIDATION_SHARE, validation_mask
 
 CLASSES = 4
@@ -39,10 +43,12 @@ def probe(
     classes: int,
     seed: int,
     costs: Sequence[float] = COSTS,
+    solver: Solver = "torch",
 ) -> Result:
     """The whole protocol on one fold."""
-    cost, sweep = choose_cost(train, labels, classes, seed, costs)
-    return Result(fit_and_predict(train, labels, test, classes, cost, seed), cost, sweep)
+    fit = choose_fit(solver, torch.device("cpu"))
+    cost, sweep = choose_cost(train, labels, classes, seed, fit, costs)
+    return Result(fit_and_predict(train, labels, test, classes, cost, fit), cost, sweep)
 
 
 def test_separable_classes_are_learned() -> None:
@@ -96,13 +102,38 @@ def test_the_validation_part_is_stratified_and_never_takes_a_whole_class() -> No
     assert not np.array_equal(held_out, validation_mask(labels, seed=1))
 
 
-def test_a_prediction_is_the_mean_decision_over_the_windows() -> None:
+@pytest.mark.parametrize("solver", ["torch", "sklearn"])
+def test_a_prediction_is_the_mean_decision_over_the_windows(solver: Solver) -> None:
     labels = np.tile(np.arange(CLASSES), 10)
     train, test = windows(labels, 2, 0.5, 0), windows(labels, 3, 0.5, 1)
-    result = probe(train, labels, test, CLASSES, seed=7, costs=[0.1])
-    machine = LinearSVC(C=0.1, max_iter=1000, random_state=7).fit(train.features, labels[train.clip])
+    result = probe(train, labels, test, CLASSES, seed=7, costs=[0.1], solver=solver)
+    machine = LinearSVC(C=0.1, dual=False, tol=1e-8).fit(train.features, labels[train.clip])
     expected = machine.decision_function(test.features).reshape(len(labels), 3, CLASSES).mean(axis=1)
-    np.testing.assert_allclose(result.predictions, expected, rtol=1e-5)
+    np.testing.assert_allclose(result.predictions, expected, atol=2e-3)
+
+
+def test_scikit_learn_reports_that_it_has_not_converged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(svm, "MAX_ITERATIONS", 1)
+    labels = np.tile(np.arange(CLASSES), 10)
+    train = windows(labels, 2, 0.5, 0)
+    fit_and_predict(train, labels, train, CLASSES, 1.0, choose_fit("sklearn", torch.device("cpu")))
+    said = "SVM with C 1: at least one of 4 classes has not converged after 1 iterations"
+    assert said in capsys.readouterr().err
+
+
+def test_another_solver_is_another_score() -> None:
+    def solver(protocol: str, **settings: str) -> object:
+        return make_task("kinetics400", "video", protocol, "raw", settings=settings).identity["solver"]
+
+    assert solver("svm") == "torch"
+    assert solver("svm", solver="sklearn") == "sklearn"
+    assert solver("fc") == ""
+    with pytest.raises(UserError, match="solver"):
+        solver("svm", solver="libsvm")
+    with pytest.raises(UserError, match="protocol fc has no setting solver"):
+        solver("fc", solver="sklearn")
 
 
 def test_two_classes_have_two_columns() -> None:

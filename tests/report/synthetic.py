@@ -93,6 +93,7 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
             "test_clips": 200,
             "windows": {"train": 5, "test": 3},
             "C": 0.01,
+            "solver": "torch",
             "sweep": {
                 f"{cost:g}": value - abs(math.log10(cost) + 2) / 50
                 for cost in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1)
@@ -108,7 +109,13 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
             "seconds": 21.4,
         }
         if task.protocol == "finetune":
-            values |= {"C": None, "sweep": {}, "finetune": {"epochs": 30}, "curve": _tuning(value, rng)}
+            values |= {
+                "C": None,
+                "solver": "",
+                "sweep": {},
+                "finetune": {"epochs": 30},
+                "curve": _tuning(value, rng),
+            }
         Score(**(values | changed)).write(folder)
     return folder
 

@@ -33,8 +33,8 @@ def make_task(
 ) -> Task:
     """Return a task with its dataset's windows and settings of fine-tuning, and `settings` laid over them.
 
-    Settings are ``train_windows``, ``test_windows``, ``seed`` (null: the default), and for fine-tuning fields
-    of `xkd.config.FinetuneConfig`.
+    Settings are ``train_windows``, ``test_windows``, ``seed`` (null: the default), ``solver`` of the SVM, and
+    for fine-tuning fields of `xkd.config.FinetuneConfig`.
 
     Raises:
         UserError: the dataset has no such evaluation, or a setting is unknown or out of range.

@@ -24,6 +24,8 @@ EvaluatedModality = Literal["video", "audio", "audiovisual"]
 EvaluatedEncoder = Literal["teacher", "student", "random", "raw"]
 """An encoder of the run; ``random``: the same encoder, never pretrained; ``raw``: the downsampled input."""
 ProtocolName = Literal["svm", "fusion", "fc", "finetune", "retrieval"]
+Solver = Literal["torch", "sklearn"]
+"""Of the linear SVM: `xkd.evaluation.protocols.svm_solver`, or its reference, scikit-learn's `LinearSVC`."""
 Part = Literal["train", "test"]
 """Windows of ``train`` are random, with the linear evaluation's augmentation (Tables S1, S2); those of
 ``test`` evenly spaced and not augmented."""
@@ -70,6 +72,8 @@ class Task:
     """Evenly spaced windows per test clip."""
     finetune: FinetuneConfig | None = None
     """Settings of fine-tuning; None for the other protocols."""
+    solver: Solver = "torch"
+    """Of the SVM; the other protocols have none."""
     seed: Seed = 0
     """Of training windows and their augmentation, the random encoder, validation clips and classifier."""
 
@@ -97,7 +101,8 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """The fields of its `Score` that the task decides, besides the key."""
         finetune = to_dict(self.finetune) if self.finetune else {}
-        return {"windows": self.windows, "seed": self.seed, "finetune": finetune}
+        solver = self.solver if self.protocol in ("svm", "fusion") else ""
+        return {"windows": self.windows, "seed": self.seed, "solver": solver, "finetune": finetune}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -136,6 +141,8 @@ class Score:
     """The regularization that a support vector machine was fitted with."""
     sweep: dict[str, float] = field(default_factory=dict)
     """Validation top-1 by C, on the first fold's training split."""
+    solver: str = ""
+    """Of the support vector machine."""
     finetune: dict[str, Any] = field(default_factory=dict)
     """The settings of fine-tuning (`xkd.config.FinetuneConfig`)."""
     curve: list[dict[str, float]] = field(default_factory=list)

@@ -133,6 +133,8 @@ class FeatureProtocol(Protocol):
 
         def read(clips: Sequence[Clip], part: Part) -> ClipFeatures:
             parts = [store.read(extractor, clips, part, task.windows[part]) for extractor in extractors]
+            if len(parts) == 1:
+                return parts[0]  # without another copy
             return parts[0]._replace(features=np.concatenate([one.features for one in parts], axis=1))
 
         return lambda: self.fit(evaluation, read)
