@@ -260,11 +260,11 @@ def test_a_kill_and_two_processes_change_no_row(run: Path, many: Path, tmp_path:
     subprocess.run(command("killed.parquet"), check=True)
     whole = (tmp_path / "whole.parquet").read_bytes()
     assert (tmp_path / "killed.parquet").read_bytes() == whole
-    two = subprocess.run(
+    done = subprocess.run(
         command("two.parquet", "--processes", "2"), check=True, capture_output=True, text=True
     )
     count = len(list(many.rglob("*.mp4")))
-    assert f"embed: {count}/{count}," in two.stderr
+    assert f"embed: {count}/{count}," in done.stderr
     one, two = read_index(tmp_path / "whole.parquet"), read_index(tmp_path / "two.parquet")
     assert (one.paths, one.starts.tolist()) == (two.paths, two.starts.tolist())
     for name, vectors in one.vectors.items():
