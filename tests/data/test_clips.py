@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -270,6 +271,18 @@ def test_training_windows_of_the_linear_probe_are_random_and_keyed_by_clip(data:
     assert torch.equal(other["params"].video.box, batches[0]["params"].video.box[5:10])
     (reseeded,) = evaluation_batches(data, clips[1:2], CONFIG, 5, train=True, seed=2)
     assert not torch.equal(reseeded["waveform"], other["waveform"])
+
+
+def test_batches_arrive_whatever_the_folder_for_temporary_files(
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paths of the sockets that loader workers create there have at most 107 bytes."""
+    folder = tmp_path / (75 * "x")
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    (batch,) = TrainingClips(data, with_settings("run.workers=1")).batches(0, 1)
+    assert len(batch["frames"]) == CONFIG.optim.batch_size
+    assert tempfile.gettempdir() == str(folder)
 
 
 def test_only_the_requested_modalities_are_read(data: PreparedDataset) -> None:

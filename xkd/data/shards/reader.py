@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,10 @@ def read_member(root: Path, clip: Clip, modality: Modality) -> bytes:
     return data
 
 
+_LONGEST_FOLDER = 107 - len("/pymp-00000000/listener-00000000")
+"""Bytes of a path in which multiprocessing can create its sockets: their paths have at most 107 (unix(7))."""
+
+
 def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
     """Yield batches in order, decoded by `workers` processes (0: by this one).
 
@@ -122,8 +127,7 @@ def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[It
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         timeout=300 if workers else 0,  # seconds after which a worker is considered hung
-        # A stop signal to the training process's group must not end a worker that it still needs.
-        worker_init_fn=lambda _: os.setpgid(0, 0),
+        worker_init_fn=_start_worker,
     )
     try:
         yield from loader
@@ -134,6 +138,15 @@ def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[It
         # A worker's error arrives with its traceback as text; the last line is the message.
         last = str(error).strip().splitlines()[-1]
         raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
+
+
+def _start_worker(_: int) -> None:
+    # A stop signal to the training process's group must not end a worker that it still needs.
+    os.setpgid(0, 0)
+    # Tensors, which are in /dev/shm, are sent through sockets in the folder for temporary files. Where the
+    # path of a socket would be too long, batches are lost and the training process waits for them.
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
+        tempfile.tempdir = "/dev/shm"  # noqa: S108
 
 
 def collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
