@@ -21,7 +21,7 @@ from xkd.lock import LOCK
 from xkd.monitor.collapse import CollapseThresholds
 from xkd.report.aggregate import Group, aggregate
 from xkd.report.load import read_run
-from xkd.report.signals import signal_lines
+from xkd.report.signals import drift, signal_lines
 from xkd.report.tables import EMPTY
 from xkd.report.tabulate import tabulate
 from xkd.rundir import RunDir, Verdict, read_rows
@@ -513,6 +513,23 @@ def test_the_signals_of_the_verdict_have_their_values_limits_and_lowest_values(
     assert "Lowest after the warm-up" in text
     assert kld.title in text
     assert f'<td data-column="At the end">{kld.cells[0]}</td>' in report.read_text()  # the title, on a phone
+
+
+def test_a_report_remarks_on_teachers_that_end_nearly_uniform(
+    run: Path, report: Path, tmp_path: Path
+) -> None:
+    history = RunDir(run).metrics()
+    names = [name for name in history[0] if name.startswith("teacher_entropy")]
+    assert "nearly uniform" not in report.read_text()
+    drifting = [row | dict.fromkeys(names, 0.95 * math.log(512)) for row in history]
+    assert "95 and 95 %" in drift(drifting, CollapseThresholds(512, 32))
+    assert drift(drifting[:9], CollapseThresholds(512, 32)) == ""
+    assert drift(drifting, CollapseThresholds(None, 32)) == ""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in drifting))
+    tabulate(tmp_path / "run", write_scores(tmp_path / "scores", run), tmp_path / "report")
+    for name in ("tables.md", "report.html"):
+        assert "nearly uniform" in (tmp_path / "report" / name).read_text()
 
 
 @pytest.mark.parametrize(("first", "drawn"), [(4, True), (9, False)])

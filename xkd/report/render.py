@@ -16,7 +16,7 @@ from xkd.report.aggregate import Record
 from xkd.report.figures import Plot
 from xkd.report.load import EvaluatedRun
 from xkd.report.plots.scores import MAX_CLASSES, MAX_NARROW_CLASSES, confusions
-from xkd.report.signals import SIGNAL_HEAD, signal_lines
+from xkd.report.signals import SIGNAL_HEAD, drift, signal_lines
 from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, ReportData, format_std
 from xkd.rundir import ROLES, Row
 
@@ -86,6 +86,7 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         changes=describe_changes(data.run),
         headlines=_HEADLINES,
         meaning=_MEANINGS[data.run.verdict.verdict] if data.run.thresholds.out_dim else "",
+        remark="" if data.run.verdict.failed else drift(data.history, data.run.thresholds),
         signal_head=SIGNAL_HEAD,
         signal_lines=signal_lines(data.history, data.run.thresholds),
         contents=[],

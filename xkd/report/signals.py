@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from xkd.config.pretrain import WINDOW
-from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD
+from xkd.model.terms import DIRECTIONS, INFORMATION, KD, KLD, TEACHER_ENTROPY
 from xkd.monitor.collapse import ZERO, CollapseThresholds, measure
 from xkd.report.tables import Line
 from xkd.rundir import Row
@@ -19,6 +20,9 @@ SIGNAL_HEAD = (
     "Limit",
     "Largest possible",
 )
+
+NEARLY_UNIFORM = 0.9
+"""Share of ln K above which a teacher's entropy is worth a remark."""
 
 
 def signal_lines(history: Sequence[Row], thresholds: CollapseThresholds) -> list[Line]:
@@ -44,3 +48,20 @@ def signal_lines(history: Sequence[Row], thresholds: CollapseThresholds) -> list
         end, low, limit, largest = (f"{value:.3g}" for value in shown)
         lines.append(Line(f"{last.name}, {direction}", [end, low, steps, limit, largest]))
     return lines
+
+
+def drift(history: Sequence[Row], thresholds: CollapseThresholds) -> str:
+    """Return a remark if the teachers' outputs end nearly uniform, else "" (docs/collapse.md)."""
+    last, out_dim = history[-WINDOW:], thresholds.out_dim
+    if out_dim is None or len(last) < WINDOW:
+        return ""
+    medians = [median(row.get(TEACHER_ENTROPY[d], math.nan) for row in last) for d in DIRECTIONS]
+    shares = [entropy / math.log(out_dim) for entropy in medians]
+    if not max(shares) > NEARLY_UNIFORM:
+        return ""
+    first, second = (f"{100 * share:.0f}" for share in shares)
+    return (
+        f"The teachers' outputs are nearly uniform at the end: their entropy is {first} and {second} % of "
+        "the largest possible. Small models pass through such a phase, and a longer run may leave it; until "
+        "then, the students learn little across the modalities."
+    )
