@@ -16,7 +16,7 @@ from xkd.config.overrides import to_yaml
 from xkd.config.presets import get_preset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task
-from xkd.report.tables import collect
+from xkd.report.collect import collect
 from xkd.report.tabulate import tabulate
 
 PUBLISHED = tuple(

@@ -9,8 +9,8 @@ from tests.tiny import tiny_config
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.score import record_failure
 from xkd.report.aggregate import Group, aggregate
+from xkd.report.collect import collect
 from xkd.report.load import read_run
-from xkd.report.tables import collect
 from xkd.rundir import RunDir
 
 

@@ -18,8 +18,8 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task, read_tasks
 from xkd.evaluation.score import record_failure
+from xkd.report.collect import collect
 from xkd.report.load import read_run
-from xkd.report.tables import collect
 from xkd.rundir import RunDir
 
 VIDEO = tuple(task for task in TASKS if task.modality == "video")

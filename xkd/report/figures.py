@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from xkd.config import MODALITIES, Modality
 from xkd.io import write_atomically
 from xkd.model.terms import KD
+from xkd.report.collect import ReportData
 from xkd.report.inline import Panel, split, whole
 from xkd.report.plots.reconstructions import attention_maps, by_mask_ratio, reconstructions
 from xkd.report.plots.scores import (
@@ -24,7 +25,6 @@ from xkd.report.plots.scores import (
     score_bars,
 )
 from xkd.report.plots.training import distillation_curves, loss_curves, probe_curves, probes, schedule_curves
-from xkd.report.tables import ReportData
 
 CURVES = ("losses", "distillation", "probes", "schedules", "finetuning")
 """Kinds of figures with curves, whose panels are shown one by one."""

@@ -13,11 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from xkd.config import MODALITIES
 from xkd.report.aggregate import Record
+from xkd.report.collect import ReportData
 from xkd.report.figures import Plot
 from xkd.report.load import EvaluatedRun
 from xkd.report.plots.scores import MAX_CLASSES, MAX_NARROW_CLASSES, confusions
 from xkd.report.signals import SIGNAL_HEAD, drift, signal_lines
-from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, ReportData, format_std
+from xkd.report.tables import EMPTY, Comparison, DatasetTable, Line, format_std
 from xkd.rundir import ROLES, Row
 
 LEGENDS = {

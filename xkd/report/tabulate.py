@@ -20,10 +20,10 @@ from xkd.model.terms import ALIGN, DIRECTIONS, KD, KLD, RECONSTRUCT, TEACHER_ENT
 from xkd.monitor.exporter import push_scores
 from xkd.monitor.metrics import SCORE_LABELS
 from xkd.report.aggregate import Record
+from xkd.report.collect import ReportData, collect
 from xkd.report.figures import draw_figures
 from xkd.report.plots.training import MAX_POINTS, thin
 from xkd.report.render import render
-from xkd.report.tables import ReportData, collect
 from xkd.rundir import Row
 
 _LOG = get_logger(__name__)
