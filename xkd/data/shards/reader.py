@@ -23,6 +23,9 @@ from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.errors import UserError
 
+_LONGEST_FOLDER = 107 - len("/pymp-00000000/listener-00000000")
+"""Bytes of a path in which multiprocessing can create its sockets: their paths have at most 107 (unix(7))."""
+
 
 class WindowReader:
     """Reader of windows of the clips of a prepared dataset.
@@ -106,10 +109,6 @@ def read_member(root: Path, clip: Clip, modality: Modality) -> bytes:
     if len(data) != size:
         raise MediaError(f"{clip.shard} is truncated")
     return data
-
-
-_LONGEST_FOLDER = 107 - len("/pymp-00000000/listener-00000000")
-"""Bytes of a path in which multiprocessing can create its sockets: their paths have at most 107 (unix(7))."""
 
 
 def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
