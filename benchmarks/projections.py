@@ -1,6 +1,6 @@
 """Which quantity of a trained run compares best across modalities: recall on its training clips.
 
-    python benchmarks/projections.py --run runs/embedded/0 --data runs/data/embedded-prepared
+    python benchmarks/projections.py --run runs/embedded/0 --data PREPARED
 
 `xkd embed` writes one of these quantities; the others are its alternatives. Test clips are not read, so that
 the retrieval scores of a run, which are on test clips, stay free of this choice.
