@@ -43,6 +43,8 @@ def test_the_facts_are_readable() -> None:
     *_, batch, epochs, time, memory, reason = suggestion("embedded", 200, 650, 200).lines()
     assert batch == "batch   32 clips; 20 steps an epoch, which leave out 10 clips, others each time"
     assert epochs == "epochs  200, 20 of them warm-up"
+    batch = list(suggestion("embedded", 200, 641, 200).lines())[3]
+    assert batch.endswith("which leave out 1 clip, others each time")
 
 
 def test_the_command_gives_the_settings() -> None:

@@ -73,7 +73,7 @@ class Suggestion:
         frames = "x".join(map(str, self.config.video.global_view[1:]))
         parts = f" in {run.accumulate} parts" if run.accumulate > 1 else ""
         left = self.material.clips - self.steps * optim.batch_size
-        leaves = f", which leave out {left} clips, others each time" if left else ""
+        leaves = f", which leave out {left} clip{'s' * (left > 1)}, others each time" if left else ""
         all_hours = self.hours * self.wanted / optim.epochs
         fewer = f"; {self.wanted} would take {_duration(all_hours)}" if optim.epochs < self.wanted else ""
         facts = {
