@@ -189,6 +189,10 @@ class RunDir:
             raise CollapsedError(verdict.to_dict())
         return verdict
 
+    def snapshot(self, epoch: int) -> RunDir:
+        """Return the directory of the run as it was after an epoch, see setting `run.snapshots`."""
+        return RunDir(self.path / "snapshots" / f"epoch_{epoch}")
+
     def newest_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, if there is one."""
         return max(self.checkpoints.glob("step_*.pt"), default=None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import xkd
 from tests.tiny import tiny_config, zero_centers
@@ -178,6 +179,21 @@ def test_a_run_writes_everything_that_the_next_stages_read(whole: Path) -> None:
     assert pictures["audio"]["original"].shape == (3, 1, 80, 448)
     encoder = xkd.load(whole / "encoders" / "teacher_video.safetensors")
     assert encoder.pool(encoder(torch.randn(2, 3, 32, 32, 32))).shape == (2, 32)
+
+
+def test_snapshots_are_runs_and_change_nothing(whole: Path, prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    pretrain(replace(config, run=replace(config.run, snapshots=(1, 4))), prepared, tmp_path / "run")
+    first, last = (RunDir(tmp_path / "run").snapshot(epoch) for epoch in (1, 4))
+    assert (first.verdict().step, last.verdict().step) == (7, 28)
+    for file in RunDir(whole).encoders.iterdir():
+        weights, early, late = (
+            load_file(folder / file.name) for folder in (file.parent, first.encoders, last.encoders)
+        )
+        assert all(late[name].equal(weights[name]) for name in weights)
+        assert not all(early[name].equal(weights[name]) for name in weights)
+    score = evaluate(first.path, prepared, make_task("embedded", "video", "svm", "teacher"), first.scores)
+    assert score.test_clips > 0
 
 
 def test_one_modality_alone_can_be_trained_evaluated_and_reported(prepared: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from xkd import __version__
-from xkd.cli import data, encoders, evaluation, export, suggest, training
+from xkd.cli import ablation, data, encoders, evaluation, export, suggest, training
 from xkd.errors import CommandInterruptedError, XkdError
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
 from xkd.launch.termination import forget_torchrun
@@ -58,6 +58,8 @@ app.command()(training.watch)
 app.command()(evaluation.evaluate)
 app.command()(evaluation.tasks)
 app.command()(evaluation.tabulate)
+app.command()(ablation.tables)
+app.command()(ablation.ablate)
 app.command()(encoders.embed)
 app.command()(encoders.search)
 app.command()(export.export)

@@ -89,6 +89,9 @@ class RunConfig:
     fp32 on the CPU. The alignment and the distillation are always computed in fp32."""
     accumulate: PositiveInt = 1
     """Parts in which each process computes its share of the batch, one after the other."""
+    snapshots: tuple[PositiveInt, ...] = ()
+    """Epochs after which the encoders are also published, as a run in ``snapshots/epoch_N``, which can be
+    evaluated like any other (B.10)."""
     compile: bool = False
     """Compile the transformer blocks (torch.compile): minutes at the start, faster steps on a GPU. Needs a
     C++ compiler, which the image does not have."""
@@ -193,6 +196,14 @@ class PretrainConfig:
             raise ValueError(
                 f"audio.global_view has {audio_frames} frames but clip.seconds of audio have {expected}"
             )
+        for name, local, longest in (
+            ("video", self.video.local_view[0], video_frames),
+            ("audio", self.audio.local_view[1], audio_frames),
+        ):
+            if local > longest:
+                raise ValueError(
+                    f"{name}.local_view has {local} frames but {name}.global_view only {longest}"
+                )
         if self.audio.local_view[0] != self.audio.global_view[0]:
             raise ValueError("audio.local_view and audio.global_view must have the same mel bins")
         return self

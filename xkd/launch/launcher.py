@@ -37,6 +37,7 @@ def launch(
     run_id: str = "",
     extend: bool = False,
     hosts: Hosts | None = None,
+    log: Path | None = None,
 ) -> Verdict | None:
     """Pretrain, on this machine or on a cluster, and wait for the end.
 
@@ -51,6 +52,7 @@ def launch(
         run_id: the pipeline run that the job on a cluster belongs to.
         extend: continue a run for more epochs.
         hosts: that train together, each by this function; they share `data` and `out`.
+        log: file for the output of training on this machine; None: shown.
 
     Returns:
         The verdict on the finished run; None if a job completed and no verdict can be read from here.
@@ -70,7 +72,7 @@ def launch(
     _check_processes(processes)
     # The data loader's workers need cores too.
     work = _work(config, data.resolve(), out.resolve(), extend)
-    run_locally(work, processes, idle_cores=config.run.workers, hosts=hosts)
+    run_locally(work, processes, idle_cores=config.run.workers, hosts=hosts, log=log)
     return RunDir(out).outcome()
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torchx.runner import Runner
@@ -25,6 +26,7 @@ from xkd.errors import (
     XkdError,
     as_exit_code,
 )
+from xkd.io import make_folder
 from xkd.launch.agent import agent_command
 from xkd.launch.interrupts import handle_stop_signals, signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
@@ -52,7 +54,13 @@ class Hosts:
             )
 
 
-def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0, hosts: Hosts | None = None) -> None:
+def run_locally(
+    work: Sequence[str],
+    processes: int,
+    idle_cores: int = 0,
+    hosts: Hosts | None = None,
+    log: Path | None = None,
+) -> None:
     """Run workers on this machine to their end; none is left when this returns or raises.
 
     Args:
@@ -60,6 +68,7 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0, hosts:
         idle_cores: cores per worker for its child processes; it has a thread for each of the others, unless
             the environment sets OMP_NUM_THREADS.
         hosts: that train together; None: this one alone.
+        log: file for the workers' output, which replaces an earlier one; None: this process's.
 
     Raises:
         XkdError: as `xkd.launch.launcher.launch` does.
@@ -75,8 +84,19 @@ def run_locally(work: Sequence[str], processes: int, idle_cores: int = 0, hosts:
         options += ["--rendezvous", hosts.rendezvous]
     command = agent_command("xkd", processes, [word.replace("$", "$$") for word in work], options)
 
+    if log:  # TorchX refuses to write to one that exists
+        make_folder(log.parent)
+        log.unlink(missing_ok=True)
+    output = str(log) if log else None
+
+    class ImageProvider(CWDImageProvider):  # type: ignore[misc]
+        """Gives the workers `log`, or this process's stdout and stderr, so that progress bars work."""
+
+        def get_replica_param(self, img_root: str, role: Role, *_files: str | None) -> ReplicaParam:
+            return super().get_replica_param(img_root, role, None, output)
+
     def scheduler(session_name: str, **_: Any) -> LocalScheduler:
-        return LocalScheduler(session_name, image_provider_class=_ConsoleImageProvider)
+        return LocalScheduler(session_name, image_provider_class=ImageProvider)
 
     role = Role(name="train", image="", entrypoint=sys.executable, args=command, env=env)
     with signal_handlers_restored(), Runner("xkd", {"local_cwd": scheduler}) as runner:
@@ -116,10 +136,3 @@ def _raise(number: signal.Signals, _first: bool) -> None:
 def _termination(status: AppStatus | None) -> Termination | None:
     """Return how the agent ended, if it could say so."""
     return read_termination_message(status.structured_error_msg if status else None)
-
-
-class _ConsoleImageProvider(CWDImageProvider):  # type: ignore[misc]
-    """Gives the workers this process's stdout and stderr, so that progress bars work."""
-
-    def get_replica_param(self, img_root: str, role: Role, *_files: str | None) -> ReplicaParam:
-        return super().get_replica_param(img_root, role)

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from xkd.config import MODALITIES
 from xkd.report.aggregate import Record
@@ -57,10 +57,10 @@ _LATEX = str.maketrans(
 )
 
 
-def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
-    """Return a template filled in: the page embeds the figures and needs neither scripts nor the network."""
-    environment = Environment(
-        loader=PackageLoader("xkd.report"),
+def environment(package: str) -> Environment:
+    """Return the environment of a package's templates, which can include those of reports."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("xkd.report")]),
         extensions=["jinja2.ext.do"],
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
@@ -68,9 +68,14 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
+    """Return a template filled in: the page embeds the figures and needs neither scripts nor the network."""
+    jinja = environment("xkd.report")
     if template.endswith(".tex.j2"):  # Jinja's own braces collide with LaTeX's.
-        environment = environment.overlay("<%", "%>", "<<", ">>")
-    environment.filters |= {
+        jinja = jinja.overlay("<%", "%>", "<<", ">>")
+    jinja.filters |= {
         "chain": chain,
         "data_uri": _data_uri,
         "latex": lambda text: text.translate(_LATEX),
@@ -79,7 +84,7 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         "percent": lambda value: "" if value is None else f"{100 * value:.1f}",
         "std": format_std,
     }
-    return environment.get_template(template).render(
+    return jinja.get_template(template).render(
         data=data,
         run=data.run,
         comparison=data.comparison,

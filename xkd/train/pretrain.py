@@ -34,7 +34,7 @@ from xkd.train.initial import initial_weights
 from xkd.train.loop import ResumableLoop
 from xkd.train.memory import check_memory, find_machine
 from xkd.train.probe import Probe
-from xkd.train.publish import mean_outputs, save_encoders
+from xkd.train.publish import mean_outputs, save_encoders, save_snapshot
 from xkd.train.run_state import RunState
 from xkd.train.schedules import schedule
 from xkd.train.step import Stepper, mask_noise, precision, require_compiler
@@ -153,6 +153,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
                 break
             if logging and verdict.failed and config.run.on_collapse != "alert":
                 break
+            save_snapshot(stepper.model, clips, state, step, per_epoch, verdict)
             if saving:
                 state.record_time()
                 try:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from xkd.config import Modality
+from xkd.config.overrides import to_yaml
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
+from xkd.io import write_json, write_text
 from xkd.log import get_logger
 from xkd.model.xkd import XKD
-from xkd.rundir import ROLES, Role, RunDir
+from xkd.rundir import ROLES, Role, RunDir, Verdict
+from xkd.train.run_state import RunState
 from xkd.weights import save_encoder, save_projector
 
 _log = get_logger(__name__)
@@ -67,3 +71,20 @@ def save_encoders(model: XKD, run: RunDir, centers: Centers) -> None:
             if model.teacher:
                 weights = network.projector.state_dict() | {"center": centers[role][m]}
                 save_projector(weights, model.config, m, run.projector(role, m))
+
+
+def save_snapshot(
+    model: XKD, training: TrainingClips, state: RunState, step: int, per_epoch: int, verdict: Verdict
+) -> None:
+    """Publish the encoders as a run (`RunDir.snapshot`) if the step ends an epoch of `run.snapshots`.
+
+    Its configuration is that of the whole run, whose schedules continue after the snapshot.
+    """
+    epoch, rest = divmod(step, per_epoch)
+    if rest or epoch not in training.config.run.snapshots or not state.context.is_main:
+        return
+    snapshot = state.dir.snapshot(epoch)
+    save_encoders(model, snapshot, mean_outputs(model, training))
+    write_text(snapshot.config_file, to_yaml(training.config))
+    write_json(snapshot.info_file, state.info)
+    write_json(snapshot.verdict_file, replace(verdict, step=step).to_dict())

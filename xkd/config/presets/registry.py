@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xkd.config.overrides import Settings, load_file, load_yaml, overlay, resolve
+from xkd.config.overrides import Settings, build, load_file, load_yaml, overlay, resolve, to_dict
 from xkd.config.presets.paper_results import paper_results
+from xkd.config.presets.scale import SCALES, rescale, split_scale
 from xkd.config.pretrain import PretrainConfig
 from xkd.errors import UserError, nearest
 
@@ -65,18 +66,25 @@ def build_preset(table: Mapping[str, Preset], name: str, defaults: Settings) -> 
     return overlay(base, preset.settings, f"preset {name}")
 
 
-PRESETS = read_table("published.yaml", "ablations.yaml", "small.yaml")
+_SMALL = read_table("small.yaml")
+PRESETS = read_table("published.yaml", "ablations.yaml") | _SMALL
 """The presets of pretraining by name."""
 
 
 def get_preset(name: str) -> PretrainConfig:
-    """Return the configuration of a pretraining preset.
+    """Return the configuration of a pretraining preset, such as ``ablation`` or ``ablation@small``.
 
     Raises:
-        UserError: the name is unknown; the nearest names are suggested.
+        UserError: the name is unknown, and the nearest names are suggested; or the preset does not exist at
+            the scale, because a setting would be impossible.
     """
-    _check_name(name)
-    return replace(build_preset(PRESETS, name, PretrainConfig()), preset=name)
+    preset, scale = _check_name(name)
+    config = build_preset(PRESETS, preset, PretrainConfig())
+    if scale != "paper":
+        scaled_paper = build_preset(PRESETS, SCALES[scale], PretrainConfig())
+        values = rescale(to_dict(config), to_dict(PretrainConfig()), to_dict(scaled_paper))
+        config = build(PretrainConfig, values, f"preset {name}")
+    return replace(config, preset=preset if scale == "paper" else name)
 
 
 def get_prepare_settings(name: str) -> dict[str, Any]:
@@ -85,14 +93,29 @@ def get_prepare_settings(name: str) -> dict[str, Any]:
     Raises:
         UserError: the name is unknown; the nearest names are suggested.
     """
-    _check_name(name)
-    preset = PRESETS[name]
+    unscaled, scale = _check_name(name)
+    preset = PRESETS[unscaled if scale == "paper" else SCALES[scale]]
     return {**(get_prepare_settings(preset.base) if preset.base else {}), **preset.prepare}
 
 
-def _check_name(name: str) -> None:
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}{nearest(str(name), PRESETS)}; see xkd presets")
+def _check_name(name: str) -> tuple[str, str]:
+    """Return the preset and the scale in a name.
+
+    Raises:
+        UserError: one of them is unknown, or the preset is not one that is scaled.
+    """
+    preset, scale = split_scale(str(name))
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}; see xkd presets")
+    if scale not in SCALES:
+        raise UserError(
+            f"preset {name}: unknown scale {scale!r}{nearest(scale, SCALES)}; known: {', '.join(SCALES)}"
+        )
+    if scale != "paper" and preset in _SMALL:
+        raise UserError(
+            f"preset {name}: {preset} is a small one; only presets of the paper's size have scales"
+        )
+    return preset, scale
 
 
 def resolve_pretrain(

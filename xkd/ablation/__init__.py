@@ -1,0 +1,1 @@
+"""The supplement's tables and figures of ablations: their runs, evaluations and results."""

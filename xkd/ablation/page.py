@@ -1,0 +1,175 @@
+"""The results as Markdown, CSV, figures and one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from xkd.ablation.grid import MeasuredColumn
+from xkd.ablation.plot import differences, schedule
+from xkd.ablation.result import RUNS, Cell, Result, ResultRow, collect
+from xkd.ablation.tables import Table
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.io import write_text
+from xkd.report.figures import save
+from xkd.report.inline import Panel, whole
+from xkd.report.render import environment
+
+_DATASETS = {
+    "hmdb51": "HMDB51",
+    "ucf101": "UCF101",
+    "esc50": "ESC-50",
+    "kinetics400": "Kinetics400",
+    "kinetics_sound": "Kinetics-Sound",
+}
+_CSV = (
+    *("table", "preset", "encoder", "epoch", "dataset", "modality", "protocol", "split", "seeds"),
+    *("mean", "std", "n", "difference", "low", "high", "outcome", "verdicts", "missing"),
+)
+_MINUS = "\N{MINUS SIGN}"
+
+
+def write_results(
+    tables: Sequence[Table], scale: str, seeds: int, datasets: Mapping[str, PreparedDataset], out: Path
+) -> Path:
+    """Write the results of tables, print them, and return the page.
+
+    Writes to `out`: ablations.html (self-contained), ablations.md, ablations.csv and figures/.
+    """
+    results = [collect(table, scale, seeds, datasets, out / RUNS) for table in tables]
+    figures = {result.table.name: _draw(result, out / "figures") for result in results}
+    facts = {"results": results, "scale": scale, "seeds": seeds, "dataset": next(iter(datasets))}
+    text = _render("ablations.md.j2", **facts)
+    write_text(out / "ablations.md", text)
+    write_text(out / "ablations.csv", _csv(results))
+    page = out / "ablations.html"
+    write_text(page, _render("ablations.html.j2", **facts, figures=figures, contents=[]))
+    print(f"{text}\nresults: {page}", flush=True)
+    return page
+
+
+def _render(template: str, **facts: object) -> str:
+    jinja = environment("xkd.ablation")
+    jinja.filters |= {"number": number, "head": column_head, "paper_head": paper_head, "row_title": row_title}
+    jinja.filters |= {"ours": ours, "change": change, "paper": paper, "holes": holes}
+    return jinja.get_template(template).render(**facts)
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """Return a number with one digit, with a real minus sign; empty for None and NaN."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:{'+' if sign else ''}.1f}".replace("-", _MINUS)
+
+
+def row_title(row: ResultRow, result: Result) -> str:
+    """Return what distinguishes a row from the others of its table."""
+    parts = [row.row.title.rstrip(".").split(";")[0]]
+    if len(result.table.encoders) > 1 or row.row.role != row.row.column_role:
+        parts.append(row.row.role)
+    if row.row.epoch is not None:
+        parts.append(f"after {row.row.epoch} epochs")
+    return ", ".join(parts)
+
+
+def column_head(column: MeasuredColumn) -> str:
+    """Return the heading of what was measured, such as ``Video, top-1``."""
+    measured = column.measured
+    name = _DATASETS.get(measured.dataset, measured.dataset)
+    protocol = ", FC" if measured.protocol == "fc" else ""
+    return f"{name}, {measured.modality}{protocol}"
+
+
+def paper_head(column: MeasuredColumn) -> str:
+    """Return the heading of the paper's numbers."""
+    return "paper: " + ", ".join(
+        _DATASETS.get(each.dataset, each.dataset) + (" (FC)" if each.protocol == "fc" else "")
+        for each in column.paper
+    )
+
+
+def ours(cell: Cell) -> str:
+    """Return the mean, and with several seeds their standard deviation."""
+    std = f" ± {number(cell.std)}" if cell.std is not None else ""
+    return f"{number(cell.mean)}{std}" if cell.seeds else "\N{EN DASH}"
+
+
+def change(cell: Cell) -> str:
+    """Return the difference and its interval."""
+    if (found := cell.difference) is None:
+        return ""
+    return (
+        f"{number(found.mean, sign=True)} [{number(found.low, sign=True)}, {number(found.high, sign=True)}]"
+    )
+
+
+def paper(cell: Cell) -> str:
+    """Return the paper's numbers with their differences."""
+    parts = []
+    for percent, points in zip(cell.paper, cell.paper_differences, strict=True):
+        gain = f" ({number(points, sign=True)})" if points is not None else ""
+        parts.append(f"{number(percent)}{gain}" if percent is not None else "\N{EN DASH}")
+    return ", ".join(parts) if any(percent is not None for percent in cell.paper) else ""
+
+
+def holes(result: Result) -> dict[str, str]:
+    """Return why rows or their seeds have no number, or a verdict other than healthy, by title."""
+    found = dict(result.impossible)
+    for row in result.rows:
+        parts = [
+            f"seed {seed}: {verdict}" for seed, verdict in enumerate(row.verdicts) if verdict != "healthy"
+        ]
+        known = set(row.verdicts)
+        for cell, column in zip(row.cells, result.columns, strict=True):
+            why = {seed: text for seed, text in cell.missing.items() if text not in known}
+            parts += [f"{column_head(column)}, seed {seed}: {text}" for seed, text in why.items()]
+        if parts:
+            found[row_title(row, result)] = "; ".join(parts)
+    return found
+
+
+def _draw(result: Result, folder: Path) -> list[Panel]:
+    """Draw the figure of a table; none where nothing was measured."""
+    if not any(cell.seeds for row in result.rows for cell in row.cells):
+        return []
+    path = folder / f"{result.table.name}.svg"
+
+    def draw() -> Figure:
+        if result.table.snapshots:
+            return schedule(result)
+        titles = [row_title(row, result) for row in result.rows]
+        return differences(result, titles, list(map(column_head, result.columns)))
+
+    save(draw, path)
+    return whole(path, f"{result.table.label}: {result.table.title}")
+
+
+def _csv(results: Sequence[Result]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV)
+    for result in results:
+        for row in result.rows:
+            for cell, column in zip(row.cells, result.columns, strict=True):
+                measured, found = column.measured, cell.difference
+                writer.writerow(
+                    [
+                        *(result.table.name, row.row.preset, row.row.role, row.row.epoch or ""),
+                        *(measured.dataset, measured.modality, measured.protocol, measured.split),
+                        " ".join(f"{seed}:{each.percent:.2f}" for seed, each in cell.seeds.items()),
+                        *(
+                            "" if math.isnan(cell.mean) else round(cell.mean, 3),
+                            cell.std or "",
+                            len(cell.seeds),
+                        ),
+                        *((round(x, 3) for x in found) if found else ("", "", "")),
+                        *(cell.outcome, "; ".join(row.verdicts)),
+                        "; ".join(f"seed {seed}: {why}" for seed, why in cell.missing.items()),
+                    ]
+                )
+    return text.getvalue()

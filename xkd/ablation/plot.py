@@ -1,0 +1,61 @@
+"""Figures of ablations, in the report's style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from xkd.ablation.result import Result
+from xkd.report.plots.scores import ENCODER_COLORS, PAPER_COLOR
+from xkd.report.plots.training import DASHED, GRAY, panels
+
+_ROW_HEIGHT = 0.34
+
+
+def differences(result: Result, titles: Sequence[str], heads: Sequence[str]) -> Figure:
+    """Plot a panel per column: the differences to the first row with their intervals, and the paper's."""
+    height = 1.1 + _ROW_HEIGHT * len(result.rows)
+    figure, axes = panels(1, len(result.columns), height=height)
+    for panel, head, number in zip(axes, heads, range(len(heads)), strict=True):
+        panel.axvline(0, color=GRAY, linewidth=1, linestyle=DASHED)
+        for place, row in enumerate(result.rows):
+            cell = row.cells[number]
+            if cell.difference:
+                d = cell.difference
+                panel.plot([d.low, d.high], [place] * 2, color=ENCODER_COLORS["teacher"], linewidth=1.2)
+                panel.plot(d.mean, place, "o", color=ENCODER_COLORS["teacher"], markersize=5)
+            for change in cell.paper_differences:
+                if change is not None:
+                    panel.plot(change, place, "D", color=PAPER_COLOR, markersize=4, markerfacecolor="none")
+        panel.plot(
+            [], [], "o", color=ENCODER_COLORS["teacher"], markersize=5, label="measured, with interval"
+        )
+        panel.plot([], [], "D", color=PAPER_COLOR, markersize=4, markerfacecolor="none", label="paper")
+        panel.set_title(head)
+        panel.set_xlabel("difference in points")
+        panel.set_yticks(range(len(titles)), titles if number == 0 else [""] * len(titles))
+        panel.set_ylim(len(titles) - 0.5, -0.5)
+    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=2, borderaxespad=0)
+    return figure
+
+
+def schedule(result: Result) -> Figure:
+    """Plot a panel per column: scores over the epochs, a line per encoder."""
+    figure, axes = panels(1, len(result.columns), height=3.0)
+    last = max(row.row.epoch or 0 for row in result.rows)
+    ends = {row.row.epoch for row in result.rows}
+    end = last + (last // max(len(ends) - 1, 1))
+    for panel, number in zip(axes, range(len(result.columns)), strict=True):
+        for role, color in ((role, ENCODER_COLORS[role]) for role in result.table.encoders):
+            found = [(row.row.epoch or end, row.cells[number]) for row in result.rows if row.row.role == role]
+            known = [(epoch, cell) for epoch, cell in found if not math.isnan(cell.mean)]
+            if known:
+                epochs, cells = zip(*known, strict=True)
+                errors = [cell.std or 0.0 for cell in cells]
+                panel.errorbar(epochs, [c.mean for c in cells], errors, color=color, capsize=2, label=role)
+        panel.set_xlabel("epochs")
+        panel.set_ylabel("top-1, %")
+        panel.legend()
+    return figure

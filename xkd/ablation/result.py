@@ -1,0 +1,246 @@
+"""What the runs of a table show: scores, differences to the default with their intervals, and the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from xkd.ablation.grid import MeasuredColumn, Row, columns, paper_percent, reference, rows, tasks
+from xkd.ablation.plan import plan_runs
+from xkd.ablation.tables import Column, Table
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.errors import UserError
+from xkd.evaluation.score import Score, Task, read_failures, score_path
+from xkd.monitor.collapse import CollapseThresholds, find_onset
+from xkd.rundir import RunDir
+
+RUNS = "runs"
+"""Folder of the runs in the output folder."""
+RESAMPLES = 10_000
+"""Of the bootstrap."""
+LEVEL = 0.95
+"""Of the intervals."""
+
+Outcome = Literal["same sign", "opposite sign", "within noise", "mixed in the paper", ""]
+
+
+class Measurement(NamedTuple):
+    """The mean score of a run over the folds of a column."""
+
+    percent: float
+    clips: int
+    """Test clips of all folds."""
+
+
+class Difference(NamedTuple):
+    """The difference of two rows in points, paired over the seeds that both have, and its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """0 if the interval contains 0."""
+        return (self.low > 0) - (self.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A score of a row, its difference to that of the row's reference, and the paper's."""
+
+    seeds: Mapping[int, Measurement]
+    missing: Mapping[int, str]
+    """Why seeds have no score."""
+    difference: Difference | None
+    """None without a reference or common seeds."""
+    paper: tuple[float | None, ...]
+    """By the column's evaluations of the paper."""
+    paper_differences: tuple[float | None, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds; NaN if there are none."""
+        return fmean(each.percent for each in self.seeds.values()) if self.seeds else float("nan")
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over the seeds; None with fewer than two."""
+        return stdev(each.percent for each in self.seeds.values()) if len(self.seeds) > 1 else None
+
+    @property
+    def paper_sign(self) -> int | None:
+        """The sign of the paper's differences; 0 if they have several, None if it gives none."""
+        signs = {(d > 0) - (d < 0) for d in self.paper_differences if d is not None}
+        return (signs.pop() if len(signs) == 1 else 0) if signs else None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the sign of the difference is the paper's; empty if one of them gives none."""
+        if self.difference is None or self.paper_sign is None:
+            return ""
+        if not self.difference.sign:
+            return "within noise"
+        if not self.paper_sign:
+            return "mixed in the paper"
+        return "same sign" if self.difference.sign == self.paper_sign else "opposite sign"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """A row with its cells."""
+
+    row: Row
+    cells: tuple[Cell, ...]
+    verdicts: tuple[str, ...]
+    """Of the runs, by seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A table with what was measured."""
+
+    table: Table
+    scale: str
+    columns: tuple[MeasuredColumn, ...]
+    rows: tuple[ResultRow, ...]
+    impossible: Mapping[str, str]
+    """Why presets of the table do not exist at the scale."""
+
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of all cells that have one."""
+        return [cell.outcome for row in self.rows for cell in row.cells if cell.outcome]
+
+
+def find_score(run: RunDir, dataset: PreparedDataset, task: Task) -> Score | None:
+    """Return the score of a task, if there is one of its settings and this data."""
+    path = score_path(run.scores, task.name)
+    if not path.is_file():
+        return None
+    score = Score.read(path)
+    return None if score.differences(dataset.identity | task.identity) else score
+
+
+def collect(
+    table: Table, scale: str, seeds: int, datasets: Mapping[str, PreparedDataset], runs: Path
+) -> Result:
+    """Read the runs and scores of a table.
+
+    Args:
+        datasets: those that the runs were evaluated on, by name; at a small scale, the first.
+        runs: folder of the runs.
+    """
+    chosen = rows(table, scale)
+    shown = tuple(columns(table, scale, next(iter(datasets))))
+    measured = {
+        row: [_measure(row, each.measured, scale, seeds, datasets, runs) for each in shown] for row in chosen
+    }
+    return Result(
+        table=table,
+        scale=scale,
+        columns=shown,
+        rows=tuple(
+            ResultRow(
+                row=row,
+                cells=tuple(
+                    _cell(row, reference(row, table), column, number, measured)
+                    for number, column in enumerate(shown)
+                ),
+                verdicts=tuple(describe_run(row.directory(runs, scale, seed)) for seed in range(seeds)),
+            )
+            for row in chosen
+        ),
+        impossible=plan_runs([table], scale, seeds).impossible,
+    )
+
+
+_Measured = tuple[dict[int, Measurement], dict[int, str]]
+"""Scores by seed, and why others are missing."""
+
+
+def _measure(
+    row: Row, column: Column, scale: str, seeds: int, datasets: Mapping[str, PreparedDataset], runs: Path
+) -> _Measured:
+    found, missing = dict[int, Measurement](), dict[int, str]()
+    try:
+        wanted = tasks(row, column, datasets)
+    except UserError as error:
+        return found, dict.fromkeys(range(seeds), str(error))
+    for seed in range(seeds):
+        run = row.directory(runs, scale, seed)
+        scores = [score for each in wanted if (score := find_score(run, *each))]
+        if len(scores) == len(wanted):
+            percent = 100 * fmean(score.score for score in scores)
+            found[seed] = Measurement(percent, sum(score.test_clips for score in scores))
+        elif not run.ended or not run.encoders.is_dir():
+            missing[seed] = describe_run(run)
+        else:
+            failures = read_failures(run.scores, run)
+            missing[seed] = next((failures[t.key] for _, t in wanted if t.key in failures), "not evaluated")
+    return found, missing
+
+
+def _cell(
+    row: Row, other: Row | None, column: MeasuredColumn, number: int, measured: Mapping[Row, list[_Measured]]
+) -> Cell:
+    seeds, missing = measured[row][number]
+    theirs = measured[other][number][0] if other else {}
+    common = [(seeds[seed], theirs[seed]) for seed in seeds if seed in theirs]
+    paper, before = (
+        [
+            paper_percent(each.preset, each.role, c) if each and each.epoch is None else None
+            for c in column.paper
+        ]
+        for each in (row, other)
+    )
+    return Cell(
+        seeds=seeds,
+        missing=missing,
+        difference=difference(common) if common else None,
+        paper=tuple(paper),
+        paper_differences=tuple(
+            None if a is None or b is None else a - b for a, b in zip(paper, before, strict=True)
+        ),
+    )
+
+
+def difference(pairs: Sequence[tuple[Measurement, Measurement]]) -> Difference:
+    """Return the mean difference of paired scores with a bootstrap interval.
+
+    Seeds are drawn with replacement, and of each of their scores the share of correct test clips from a
+    binomial distribution: a single seed has an interval too. The two scores are of the same clips, which
+    this ignores: the intervals are rather too wide.
+    """
+    random = np.random.default_rng(0)
+    ours, theirs = (
+        np.array([[m.percent / 100, m.clips] for m in column]) for column in zip(*pairs, strict=True)
+    )
+    drawn = random.integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    a, b = (
+        random.binomial(side[drawn, 1].astype(int), side[drawn, 0]) / side[drawn, 1]
+        for side in (ours, theirs)
+    )
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(100 * (a - b).mean(axis=1), [tail, 100 - tail])
+    return Difference(100 * float((ours[:, 0] - theirs[:, 0]).mean()), float(low), float(high))
+
+
+def describe_run(run: RunDir) -> str:
+    """Return a run's verdict in words, such as ``collapsed: constant from step 120 on``."""
+    if not run.config_file.is_file():
+        return "not trained"
+    if not run.ended:
+        return "not trained to its end"
+    verdict = run.verdict()
+    if verdict.verdict in ("one_hot", "constant"):
+        rows_, thresholds = run.metrics(), CollapseThresholds.of_run(run.config(), run.info())
+        onset = f" from step {find_onset(rows_, thresholds)} on" if rows_ else ""
+        return f"collapsed: {verdict.verdict.replace('_', '-')}{onset}"
+    return f"{verdict.verdict.replace('_', '-')}: {verdict.reason}" if verdict.failed else verdict.verdict

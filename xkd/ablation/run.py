@@ -1,0 +1,158 @@
+"""Train and evaluate the runs of tables on this machine, one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xkd.ablation.grid import columns, rows, tasks
+from xkd.ablation.page import write_results
+from xkd.ablation.plan import Plan, PlannedRun, plan_runs, run_preset
+from xkd.ablation.result import RUNS, find_score
+from xkd.ablation.tables import Table
+from xkd.data.datasets.training import TrainingClips
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.errors import CollapsedError, TrainingError, UserError
+from xkd.evaluation.evaluate import evaluate
+from xkd.io import find_json, write_json
+from xkd.launch.launcher import launch
+from xkd.lock import locked_directory
+from xkd.log import get_logger
+from xkd.progress import Bar, progress
+from xkd.rundir import RunDir
+
+_LOG = get_logger(__name__)
+_POLL_SECONDS = 1.0
+STATE = "ablations.json"
+"""File of the output folder: the scale and the data of its runs."""
+
+
+def ablate(
+    tables: Sequence[Table],
+    scale: str,
+    seeds: int,
+    data: Path,
+    out: Path,
+    downstream: Sequence[Path] = (),
+    settings: Sequence[str] = (),
+) -> Path:
+    """Train and evaluate all runs of tables, and write the tables; what is finished is not repeated.
+
+    Writes to `out`: ``runs/PRESET-seedN``, ``logs`` with the output of training, and the results
+    (`xkd.ablation.result.write_results`). A run that collapses is a result, not an error.
+
+    Args:
+        seeds: number of seeds, from 0.
+        data: prepared dataset that the runs train on.
+        downstream: prepared datasets for the evaluations; none: `data`.
+        settings: overrides of every run's settings, each ``dotted.name=value``.
+
+    Returns:
+        The page with the results.
+
+    Raises:
+        UserError: an argument is impossible, or `out` has runs of another scale, other data or settings.
+    """
+    plan = plan_runs(tables, scale, seeds, settings)
+    dataset = PreparedDataset.open(data)
+    evaluated = {each.name: each for each in map(PreparedDataset.open, downstream or [data])}
+    steps = {run.name: _steps(run, dataset) for run in plan.runs}
+    with locked_directory(out):
+        _claim(out, scale, dataset, settings)
+        with progress("ablate", sum(steps.values()), done=_done(plan, out)) as bar:
+            for number, run in enumerate(plan.runs, 1):
+                bar.note(f"run {number} of {len(plan.runs)}: {run.name}")
+                with _followed(RunDir(out / RUNS / run.name), bar):
+                    _train(run, data, out)
+                _evaluate(run, tables, scale, evaluated, out)
+        return write_results(tables, scale, seeds, evaluated, out)
+
+
+def _steps(run: PlannedRun, dataset: PreparedDataset) -> int:
+    """Return the number of steps of a run.
+
+    Raises:
+        UserError: the dataset does not fit its settings.
+    """
+    return TrainingClips(dataset, run.config).count_steps()[0]
+
+
+def _claim(out: Path, scale: str, dataset: PreparedDataset, settings: Sequence[str]) -> None:
+    """Make `out` the folder of runs of a scale, a dataset and settings, or check that it is.
+
+    Raises:
+        UserError: it is one of others.
+    """
+    wanted = {"scale": scale, "dataset": dataset.name, **dataset.identity, "settings": sorted(settings)}
+    found = find_json(out / STATE)
+    if found is None:
+        write_json(out / STATE, wanted)
+    elif found != wanted:
+        name = next(name for name in wanted if found.get(name) != wanted[name])
+        raise UserError(f"{out} has runs of {name} {found.get(name)}, not {wanted[name]}; use another --out")
+
+
+def _done(plan: Plan, out: Path) -> int:
+    """Return the number of steps that are trained."""
+    return sum(_newest_step(RunDir(out / RUNS / run.name)) for run in plan.runs)
+
+
+def _newest_step(run: RunDir) -> int:
+    rows = run.metrics()
+    return int(rows[-1]["step"]) if rows else 0
+
+
+@contextmanager
+def _followed(run: RunDir, bar: Bar) -> Iterator[None]:
+    """Advance a bar by the steps of a run while it trains."""
+    ended, last = threading.Event(), _newest_step(run)
+
+    def follow() -> None:
+        nonlocal last
+        while not ended.wait(_POLL_SECONDS):
+            if (step := _newest_step(run)) > last:
+                bar.advance(step - last)
+                last = step
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _train(run: PlannedRun, data: Path, out: Path) -> None:
+    """Train a run, or resume it, unless it has ended.
+
+    Raises:
+        UserError, TrainingError: training failed, other than by a collapse.
+    """
+    directory = RunDir(out / RUNS / run.name)
+    if directory.ended and directory.config() == run.config:
+        return
+    try:
+        launch(run.config, data, directory.path, log=out / "logs" / f"{run.name}.log")
+    except CollapsedError as error:
+        _LOG.info("%s: %s", run.name, error)
+    except (UserError, TrainingError) as error:
+        raise type(error)(f"{run.name}: {error}") from None
+
+
+def _evaluate(
+    run: PlannedRun, tables: Sequence[Table], scale: str, datasets: Mapping[str, PreparedDataset], out: Path
+) -> None:
+    """Do the evaluations of a run that the tables need; what is impossible is left to the results to say."""
+    for table in tables:
+        for row in rows(table, scale):
+            if run_preset(row.preset, scale) != run.preset:
+                continue
+            directory = row.directory(out / RUNS, scale, run.config.run.seed)
+            for column in columns(table, scale, next(iter(datasets))):
+                with suppress(UserError):
+                    for dataset, task in tasks(row, column.measured, datasets):
+                        if not find_score(directory, dataset, task):
+                            evaluate(directory.path, dataset.root, task, directory.scores, planned=True)
