@@ -40,7 +40,10 @@ def ablate(
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Make tables of the supplement: train and evaluate all of their runs; rerun the command to resume."""
+    """Train and evaluate every run of tables; rerun to resume.
+
+    Writes ablations.html with the tables: scores, differences to the default with intervals, and the paper's.
+    """
     from xkd.ablation.run import ablate as run
     from xkd.ablation.tables import find_tables
 
