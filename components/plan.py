@@ -17,6 +17,8 @@ def plan(
     encoders: list[str],
     protocols: list[str],
     finetune_settings: list[str],
+    cpu: str,
+    memory: str,
     gpus: str,
     image: str,
     gpu_image: str,
@@ -39,6 +41,7 @@ def plan(
         encoders: names of the encoders; empty: all.
         protocols: names of the protocols; empty: all of each dataset.
         finetune_settings: `xkd.config.FinetuneConfig` overrides, each ``dotted.name=value``.
+        cpu, memory: of each evaluation, checked here.
         gpus: GPUs of each evaluation; with "0", only `image` of the following applies.
         image: image of tasks without GPUs.
         gpu_image: image of those with GPUs; empty: `image`.
@@ -47,8 +50,10 @@ def plan(
         tolerations: taints that GPU tasks tolerate, besides that of GPU nodes.
     """
     from xkd.evaluation.fan_out import fan_out, find_prepared
+    from xkd.launch.kubernetes.config import check_quantities
     from xkd.launch.kubernetes.from_kfp import place_evaluation
 
+    check_quantities(cpu=cpu, memory=memory)
     prepared = find_prepared(run, preset, prepare_settings, data, downstream or [dataset])
     items = fan_out(run, trained, prepared, encoders, protocols, finetune_settings)
     return items, *place_evaluation(gpus, image, gpu_image, node_type, node_selector, tolerations)

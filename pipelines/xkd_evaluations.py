@@ -56,6 +56,8 @@ def xkd_evaluations(
         encoders=encoders,
         protocols=protocols,
         finetune_settings=finetune_settings,
+        cpu=cpu,
+        memory=memory,
         gpus=gpus,
         image=image,
         gpu_image=gpu_image,

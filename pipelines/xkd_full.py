@@ -147,6 +147,8 @@ def xkd_full(
         "cluster_settings": cluster_settings,
     }
     evaluations = {
+        "cpu": evaluation_cpu,
+        "memory": evaluation_memory,
         "preset": preset,
         "data": data,
         "dataset": dataset,
@@ -220,12 +222,7 @@ def xkd_full(
     released = release(nodes=nodes, cluster_settings=cluster_settings)
     with_run_id(configure_task(released, image, *SMALL)).after(pretrained).ignore_upstream_failure()
     with dsl.If(pretrained.outputs["evaluate"] == "yes"):
-        evaluated = xkd_evaluations.xkd_evaluations(
-            run=run,
-            cpu=evaluation_cpu,
-            memory=evaluation_memory,
-            **evaluations,
-        )
+        evaluated = xkd_evaluations.xkd_evaluations(run=run, **evaluations)
         # The report also has the reasons of failed evaluations. In KFP's backend this too is a hook, which a
         # loop cannot have: that is why the evaluations are a separate pipeline.
         report(pushgateway).after(evaluated).ignore_upstream_failure()

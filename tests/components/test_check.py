@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.check import check
+from components.plan import plan
 from xkd.config.presets import PRESETS
 from xkd.errors import UserError
 from xkd.launch.kfp_cli import LINE, _shorten
@@ -97,6 +99,14 @@ def test_a_mistake_is_one_line(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         run(**changed)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "amount"), [("cpu", ""), ("memory", "4Gb")])
+def test_evaluations_alone_are_checked_too(name: str, amount: str) -> None:
+    """The pipeline of evaluations has no task `check`; its first is `plan`."""
+    arguments = dict.fromkeys(signature(plan.python_func).parameters, "") | {"cpu": "4", "memory": "16Gi"}
+    with pytest.raises(UserError, match=f"^{name}: '{amount}' is not a quantity"):
+        plan.python_func(**arguments | {name: amount})
 
 
 def test_the_local_log_cuts_long_lines() -> None:
