@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -17,9 +20,14 @@ from xkd.config import MODALITIES, PretrainConfig
 from xkd.config.overrides import resolve
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import TrainingClips, batch_keys
-from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.media.damage import MediaError
+from xkd.data.shards import decoded
+from xkd.data.shards.decoded import DecodedClips
+from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.shards.reader import WindowReader, read_member
 from xkd.data.transforms.params import Item
+from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 
 CONFIG = tiny_config()
@@ -119,6 +127,49 @@ def test_batches_do_not_depend_on_workers(data: PreparedDataset) -> None:
         runs.append(list(TrainingClips(data, config).batches(0, 5)))
     for batches in runs[1:]:
         assert all(same(ours, theirs) for ours, theirs in zip(runs[0], batches, strict=True))
+
+
+def test_workers_make_the_views_that_the_training_process_would(data: PreparedDataset) -> None:
+    alone, helped = (TrainingClips(data, with_settings(f"run.workers={workers}")) for workers in (0, 2))
+    views = Views(CONFIG, alone.specs)
+    ours, theirs = list(alone.batches(0, 3, views=views)), list(helped.batches(0, 3, views=views))
+    for batch, made in zip(ours, theirs, strict=True):
+        assert sorted(made) == ["clip", "skipped", "views"]
+        assert torch.equal(batch["clip"], made["clip"])
+        for m, expected in views(batch).items():
+            assert all(map(torch.equal, expected, views(made)[m]))
+
+
+def test_frames_of_a_small_dataset_are_decoded_once(data: PreparedDataset, tmp_path: Path) -> None:
+    """What one process decoded, all have: nobody needs the video any more."""
+    shutil.copytree(data.root, tmp_path / "data")
+    copy = PreparedDataset.open(tmp_path / "data")
+    clips, reader = copy.split("train"), WindowReader(copy, CONFIG, copy.split("train"))
+    rng = np.random.default_rng(0)
+    drawn = [[0.0, 1 / FPS, clip.duration, *rng.uniform(0, clip.duration, 5)] for clip in clips]
+
+    def read(frames: Callable[[Clip, list[float]], Tensor]) -> list[Tensor]:
+        return [frames(clip, times) for clip, times in zip(clips, drawn, strict=True)]
+
+    expected = read(WindowReader(copy, CONFIG).frames)
+    worker = multiprocessing.get_context("fork").Process(target=read, args=(reader.frames,))
+    worker.start()
+    worker.join()
+    for shard in {clip.shard for clip in clips}:
+        (copy.root / shard).write_bytes(b"")
+    assert all(map(torch.equal, read(reader.frames), expected))
+    with pytest.raises(MediaError, match="truncated"):
+        read(WindowReader(copy, CONFIG).frames)
+
+
+def test_frames_of_a_large_dataset_are_decoded_for_each_window(
+    data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoded, "LARGEST", 1000)
+    kept = DecodedClips(data, data.clips, short=40)
+    assert (
+        kept.read(data.clips[0], np.zeros(1), lambda: read_member(data.root, data.clips[0], "video")) is None
+    )
 
 
 def test_batches_do_not_depend_on_processes_or_on_the_first_step(data: PreparedDataset) -> None:

@@ -80,7 +80,7 @@ def test_a_layers_learning_rate_decays_with_the_layers_above(decay: float, depth
 
 def test_learning_rates_are_scaled_per_group(prepared: Path) -> None:
     stepper = FinetuneStepper(classifier(), make_job(prepared))
-    batch = next(_batches(make_job(prepared), 0, 1))
+    batch = next(_batches(make_job(prepared), 0, 1, stepper.views))
     stepper.step(1, [batch], 1e-2)
     rates = {group["lr"] / group["lr_scale"] for group in stepper.optimizer.param_groups}
     assert all(rate == pytest.approx(1e-2) for rate in rates)
@@ -277,7 +277,7 @@ def test_parts_steps_and_processes_are_mixed_differently(
         stepper.context = DistributedContext(rank, 2, ALONE.device)
         monkeypatch.setattr(DistributedContext, "all_reduce_mean", lambda _, values: values)
         monkeypatch.setattr(stepper, "_mix", keep_seed)
-        parts = list(islice(_batches(job, 0, 3), 6))
+        parts = list(islice(_batches(job, 0, 3, stepper.views), 6))
         for step in (1, 2, 3):
             stepper.step(step, parts[2 * step - 2 : 2 * step], 1e-3)
     assert len(set(seen)) == len(seen) == 12

@@ -18,6 +18,7 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 from tests.system.kfp_command import FULL, KFP, ROOT, Server, environment, kfp, serving
+from xkd.parallel.limits import cores
 
 PIPELINES = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
 
@@ -175,6 +176,37 @@ def test_local_runs_the_tasks_on_this_machine(small: Path, tmp_path: Path, folde
     assert "7 7 7" in done.stdout
     assert "executor_input" not in done.stdout
     assert "RuntimeWarning" not in done.stderr
+
+
+LOOP = """
+from kfp import dsl
+
+@dsl.component(base_image="xkd", install_kfp_package=False)
+def tell(name: str) -> None:
+    import os
+    print(f"{name}: {os.environ.get('OMP_NUM_THREADS')}")
+
+@dsl.pipeline(name="inner")
+def inner(names: list):
+    with dsl.ParallelFor(names) as name:
+        tell(name=name)
+
+@dsl.pipeline(name="outer")
+def outer():
+    tell(name="alone")
+    inner(names=["looped"])
+"""
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_tasks_that_run_at_a_time_share_the_cores(tmp_path: Path, given: str | None) -> None:
+    (tmp_path / "loop.py").write_text(LOOP + "\ndel inner\n")
+    env = {name: value for name, value in environment().items() if name != "OMP_NUM_THREADS"}
+    env |= {"OMP_NUM_THREADS": given} if given else {}
+    command = [KFP, "run", "submit", "loop.py", "--local"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert f"alone: {given}" in done.stdout
+    assert f"looped: {given or max(1, cores() // 2)}" in done.stdout
 
 
 def test_every_line_of_a_task_is_shown(small: Path, tmp_path: Path) -> None:

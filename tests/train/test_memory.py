@@ -107,7 +107,7 @@ def test_what_is_far_too_large_is_refused_with_settings_that_fit() -> None:
     with pytest.raises(UserError) as caught:
         check_memory(get_preset("paper"), ALONE, machine)
     line = str(caught.value)
-    assert line.startswith("run.accumulate 1 with optim.batch_size 256 of preset paper needs about 13")
+    assert line.startswith("run.accumulate 1 with optim.batch_size 256 of preset paper needs about 14")
     assert "but 21.0 GB are available; set run.accumulate=" in line
     for setting in (word for word in line.split() if "=" in word):
         assert machine.fits(resolve(get_preset("paper"), None, [setting]))

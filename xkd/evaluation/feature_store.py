@@ -84,7 +84,11 @@ class FeatureStore:
             extractor.network.to(device)
         views = Views(self.config, linear_views(self.config)).to(device)
         for batch in evaluation_batches(
-            self.dataset, clips, self.config, count, train=train, seed=self.seed, modalities=(modality,)
+            *(self.dataset, clips, self.config, count),
+            train=train,
+            seed=self.seed,
+            modalities=(modality,),
+            views=views,
         ):
             view = views(batch)[modality][0] if train else views.plain(batch)[modality]
             features = extractor(view).float().cpu().numpy()

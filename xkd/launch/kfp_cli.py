@@ -27,10 +27,14 @@ from typing import Any, NamedTuple, TypeVar
 from xkd.errors import UserError, XkdError, extra_required
 from xkd.launch.kfp_task import ERRORS, run_own_executor
 from xkd.launch.process_group import run_in_process_group
+from xkd.parallel.limits import cores
 
 _Argument = TypeVar("_Argument")
 LINE = 160
 """Longest line of the local runner's own log, characters; what tasks print is shown whole."""
+TASKS_AT_A_TIME = 2
+"""Tasks of a loop that KFP's local runner runs at a time at most."""
+THREADS = "OMP_NUM_THREADS"
 _SUBMIT = (("run", "submit"), ("runs", "submit"))
 
 
@@ -188,12 +192,34 @@ def _adapt(spec: Any) -> None:
     for component in (spec.root, *spec.components.values()):
         for task in component.dag.tasks.values():
             task.ClearField("retry_policy")
-    for executor in spec.deployment_spec["executors"].values():
+    looped = _executors_in_loops(spec)
+    threads = {"name": THREADS, "value": str(max(1, cores() // TASKS_AT_A_TIME))}
+    for name, executor in spec.deployment_spec["executors"].items():
         if "container" not in executor or "command" not in executor["container"]:
             continue
+        # Threads of two tasks that both use all cores wait for one another, each busily.
+        if name in looped and THREADS not in os.environ:
+            executor["container"]["env"] = [threads]
         command = executor["container"]["command"]
         for place, word in enumerate(command):
             command[place] = run_own_executor(word)
+
+
+def _executors_in_loops(spec: Any) -> set[str]:
+    """Return the names of the executors whose tasks are in a loop."""
+    found: set[str] = set()
+
+    def collect(dag: Any, looped: bool) -> None:
+        for task in dag.tasks.values():
+            inside = looped or task.WhichOneof("iterator") is not None
+            component = spec.components[task.component_ref.name]
+            if component.HasField("dag"):
+                collect(component.dag, inside)
+            elif inside:
+                found.add(component.executor_label)
+
+    collect(spec.root.dag, looped=False)
+    return found
 
 
 def _load(file: Path) -> Any:

@@ -79,7 +79,9 @@ def estimate(config: PretrainConfig, processes: int, half: bool) -> Need:
     return Need(
         model=4 * (trained + teachers) + 12 * trained + (2 * trained if half else 0),
         activations=part * (kept + largest),
-        batches=(share + ahead) * _clip_bytes(config) + config.run.workers * _WORKER_BYTES,
+        batches=share * _clip_bytes(config)
+        + ahead * max(_clip_bytes(config), _views_bytes(config))
+        + config.run.workers * _WORKER_BYTES,
     )
 
 
@@ -148,6 +150,15 @@ def _clip_bytes(config: PretrainConfig) -> float:
     frames, height, _ = config.video.global_view
     sizes = {"video": 3 * frames * height * height * _WIDEST, "audio": 4 * config.clip.window_samples}
     return sum(sizes[m] for m in config.modalities)
+
+
+def _views_bytes(config: PretrainConfig) -> float:
+    """Return the bytes of one clip's views, which the loader's workers make where the CPU computes."""
+    sizes = {m: config.modality(m) for m in config.modalities}
+    return sum(
+        4 * CHANNELS[m] * (math.prod(s.global_view) + s.local_views * math.prod(s.local_view))
+        for m, s in sizes.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,8 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
     loggers = Loggers(run, state.info, loop.first, write=context.is_main)
     probe = Probe(clips, context, steps, per_epoch)
 
-    # Clips are decoded and windows drawn by `run.workers`; views are made on the device.
-    batches = clips.batches(loop.first, steps, context.rank, context.size)
+    # Clips are decoded and windows drawn by `run.workers`, which on the CPU also make the views.
+    batches = clips.batches(loop.first, steps, context.rank, context.size, make_views)
     with closing(exporter), loggers, loop:
         for step in loop:
             watch.timer.start()

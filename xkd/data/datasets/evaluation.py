@@ -20,7 +20,7 @@ from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.finetune import rand_augment
 from xkd.data.transforms.params import Item, finetune_views, linear_views, with_params
-from xkd.data.transforms.views import center_crop
+from xkd.data.transforms.views import Views, center_crop
 from xkd.errors import UserError
 from xkd.parallel.threads import in_threads
 
@@ -37,6 +37,7 @@ def evaluation_batches(
     train: bool = False,
     seed: int = 0,
     modalities: Sequence[Modality] = MODALITIES,
+    views: Views | None = None,
 ) -> Iterator[Item]:
     """Yield `count` windows of every clip, in the order of `clips`, some tens of windows per batch.
 
@@ -45,6 +46,7 @@ def evaluation_batches(
         train: random windows with parameters for the linear evaluation's augmentation (`linear_views`),
             instead of evenly spaced ones, center-cropped for `Views.plain`.
         seed: of the random windows.
+        views: as of `load_batches`, of random windows.
 
     Raises:
         UserError: a clip cannot be read.
@@ -53,7 +55,7 @@ def evaluation_batches(
     windows = _EvaluationClips(reader, clips, count, seed if train else None, modalities)
     size = max(1, 32 // count)
     batches = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
-    return load_batches(windows, batches, config.run.workers)
+    return load_batches(windows, batches, config.run.workers, views if train else None)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from xkd.data.media.damage import MediaError
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
+from xkd.data.transforms.views import Views
 from xkd.errors import UserError, in_section
 from xkd.log import get_logger
 from xkd.parallel.threads import in_threads
@@ -41,7 +42,6 @@ class TrainingClips(Dataset[Item]):
 
     def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
         self.dataset, self.config = dataset, config
-        self._reader = WindowReader(dataset, config)
         listed = dataset.split(split)
         complete = [clip for clip in listed if clip.has(*config.modalities)]
         self.clips = [clip for clip in complete if clip.duration > SHORTEST]
@@ -51,6 +51,7 @@ class TrainingClips(Dataset[Item]):
         """The views whose parameters the items have."""
         self.too_short = len(complete) - len(self.clips)
         """Clips that have them and last no longer than `SHORTEST`."""
+        self._reader = WindowReader(dataset, config, self.clips if config.optim.epochs > 1 else ())
         if not self.clips:
             raise UserError(
                 f"{dataset.root}: no clip of split {split} has {' and '.join(config.modalities)} "
@@ -71,17 +72,20 @@ class TrainingClips(Dataset[Item]):
             per_epoch = steps_per_epoch(len(self), optim.batch_size, world_size, self.config.run.accumulate)
         return optim.epochs * per_epoch, per_epoch
 
-    def batches(self, first: int, steps: int, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+    def batches(
+        self, first: int, steps: int, rank: int = 0, world_size: int = 1, views: Views | None = None
+    ) -> Iterator[Item]:
         """Yield this process's parts of the batches of steps `first` to `steps` - 1, decoded by workers.
 
-        Frames of unequal sizes are padded at the right and the bottom; views never look there.
+        Frames of unequal sizes are padded at the right and the bottom; views never look there. `views` are as
+        of `load_batches`.
 
         Raises:
             UserError: see `__getitem__`.
         """
         batch_size, run = self.config.optim.batch_size, self.config.run
         keys = batch_keys(len(self), batch_size, run.seed, first, steps, rank, world_size, run.accumulate)
-        return load_batches(self, keys, run.workers)
+        return load_batches(self, keys, run.workers, views)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """Return a random window for a key (epoch, index of a clip), with the parameters of its views.

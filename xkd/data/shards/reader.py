@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from xkd.config import Modality, PretrainConfig
 from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import WAV_HEADER, read_video, to_waveform
+from xkd.data.shards.decoded import DecodedClips
 from xkd.data.shards.manifest import Clip, PreparedDataset
 from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
+from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 
 _LONGEST_FOLDER = 107 - len("/pymp-00000000/listener-00000000")
@@ -32,13 +34,19 @@ class WindowReader:
 
     Files are opened for each read, so that the workers that a loader forks share none.
 
+    Args:
+        repeated: clips that are read in many epochs, whose frames are kept if they are few (`DecodedClips`).
+
     Raises:
         UserError: the dataset does not fit `config`.
     """
 
-    def __init__(self, dataset: PreparedDataset, config: PretrainConfig) -> None:
+    def __init__(
+        self, dataset: PreparedDataset, config: PretrainConfig, repeated: Sequence[Clip] = ()
+    ) -> None:
         dataset.check(config)
         self.root, self.config = dataset.root, config
+        self._decoded = DecodedClips(dataset, repeated, config.video.global_view[1])
 
     def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> list[Item]:
         """Return an item per window that starts at `starts`, seconds, with the ``frames`` and ``waveform``.
@@ -63,8 +71,10 @@ class WindowReader:
         """
         count, short, _ = self.config.video.global_view
         times = np.add.outer(np.asarray(starts), np.arange(count) / self.config.clip.fps)
-        frames = torch.from_numpy(read_video(self._read(clip, "video"), times.ravel())).permute(0, 3, 1, 2)
-        frames = resize_short_side(frames, short)
+        frames = self._decoded.read(clip, times.ravel(), lambda: self._read(clip, "video"))
+        if frames is None:
+            pictures = read_video(self._read(clip, "video"), times.ravel())
+            frames = resize_short_side(torch.from_numpy(pictures).permute(0, 3, 1, 2), short)
         return frames.reshape(len(starts), count, *frames.shape[1:])
 
     def waveform(self, clip: Clip, starts: Sequence[float]) -> Tensor:
@@ -111,19 +121,31 @@ def read_member(root: Path, clip: Clip, modality: Modality) -> bytes:
     return data
 
 
-def load_batches(clips: Dataset[Any], batches: Any, workers: int) -> Iterator[Item]:
+def load_batches(
+    clips: Dataset[Any], batches: Any, workers: int, views: Views | None = None
+) -> Iterator[Item]:
     """Yield batches in order, decoded by `workers` processes (0: by this one).
 
-    `clips` gives an item, or a list of items, per key; `batches` has the keys of each batch.
+    Args:
+        clips: gives an item, or a list of items, per key.
+        batches: the keys of each batch.
+        workers: number of processes.
+        views: makes the views of the batches. Where that is on the CPU, the workers do it, and a batch has
+            the views in place of what they are made of.
 
     Raises:
         UserError: raised by `clips`.
     """
+
+    def finish(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
+        batch = collate(items)
+        return views.replace(batch) if views and views.on_cpu and workers else batch
+
     loader: DataLoader[Any] = DataLoader(
         clips,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=finish,
         pin_memory=torch.cuda.is_available(),
         timeout=300 if workers else 0,  # seconds after which a worker is considered hung
         worker_init_fn=_start_worker,

@@ -11,7 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xkd.config import AudioAugment, FinetuneAudioConfig, FinetuneConfig, PretrainConfig, VideoAugment
+from xkd.config import (
+    AudioAugment,
+    FinetuneAudioConfig,
+    FinetuneConfig,
+    Modality,
+    PretrainConfig,
+    VideoAugment,
+)
 
 _BLUR_SIGMA = (0.1, 2.0)
 """Pixels; drawn per view. (The authors' code takes the pair for sigma_x, sigma_y.)"""
@@ -70,6 +77,8 @@ class Item(TypedDict, total=False):
     """float32 in [-1, 1], (S,)."""
     params: ClipParams
     """For random views; absent where the views are plain."""
+    views: dict[Modality, list[Tensor]]
+    """In place of frames, waveform and params, where a loader's workers make the views."""
     clip: Tensor
     """Index of the clip, ()."""
     skipped: Tensor

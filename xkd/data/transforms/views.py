@@ -47,11 +47,14 @@ class Views(nn.Module):
         """Return the augmented views of a batch per modality, in the order of the specs, standardized.
 
         Args:
-            batch: ``frames``, ``waveform`` or both, on any device, and ``params`` on the CPU.
+            batch: ``frames``, ``waveform`` or both, on any device, and ``params`` on the CPU; or the
+                ``views`` that a loader's worker made.
 
         Returns:
             video (B, 3, T, H, W), audio (B, 1, mels, frames).
         """
+        if "views" in batch:
+            return batch["views"]
         device, params = self.mean.device, batch["params"]
         views: dict[Modality, list[Tensor]] = {}
         if "frames" in batch:
@@ -67,6 +70,16 @@ class Views(nn.Module):
                 for number, spec in enumerate(self.specs.audio)
             ]
         return views
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the processor makes the views."""
+        return self.mean.device.type == "cpu"
+
+    def replace(self, batch: Item) -> Item:
+        """Return a batch with its ``views`` in place of what they are made of."""
+        kept: Item = {name: value for name, value in batch.items() if name in ("clip", "skipped")}  # type: ignore[assignment]
+        return {**kept, "views": self(batch)}
 
     @torch.no_grad()
     def plain(self, batch: Item) -> dict[Modality, Tensor]:

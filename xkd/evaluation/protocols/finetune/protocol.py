@@ -13,6 +13,7 @@ from xkd.data.datasets.evaluation import FinetuneClips
 from xkd.data.datasets.training import batch_keys
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item
+from xkd.data.transforms.views import Views
 from xkd.evaluation.protocols.finetune.classifier import Classifier
 from xkd.evaluation.protocols.finetune.step import Epoch, FinetuneJob, FinetuneStepper, predict
 from xkd.evaluation.protocols.protocol import Evaluation, Prediction, Protocol
@@ -102,7 +103,7 @@ def train(classifier: Classifier, job: FinetuneJob, folder: Path) -> list[Epoch]
     final = settings.lr if settings.lr_final is None else settings.lr_final
     stepper, checkpoints = FinetuneStepper(classifier, job), Checkpoints(folder, keep=1)
     with ResumableLoop(f"fine-tuning {job.task.name}", stepper, checkpoints, steps) as loop:
-        batches = _batches(job, loop.first, steps)
+        batches = _batches(job, loop.first, steps, stepper.views)
         for step in loop:
             if stepper.patience_exhausted:
                 break
@@ -119,11 +120,11 @@ def train(classifier: Classifier, job: FinetuneJob, folder: Path) -> list[Epoch]
     return stepper.curve
 
 
-def _batches(job: FinetuneJob, first: int, steps: int) -> Iterator[Item]:
+def _batches(job: FinetuneJob, first: int, steps: int, views: Views) -> Iterator[Item]:
     """Return this process's parts of the batches of steps `first` ... `steps` - 1."""
     settings, seed, context, (train, _) = job.settings, job.task.seed, job.context, job.clips
-    reader = WindowReader(job.splits.dataset, job.view_config)
+    reader = WindowReader(job.splits.dataset, job.view_config, train)
     clips = FinetuneClips(reader, train, job.modality, settings, seed)
     place = context.rank, context.size, settings.accumulate
     order = batch_keys(len(train), settings.batch_size, seed, first, steps, *place)
-    return load_batches(clips, order, job.config.run.workers)
+    return load_batches(clips, order, job.config.run.workers, views)
