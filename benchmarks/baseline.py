@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -27,6 +28,7 @@ _LOG_MEL = -5.3688107, 4.410007
 _FULL_SCALE = 32767.0
 
 Picture = Image.Image
+T = TypeVar("T")
 
 
 class Baseline:
@@ -34,13 +36,17 @@ class Baseline:
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
-        self.librosa: Any = importlib.import_module("librosa")
 
-    def decode(self, path: Path, start: float) -> list[Picture]:
+    @cached_property
+    def librosa(self) -> Any:
+        """The library of the log-mel spectrograms, which reading does not need."""
+        return importlib.import_module("librosa")
+
+    def decode(self, path: Path, start: float, convert: Callable[[VideoFrame], T]) -> list[T]:
         """Return the frames displayed at the window's times; decoding starts at the preceding keyframe."""
         count = self.config.video.global_view[0]
         times = start + np.arange(count) / self.config.clip.fps
-        pictures: list[Picture] = []
+        pictures: list[T] = []
         with av.open(str(path)) as file:
             stream = file.streams.video[0]
             stream.codec_context.thread_count = 1
@@ -50,12 +56,12 @@ class Baseline:
                 while (
                     shown is not None and len(pictures) < count and (frame.time or 0.0) > times[len(pictures)]
                 ):
-                    pictures.append(_picture(shown))
+                    pictures.append(convert(shown))
                 if len(pictures) == count:
                     break
                 shown = frame
             assert shown is not None
-            pictures += [_picture(shown)] * (count - len(pictures))
+            pictures += [convert(shown)] * (count - len(pictures))
         return pictures
 
     def waveform(self, path: Path, start: float) -> NDArray[np.float32]:
@@ -130,7 +136,8 @@ class Baseline:
         return views
 
 
-def _picture(frame: VideoFrame) -> Picture:
+def to_picture(frame: VideoFrame) -> Picture:
+    """Return a frame as a picture of its own size."""
     return Image.fromarray(frame.reformat(format="rgb24", threads=1).to_ndarray())
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.baseline import Baseline, stack
+from benchmarks.baseline import Baseline, stack, to_picture
 from benchmarks.common import parser
 from benchmarks.source_clips import SECONDS, make_kinetics
 from xkd.config import Modality, PretrainConfig
@@ -84,7 +84,9 @@ def baseline_batch(
     samples: list[dict[Modality, list[torch.Tensor]]] = [{} for _ in files]
     with watch.stage("all"):
         with watch.stage("seek + decode"):
-            pictures = [path.decode(file, start) for file, start in zip(files, starts, strict=True)]
+            pictures = [
+                path.decode(file, start, to_picture) for file, start in zip(files, starts, strict=True)
+            ]
         widths = [int(frames[0].width * height / frames[0].height) for frames in pictures]
         params = [draw_params(rng, pretrain_views(config), config, height, width) for width in widths]
         with watch.stage("audio"):

@@ -32,7 +32,8 @@ _SOURCES = {
 _ENCODER = "-c:v libx264 -crf 20 -preset veryfast -tune fastdecode -bf 0 -g 12 -threads 1"
 
 
-def _make(folder: Path, size: str, codec: str, suffix: str) -> Path:
+def make_source(folder: Path, size: str, codec: str, suffix: str) -> Path:
+    """Return a clip of 10 s with sound that ffmpeg writes."""
     path = folder / f"source.{suffix}"
     inputs = f"-f lavfi -i {_PICTURES.format(size)} -f lavfi -i {_SOUND} -t 10"
     subprocess.run(f"ffmpeg -v error -y {inputs} {codec} {path}".split(), check=True)
@@ -80,7 +81,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         for title, recipe in _SOURCES.items():
-            source = _make(Path(name), *recipe)
+            source = make_source(Path(name), *recipe)
             # By turns, so that both meet the same state of the machine.
             rounds = [[_measure(each, source, Path(name)) for each in programs] for _ in range(options.clips)]
             ours, theirs = (

@@ -58,6 +58,6 @@ class _OneDNN(torch.autograd.Function):
         for_rows, for_weight, for_bias = ctx.needs_input_grad
         return (
             onednn_product(gradient, weight.t()) if for_rows else None,
-            onednn_product(gradient.t(), rows.t()) if for_weight else None,
+            gradient.t() @ rows if for_weight else None,  # oneDNN would first copy both, transposed
             gradient.sum(dim=0) if for_bias else None,
         )
