@@ -231,29 +231,30 @@ def compare(config: PretrainConfig, batch: int, repeats: int, device: str, threa
     config, timer = with_run(config, batch), timer_of(device, threads)
     dtype = precision(config.run.precision, timer.device)
     start = multiprocessing.get_context("spawn")
-    sides: dict[str, tuple[Connection, float]] = {}
+    sides: dict[str, Connection] = {}
     for name in SIDES:
-        ours, other = start.Pipe()
+        sides[name], other = start.Pipe()
         start.Process(target=serve, args=(other, name, config, device, threads), daemon=True).start()
-        sides[name] = ours, ours.recv()
+        other.close()  # so that a process that fails is seen
+    flops = {name: connection.recv() for name, connection in sides.items()}  # all are ready
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     fastest = max(peak(timer, dtype, product) for product in products(timer.device, dtype).values())
     for _ in range(repeats):
-        for name, (connection, _) in sides.items():
+        for name, connection in sides.items():
             connection.send(True)
             times[name].append(connection.recv())
-    for connection, _ in sides.values():
+    for connection in sides.values():
         connection.send(False)
     print(f"\nbatch {batch}, {dtype}, {threads} threads on {device}, medians of {repeats} rounds; ", end="")
     print(f"peak of matrix products {fastest / 1e9:.0f} GFLOP/s\n")
     print("| step | ms | clips/s | GFLOP | share of the peak | time relative to ours |")
     print(f"|---|{'---:|' * 5}")
-    for name, (_, flops) in sides.items():
+    for name in SIDES:
         seconds = median(times[name])
         ratios = [other / mine for other, mine in zip(times[name], times[OURS], strict=True)]
         print(
-            f"| {name} | {1000 * seconds:.0f} | {batch / seconds:.2f} | {flops / 1e9:.0f} | "
-            f"{flops / seconds / fastest:.0%} | "
+            f"| {name} | {1000 * seconds:.0f} | {batch / seconds:.2f} | {flops[name] / 1e9:.0f} | "
+            f"{flops[name] / seconds / fastest:.0%} | "
             f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |",
             flush=True,
         )
