@@ -1,11 +1,11 @@
-r"""xkd beside other libraries that do the same work, in turns within one run.
+r"""xkd and other libraries that do the same work, in turns within one run.
 
 python benchmarks/peers.py step --batch 4 16
 python benchmarks/peers.py reading
 
-step: pretraining with preset `videomae_112` beside transformers' `VideoMAEForPreTraining` (`peers_step.py`).
-reading: a window of 4 s with sound beside torchcodec, decord and PyAV (`peers_reading.py`); needs the ffmpeg
-program with libx264 and libxvid.
+step: pretraining with preset `videomae_112`, and transformers' `VideoMAEForPreTraining` (`peers_step.py`).
+reading: a window of 4 s with sound, by xkd, torchcodec, decord and PyAV (`peers_reading.py`); needs the
+ffmpeg program with libx264 and libxvid.
 
 transformers and torchcodec are not dependencies of xkd: pip install transformers torchcodec==0.10 (the
 version for torch 2.10; it needs FFmpeg's shared libraries, on Debian the package ffmpeg).

@@ -4,7 +4,7 @@ A window is that of preset `paper`: 32 frames over 4 s, uint8, with the short si
 4 s of sound, mono, 16 kHz, float32, from a random start. Each library is used as its documentation shows,
 with one thread, and resizes by its own means. Processor time, the files in the system's cache; the readers
 alternate by window. What they read is compared with ours: mean distance of the frames in levels (prepared
-clips are encoded anew), and correlation of the waveforms.
+clips are encoded once more), and correlation of the waveforms.
 """
 
 from __future__ import annotations
