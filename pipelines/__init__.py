@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from xkd.launch.kubernetes.config import ANNOTATIONS, GPU, MOUNT, USER, VOLUME
+from xkd.launch.kubernetes.config import ANNOTATIONS, GPU, MOUNT, TOLERATIONS, USER, VOLUME
 
 RETRY_WINDOW = f"{365 * 24}h"
 """Time from a task's first start, after which Argo neither retries it nor lets a retry run on."""
@@ -22,9 +22,14 @@ PIPELINE_CONFIG = dsl.PipelineConfig(
 
 def set_resources(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
     """Set a task's CPU and memory, as requests and as limits: by the limits it sizes pools of processes."""
+    return set_limits(task, cpu, memory).set_cpu_request(cpu).set_memory_request(memory)
+
+
+def set_limits(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
+    """Set the limits of a task's CPU and memory."""
     # KFP does not register these parameters, which a loop then does not pass on.
     task.register_pipeline_channels([size for size in (cpu, memory) if not isinstance(size, str)])
-    return task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    return task.set_cpu_limit(cpu).set_memory_limit(memory)
 
 
 def configure_task(task: dsl.PipelineTask, image: str, cpu: str, memory: str) -> dsl.PipelineTask:
@@ -54,6 +59,33 @@ def request_gpus(task: dsl.PipelineTask, gpus: str) -> dsl.PipelineTask:
     task.set_accelerator_type(GPU).set_accelerator_limit(gpus)
     task.register_pipeline_channels([gpus])  # as in `set_resources`
     return task
+
+
+def configure_pretraining(
+    task: dsl.PipelineTask,
+    image: str,
+    cpu: str,
+    memory: str,
+    node_selector: dict[str, str],
+    tolerations: list[dict[str, Any]],
+) -> dsl.PipelineTask:
+    """Configure a task `pretrain`: it requests only what following a job takes.
+
+    Args:
+        cpu, memory: limits, for training without a job.
+        node_selector, tolerations: of the job's nodes, not of the task itself (see the component).
+    """
+    set_limits(configure_task(with_run_id(task), image, *SMALL), cpu, memory)
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", "pretrain")
+    # The usual tolerations are no default of the parameter: KFP writes the keys of a dictionary in another
+    # order each time, and the same pipeline would be another file.
+    kubernetes.add_toleration_json(task, list(TOLERATIONS))
+    return place(task, node_selector, tolerations)
+
+
+def with_run_id(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Pass the id of the pipeline run to a task, in its environment: it is a label of the pod."""
+    return kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
 
 
 def place(

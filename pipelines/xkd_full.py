@@ -5,28 +5,27 @@ kfp --endpoint URL run submit pipelines/xkd_full.py preset=paper run=runs/paper
 kfp dsl compile --py pipelines/xkd_full.py --output xkd_full.yaml
 """
 
+from functools import partial
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components import IMAGE
 from components.check import check
-from components.fetch import fetch
 from components.plan import plan
-from components.prepare import prepare
 from components.pretrain import pretrain
 from components.release import release
 from components.tabulate import tabulate
-from pipelines import LARGE, PIPELINE_CONFIG, SMALL, configure_task, place, xkd_evaluations
-from xkd.launch.kubernetes.config import TOLERATIONS
-
-PREPARE_PARALLELISM = 2
-"""Datasets that are fetched and prepared at a time."""
-
-
-def with_run_id(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Pass the id of the pipeline run to a task, in its environment: it is a label of the pod."""
-    return kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+from pipelines import (
+    LARGE,
+    PIPELINE_CONFIG,
+    SMALL,
+    configure_pretraining,
+    configure_task,
+    with_run_id,
+    xkd_evaluations,
+)
+from pipelines.datasets import PREPARE_PARALLELISM, get_dataset
 
 
 @dsl.pipeline(
@@ -114,21 +113,16 @@ def xkd_full(
             the Dockerfile suffices.
         gpu_image: image of the job, and of evaluations with GPUs; empty: `image`.
     """
-    origin = {"repo": repo, "rev": rev, "clips": embedded_clips, "seed": embedded_seed}
-
-    def get(name: str, expected_revision: str) -> tuple[dsl.PipelineTask, dsl.PipelineTask]:
-        """Fetch and prepare a dataset."""
-        source = f"{data}/{name}"
-        fetched = fetch(name=name, out=source, expected_revision=expected_revision, **origin)
-        configure_task(fetched, image, fetch_cpu, fetch_memory)
-        prepared = prepare(
-            source=source,
-            name=name,
-            revision=fetched.output,
-            preset=preset,
-            settings=prepare_settings,
-        )
-        return fetched, configure_task(prepared, image, prepare_cpu, prepare_memory)
+    get = partial(
+        get_dataset,
+        data=data,
+        origin={"repo": repo, "rev": rev, "clips": embedded_clips, "seed": embedded_seed},
+        preset=preset,
+        settings=prepare_settings,
+        image=image,
+        fetch_size=(fetch_cpu, fetch_memory),
+        prepare_size=(prepare_cpu, prepare_memory),
+    )
 
     def report(pushgateway: str) -> dsl.PipelineTask:
         """Tabulate the scores there are."""
@@ -209,14 +203,8 @@ def xkd_full(
         revision=fetched.output,
         **training,
     )
-    configure_task(with_run_id(pretrained), image, *SMALL).after(prepared, planned)
-    pretrained.set_cpu_limit(pretrain_cpu).set_memory_limit(pretrain_memory)
-    kubernetes.add_pod_label(pretrained, "app.kubernetes.io/component", "pretrain")
-    # The nodes are those of the job, not of the task itself (see the component). The usual tolerations are no
-    # default of the parameter: KFP writes the keys of a dictionary in another order each time, and the same
-    # pipeline would be another file.
-    kubernetes.add_toleration_json(pretrained, list(TOLERATIONS))
-    place(pretrained, node_selector, tolerations)
+    configure_pretraining(pretrained, image, pretrain_cpu, pretrain_memory, node_selector, tolerations)
+    pretrained.after(prepared, planned)
     # KFP's backend turns this into the same hook as a dsl.ExitHandler. An exit handler would also enclose the
     # loop, where some backends fail (kubeflow/pipelines issue 12390), and wait for the last evaluation.
     released = release(nodes=nodes, cluster_settings=cluster_settings)

@@ -18,7 +18,8 @@ def body_of(path: Path) -> ast.FunctionDef:
 
 
 def test_the_five_commands_their_checks_planning_and_cleanup_are_components() -> None:
-    assert [path.stem for path in FILES] == sorted([*COMMANDS, "check", "plan", "release"])
+    ablations = ["plan_ablations", "evaluate_run", "tabulate_ablations"]
+    assert [path.stem for path in FILES] == sorted([*COMMANDS, "check", "plan", "release", *ablations])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

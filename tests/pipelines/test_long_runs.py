@@ -9,6 +9,7 @@ import pytest
 import yaml
 from kfp import compiler
 
+from pipelines.xkd_ablations import xkd_ablations
 from pipelines.xkd_evaluations import xkd_evaluations
 from pipelines.xkd_full import xkd_full
 from xkd.errors import UserError
@@ -28,13 +29,17 @@ class Compiled(NamedTuple):
     pods: dict[str, Any]
     parameters: dict[str, Any]
     config: dict[str, Any]
+    evaluation: str
+    """Component that evaluates."""
     loop_inputs: set[str]
     """Of the loop over the evaluations."""
     undeclared: list[str]
     """Inputs that tasks take from their pipeline or loop, which does not have them."""
 
 
-@pytest.fixture(scope="module", params=[xkd_full, xkd_evaluations], ids=lambda pipeline: pipeline.name)
+@pytest.fixture(
+    scope="module", params=[xkd_full, xkd_evaluations, xkd_ablations], ids=lambda pipeline: pipeline.name
+)
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     package = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     compiler.Compiler().compile(request.param, str(package))
@@ -52,8 +57,9 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 tasks.setdefault(name, []).append(task)
     assert tasks.keys() == containers.keys()
     pods = kubernetes["deploymentSpec"]["executors"]
+    evaluation = "evaluate-run" if "evaluate-run" in containers else "evaluate"
     (loop,) = (
-        each for each in spec["components"].values() if "evaluate" in each.get("dag", {}).get("tasks", {})
+        each for each in spec["components"].values() if evaluation in each.get("dag", {}).get("tasks", {})
     )
     return Compiled(
         tasks,
@@ -61,6 +67,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         {name.removeprefix("exec-"): pod for name, pod in pods.items()},
         spec["root"]["inputDefinitions"]["parameters"],
         kubernetes["pipelineConfig"],
+        evaluation,
         set(loop["inputDefinitions"]["parameters"]),
         [
             given["componentInputParameter"]
@@ -110,10 +117,11 @@ def test_every_task_has_requests_and_limits(compiled: Compiled) -> None:
 
 def test_only_evaluations_request_gpus_of_their_own(compiled: Compiled) -> None:
     found = {name for name, given in compiled.containers.items() if "accelerator" in given["resources"]}
-    assert found == {"evaluate"}
-    accelerator = compiled.containers["evaluate"]["resources"]["accelerator"]
+    assert found == {compiled.evaluation}
+    accelerator = compiled.containers[compiled.evaluation]["resources"]["accelerator"]
     assert accelerator["resourceType"] == GPU
-    assert accelerator["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
+    channel = "gpus" if compiled.evaluation == "evaluate" else "evaluation_gpus"
+    assert accelerator["resourceCount"] == f"{{{{$.inputs.parameters['pipelinechannel--{channel}']}}}}"
     name = "evaluation_gpus" if "evaluation_gpus" in compiled.parameters else "gpus"
     assert compiled.parameters[name]["defaultValue"] == "0"
 
@@ -134,21 +142,22 @@ def test_the_launcher_is_small_and_not_evicted(compiled: Compiled) -> None:
 
 def test_only_the_job_and_evaluations_with_gpus_run_on_gpu_nodes(compiled: Compiled) -> None:
     placed = {name: pod for name, pod in compiled.pods.items() if {"tolerations", "nodeSelector"} & set(pod)}
-    evaluation = placed.pop("evaluate")
+    evaluation = placed.pop(compiled.evaluation)
     # The plan says where; in a loop, its outputs are inputs.
-    prefix = "pipelinechannel--plan-"
+    prefix = "pipelinechannel--" + ("plan-" if compiled.evaluation == "evaluate" else "evaluation_")
     assert evaluation["tolerations"] == [
         {"tolerationJson": {"componentInputParameter": f"{prefix}tolerations"}}
     ]
     selector = {"componentInputParameter": f"{prefix}node_selector"}
     assert evaluation["nodeSelector"] == {"nodeSelectorJson": selector}
     assert {f"{prefix}tolerations", f"{prefix}node_selector"} <= compiled.loop_inputs
+    level = "" if compiled.evaluation == "evaluate" else "pipelinechannel--"  # in a loop
     # The task `pretrain` passes its own settings on to the job (see the component).
     for name, pod in placed.items():
         assert name == "pretrain"
         assert pod["tolerations"] == [
             *TOLERATIONS,
-            {"tolerationJson": {"componentInputParameter": "tolerations"}},
+            {"tolerationJson": {"componentInputParameter": f"{level}tolerations"}},
         ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from xkd.ablation.tables import Table, all_tables
@@ -25,6 +25,8 @@ class PlannedRun:
 
     preset: str
     """Without the scale."""
+    overrides: tuple[str, ...]
+    """Of the preset at the scale, each ``dotted.name=value``."""
     config: PretrainConfig
 
     @property
@@ -115,11 +117,11 @@ def run_name(preset: str, seed: int) -> str:
 
 
 def _plan_run(preset: str, scale: str, seed: int, settings: Sequence[str]) -> PlannedRun:
-    config = resolve_pretrain(scaled(preset, scale), None, settings)
     # Whichever table comes first: a run that is trained without its snapshots has none.
     epochs = {e for t in all_tables().values() if preset in t.presets for e in snapshot_epochs(t, scale)}
-    run = replace(config.run, seed=seed, snapshots=tuple(sorted(epochs)))
-    return PlannedRun(preset=preset, config=replace(config, run=run))
+    overrides = (*settings, f"run.seed={seed}", f"run.snapshots={sorted(epochs)}")
+    config = resolve_pretrain(scaled(preset, scale), None, overrides)
+    return PlannedRun(preset=preset, overrides=overrides, config=config)
 
 
 def snapshot_epochs(table: Table, scale: str) -> list[int]:

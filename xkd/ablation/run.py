@@ -16,6 +16,7 @@ from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import CollapsedError, TrainingError, UserError
 from xkd.evaluation.evaluate import evaluate
+from xkd.evaluation.score import Task
 from xkd.io import find_json, write_json
 from xkd.launch.launcher import launch
 from xkd.lock import locked_directory
@@ -60,13 +61,13 @@ def ablate(
     evaluated = {each.name: each for each in map(PreparedDataset.open, downstream or [data])}
     steps = {run.name: _steps(run, dataset) for run in plan.runs}
     with locked_directory(out):
-        _claim(out, scale, dataset, settings)
+        claim(out, scale, dataset, settings)
         with progress("ablate", sum(steps.values()), done=_done(plan, out)) as bar:
             for number, run in enumerate(plan.runs, 1):
                 bar.note(f"run {number} of {len(plan.runs)}: {run.name}")
                 with _followed(RunDir(out / RUNS / run.name), bar):
                     _train(run, data, out)
-                _evaluate(run, tables, scale, evaluated, out)
+                evaluate_run(run, tables, scale, evaluated, out)
         return write_results(tables, scale, seeds, evaluated, out)
 
 
@@ -79,7 +80,7 @@ def _steps(run: PlannedRun, dataset: PreparedDataset) -> int:
     return TrainingClips(dataset, run.config).count_steps()[0]
 
 
-def _claim(out: Path, scale: str, dataset: PreparedDataset, settings: Sequence[str]) -> None:
+def claim(out: Path, scale: str, dataset: PreparedDataset, settings: Sequence[str]) -> None:
     """Make `out` the folder of runs of a scale, a dataset and settings, or check that it is.
 
     Raises:
@@ -142,17 +143,27 @@ def _train(run: PlannedRun, data: Path, out: Path) -> None:
         raise type(error)(f"{run.name}: {error}") from None
 
 
-def _evaluate(
+def evaluate_run(
     run: PlannedRun, tables: Sequence[Table], scale: str, datasets: Mapping[str, PreparedDataset], out: Path
 ) -> None:
-    """Do the evaluations of a run that the tables need; what is impossible is left to the results to say."""
+    """Do the evaluations of a run that tables need; what is impossible is left to the results to say.
+
+    Args:
+        datasets: as of `xkd.ablation.result.collect`.
+        out: folder with the runs.
+    """
+    wanted = list[tuple[RunDir, PreparedDataset, Task]]()
     for table in tables:
         for row in rows(table, scale):
             if run_preset(row.preset, scale) != run.preset:
                 continue
             directory = row.directory(out / RUNS, scale, run.config.run.seed)
+            if not directory.encoders.is_dir():  # it ended before its last step
+                continue
             for column in columns(table, scale, next(iter(datasets))):
                 with suppress(UserError):
                     for dataset, task in tasks(row, column.measured, datasets):
-                        if not find_score(directory, dataset, task):
-                            evaluate(directory.path, dataset.root, task, directory.scores, planned=True)
+                        wanted.append((directory, dataset, task))
+    for directory, dataset, task in wanted:
+        if not find_score(directory, dataset, task):
+            evaluate(directory.path, dataset.root, task, directory.scores, planned=True)

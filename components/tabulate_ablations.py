@@ -1,0 +1,34 @@
+"""tabulate_ablations: the tables of ablations."""
+
+from kfp.dsl import HTML, Markdown, Output
+
+from components import component
+
+
+@component
+def tabulate_ablations(
+    table: str,
+    scale: str,
+    seeds: int,
+    data: str,
+    dataset: str,
+    downstream: list[str],
+    prepare_settings: list[str],
+    out: str,
+    report: Output[HTML],
+    tables: Output[Markdown],
+) -> None:
+    """Write the tables of the runs there are; arguments as of `plan_ablations`.
+
+    Args:
+        report: the page.
+        tables: its tables alone.
+    """
+    import shutil
+    from pathlib import Path
+
+    from xkd.ablation.pipeline import tabulate_planned
+
+    page = tabulate_planned(table, scale, seeds, data, downstream or [dataset], prepare_settings, Path(out))
+    shutil.copy(page, report.path)
+    shutil.copy(page.with_suffix(".md"), tables.path)

@@ -1,0 +1,92 @@
+"""The tasks of a pipeline that makes tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xkd.ablation.page import write_results
+from xkd.ablation.plan import FULL, plan_runs, scaled
+from xkd.ablation.result import RUNS
+from xkd.ablation.run import claim, evaluate_run
+from xkd.ablation.tables import Table, find_tables
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.errors import UserError
+from xkd.evaluation.fan_out import find_prepared
+
+
+def read_tables(text: str) -> list[Table]:
+    """Return tables by their names, separated by commas or spaces.
+
+    Raises:
+        UserError: a name is unknown, or there is none.
+    """
+    if not (names := re.findall(r"[^,\s]+", text)):
+        raise UserError("table: must not be empty; give for example table=S9 or table=all")
+    return find_tables(names)
+
+
+def plan_items(table: str, scale: str, seeds: int, settings: Sequence[str], out: str) -> list[dict[str, Any]]:
+    """Return for each run its name as ``run``, and the preset, the settings and the directory that `pretrain` takes.
+
+    Args:
+        table: names of tables.
+        settings: overrides of every run's settings.
+        out: folder of the runs and the results.
+
+    Raises:
+        UserError: an argument is impossible.
+    """
+    return [
+        {
+            "run": run.name,
+            "preset": scaled(run.preset, scale),
+            "settings": list(run.overrides),
+            "out": f"{out}/{RUNS}/{run.name}",
+        }
+        for run in plan_runs(read_tables(table), scale, seeds, settings).runs
+    ]
+
+
+def claim_output(scale: str, settings: Sequence[str], data: Path, out: Path) -> None:
+    """Make `out` the folder of runs of a scale, settings and a prepared dataset; see `claim`."""
+    claim(out, scale, PreparedDataset.open(data), settings)
+
+
+def evaluate_planned(
+    name: str, table: str, scale: str, seeds: int, settings: Sequence[str], data: Sequence[str], out: Path
+) -> None:
+    """Do the evaluations of one run; arguments as of `plan_items`.
+
+    Args:
+        name: the run's.
+        data: prepared datasets to evaluate on.
+    """
+    tables = read_tables(table)
+    (run,) = (run for run in plan_runs(tables, scale, seeds, settings).runs if run.name == name)
+    evaluate_run(run, tables, scale, _open(list(map(Path, data))), out)
+
+
+def find_datasets(scale: str, prepare_settings: Sequence[str], data: str, names: Sequence[str]) -> list[Path]:
+    """Return the folders of datasets, prepared as the presets of a scale imply; see `find_prepared`."""
+    return find_prepared("", scaled(FULL, scale), prepare_settings, data, names)
+
+
+def tabulate_planned(
+    table: str,
+    scale: str,
+    seeds: int,
+    data: str,
+    names: Sequence[str],
+    prepare_settings: Sequence[str],
+    out: Path,
+) -> Path:
+    """Write the results and return the page; arguments as of `plan_items` and `find_datasets`."""
+    folders = find_datasets(scale, prepare_settings, data, names)
+    return write_results(read_tables(table), scale, seeds, _open(folders), out)
+
+
+def _open(folders: Sequence[Path]) -> dict[str, PreparedDataset]:
+    return {dataset.name: dataset for dataset in map(PreparedDataset.open, folders)}
