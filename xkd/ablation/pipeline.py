@@ -29,7 +29,7 @@ def read_tables(text: str) -> list[Table]:
 
 
 def plan_items(table: str, scale: str, seeds: int, settings: Sequence[str], out: str) -> list[dict[str, Any]]:
-    """Return for each run its name as ``run``, and the preset, the settings and the directory that `pretrain` takes.
+    """Return the name, ``run``, of each run, and the preset, settings and directory that `pretrain` takes.
 
     Args:
         table: names of tables.
