@@ -23,8 +23,8 @@ from xkd.data.transforms.resample import resize_short_side
 LARGEST = 2**28
 """Bytes of frames that are kept at most; of a larger dataset none are, and every window is decoded."""
 _FPS, _WIDEST = 30.0, 16 / 9
-"""Frame rate of a dataset prepared without a maximum, and width relative to the height: what is more than the
-room for them is not kept."""
+"""Frame rate of a dataset prepared without a maximum, and width relative to the height: what exceeds the
+space for them is not kept."""
 
 
 class DecodedClips:
@@ -56,7 +56,7 @@ class DecodedClips:
             source: returns the clip's video file.
 
         Returns:
-            None if the clip's frames are not kept: there is no room for them, or they cannot all be decoded.
+            None if the clip's frames are not kept: there is no space for them, or they cannot all be decoded.
         """
         number = self._number.get(clip.id)
         if number is None:
@@ -77,7 +77,7 @@ class DecodedClips:
         return torch.from_numpy(kept[places.clip(0)]).permute(0, 3, 1, 2)
 
     def _keep(self, number: int, frames: NDArray[np.uint8], starts: NDArray[np.float64]) -> bool:
-        """Keep a clip's frames (N, H, W, 3) if there is room for them; return whether there is."""
+        """Keep a clip's frames (N, H, W, 3) if there is space for them; return whether there is."""
         begin, first = self._ends[number], self._first[number]
         if frames.size > self._ends[number + 1] - begin or len(starts) > self._first[number + 1] - first:
             return False
