@@ -22,8 +22,9 @@ from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import TrainingClips, batch_keys
 from xkd.data.media.damage import MediaError
 from xkd.data.shards import decoded
+from xkd.data.shards.clips import Clip
 from xkd.data.shards.decoded import DecodedClips
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.shards.reader import WindowReader, read_member
 from xkd.data.transforms.params import Item

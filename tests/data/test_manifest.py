@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from xkd.data.shards.manifest import WRITER, Clip, PreparedDataset
+from xkd.data.shards.clips import Clip, Clips
+from xkd.data.shards.manifest import WRITER, PreparedDataset
 from xkd.errors import UserError
 
 SEEN = Clip(
@@ -42,7 +46,7 @@ def manifest(tmp_path: Path) -> PreparedDataset:
         name="mine",
         revision="r1",
         classes=("clapping", "dog", "playing organ"),
-        clips=(SEEN, HEARD),
+        clips=Clips.of((SEEN, HEARD)),
         settings={"short_side": 32, "writer": WRITER},
         skipped=1,
         missing=2,
@@ -56,6 +60,36 @@ def test_open_returns_the_written_dataset(manifest: PreparedDataset) -> None:
     assert PreparedDataset.open(manifest.root) == manifest
     assert not HEARD.has("video")
     assert SEEN.has("video")
+
+
+def test_a_directory_of_an_earlier_version_opens_with_the_same_clips(manifest: PreparedDataset) -> None:
+    (manifest.root / "manifest.arrow").unlink()
+    assert PreparedDataset.open(manifest.root) == manifest
+
+
+def test_a_preparation_keeps_the_name_that_scores_of_earlier_versions_have(manifest: PreparedDataset) -> None:
+    assert manifest.preparation == "b026b3fe9d8f"
+
+
+@pytest.mark.parametrize("label", ["cat", "horse"])
+def test_an_edited_csv_file_is_read(manifest: PreparedDataset, label: str) -> None:
+    rows = manifest.root / "manifest.csv"
+    rows.write_text(rows.read_text().replace("dog", label))
+    assert PreparedDataset.open(manifest.root).clips[1].labels == (label,)
+
+
+def test_columns_are_mapped_while_the_csv_file_is_the_same(manifest: PreparedDataset) -> None:
+    """A broken row shows which of the files is read; the time of a copy is later."""
+    rows = manifest.root / "manifest.csv"
+    before = rows.stat()
+    rows.write_bytes(rows.read_bytes())
+    assert PreparedDataset.open(manifest.root) == manifest
+    text = rows.read_text().replace(",9,5.000000", ",x,5.000000")
+    rows.write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.json is damaged"):
+        PreparedDataset.open(manifest.root)
+    os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert PreparedDataset.open(manifest.root) == manifest
 
 
 def test_columns_are_in_the_documented_order(manifest: PreparedDataset) -> None:
@@ -117,6 +151,29 @@ def test_damage_is_one_line(manifest: PreparedDataset, name: str, text: str) -> 
     with pytest.raises(UserError, match="is damaged") as caught:
         PreparedDataset.open(manifest.root)
     assert "\n" not in str(caught.value)
+
+
+def damage(root: Path, how: str) -> None:
+    path = root / "manifest.arrow"
+    data = path.read_bytes()
+    if how == "foreign":
+        with pa.ipc.new_file(str(path), pa.schema([("id", pa.string())])) as writer:
+            writer.write_batch(pa.record_batch({"id": ["a"]}))
+    elif how == "offset":  # of the first text: 15 bytes, the id
+        place = data.index(np.array([0, 15, 17], np.int32).tobytes())
+        path.write_bytes(data[: place + 4] + b"\xff\xff\xff\x7f" + data[place + 8 :])
+    else:
+        path.write_bytes({"empty": b"", "truncated": data[:-100], "text": b"id,splits\n" * 100}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "text", "foreign", "offset"])
+def test_damaged_columns_are_one_line(manifest: PreparedDataset, how: str) -> None:
+    damage(manifest.root, how)
+    with pytest.raises(UserError, match=r"cannot read .*manifest\.arrow: .*; delete it, and") as caught:
+        PreparedDataset.open(manifest.root)
+    assert "\n" not in str(caught.value)
+    (manifest.root / "manifest.arrow").unlink()
+    assert PreparedDataset.open(manifest.root) == manifest
 
 
 def test_missing_manifest_is_reported(manifest: PreparedDataset) -> None:

@@ -16,7 +16,8 @@ from tests.data.samples import FPS, KINETICS, RATE, frame_numbers, ramp, write_t
 from tests.tiny import tiny_config
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.media.prepared import encode_wav, read_video
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clip
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.shards.reader import WindowReader
 

@@ -59,6 +59,7 @@ def test_output_has_a_manifest_and_shards(root: Path, tmp_path: Path) -> None:
     assert sorted(everything(tmp_path / "out")) == [
         "damaged.csv",
         "dataset.json",
+        "manifest.arrow",
         "manifest.csv",
         "shards/000000.tar",
         "skipped.csv",

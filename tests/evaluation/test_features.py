@@ -13,7 +13,8 @@ from tests.tiny import tiny_config
 from tests.waiting import until
 from xkd.config import MODALITIES, Modality
 from xkd.data.datasets.evaluation import evaluation_batches
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
 from xkd.evaluation.feature_store import FeatureStore
@@ -34,7 +35,7 @@ ALONE = DistributedContext(0, 1, CPU)
 
 
 def features(
-    encoder: FeatureExtractor, prepared: Path, clips: list[Clip], part: Part, seed: int = 0
+    encoder: FeatureExtractor, prepared: Path, clips: Clips, part: Part, seed: int = 0
 ) -> NDArray[np.float32]:
     """Two windows of each clip, (windows, D)."""
     store = FeatureStore(prepared, PreparedDataset.open(prepared), tiny_config(), seed, ALONE)
@@ -43,7 +44,7 @@ def features(
 
 
 def stored(
-    store: FeatureStore, encoder: FeatureExtractor, clips: list[Clip], part: Part, count: int
+    store: FeatureStore, encoder: FeatureExtractor, clips: Clips, part: Part, count: int
 ) -> ClipFeatures:
     store.make(encoder, part, count)
     return store.read(encoder, clips, part, count)
@@ -129,7 +130,8 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tests.tiny import tiny_config
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.evaluation import feature_store as module
 from xkd.evaluation.features import FeatureExtractor
 from xkd.rundir import RunDir

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clip, Clips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.sources.source import OFFICIAL
 from xkd.errors import UserError
 from xkd.evaluation.plan import choose, make_task, stages
@@ -29,7 +30,7 @@ def make(prepared: Path, tmp_path: Path) -> Make:
         shutil.copytree(prepared, tmp_path / "mine", dirs_exist_ok=True)
         found = PreparedDataset.open(tmp_path / "mine")
         replace(
-            found, **{"name": "mine", "own": OWN, "clips": tuple(map(change, found.clips)), **values}
+            found, **{"name": "mine", "own": OWN, "clips": Clips.of(map(change, found.clips)), **values}
         ).write()
         return PreparedDataset.open(tmp_path / "mine")
 

@@ -14,6 +14,7 @@ from tests.tiny import tiny_config
 from xkd.cli import app
 from xkd.config import MODALITIES, Modality
 from xkd.config.overrides import to_yaml
+from xkd.data.shards.clips import Clips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.errors import UserError
@@ -74,7 +75,7 @@ def test_missing_modalities_are_left_out(prepared: Path, data: list[Path], tmp_p
     shutil.copytree(prepared, tmp_path / "silent")
     manifest = PreparedDataset.open(tmp_path / "silent")
     mute = [replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips]
-    replace(manifest, clips=tuple(mute)).write()
+    replace(manifest, clips=Clips.of(mute)).write()
     assert {(kind, name) for kind, _, name, _ in kinds([tmp_path / "silent"])} == video
 
 

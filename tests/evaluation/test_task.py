@@ -15,6 +15,7 @@ from tests.tiny import tiny_config
 from xkd.config import MODALITIES
 from xkd.config.overrides import build, read_settings, to_dict, to_yaml
 from xkd.config.presets.finetune import FINETUNING
+from xkd.data.shards.clips import Clips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation import evaluate as module
@@ -267,8 +268,8 @@ def test_a_collapsed_run_can_be_evaluated(prepared: Path, tmp_path: Path) -> Non
 def without_audio(prepared: Path, out: Path) -> Path:
     shutil.copytree(prepared, out)
     manifest = PreparedDataset.open(out)
-    clips = tuple(replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips)
-    replace(manifest, clips=clips).write()
+    clips = (replace(clip, audio_offset=None, audio_size=None) for clip in manifest.clips)
+    replace(manifest, clips=Clips.of(clips)).write()
     return out
 
 

@@ -10,6 +10,7 @@ import pytest
 from xkd.config import MODALITIES
 from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.data.datasets.training import TrainingClips, steps_per_epoch
+from xkd.data.shards.clips import Clips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.suggest import rules
 from xkd.suggest.rules import Material, Timing
@@ -46,7 +47,7 @@ def test_clips_that_are_too_short_to_train_on_do_not_count(prepared: Path) -> No
     material = Material.of(TrainingClips(dataset, config))
     first = dataset.split("train")[0]
     clips = [replace(clip, duration=1.1) if clip == first else clip for clip in dataset.clips]
-    shorter = Material.of(TrainingClips(replace(dataset, clips=tuple(clips)), config))
+    shorter = Material.of(TrainingClips(replace(dataset, clips=Clips.of(clips)), config))
     assert shorter.clips == material.clips - 1
     assert shorter.hours == pytest.approx(material.hours - first.duration / 3600)
 

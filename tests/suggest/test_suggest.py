@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from xkd.config.presets import get_preset, resolve_pretrain
-from xkd.data.shards.manifest import ROWS, PreparedDataset
+from xkd.data.shards.manifest import PreparedDataset
+from xkd.data.shards.table import ROWS
 from xkd.errors import UserError
 from xkd.launch.distributed import DistributedContext
 from xkd.suggest import rules

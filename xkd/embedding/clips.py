@@ -14,8 +14,10 @@ from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.data.datasets.direct import MediaClip, read_media
 from xkd.data.media.damage import MediaError
 from xkd.data.media.header import read_header
-from xkd.data.shards.manifest import DATASET, ROWS, Clip, PreparedDataset
+from xkd.data.shards.clips import Clip
+from xkd.data.shards.manifest import DATASET, PreparedDataset
 from xkd.data.shards.reader import WindowReader
+from xkd.data.shards.table import ROWS
 from xkd.data.sources.files import MediaFiles, SourceFile, printable
 from xkd.data.transforms.params import Item
 from xkd.data.transforms.views import center_crop

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from xkd.data.shards.manifest import write_table
+from xkd.data.shards.table import write_table
 from xkd.embedding.clips import (
     Piece,
     Source,

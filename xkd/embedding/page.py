@@ -64,8 +64,7 @@ def find_picture(path: str, seconds: float) -> str:
             return to_thumbnail(found.pictures[-1]) if found.pictures else ""
         for root in Path(path).parents:
             if (root / DATASET).is_file():
-                clips = {str(root / clip.id): clip for clip in PreparedDataset.open(root).clips}
-                clip = clips.get(path)
+                clip = PreparedDataset.open(root).clips.find(str(Path(path).relative_to(root)))
                 return to_thumbnail(read_picture(root, clip)) if clip and clip.has("video") else ""
     except MediaError:
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from xkd.config import Modality, PretrainConfig
 from xkd.data.datasets.evaluation import evaluation_batches
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.params import linear_views
 from xkd.data.transforms.views import Views
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
@@ -48,14 +49,12 @@ class FeatureStore:
     """Of random windows and their augmentation."""
     context: DistributedContext
 
-    def read(
-        self, extractor: FeatureExtractor, clips: Sequence[Clip], part: Part, count: int
-    ) -> ClipFeatures:
+    def read(self, extractor: FeatureExtractor, clips: Clips, part: Part, count: int) -> ClipFeatures:
         """Return the features of clips that `make` has extracted."""
         everyone = self._clips(extractor.modality, part)
         features = np.load(self._path(extractor, everyone, part, count), mmap_mode="r")
-        rows = {clip.id: row for row, clip in enumerate(everyone)}
-        chosen = features[[rows[clip.id] for clip in clips]]
+        rows = {name: row for row, name in enumerate(everyone.ids)}
+        chosen = features[[rows[name] for name in clips.ids]]
         clip_of_row = np.repeat(np.arange(len(clips)), count)
         return ClipFeatures(chosen.reshape(-1, chosen.shape[-1]), clip_of_row, len(clips))
 
@@ -76,7 +75,7 @@ class FeatureStore:
 
     @torch.no_grad()
     def extract(
-        self, extractor: FeatureExtractor, clips: Sequence[Clip], part: Part, count: int
+        self, extractor: FeatureExtractor, clips: Clips, part: Part, count: int
     ) -> Iterator[NDArray[np.float32]]:
         """Yield features of `count` windows per clip, several clips at a time: (some clips, count, D)."""
         device, modality, train = self.context.device, extractor.modality, part == "train"
@@ -94,17 +93,18 @@ class FeatureStore:
             features = extractor(view).float().cpu().numpy()
             yield features.reshape(-1, count, features.shape[-1])
 
-    def _clips(self, modality: Modality, part: Part) -> list[Clip]:
-        return [c for c in self.dataset.clips if c.has(modality) and _SPLITS[part].intersection(c.splits)]
+    def _clips(self, modality: Modality, part: Part) -> Clips:
+        clips = self.dataset.clips
+        return clips.select(clips.has(modality) & clips.match("splits", _SPLITS[part].intersection))
 
-    def _path(self, extractor: FeatureExtractor, clips: list[Clip], part: Part, count: int) -> Path:
+    def _path(self, extractor: FeatureExtractor, clips: Clips, part: Part, count: int) -> Path:
         """Return the file's path; its name has a hash of all that the features depend on."""
         values: dict[str, Any] = {
             "code": code_hash("data/**/*.py", "model/**/*.py", "evaluation/features.py"),
             "weights": extractor.hash,
             "data": self.dataset.revision,
             "preparation": dict(self.dataset.settings),
-            "clips": [clip.id for clip in clips],
+            "clips": clips.ids,
             "count": count,
             "seed": self.seed,
             "settings": run_settings(self.config, extractor.encoder, (extractor.modality,)),
@@ -112,9 +112,7 @@ class FeatureStore:
         key = short_hash(json.dumps(values))
         return self.folder / f"{extractor.encoder}-{extractor.modality}-{part}-{key}.npy"
 
-    def _extract(
-        self, extractor: FeatureExtractor, clips: list[Clip], part: Part, count: int, path: Path
-    ) -> None:
+    def _extract(self, extractor: FeatureExtractor, clips: Clips, part: Part, count: int, path: Path) -> None:
         """Fill a partial file, each process a share of the clips, and rename it when it is complete."""
         context = self.context
         partial, marks = path.with_suffix(".partial"), path.with_suffix(".done")
@@ -131,7 +129,7 @@ class FeatureStore:
         label = f"features {extractor.encoder} {extractor.modality} {part}"
         begin, saved_at, filled, saved = len(clips) - len(missing), time.monotonic(), 0, 0
         with progress(label, len(clips), done=begin, show=context.is_main) as bar:
-            for features in self.extract(extractor, [clips[row] for row in mine], part, count):
+            for features in self.extract(extractor, clips.select(mine), part, count):
                 first, filled = filled, filled + len(features)
                 file[mine[first:filled]] = features
                 # The main process shows the progress of all: the others are about as far.

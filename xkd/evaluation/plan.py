@@ -87,7 +87,7 @@ def choose(
             )
     chosen = []
     for dataset in datasets.values():
-        available = {m for m in modalities if any(clip.has(m) for clip in dataset.clips)}
+        available = {m for m in modalities if dataset.clips.has(m).any()}
         specs = [s for s in specs_of(dataset) if available.issuperset(INPUTS[s.modality])]
         for fold, spec in product(range(1, dataset.folds + 1), specs):
             method, names = PROTOCOLS[spec.protocol], (dataset.name, spec.modality, spec.protocol)

@@ -89,11 +89,11 @@ def specs_of(dataset: PreparedDataset) -> tuple[EvalSpec, ...]:
     """Return the protocols of a dataset; of one of one's own without labels in train or test, retrieval."""
     if dataset.own is None:
         return EVAL_SPECS.get(dataset.name, ())
-    labelled = {split for clip in dataset.clips if clip.labels for split in clip.splits}
+    clips = dataset.clips
+    labelled = clips.select(clips.match("labels", bool)).splits
     if "train" not in labelled or not labelled & {"test", "val"}:
-        tested = any({"test", "val"}.intersection(clip.splits) for clip in dataset.clips)
-        return own_specs("recall", dataset.folds) if tested else ()
-    several = any(len(clip.labels) > 1 for clip in dataset.clips)
+        return own_specs("recall", dataset.folds) if clips.splits & {"test", "val"} else ()
+    several = clips.match("labels", lambda labels: len(labels) > 1).any()
     return own_specs("map" if several else "top1", dataset.folds)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xkd.config import Modality
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.metrics import Labels, LabelSets, Metric
 
@@ -21,9 +21,9 @@ VALIDATION_SHARE = 0.2
 class Splits(NamedTuple):
     """One fold of a dataset."""
 
-    train: list[Clip]
-    test: list[Clip]
-    first: list[Clip]
+    train: Clips
+    test: Clips
+    first: Clips
     """The training clips of the first fold."""
     dataset: PreparedDataset
 
@@ -32,32 +32,34 @@ class Splits(NamedTuple):
         """The classes without training clips: all were skipped or missing, or lack the modality."""
         if not self.train:
             return []  # nothing is trained
-        trained = {label for clip in self.train for label in clip.labels}
+        trained = {label for labels in self.train.distinct("labels")[0] for label in labels}
         known = (*self.dataset.classes, *self.dataset.lost_classes)
         return sorted(name for name in known if name not in trained)
 
-    def hold_out(self, modality: Modality, seed: int) -> tuple[list[Clip], list[Clip]]:
+    def hold_out(self, modality: Modality, seed: int) -> tuple[Clips, Clips]:
         """Divide the training clips into those to train on and those to choose an epoch on.
 
         The latter are the dataset's own validation clips where it also has a test split, as FSD50K; else a
         part of each class's training clips (by the first label of a clip with several).
         """
-        known = {split for clip in self.dataset.clips for split in clip.splits}
-        own = [c for c in self.dataset.clips if "val" in c.splits and c.labels and c.has(modality)]
-        if "test" in known and own:
+        clips = self.dataset.clips
+        held_out = clips.match("splits", lambda splits: "val" in splits) & clips.match("labels", bool)
+        own = clips.select(held_out & clips.has(modality))
+        if "test" in clips.splits and own:
             return self.train, own
         held_out = validation_mask(self.first_label(self.train), seed)
-        return list(compress(self.train, ~held_out)), list(compress(self.train, held_out))
+        return self.train.select(~held_out), self.train.select(held_out)
 
-    def label_sets(self, clips: Sequence[Clip]) -> LabelSets:
+    def label_sets(self, clips: Clips) -> LabelSets:
         """Return which of the classes each clip has, (clips, classes)."""
         column = {name: place for place, name in enumerate(self.dataset.classes)}
-        labels = np.zeros((len(clips), len(column)), dtype=bool)
-        for row, clip in enumerate(clips):
-            labels[row, [column[label] for label in clip.labels]] = True
-        return labels
+        distinct, places = clips.distinct("labels")
+        sets = np.zeros((len(distinct), len(column)), dtype=bool)
+        for row, labels in enumerate(distinct):
+            sets[row, [column[label] for label in labels]] = True
+        return sets[places]
 
-    def first_label(self, clips: Sequence[Clip]) -> NDArray[np.int64]:
+    def first_label(self, clips: Clips) -> NDArray[np.int64]:
         """Return the class of each clip, (clips,); the first of several."""
         return np.asarray(self.label_sets(clips).argmax(axis=1), np.int64)
 
@@ -74,8 +76,9 @@ def read_splits(
         UserError: the dataset lacks the fold, a split, the modalities or labels.
     """
 
-    def read(split: str, fold: int) -> list[Clip]:
-        clips = [clip for clip in dataset.split(split, fold) if clip.has(*modalities)]
+    def read(split: str, fold: int) -> Clips:
+        clips = dataset.split(split, fold)
+        clips = clips.select(clips.has(*modalities))
         if not clips:
             raise UserError(
                 f"no clip of split {split} in {dataset.root} has {' and '.join(modalities)}; choose another "
@@ -84,20 +87,19 @@ def read_splits(
         if metric == "recall":
             return clips
         if dataset.own:
-            clips = [clip for clip in clips if clip.labels]
+            clips = clips.select(clips.match("labels", bool))
             if not clips:
                 raise UserError(f"no clip of split {split} in {dataset.root} has a label; label some")
-        for clip in clips:
-            if not clip.labels or (metric == "top1" and len(clip.labels) > 1):
-                needed = "one label" if metric == "top1" else "labels"
-                raise UserError(
-                    f"the protocol needs {needed} per clip; {clip.id} in {dataset.root} has "
-                    f"{len(clip.labels)}"
-                )
+        usable = clips.match("labels", lambda labels: len(labels) == 1 if metric == "top1" else labels)
+        if not usable.all():
+            needed, clip = "one label" if metric == "top1" else "labels", clips.select(~usable)[0]
+            raise UserError(
+                f"the protocol needs {needed} per clip; {clip.id} in {dataset.root} has {len(clip.labels)}"
+            )
         return clips
 
-    train = [] if metric == "recall" else read("train", fold)
-    test = read("test" if any("test" in clip.splits for clip in dataset.clips) else "val", fold)
+    train = dataset.clips[:0] if metric == "recall" else read("train", fold)
+    test = read("test" if "test" in dataset.clips.splits else "val", fold)
     return Splits(train, test, train if fold == 1 or not train else read("train", 1), dataset)
 
 

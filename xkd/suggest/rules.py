@@ -41,7 +41,7 @@ class Material:
     @classmethod
     def of(cls, training: TrainingClips) -> Material:
         """Return the material of a run."""
-        seconds = sum(clip.duration for clip in training.clips)
+        seconds = float(training.clips.durations.sum())
         return cls(len(training), seconds / 3600, training.dataset.settings.get("short_side"))
 
 

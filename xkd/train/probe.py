@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from xkd.config import MODALITIES, Modality
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import TrainingClips, generator
-from xkd.data.shards.manifest import Clip
+from xkd.data.shards.clips import Clips
 from xkd.data.shards.reader import load_batches
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
@@ -60,7 +61,7 @@ class Probe:
         self._held_out = _held_out(training)
         self._parts = self._choose_parts()
         self._bank = self._labeled(training.clips)
-        self._queries = self._labeled(self._held_out.clips if self._held_out else [])
+        self._queries = self._labeled(self._held_out.clips if self._held_out else training.clips[:0])
         reasons = []
         if not self._parts:
             reasons.append(f"no {VALIDATION_LOSS}: split val has too few clips")
@@ -119,11 +120,11 @@ class Probe:
             losses.append(float(model(self._views(batch), noise, temperature).terms["loss"]))
         return fmean(loss for each in self._context.all_gather(losses) for loss in each)
 
-    def _labeled(self, clips: Sequence[Clip]) -> list[Clip]:
-        labeled = [clip for clip in clips if len(clip.labels) == 1]
-        return [labeled[index] for index in _choice(len(labeled))]
+    def _labeled(self, clips: Clips) -> Clips:
+        labeled = clips.select(clips.match("labels", lambda labels: len(labels) == 1))
+        return labeled.select(np.array(_choice(len(labeled)), int))
 
-    def _features(self, model: XKD, clips: Sequence[Clip]) -> tuple[dict[Modality, Tensor], list[str]]:
+    def _features(self, model: XKD, clips: Clips) -> tuple[dict[Modality, Tensor], list[str]]:
         """Return features (clips, D) by modality, on the CPU, and the label of each row."""
         networks, modalities = model.teacher or model.student, self._config.modalities
         mine = clips[self._context.rank :: self._context.size]

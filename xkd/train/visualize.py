@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +42,9 @@ def save_samples(model: XKD, dataset: PreparedDataset, path: Path) -> None:
     """
     device = next(model.parameters()).device
     modalities = model.config.modalities
-    complete = [clip for clip in dataset.clips if clip.has(*modalities)]
-    clips = sorted(complete, key=lambda clip: clip.splits[0] == "train")[:CLIPS]
+    complete = dataset.clips.select(dataset.clips.has(*modalities))
+    trained = complete.match("splits", lambda splits: splits[0] == "train")
+    clips = complete.select(np.argsort(trained, kind="stable")[:CLIPS])
     (batch,) = evaluation_batches(dataset, clips, model.config, 1, modalities=modalities)
     views = Views(model.config).to(device).plain(batch)
     generator = torch.Generator().manual_seed(0)

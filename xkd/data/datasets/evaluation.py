@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from xkd.config import MODALITIES, FinetuneConfig, Modality, PretrainConfig
 from xkd.data.datasets.training import generator
 from xkd.data.media.damage import MediaError
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clip
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.finetune import rand_augment
 from xkd.data.transforms.params import Item, finetune_views, linear_views, with_params

@@ -43,15 +43,15 @@ class TrainingClips(Dataset[Item]):
     def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
         self.dataset, self.config = dataset, config
         listed = dataset.split(split)
-        complete = [clip for clip in listed if clip.has(*config.modalities)]
-        self.clips = [clip for clip in complete if clip.duration > SHORTEST]
+        complete = listed.select(listed.has(*config.modalities))
+        self.clips = complete.select(complete.durations > SHORTEST)
         self.without_modality = len(listed) - len(complete)
         """Clips of the split that lack one of `config.modalities`."""
         self.specs = pretrain_views(config)
         """The views whose parameters the items have."""
         self.too_short = len(complete) - len(self.clips)
         """Clips that have them and last no longer than `SHORTEST`."""
-        self._reader = WindowReader(dataset, config, self.clips if config.optim.epochs > 1 else ())
+        self._reader = WindowReader(dataset, config, self.clips if config.optim.epochs > 1 else None)
         if not self.clips:
             raise UserError(
                 f"{dataset.root}: no clip of split {split} has {' and '.join(config.modalities)} "

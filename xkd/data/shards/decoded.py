@@ -6,7 +6,7 @@ import io
 import math
 import mmap
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from xkd.data.media.container import open_container
 from xkd.data.media.damage import MediaError
 from xkd.data.media.picture import TICKS
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.clips import Clip, Clips
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.resample import resize_short_side
 
 LARGEST = 2**28
@@ -34,16 +35,16 @@ class DecodedClips:
     decodes, all have. Two that decode the same clip at a time write the same bytes.
     """
 
-    def __init__(self, dataset: PreparedDataset, clips: Sequence[Clip], short: int) -> None:
+    def __init__(self, dataset: PreparedDataset, clips: Clips, short: int) -> None:
         self._short = short
         fps = float(dataset.settings.get("max_fps") or _FPS)
-        frames = [math.ceil(clip.duration * fps) + 2 for clip in clips]
-        sizes = np.array([0, *(3 * count * short * math.ceil(short * _WIDEST) for count in frames)])
+        frames = np.ceil(clips.durations * fps).astype(np.int64) + 2
+        sizes = 3 * frames * short * math.ceil(short * _WIDEST)
         fits = 0 < sizes.sum() <= LARGEST
-        self._number = {clip.id: number for number, clip in enumerate(clips)} if fits else {}
+        self._number = {name: number for number, name in enumerate(clips.ids)} if fits else {}
         if not fits:
             return
-        self._ends, self._first = np.cumsum(sizes), np.cumsum([0, *frames])
+        self._ends, self._first = (np.cumsum([0, *counts]) for counts in (sizes, frames))
         self._bytes = np.frombuffer(mmap.mmap(-1, int(self._ends[-1])), np.uint8)
         self._starts = np.frombuffer(mmap.mmap(-1, 8 * int(self._first[-1])), np.float64)
         self._shapes = np.frombuffer(mmap.mmap(-1, 3 * 8 * len(clips)), np.int64).reshape(-1, 3)

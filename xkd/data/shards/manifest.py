@@ -1,83 +1,32 @@
 """A prepared dataset: a manifest with one row per clip, and shards.
 
-A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``dataset.json`` (name, revision, origin,
-classes, counts, the settings of `prepare`), ``skipped.csv``, ``damaged.csv`` and ``shards/*.tar``. The shards
-are uncompressed tar files; a row's offsets address a member's bytes directly: no reader needs to walk a tar.
+A prepared directory holds ``manifest.csv`` (the rows of `Clip`), ``manifest.arrow`` (the same as columns),
+``dataset.json`` (name, revision, origin, classes, counts, the settings of `prepare`), ``skipped.csv``,
+``damaged.csv`` and ``shards/*.tar``. The shards are uncompressed tar files; a row's offsets address a
+member's bytes directly: no reader needs to walk a tar.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from xkd.config import Modality, PretrainConfig
+import numpy as np
+
+from xkd.config import PretrainConfig
+from xkd.data.shards.clips import Clips
+from xkd.data.shards.table import ROWS, read_clips, write_clips
 from xkd.errors import UserError
 from xkd.io import read_json, require_finished, short_hash, write_text
 
-ROWS = "manifest.csv"
 DATASET = "dataset.json"
 WRITER = 3
 """Incremented when `prepare` makes other bytes of a clip: old directories are not taken for new ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """One clip of a prepared dataset."""
-
-    id: str
-    splits: tuple[str, ...]
-    """Split in each fold (most datasets have one): ``train``, ``val``, ``test`` or ``unused``."""
-    labels: tuple[str, ...]
-    shard: str
-    """Path of the tar file, relative to the prepared directory."""
-    video_offset: int | None
-    """First byte of the mp4 in the shard; None: the clip has no video."""
-    video_size: int | None
-    audio_offset: int | None
-    """First byte of the wav in the shard; None: the clip has no audio."""
-    audio_size: int | None
-    duration: float
-    """Seconds that all modalities of the clip cover."""
-
-    def has(self, *modalities: Modality) -> bool:
-        """Return whether the shard holds all of these modalities."""
-        return all(getattr(self, f"{modality}_offset") is not None for modality in modalities)
-
-    def to_row(self) -> dict[str, str]:
-        """Return the row of manifest.csv; None becomes an empty cell."""
-        values = dataclasses.asdict(self) | {
-            "splits": ";".join(self.splits),
-            "labels": ";".join(self.labels),
-            "duration": f"{self.duration:.6f}",
-        }
-        return {name: "" if value is None else str(value) for name, value in values.items()}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> Clip:
-        """Return the clip of a row of manifest.csv.
-
-        Raises:
-            KeyError, ValueError: a column is missing or not a number.
-        """
-        offsets = {name: int(row[name]) if row[name] else None for name in OFFSETS}
-        return cls(
-            id=row["id"],
-            splits=tuple(row["splits"].split(";")),
-            labels=tuple(filter(None, row["labels"].split(";"))),
-            shard=row["shard"],
-            duration=float(row["duration"]),
-            **offsets,
-        )
-
-
-OFFSETS = ("video_offset", "video_size", "audio_offset", "audio_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +39,7 @@ class PreparedDataset:
     """Revision of the source that the clips were prepared from."""
     classes: tuple[str, ...]
     """All labels, sorted: a label's index here is its number."""
-    clips: tuple[Clip, ...]
+    clips: Clips
     settings: Mapping[str, Any]
     """The settings of `prepare` that determine the bytes of the shards."""
     skipped: int = 0
@@ -108,7 +57,7 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, root: Path) -> PreparedDataset:
-        """Read a prepared directory. Takes seconds for large datasets: open it once and pass the object.
+        """Open a prepared directory.
 
         Raises:
             UserError: the directory is missing, was not (completely) prepared, was prepared by a version that
@@ -119,8 +68,7 @@ class PreparedDataset:
             values = json.loads((root / DATASET).read_text())
             if "settings" not in values:  # of a source that `fetch` made
                 raise _unprepared(root)
-            with (root / ROWS).open(newline="", encoding="utf-8") as file:
-                clips = tuple(Clip.from_row(row) for row in csv.DictReader(file))
+            clips = read_clips(root)
             _check_writer(root, values["settings"])
             fields = ("name", "revision", "settings", "skipped", "damaged", "origin")
             same = {name: values[name] for name in fields}
@@ -136,20 +84,15 @@ class PreparedDataset:
 
     def _check_shards(self) -> None:
         """Check that the shards exist and are long enough for the clips."""
-        ends: dict[str, int] = {}
-        for clip in self.clips:
-            video, audio = (clip.video_offset or 0) + (clip.video_size or 0), clip.audio_offset or 0
-            ends[clip.shard] = max(ends.get(clip.shard, 0), video, audio + (clip.audio_size or 0))
-        for shard, end in sorted(ends.items()):
+        for shard, end in sorted(self.clips.shard_ends().items()):
             path = self.root / shard
             if not path.is_file() or path.stat().st_size < end:
                 problem = "is truncated" if path.is_file() else f"is missing, but {ROWS} lists it"
                 raise UserError(f"{path} {problem}; prepare {self.root} again")
 
     def write(self) -> None:
-        """Write manifest.csv, then dataset.json, whose presence marks the directory as complete."""
-        columns = [field.name for field in dataclasses.fields(Clip)]
-        write_table(self.root / ROWS, columns, (clip.to_row() for clip in self.clips))
+        """Write the clips, then dataset.json, whose presence marks the directory as complete."""
+        write_clips(self.root, self.clips)
         values = {
             "name": self.name,
             "revision": self.revision,
@@ -170,12 +113,12 @@ class PreparedDataset:
     @property
     def seconds(self) -> float:
         """Duration of all clips."""
-        return sum(clip.duration for clip in self.clips)
+        return float(self.clips.durations.sum())
 
     @property
     def without_audio(self) -> int:
         """Number of clips without audio."""
-        return sum(not clip.has("audio") for clip in self.clips)
+        return int((~self.clips.has("audio")).sum())
 
     @property
     def folds(self) -> int:
@@ -185,16 +128,20 @@ class PreparedDataset:
     @property
     def counts(self) -> dict[str, int]:
         """Number of clips per split, or per fold and split as ``fold 2 train``."""
+        values, places = self.clips.distinct("splits")
+        clips = np.bincount(places, minlength=len(values)).tolist()
+        counts: Counter[tuple[int, str]] = Counter()
+        for splits, count in zip(values, clips, strict=True):
+            counts.update(dict.fromkeys(enumerate(splits, 1), count))
         return {
-            split if self.folds == 1 else f"fold {fold + 1} {split}": count
-            for fold in range(self.folds)
-            for split, count in sorted(Counter(clip.splits[fold] for clip in self.clips).items())
+            split if self.folds == 1 else f"fold {fold} {split}": count
+            for (fold, split), count in sorted(counts.items())
         }
 
-    @property
+    @cached_property
     def preparation(self) -> str:
         """Twelve hexadecimal digits that identify the settings of the preparation and the clips."""
-        return short_hash(json.dumps([sorted(self.settings.items()), [clip.id for clip in self.clips]]))
+        return short_hash(json.dumps([sorted(self.settings.items()), self.clips.ids]))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -214,7 +161,7 @@ class PreparedDataset:
                 f"{config.clip.sample_rate}; prepare it again or change the setting"
             )
 
-    def split(self, name: str, fold: int = 1) -> list[Clip]:
+    def split(self, name: str, fold: int = 1) -> Clips:
         """Return the clips of one split of a fold, in the manifest's order.
 
         Raises:
@@ -222,9 +169,9 @@ class PreparedDataset:
         """
         if not 1 <= fold <= self.folds:
             raise UserError(f"{self.root} has no fold {fold}; the number of folds is {self.folds}")
-        clips = [clip for clip in self.clips if clip.splits[fold - 1] == name]
+        clips = self.clips.select(self.clips.match("splits", lambda splits: splits[fold - 1] == name))
         if not clips:
-            known = ", ".join(sorted({clip.splits[fold - 1] for clip in self.clips}))
+            known = ", ".join(sorted({splits[fold - 1] for splits in self.clips.distinct("splits")[0]}))
             raise UserError(f"{self.root} has no split {name}; it has {known}")
         return clips
 
@@ -263,12 +210,3 @@ def _require_prepared(root: Path) -> None:
 def _unprepared(root: Path) -> UserError:
     advice = f"run `xkd prepare {root} --out PREPARED` if it has your clips, and give PREPARED instead"
     return UserError(f"{root} is not prepared: {advice}")
-
-
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write a CSV table with a header and Unix line ends atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

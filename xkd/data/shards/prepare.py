@@ -22,15 +22,9 @@ from xkd.data.media.damage import MediaError
 from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
-from xkd.data.shards.manifest import (
-    DATASET,
-    OFFSETS,
-    WRITER,
-    Clip,
-    PreparedDataset,
-    count_classes,
-    write_table,
-)
+from xkd.data.shards.clips import OFFSETS, Clip, Clips
+from xkd.data.shards.manifest import DATASET, WRITER, PreparedDataset, count_classes
+from xkd.data.shards.table import write_table
 from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.own import OwnConfig
@@ -90,7 +84,6 @@ class Summary:
     def __str__(self) -> str:
         data = self.dataset
         splits = ", ".join(f"{split} {count}" for split, count in data.counts.items())
-        written = sum((clip.video_size or 0) + (clip.audio_size or 0) for clip in data.clips)
         damaged = f", {data.damaged} damaged" if data.damaged else ""
         missing = f", {data.missing} missing" if data.missing else ""
         if data.own and (count := sum(data.own["left_out"].values())):
@@ -100,7 +93,7 @@ class Summary:
             f"{data.name} {data.revision[:12]}: {len(data.clips)} clips ({splits}), "
             f"{data.seconds / 3600:.2f} h, {count_classes(data.classes)}, {data.without_audio} without audio"
             f"{damaged}, {data.skipped} skipped{missing}; {self.bytes_in / 1e6:.1f} MB in, "
-            f"{written / 1e6:.1f} MB out"
+            f"{data.clips.bytes / 1e6:.1f} MB out"
             f"{speed}"
         )
 
@@ -222,7 +215,7 @@ def _finish(
         revision=dataset.revision,
         classes=tuple(sorted(classes)),
         lost_classes=tuple(sorted(absent - classes)),
-        clips=tuple(map(Clip.from_row, rows)),
+        clips=Clips.of(map(Clip.from_row, rows)),
         settings=config.settings(own=bool(dataset.own)),
         skipped=len(skipped),
         damaged=len(damaged),

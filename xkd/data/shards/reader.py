@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from xkd.config import Modality, PretrainConfig
 from xkd.data.media.damage import MediaError
 from xkd.data.media.prepared import WAV_HEADER, read_video, to_waveform
+from xkd.data.shards.clips import Clip, Clips
 from xkd.data.shards.decoded import DecodedClips
-from xkd.data.shards.manifest import Clip, PreparedDataset
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import Views
@@ -42,11 +43,12 @@ class WindowReader:
     """
 
     def __init__(
-        self, dataset: PreparedDataset, config: PretrainConfig, repeated: Sequence[Clip] = ()
+        self, dataset: PreparedDataset, config: PretrainConfig, repeated: Clips | None = None
     ) -> None:
         dataset.check(config)
         self.root, self.config = dataset.root, config
-        self._decoded = DecodedClips(dataset, repeated, config.video.global_view[1])
+        kept = dataset.clips[:0] if repeated is None else repeated
+        self._decoded = DecodedClips(dataset, kept, config.video.global_view[1])
 
     def read(self, clip: Clip, starts: Sequence[float], modalities: Sequence[Modality]) -> list[Item]:
         """Return an item per window that starts at `starts`, seconds, with the ``frames`` and ``waveform``.

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from xkd.config import PretrainConfig
-from xkd.data.shards.manifest import Clip
+from xkd.data.shards.clips import Clips
 from xkd.evaluation.feature_store import FeatureStore
 from xkd.evaluation.features import ClipFeatures, FeatureExtractor
 from xkd.evaluation.metrics import Metric, Predictions, compute_metrics
@@ -62,7 +62,7 @@ class Evaluation:
         code = code_hash("data/**/*.py", "evaluation/**/*.py", "model/**/*.py", "train/**/*.py")
         return short_hash(repr(([self.identity[name] for name in shared], self.task.inputs, code, *values)))
 
-    def measure(self, predictions: Predictions, clips: Sequence[Clip]) -> dict[str, Any]:
+    def measure(self, predictions: Predictions, clips: Clips) -> dict[str, Any]:
         """Return the metrics of predictions for clips; see `compute_metrics`."""
         labels, classes = self.splits.label_sets(clips), self.splits.dataset.classes
         return compute_metrics(predictions, labels, classes, self.metric)
@@ -112,7 +112,7 @@ class Protocol(ABC):
         """
 
 
-FeatureReader = Callable[[Sequence[Clip], Part], ClipFeatures]
+FeatureReader = Callable[[Clips, Part], ClipFeatures]
 """Returns the features of clips of a split, those of all modalities concatenated per window."""
 
 
@@ -131,7 +131,7 @@ class FeatureProtocol(Protocol):
             for part in self.parts:
                 store.make(extractor, part, task.windows[part])
 
-        def read(clips: Sequence[Clip], part: Part) -> ClipFeatures:
+        def read(clips: Clips, part: Part) -> ClipFeatures:
             parts = [store.read(extractor, clips, part, task.windows[part]) for extractor in extractors]
             if len(parts) == 1:
                 return parts[0]  # without another copy

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xkd.config import MODALITIES, Modality, PretrainConfig
 from xkd.data.media.damage import MediaError
 from xkd.data.media.thumbnail import to_thumbnail
-from xkd.data.shards.manifest import Clip
+from xkd.data.shards.clips import Clip
 from xkd.data.shards.reader import read_picture
 from xkd.errors import UserError
 from xkd.evaluation.features import ClipFeatures

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from xkd.config import FinetuneConfig, Modality, PretrainConfig
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.datasets.training import steps_per_epoch
-from xkd.data.shards.manifest import Clip
+from xkd.data.shards.clips import Clips
 from xkd.data.transforms.finetune import seeded
 from xkd.data.transforms.params import Item, finetune_views
 from xkd.data.transforms.views import Views
@@ -48,10 +48,10 @@ class FinetuneJob(Evaluation):
         return modality
 
     @cached_property
-    def clips(self) -> tuple[Sequence[Clip], Sequence[Clip]]:
+    def clips(self) -> tuple[Clips, Clips]:
         """Clips to train on, and with early stopping those to choose an epoch on."""
         if not self.settings.patience:
-            return self.splits.train, []
+            return self.splits.train, self.splits.train[:0]
         return self.splits.hold_out(self.modality, self.task.seed)
 
     @property
@@ -216,7 +216,7 @@ class FinetuneStepper:
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, job: FinetuneJob, clips: Sequence[Clip]) -> Predictions:
+def predict(classifier: Classifier, job: FinetuneJob, clips: Clips) -> Predictions:
     """Return predictions (clips, classes) in [0, 1] on every process: means over evenly spaced windows (A.6).
 
     The mean is over probabilities; for clips with several labels over logits, as in the authors' code.
