@@ -41,7 +41,7 @@ def main() -> None:
     keep_freed_memory()
     training = TrainingClips(PreparedDataset.open(args.data), config)
     clips = training.clips[: args.batch]
-    decoding, keeping = (WindowReader(training.dataset, config, repeated) for repeated in ((), clips))
+    decoding, keeping = (WindowReader(training.dataset, config, repeated) for repeated in (None, clips))
     views, stepper = Views(config, training.specs), Stepper(XKD(config), config, context)
     batch, values = next(training.batches(0, 1)), schedule(config, 1000, 2000, 10)
     part = views(batch), mask_noise(config, 0, context)[0]
