@@ -164,6 +164,17 @@ def test_times_may_be_in_any_order_and_far_apart(tmp_path: Path) -> None:
         assert frame_numbers(read_video(data, times)) == np.floor(times * FPS + 1e-6).tolist()
 
 
+def test_frames_that_are_never_shown_are_not_decoded(tmp_path: Path) -> None:
+    data, _ = transcode_video(write_video(tmp_path / "a.mkv", seconds=2.0), 48, None)
+    with av.open(io.BytesIO(data)) as file:
+        entry = file.streams.video[0].index_entries[5]  # the second keyframe is number 8
+    damaged = data[: entry.pos] + b"\xff" * entry.size + data[entry.pos + entry.size :]
+    times = np.array([0.0, 0.25, 0.5, 0.75])
+    assert frame_numbers(read_video(damaged, times)) == [0, 4, 8, 12]
+    with pytest.raises(MediaError):
+        read_video(damaged, np.array([0.0, 0.375]))
+
+
 def test_frames_before_the_start_are_dropped(tmp_path: Path) -> None:
     """A trimmed mp4 keeps pre-roll frames with negative times."""
     times = [i / FPS - 0.25 for i in range(32)]

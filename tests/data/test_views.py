@@ -143,6 +143,15 @@ def test_views_of_a_sample_do_not_depend_on_threads_or_other_samples(threads: in
                 torch.testing.assert_close(view[number], one[0], atol=1e-6, rtol=1e-6)
 
 
+def test_views_do_not_depend_on_how_many_frames_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, make = batch_of(3), Views(CONFIG, SPECS)
+    batch["params"].video.sigma[:2, 1] = 1.0
+    together = make(batch)["video"]
+    monkeypatch.setattr("xkd.data.transforms.views._PART_PIXELS", 5000)
+    for one, other in zip(make(batch)["video"], together, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
 def test_views_do_not_depend_on_padding() -> None:
     batch = batch_of(3)
     padded = batch | {"frames": torch.nn.functional.pad(batch["frames"], (0, 9, 0, 5), value=255)}

@@ -7,9 +7,10 @@ import wave
 from collections.abc import Iterator
 
 import numpy as np
-from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from xkd.data.media.container import open_container
@@ -18,15 +19,13 @@ from xkd.data.media.picture import TICKS
 
 WAV_HEADER = 44
 """Bytes before the samples in a wav written by `encode_wav`."""
-_FAR_SECONDS = 1.0
-"""Beyond this distance, seeking to the preceding keyframe is faster than decoding the frames between."""
 
 
 def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return the frames (T, H, W, 3), uint8, shown at the times (T,), seconds, by their timestamps.
 
     Times beyond either end give the first or the last frame; frames repeat where the source is slower.
-    Only for files written by `VideoWriter`: seeking is wrong in some others (B-frames in AVI).
+    Only for files written by `VideoWriter`, which have no B-frames.
 
     Raises:
         MediaError: the bytes cannot be decoded.
@@ -36,7 +35,10 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     frames = np.empty(0, np.uint8)
     last: VideoFrame | None = None
     with open_container(io.BytesIO(source)) as file:
-        for place, frame in zip(order, _frames_on_display(file, times[order]), strict=True):
+        if not file.streams.video:
+            raise MediaError("no video stream")
+        shown = _frames_on_display(source, file.streams.video[0], times[order])
+        for place, frame in zip(order, shown, strict=True):
             if frame is not last:
                 # One thread: starting more takes longer than such a small frame.
                 picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -46,24 +48,31 @@ def read_video(source: bytes, times: NDArray[np.float64]) -> NDArray[np.uint8]:
     return frames
 
 
-def _frames_on_display(source: InputContainer, times: NDArray[np.float64]) -> Iterator[VideoFrame]:
-    """Yield the frame shown at each of the ascending times; decode on, or seek where the next one is far."""
-    if not source.streams.video:
-        raise MediaError("no video stream")
-    stream = source.streams.video[0]
-    stream.codec_context.thread_count = 1
-    coming: Iterator[VideoFrame] = iter(())
-    frame: VideoFrame | None = None
-    following: VideoFrame | None = None
-    tick = float(stream.time_base or 1)
+def _frames_on_display(
+    source: bytes, stream: VideoStream, times: NDArray[np.float64]
+) -> Iterator[VideoFrame]:
+    """Yield the frame shown at each of the ascending times.
+
+    Each is decoded from the keyframe before it, or from the frame decoded last if that is nearer; frames
+    between the last one on display and the next keyframe are not.
+    """
+    context = stream.codec_context
+    context.thread_count = 1
+    entries = list(stream.index_entries)
+    if not entries:
+        raise MediaError("no video frames")
+    starts = np.array([entry.timestamp for entry in entries])
+    # The index marks the frames from which decoding may start; packets mark some that refer to earlier ones.
+    keyframes = np.array([number for number, entry in enumerate(entries) if entry.is_keyframe] or [0])
     # A frame's stored start may round to just after the requested time.
-    for moment in np.floor((times + 0.5 / TICKS) / tick).astype(np.int64).tolist():
-        if frame is None or (following is not None and moment > (following.pts or 0) + _FAR_SECONDS / tick):
-            source.seek(max(0, moment), stream=stream)
-            coming = source.decode(stream)
-            frame = following = next(coming, None)
-        while following is not None and (following.pts or 0) <= moment:
-            frame, following = following, next(coming, None)
+    moments = np.floor((times + 0.5 / TICKS) / float(stream.time_base or 1)).astype(np.int64)
+    decoded, frame = -1, None
+    for number in np.searchsorted(starts, moments, side="right").clip(1) - 1:
+        keyframe = keyframes[np.searchsorted(keyframes, number, side="right") - 1]
+        for entry in entries[max(decoded + 1, keyframe) : number + 1]:
+            # Without B-frames, each packet is a frame.
+            (frame,) = context.decode(Packet(source[entry.pos : entry.pos + entry.size]))
+        decoded = number
         if frame is None:
             raise MediaError("no video frames")
         yield frame

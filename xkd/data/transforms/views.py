@@ -6,7 +6,9 @@ batches and on the device it is on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ from xkd.data.transforms.params import AudioParams, Item, VideoParams, ViewSpecs
 from xkd.data.transforms.resample import cubic, gaussian
 from xkd.parallel.threads import over_samples
 
+_PART_PIXELS = 2**16
+"""Pixels that are processed together on a CPU: some 0.25 MB per channel."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -101,24 +105,26 @@ class Views(nn.Module):
     ) -> Tensor:
         """Make one video view of every sample, (B, 3, T, H, W)."""
         device = frames.device
-        factors, sigma = params.jitter.to(device), params.sigma.to(device)
         starts, boxes, flips = params.start.tolist(), params.box.tolist(), params.flip.tolist()
+        factors, order = params.jitter.tolist(), params.order.tolist()
         views = torch.empty(len(frames), 3, *size, device=device)
 
         def make(part: slice) -> None:
-            x = views[part]
-            for number, view in enumerate(x, start=part.start):
-                start = starts[number]
-                cut = _cut(frames[number, start : start + size[0]], boxes[number], size[1:], flips[number])
-                view.copy_(cut)
-            jitter(x.mul_(1 / 255), factors[part], params.order[part])
+            samples = range(len(frames))[part]
             gray = params.gray[part].nonzero()[:, 0].to(device)
             blurred = params.sigma[part].nonzero()[:, 0].to(device)
-            if len(gray):
-                x[gray] = to_gray(x[gray]).expand(-1, 3, -1, -1, -1)
-            if len(blurred):
-                x[blurred] = _blur(x[blurred], sigma[part][blurred], augment.blur_vertical)
-            x.sub_(self.mean).mul_(1 / self.std)
+            sigma = params.sigma[part].to(device)[blurred]
+            for first, last in pairwise(_bounds(size, device)):
+                x = torch.empty(len(samples), 3, last - first, *size[1:], device=device)
+                for view, sample in zip(x, samples, strict=True):
+                    window = frames[sample, starts[sample] + first : starts[sample] + last]
+                    view.copy_(_cut(window, boxes[sample], size[1:], flips[sample]))
+                x, white = jitter(x, factors[part], order[part], 255.0)
+                if len(gray):
+                    x[gray] = to_gray(x[gray]).expand(-1, 3, -1, -1, -1)
+                if len(blurred):
+                    x[blurred] = _blur(x[blurred], sigma, augment.blur_vertical)
+                torch.sub(x, self.mean * white, out=views[part, :, first:last]).mul_(1 / (self.std * white))
 
         over_samples(make, len(frames), device)
         return views
@@ -157,8 +163,14 @@ def _cut(frames: Tensor, box: Sequence[int], size: tuple[int, ...], flip: bool) 
     if crop.is_cuda:  # CUDA has no kernel for bytes; PIL and the CPU kernel round
         resized = F.interpolate(crop.float(), size, mode="bilinear", antialias=True).round_()
     else:
-        resized = F.interpolate(crop, size, mode="bilinear", antialias=True).contiguous()
+        resized = F.interpolate(crop, size, mode="bilinear", antialias=True)
     return (resized.flip(-1) if flip else resized).transpose(0, 1)
+
+
+def _bounds(size: tuple[int, ...], device: torch.device) -> list[int]:
+    """Return the frames at which a view is divided; on a CPU, a part stays in the cache."""
+    parts = max(1, round(math.prod(size) / _PART_PIXELS)) if device.type == "cpu" else 1
+    return [size[0] * number // parts for number in range(parts + 1)]
 
 
 def _blur(x: Tensor, sigma: Tensor, vertical: bool) -> Tensor:
