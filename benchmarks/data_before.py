@@ -120,10 +120,10 @@ def main() -> None:
     ]
     rows.append(("**all**", [[sum(one) for one in each] for each in times.values()]))
     for part, columns in rows:
-        before, now = map(median, columns)
-        print(f"| {part} | {before:.1f} | {now:.1f} | {before / now:.2f} |")
-    before, now = map(median, rows[-1][1])
-    print(f"| clips/s per core | {1000 / before:.1f} | {1000 / now:.1f} | |")
+        old, new = map(median, columns)
+        print(f"| {part} | {old:.1f} | {new:.1f} | {old / new:.2f} |")
+    old, new = map(median, rows[-1][1])
+    print(f"| clips/s per core | {1000 / old:.1f} | {1000 / new:.1f} | |")
     fastest = [min(column) for column in rows[-1][1]]
     print(f"| all, fastest batch | {fastest[0]:.1f} | {fastest[1]:.1f} | {fastest[0] / fastest[1]:.2f} |")
     print(f"\nlargest difference: video {worst['video']:.4f} levels, audio {worst['audio']:.1e}")

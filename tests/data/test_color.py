@@ -28,7 +28,7 @@ def apply(name: str, x: Tensor, factors: list[float]) -> Tensor:
     each = [[*neutral[:number], factor, *neutral[number + 1 :]] for factor in factors]
     order = [[0, 1, 2, 3]] * len(factors)
     together, white = color.jitter(x.clone() * 200, each, order, 200.0)
-    together = together / white
+    together = together.div_(white)
     for place in range(len(factors)):
         part = slice(place, place + 1)
         alone, level = color.jitter(x[part].clone() * 200, each[part], order[part], 200.0)

@@ -61,7 +61,7 @@ def hue(x: Tensor, shift: Factor, twelfth: int) -> Tensor:
     """
     sixths, side = (twelfth + 1) // 2, -1 if twelfth % 2 == 0 else 1
     share = (sixths - 6 * shift) * side
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
     largest = torch.maximum(red, green).maximum(blue)
     smallest = torch.minimum(red, green).minimum(blue)
     low, high = torch.lerp(smallest, largest, share), torch.lerp(largest, smallest, share)
