@@ -65,6 +65,7 @@ collapse-lab: setup ## Train small runs that collapse as in the paper, and check
 	python benchmarks/collapse_lab.py --data $(DEMO_DATA) --out runs/collapse-lab
 
 monitor: setup ## Start Prometheus with our rules for a run on this machine (Debian package prometheus)
+	@command -v prometheus >/dev/null || { echo "monitor needs Prometheus, on Debian: apt-get install prometheus" >&2; exit 1; }
 	mkdir -p runs/monitor
 	cp k8s/monitoring/local/prometheus.yaml runs/monitor
 	python -c 'import yaml; print(yaml.safe_dump(yaml.safe_load(open("k8s/monitoring/rules.yaml"))["spec"]))' \

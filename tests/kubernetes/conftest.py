@@ -21,6 +21,7 @@ def _offer(cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(follow, "_FLUSH_SECONDS", 0.5)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(folder)))
+    monkeypatch.chdir(folder)  # where there is no run of the user's, as runs/mine
 
 
 @pytest.fixture

@@ -585,3 +585,20 @@ def test_curves_leave_out_values_per_process(tmp_path: Path) -> None:
         header = next(csv.reader(file))
     assert "loss" in header
     assert "seconds_forward_by_rank" not in header
+
+
+def test_panels_have_room_for_the_labels_of_their_axes(tmp_path: Path) -> None:
+    """Without the report's style, other ticks are measured: those of these values are shorter by a digit."""
+    run = write_run(tmp_path / "run", get_preset("toy"), rows=6)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line, loss in zip(lines, (1.05, 0.99, 0.94, 0.84, 0.83, 0.81), strict=True):
+        line |= {"reconstruct_video": loss, "reconstruct_audio": loss}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "reconstruction.pt").unlink()
+    report = tabulate(run, write_scores(tmp_path / "scores", run, ()), tmp_path / "report").read_text()
+    (panel,) = re.findall(r"<svg[^>]*>(?:(?!</svg>).)*>Reconstruction<.*?</svg>", report, re.DOTALL)
+    left = float(re.findall(r'viewBox="([-\d.]+)', panel)[-1])
+    labels = re.findall(r'<text style="[^"]*text-anchor: end[^"]*" x="([\d.]+)"[^>]*>([\d.]+)</text>', panel)
+    assert len(labels) > 2
+    for x, text in labels:
+        assert float(x) - 5 * len(text) > left, text

@@ -24,7 +24,11 @@ from xkd.errors import UserError, nearest
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 """The configuration of every settings dataclass: unknown names are errors."""
 
-_REMEDIES = {"string_type": "; quote it", "bool_type": "; write true or false"}
+_REMEDIES = {
+    "string_type": "; quote it",
+    "bool_type": "; write true or false",
+    "tuple_type": "; write a list, such as [1, 2]",
+}
 """What to do about pydantic's errors by their type."""
 
 Settings = TypeVar("Settings")

@@ -69,7 +69,7 @@ def launch(
     """
     if cluster:
         return _launch_job(training_job(config, data, out, cluster, run_id, extend))
-    _check_processes(processes)
+    _check_processes(config, processes)
     # The data loader's workers need cores too.
     work = _work(config, data.resolve(), out.resolve(), extend)
     run_locally(work, processes, idle_cores=config.run.workers, hosts=hosts, log=log)
@@ -85,14 +85,14 @@ def check_launch(config: PretrainConfig, out: Path, processes: int, cluster: Clu
     if cluster:
         training_job(config, Path(), out, cluster)
         return
-    _check_processes(processes)
-    with in_section("optim"):
-        check_division(config.optim.batch_size, processes, config.run.accumulate)
+    _check_processes(config, processes)
 
 
-def _check_processes(processes: int) -> None:
+def _check_processes(config: PretrainConfig, processes: int) -> None:
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
+    with in_section("optim"):
+        check_division(config.optim.batch_size, processes, config.run.accumulate)
 
 
 def describe(verdict: Verdict | None, out: Path) -> tuple[str, str]:

@@ -63,9 +63,9 @@ def _draw(plot: Plot) -> Plot:
     figure = save(plot.draw, plot.path)
     if plot.path.suffix != ".svg":
         return plot
-    return plot._replace(
-        panels=split(plot.path, figure) if plot.kind in CURVES else whole(plot.path, plot.title)
-    )
+    with mpl.rc_context(fname=_STYLE):  # it decides the ticks, whose labels need room
+        panels = split(plot.path, figure) if plot.kind in CURVES else whole(plot.path, plot.title)
+    return plot._replace(panels=panels)
 
 
 def _score_plots(data: ReportData, folder: Path) -> Iterator[Plot]:

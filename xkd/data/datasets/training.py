@@ -123,7 +123,10 @@ def steps_per_epoch(clips: int, batch_size: int, world_size: int = 1, accumulate
         UserError: a batch needs more clips than there are, or does not divide into equal parts.
     """
     if clips < batch_size:
-        raise UserError(f"batch_size {batch_size} exceeds the number of training clips, {clips}; reduce it")
+        raise UserError(
+            f"batch_size {batch_size} exceeds the number of training clips, {clips}; reduce it, for example "
+            f"to {2 ** (clips.bit_length() - 1)}"
+        )
     check_division(batch_size, world_size, accumulate)
     return clips // batch_size
 

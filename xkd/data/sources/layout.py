@@ -163,7 +163,9 @@ class Files(MediaFiles):
         try:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError:
-            raise UserError(f"annotation file {path} is not UTF-8 text") from None
+            raise UserError(
+                f"annotation file {path} is not UTF-8 text; of media, give the folder or a list of files"
+            ) from None
         except OSError as error:
             raise_unreadable(error)
         return (Line(path, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())

@@ -258,15 +258,17 @@ def _note(
     """Note what the files hold, what is left out, and labels that no protocol can use."""
     places = dict.fromkeys(clip.place for clip in clips if clip.file)
     headers = [known[place] for place in places if place in known]
+    with_sound = sum(bool(h.video and h.audio) for h in headers)
+    silent = sum(bool(h.video and not h.audio) for h in headers)
     kinds = {
-        "videos with sound": sum(bool(h.video and h.audio) for h in headers),
-        "videos without sound": sum(bool(h.video and not h.audio) for h in headers),
-        "files of sound alone": sum(not h.video for h in headers),
-        "unreadable files": len(places) - len(headers),
+        ("video with sound", "videos with sound"): with_sound,
+        ("video without sound", "videos without sound"): silent,
+        ("file of sound alone", "files of sound alone"): sum(not h.video for h in headers),
+        ("unreadable file", "unreadable files"): len(places) - len(headers),
     }
-    counted = ", ".join(f"{count} {what}" for what, count in kinds.items() if count)
+    counted = ", ".join(f"{count} {names[count != 1]}" for names, count in kinds.items() if count)
     cut = len({clip.place for clip in clips if clip.exact})
-    segments = f", {cut} of them cut into {sum(clip.exact for clip in clips)} segments" if cut else ""
+    segments = f"; {cut} cut into {sum(clip.exact for clip in clips)} segments" if cut else ""
     files.notes.append(f"{counted}{segments}")
     reasons: dict[str, list[str]] = defaultdict(list)
     for place, reason in left_out.items():
@@ -274,8 +276,8 @@ def _note(
         reasons[_reason(reason)].append(f"{place} = {other}" if other else place)
     for reason, named in reasons.items():
         files.notes.append(describe_left_out(named, reason))
-    if not kinds["videos with sound"] and headers:
-        alone = "video" if kinds["videos without sound"] else "audio"
+    if not with_sound and headers:
+        alone = "video" if silent else "audio"
         files.notes.append(
             f"no video has sound: pretrain on one modality, with --set modalities=[{alone}] --set "
             "loss.align=0 --set loss.distill=0, or add videos with sound"
