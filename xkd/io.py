@@ -7,11 +7,12 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -34,7 +35,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         UserError: the disk is full or the folder not writable; the previous content of `path` is intact.
         OSError, RuntimeError: anything else, which may succeed the next time; also intact.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the process's number, which processes of two containers share.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         make_folder(path.parent)
         with temporary.open("wb") as file:
@@ -107,15 +109,15 @@ def find_json(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def try_lock(file: IO[Any]) -> bool:
-    """Acquire an exclusive lock until the file is closed; True without one where locks are unsupported."""
-    return try_flock(file) is not False
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
+    """Acquire a lock until the file is closed; True without one where locks are unsupported."""
+    return try_flock(file, shared=shared) is not False
 
 
-def try_flock(file: IO[Any]) -> bool | None:
-    """Return whether an exclusive lock was acquired, until the file is closed; None if unsupported."""
+def try_flock(file: IO[Any], *, shared: bool = False) -> bool | None:
+    """Return whether a lock, exclusive or shared, was acquired until closing the file; None: unsupported."""
     try:
-        flock(file, LOCK_EX | LOCK_NB)
+        flock(file, (LOCK_SH if shared else LOCK_EX) | LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -178,7 +180,7 @@ class OutputDir:
         self.unfinished = path / UNFINISHED
         """Scratch folder while the directory is filled; removed on completion."""
         self._marker = self.unfinished / "identity.json"
-        self._lock: IO[Any] | None = None
+        self._locks: Sequence[IO[Any]] = ()
         self._announced = False
 
     def is_complete(self) -> bool:
@@ -215,6 +217,7 @@ class OutputDir:
         self,
         *,
         decide: Callable[[Callable[[], bool]], bool] = lambda question: question(),
+        part: str = "",
     ) -> Iterator[bool]:
         """Claim and lock the directory; without an error it is complete at the end.
 
@@ -224,6 +227,7 @@ class OutputDir:
         Args:
             decide: for several processes that fill the directory together, such as
                 `DistributedContext.broadcast_flag`: evaluates a condition on one of them, for all.
+            part: claimed instead of the directory, which stays unfinished; others may fill other parts.
 
         Yields:
             Whether there is anything to write; False when the directory is complete.
@@ -232,10 +236,10 @@ class OutputDir:
             UserError: see `is_complete`; or the directory is not writable or full.
         """
         try:
-            while not decide(self._claim):
+            while not decide(functools.partial(self._claim, part)):
                 time.sleep(1)
-            yield decide(lambda: self._lock is not None)
-            decide(functools.partial(self._release, complete=True))
+            yield decide(lambda: bool(self._locks))
+            decide(functools.partial(self._release, complete=not part))
         except OSError as error:
             if error.errno not in _PERMANENT:
                 raise
@@ -248,27 +252,31 @@ class OutputDir:
         finally:
             self._release()
 
-    def _claim(self) -> bool:
-        """Lock the directory unless it is complete; return False to try again."""
+    def _claim(self, part: str) -> bool:
+        """Lock the directory, or a part, unless the directory is complete; return False to try again."""
         if self.is_complete() and not self.unfinished.is_dir():
             return True
         try:
             make_folder(self.path)
             self.unfinished.mkdir(exist_ok=True)
-            file = (self.unfinished / "lock").open("w")
+            names = ("lock", f"{part}.lock") if part else ("lock",)
+            locks = [(self.unfinished / name).open("w") for name in names]
         except FileNotFoundError:  # another process has just removed the folder
             return False
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {one_line(error)}") from error
-        if not try_lock(file) or os.fstat(file.fileno()).st_nlink == 0:  # 0: removed before the lock
-            file.close()
+        # No part is written while the directory is completed.
+        locked = all(try_lock(file, shared=bool(part) and file is locks[0]) for file in locks)
+        if not locked or os.fstat(locks[0].fileno()).st_nlink == 0:  # 0: removed before the lock
+            for file in locks:
+                file.close()
             if not self._announced:
                 get_logger(__name__).info("waiting for another process to write %s", self.path)
             self._announced = True
             return False
-        # A worker that outlives its killed parent must not keep the lock.
-        os.register_at_fork(after_in_child=file.close)
-        self._lock = file
+        self._locks = locks
+        for file in locks:  # a worker that outlives its killed parent must not keep them
+            os.register_at_fork(after_in_child=file.close)
         if self.is_complete():  # another process has just completed it, or was killed while it did
             return self._release(complete=True)
         write_json(self._marker, self.identity)
@@ -276,13 +284,16 @@ class OutputDir:
 
     def _release(self, *, complete: bool = False) -> bool:
         """Unlock the directory; remove what it has only until it is complete, or if nothing was written."""
-        if lock := self._lock:
-            self._lock = None
+        if locks := self._locks:
+            self._locks = ()
+            unused = {self.unfinished, self._marker, *self.unfinished.glob("*lock")}
             if complete:
-                lock.close()  # before its removal: NFS keeps a removed file while it is open
-            if complete or {self.unfinished, self._marker, Path(lock.name)}.issuperset(self.path.rglob("*")):
+                locks[0].close()  # before its removal: NFS keeps a removed file while it is open
+            # Where other parts share the lock, they remove the folder.
+            if complete or (try_lock(locks[0]) and unused.issuperset(self.path.rglob("*"))):
                 shutil.rmtree(self.unfinished, ignore_errors=True)
                 with suppress(OSError):  # it is not empty
                     self.path.rmdir()
-            lock.close()
+            for lock in locks:
+                lock.close()
         return True

@@ -20,7 +20,8 @@ from xkd.data.media.prepared import WAV_HEADER, encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards import prepare as module
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.data.shards.prepare import PrepareConfig, Summary, prepare
+from xkd.data.shards.prepare import PrepareConfig, prepare
+from xkd.data.shards.summary import Summary
 from xkd.errors import UserError
 from xkd.parallel.processes import run_each
 

@@ -59,6 +59,9 @@ def prepare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be prepared, and the time it takes.")
     ] = False,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Prepare one of N parts; other processes prepare the others.")
+    ] = "",
     allow_missing: Annotated[
         bool | None, typer.Option("--allow-missing", help="Skip listed files that are missing.")
     ] = None,
@@ -70,9 +73,12 @@ def prepare(
     from xkd.config.overrides import resolve
     from xkd.data.fetch.fetch import DatasetConfig
     from xkd.data.shards.dry_run import dry_run as estimate
+    from xkd.data.shards.parts import Part
     from xkd.data.shards.preparation import resolve_prepare
     from xkd.data.shards.prepare import prepare as run
+    from xkd.data.shards.prepare import prepare_part
 
+    chosen = Part.parse(part) if part else None
     if dataset is None:
         dataset = resolve(DatasetConfig(), dataset_config).layout or None
     options = {"dataset": dataset, "allow_missing": allow_missing}
@@ -81,5 +87,7 @@ def prepare(
         print(estimate(source, settings))
     elif out is None:
         raise typer.BadParameter("is required without --dry-run", param_hint="--out")
+    elif chosen:
+        prepare_part(source, out, settings, chosen)
     else:
         run(source, out, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import secrets
 import sys
 import tarfile
 import time
@@ -23,7 +24,9 @@ from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards.clips import OFFSETS, Clip, Clips
-from xkd.data.shards.manifest import DATASET, WRITER, PreparedDataset, count_classes
+from xkd.data.shards.manifest import DATASET, WRITER, PreparedDataset
+from xkd.data.shards.parts import Part
+from xkd.data.shards.summary import Summary
 from xkd.data.shards.table import write_table
 from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.layout import Kind, SourceClip
@@ -40,8 +43,6 @@ CLIP_TIMEOUT = 120.0
 """Seconds after which a clip's decoder is considered hung; it is stopped and the clip skipped."""
 _WORKER_MEMORY = 2**30
 """Bytes for each worker, by default; one takes 0.4 GB (docs/benchmarks.md), and more for a large video."""
-_Report = Mapping[str, list[dict[str, str]]]
-"""Rows of a finished shard: ``clips`` of the manifest, ``skipped`` and ``damaged`` of their tables."""
 
 
 @settings(frozen=True, kw_only=True, config=STRICT)
@@ -69,45 +70,36 @@ class PrepareConfig(OwnConfig):
         return {name: getattr(self, name) for name in names} | {"writer": WRITER}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A prepared dataset, and the cost of preparing it."""
-
-    dataset: PreparedDataset
-    bytes_in: int
-    """Of the source's files."""
-    processed: int
-    """Clips that this run prepared; 0: the output was complete before."""
-    elapsed: float
-    """Seconds this run took."""
-
-    def __str__(self) -> str:
-        data = self.dataset
-        splits = ", ".join(f"{split} {count}" for split, count in data.counts.items())
-        damaged = f", {data.damaged} damaged" if data.damaged else ""
-        missing = f", {data.missing} missing" if data.missing else ""
-        if data.own and (count := sum(data.own["left_out"].values())):
-            missing += f", {count} left out"
-        speed = f", {self.processed / self.elapsed:.1f} clips/s" if self.processed else ""
-        return (
-            f"{data.name} {data.revision[:12]}: {len(data.clips)} clips ({splits}), "
-            f"{data.seconds / 3600:.2f} h, {count_classes(data.classes)}, {data.without_audio} without audio"
-            f"{damaged}, {data.skipped} skipped{missing}; {self.bytes_in / 1e6:.1f} MB in, "
-            f"{data.clips.bytes / 1e6:.1f} MB out"
-            f"{speed}"
-        )
-
-
 def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     """Decode the dataset at `source` once and write it to `out` for fast random windows.
 
     A complete output of the same source revision and settings is kept; an interrupted one is resumed. The
-    bytes written depend on neither the number of workers nor on interruptions.
+    bytes written depend on neither the number of workers, interruptions nor parts.
 
     Raises:
         UserError: the source cannot be read (see `open_source`) or should have audio and has none; too many
             of its clips fail; `out` holds something else or another preparation; the disk is full.
     """
+    summary = _prepare(source, out, config, None)
+    assert summary
+    return summary
+
+
+def prepare_part(source: Path, out: Path, config: PrepareConfig, part: Part) -> Summary | None:
+    """Prepare some shards of a dataset, while other processes prepare the others in the same directory.
+
+    The process that finishes the last part also completes the dataset, as `prepare` does.
+
+    Returns:
+        None: other parts are not finished.
+
+    Raises:
+        UserError: see `prepare`.
+    """
+    return _prepare(source, out, config, part)
+
+
+def _prepare(source: Path, out: Path, config: PrepareConfig, part: Part | None) -> Summary | None:
     start = time.monotonic()
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} is inside the dataset {source}; choose a directory outside of it")
@@ -121,10 +113,20 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
         return values and values | values.get("settings", {})
 
     output, processed = OutputDir(out, identity, find), 0
+    if part:
+        name = f"part {part.number} of {part.count}"
+        with output.fill(part=name.replace(" ", "-")) as pending:
+            left = 0
+            if pending:
+                processed = _write_shards(dataset, output, config, part)
+                left = sum(not path.is_file() for path in _reports(dataset, output))
+        if left:
+            print(f"prepare: {name} is finished; {left} shards of others are not", file=sys.stderr)
+            return None
     with output.fill() as pending:
         if pending:
-            processed, reports = _write_shards(dataset, output, config)
-            prepared = _finish(dataset, out, config, reports)
+            processed += _write_shards(dataset, output, config, Part(1, 1))
+            prepared = _finish(dataset, output, config)
         else:
             prepared = PreparedDataset.open(out)
             print(f"prepare: {out} is complete, nothing to do", file=sys.stderr)
@@ -136,20 +138,23 @@ def prepare(source: Path, out: Path, config: PrepareConfig) -> Summary:
     return summary
 
 
-def _write_shards(
-    dataset: SourceDataset, output: OutputDir, config: PrepareConfig
-) -> tuple[int, list[_Report]]:
-    """Write the shards that no earlier run finished, and a report of each to resume from.
+def _reports(dataset: SourceDataset, output: OutputDir) -> list[Path]:
+    """Return where each shard, once finished, has its rows: ``clips``, ``skipped`` and ``damaged``."""
+    return [output.unfinished / f"{n:06d}.json" for n in range(-(-len(dataset.clips) // _SHARD_CLIPS))]
 
-    Returns:
-        The number of clips processed, and the reports of all shards.
-    """
-    total, table = len(dataset.clips), output.path / "skipped.csv"
-    shards = [dataset.clips[start : start + _SHARD_CLIPS] for start in range(0, total, _SHARD_CLIPS)]
-    paths = [output.unfinished / f"{number:06d}.json" for number in range(len(shards))]
-    reports = [find_json(path) for path in paths]
-    jobs = [clip for clips, report in zip(shards, reports, strict=True) if not report for clip in clips]
-    skipped = [row for report in reports if report for row in report["skipped"]]
+
+def _write_shards(dataset: SourceDataset, output: OutputDir, config: PrepareConfig, part: Part) -> int:
+    """Write the shards of a part that no run finished, with a report of each; return the number of clips."""
+    table, paths = output.path / "skipped.csv", _reports(dataset, output)
+    total, shards, skipped = 0, dict[Path, tuple[SourceClip, ...]](), list[dict[str, str]]()
+    for number, path in enumerate(paths):
+        clips = dataset.clips[number * _SHARD_CLIPS : (number + 1) * _SHARD_CLIPS]
+        total += len(clips) * (number in part.of(len(paths)))
+        if report := find_json(path):
+            skipped += report["skipped"]
+        elif number in part.of(len(paths)):
+            shards[path] = clips
+    jobs = [clip for clips in shards.values() for clip in clips]
     if dataset.probes:
         # Of one's own files it is known before the work which cannot be opened: all are listed at once.
         problems = [(clip.id, dataset.probes[clip.place].problem) for clip in dataset.clips]
@@ -159,10 +164,9 @@ def _write_shards(
     (output.path / "shards").mkdir(exist_ok=True)
     with progress("prepare", total, done=total - len(jobs)) as bar:
         outcomes = run_each(task, jobs, config.workers, CLIP_TIMEOUT)
-        for path, clips, report in zip(paths, shards, reports, strict=True):
-            if report:
-                continue
-            shard, partial = f"shards/{path.stem}.tar", path.with_suffix(".tar")
+        for path, clips in shards.items():
+            # Another run may be writing the same shard, as one of other parts: each has its own file.
+            shard, partial = f"shards/{path.stem}.tar", path.with_suffix(f".{secrets.token_hex(4)}.tar")
             rows, damaged, before = [], [], len(skipped)
             with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
                 for clip, outcome in zip(clips, outcomes, strict=False):
@@ -176,7 +180,7 @@ def _write_shards(
                             damaged.append({"clip": clip.id, "damage": outcome.damage})
             partial.replace(output.path / shard)
             write_json(path, {"clips": rows, "skipped": skipped[before:], "damaged": damaged})
-    return len(jobs), [read_json(path) for path in paths]
+    return len(jobs)
 
 
 def _check_skipped(
@@ -195,13 +199,13 @@ def _check_skipped(
     )
 
 
-def _finish(
-    dataset: SourceDataset, out: Path, config: PrepareConfig, reports: list[_Report]
-) -> PreparedDataset:
+def _finish(dataset: SourceDataset, output: OutputDir, config: PrepareConfig) -> PreparedDataset:
     """Write skipped.csv, damaged.csv, the manifest and dataset.json."""
+    out, reports = output.path, [read_json(path) for path in _reports(dataset, output)]
     rows, skipped, damaged = (
         [row for report in reports for row in report[kind]] for kind in ("clips", "skipped", "damaged")
     )
+    _check_skipped(dataset, skipped, out / "skipped.csv", config)
     write_table(out / "damaged.csv", ("clip", "damage"), damaged)
     missing = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
     left_out = [{"clip": place, "reason": reason} for place, reason in dataset.left_out]
