@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ def translate(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def predict(model: XKD, norm: nn.Module, view: Tensor, mask: Mask) -> Tensor:
     """Return the patches (B, N, P) of our layers without a class token, with their decoder's norm."""
-    encoder, decoder = model.student["video"].encoder, model.decoder["video"]
+    encoder, decoder = model.student["video"].encoder, cast(Any, model.decoder["video"])
     assert isinstance(decoder, Decoder)
     patches = gather_tokens(patchify(view, encoder.patch), mask.keep)
     (tokens,) = run_blocks(encoder.blocks, encoder.embed(patches) + encoder.positions[0, 1:][mask.keep])
@@ -148,10 +148,10 @@ def check_equal(config: PretrainConfig) -> str:
     missing, unexpected = model.load_state_dict(translate(peer.state_dict()), strict=False)
     assert set(missing) == ONLY_OURS, missing
     assert set(unexpected) == ONLY_THEIRS, unexpected
-    encoder, decoder = model.student["video"].encoder, model.decoder["video"]
+    encoder, decoder = model.student["video"].encoder, cast(Any, model.decoder["video"])
     with torch.no_grad():
         encoder.positions[:, 1:] = peer.videomae.embeddings.position_embeddings
-        decoder.positions[:, 1:] = peer.position_embeddings  # type: ignore[index]
+        decoder.positions[:, 1:] = peer.position_embeddings
     view, mask = setting.part[0]["video"][0].double(), mask_of(config, setting.part[1]["video"])
     chosen = mask.hidden.bool()
     result = peer(pixel_values=view.transpose(1, 2), bool_masked_pos=chosen)
