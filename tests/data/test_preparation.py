@@ -17,7 +17,7 @@ def test_a_preset_inherits_the_preparation_of_its_base() -> None:
     assert get_prepare_settings("toy") == get_prepare_settings("lab_without_norms") == small
     assert get_prepare_settings("videomae_32") == {"short_side": 128}
     others = PRESETS.keys() - {name for name in PRESETS if name.startswith(("videomae", "lab"))}
-    assert {name for name in others if get_prepare_settings(name)} == {"toy", "embedded"}
+    assert {name for name in others if get_prepare_settings(name)} == {"toy", "embedded", "small"}
 
 
 def test_overrides_come_after_options_file_and_preset(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _draw(plot: Plot) -> Plot:
     figure = save(plot.draw, plot.path)
     if plot.path.suffix != ".svg":
         return plot
-    with mpl.rc_context(fname=_STYLE):  # it decides the ticks, whose labels need room
+    with mpl.rc_context(fname=_STYLE):  # it decides the ticks, whose labels need space
         panels = split(plot.path, figure) if plot.kind in CURVES else whole(plot.path, plot.title)
     return plot._replace(panels=panels)
 
