@@ -205,13 +205,30 @@ def test_settings_are_explained_with_the_values_of_the_preset(run: Any) -> None:
     assert lines[place + 1].strip() == "Width of the tokens."
 
 
-def test_options_of_evaluate_are_values_not_text(tmp_path: Path, run: Any) -> None:
-    paths = ["--run", tmp_path, "--data", tmp_path, "--out", tmp_path]
-    task = ["--protocol", "svm", "--encoder", "teacher"]
-    (tmp_path / "dataset.json").write_text('{"name": "embedded"}')
-    output = run("evaluate", *paths, *task, "--modality", "[video]")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "modality",
+            "[video]",
+            "unknown modality '[video]' (did you mean video?); known: video, audio",
+        ),
+        (
+            "protocol",
+            "svn",
+            "unknown protocol 'svn' (did you mean svm?); known: svm, fusion",
+        ),
+        ("protocol", "fusion", "embedded has no evaluation by fusion of video; available: svm of video"),
+    ],
+)
+def test_options_of_evaluate_are_values_not_text(
+    tmp_path: Path, run: Any, prepared: Path, name: str, value: str, said: str
+) -> None:
+    paths = ["--run", tmp_path, "--data", prepared, "--out", tmp_path]
+    given = {"modality": "video", "protocol": "svm", "encoder": "teacher"} | {name: value}
+    output = run("evaluate", *paths, *(word for key, text in given.items() for word in (f"--{key}", text)))
     assert output.code == 2
-    assert "embedded has no evaluation by svm of [video]; available: svm of video" in output.error
+    assert said in output.error
 
 
 def test_set_overrides_an_option_and_an_option_the_file(tmp_path: Path, run: Any) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from xkd.cli import app
 from xkd.config.presets.finetune import FINETUNING
-from xkd.data.shards.manifest import PreparedDataset, dataset_name
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.data.sources.source import LAYOUTS
 from xkd.errors import UserError
@@ -46,7 +46,9 @@ def mini(miniature: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
 
 
 def score_of(run: Path, data: Path, out: Path, modality: str, protocol: str = "svm", fold: int = 1) -> Score:
-    return evaluate(run, data, make_task(dataset_name(data), modality, protocol, "raw", fold, FEW), out)
+    return evaluate(
+        run, data, make_task(PreparedDataset.open(data).name, modality, protocol, "raw", fold, FEW), out
+    )
 
 
 @pytest.mark.parametrize("dataset", ["ucf101", "hmdb51", "esc50"])

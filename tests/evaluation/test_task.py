@@ -61,7 +61,7 @@ def test_a_task_is_equal_after_json_even_with_whole_floats() -> None:
     [
         (("video", "fusion", "raw"), {}, "embedded has no evaluation by fusion of video; available: svm of"),
         (("audiovisual", "svm", "raw"), {}, "no evaluation by svm of audiovisual"),
-        (("smell", "svm", "raw"), {}, "no evaluation by svm of smell"),
+        (("smell", "svm", "raw"), {}, "unknown modality .smell.; known: video"),
         (("video", "svm", "teachr"), {}, "protocol svm has no encoder teachr.*teacher"),
         (
             ("video", "svm", "raw"),
@@ -153,12 +153,17 @@ def test_fusion_concatenates_the_features_of_both(prepared: Path, run: Path, tmp
     assert score.encoder_hash.count("+") == 1
 
 
-def test_an_existing_score_is_kept(prepared: Path, run: Path, tmp_path: Path) -> None:
+def test_an_existing_score_is_kept(
+    prepared: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     score = evaluate(run, prepared, task("audio"), tmp_path)
     path = score_path(tmp_path, score.name)
     written = path.stat().st_mtime_ns
+    capsys.readouterr()
     assert evaluate(run, prepared, task("audio"), tmp_path) == score
     assert path.stat().st_mtime_ns == written
+    said = f"{score.name}: top-1 {score.score:.1%} (chance 10.0%), evaluated on {score.date[:10]} already"
+    assert said in capsys.readouterr().err
 
 
 def test_a_score_of_other_settings_is_evaluated_again(

@@ -14,7 +14,7 @@ from tests.report.synthetic import write_run
 from tests.tiny import tiny_config
 from xkd.config.overrides import to_dict
 from xkd.data.fetch.fetch import fetch
-from xkd.data.shards.manifest import PreparedDataset, dataset_name
+from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.prepare import PrepareConfig, prepare
 from xkd.evaluation.evaluate import evaluate
 from xkd.evaluation.plan import make_task
@@ -64,7 +64,7 @@ def score(folder: Path, data: str, modality: str, protocol: str, encoder: str) -
     settings: dict[str, Any] = FEW
     if protocol == "finetune":
         settings = TUNING | {"video": {"resolution": 32}}
-    task = make_task(dataset_name(folder / data), modality, protocol, encoder, settings=settings)
+    task = make_task(PreparedDataset.open(folder / data).name, modality, protocol, encoder, settings=settings)
     return evaluate(folder / "run", folder / data, task, folder / "scores")
 
 

@@ -69,12 +69,17 @@ def number(value: float | None, sign: bool = False) -> str:
 
 def row_title(row: ResultRow, result: Result) -> str:
     """Return what distinguishes a row from the others of its table."""
-    parts = [row.row.title.rstrip(".").split(";")[0]]
+    return ", ".join([row.row.title.rstrip(".").split(";")[0], *_details(row, result)])
+
+
+def _details(row: ResultRow, result: Result) -> list[str]:
+    """Return what distinguishes a row from the others of its preset."""
+    parts = list[str]()
     if len(result.table.encoders) > 1 or row.row.role != row.row.column_role:
         parts.append(row.row.role)
     if row.row.epoch is not None:
         parts.append(f"after {row.row.epoch} epochs")
-    return ", ".join(parts)
+    return parts
 
 
 def column_head(column: MeasuredColumn) -> str:
@@ -142,7 +147,7 @@ def _draw(result: Result, folder: Path) -> list[Panel]:
     def draw() -> Figure:
         if result.table.snapshots:
             return schedule(result)
-        titles = [row_title(row, result) for row in result.rows]
+        titles = [", ".join([row.row.preset, *_details(row, result)]) for row in result.rows]
         return differences(result, titles, list(map(column_head, result.columns)))
 
     save(draw, path)

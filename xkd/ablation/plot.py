@@ -15,9 +15,14 @@ _ROW_HEIGHT = 0.34
 
 
 def differences(result: Result, titles: Sequence[str], heads: Sequence[str]) -> Figure:
-    """Plot a panel per column: the differences to the first row with their intervals, and the paper's."""
+    """Plot a panel per column: the differences to the first row with their intervals, and the paper's.
+
+    Args:
+        titles: of the rows.
+        heads: of the columns.
+    """
     height = 1.1 + _ROW_HEIGHT * len(result.rows)
-    figure, axes = panels(1, len(result.columns), height=height)
+    figure, axes = panels(1, len(result.columns), height, sharey=True)
     for panel, head, number in zip(axes, heads, range(len(heads)), strict=True):
         panel.axvline(0, color=GRAY, linewidth=1, linestyle=DASHED)
         for place, row in enumerate(result.rows):
@@ -35,9 +40,9 @@ def differences(result: Result, titles: Sequence[str], heads: Sequence[str]) -> 
         panel.plot([], [], "D", color=PAPER_COLOR, markersize=4, markerfacecolor="none", label="paper")
         panel.set_title(head)
         panel.set_xlabel("difference in points")
-        panel.set_yticks(range(len(titles)), titles if number == 0 else [""] * len(titles))
-        panel.set_ylim(len(titles) - 0.5, -0.5)
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=2, borderaxespad=0)
+    axes[0].set_yticks(range(len(titles)), titles)
+    axes[0].set_ylim(len(titles) - 0.5, -0.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 

@@ -58,14 +58,17 @@ def evaluate(
     Tables S6 and S7 to fine-tuning. `xkd tasks` lists all tasks of prepared datasets.
     """  # noqa: D301 -- click reads \b as "do not rewrap this paragraph"
     from xkd.config.overrides import read_settings
-    from xkd.data.shards.manifest import dataset_name
+    from xkd.data.shards.manifest import PreparedDataset
     from xkd.evaluation.evaluate import evaluate as score
     from xkd.evaluation.plan import make_task
+    from xkd.evaluation.specs import find_eval_spec
     from xkd.launch.dvc import in_stage
     from xkd.rundir import RunDir
 
     settings = read_settings(config, set_ or ())
-    task = make_task(dataset_name(data), modality, protocol, encoder, fold, settings)
+    dataset = PreparedDataset.open(data)
+    find_eval_spec(dataset, modality, protocol)  # of its clips; by the name alone, one's own may have any
+    task = make_task(dataset.name, modality, protocol, encoder, fold, settings)
     scores = out or RunDir(run).scores
     # The tasks of DVC's stages are those that params.yaml lists.
     score(run, data, task, scores, processes, planned=in_stage())

@@ -128,6 +128,9 @@ def evaluate_here(
         ]
         evaluation = replace(described, extractors=extractors)
         if context.broadcast_flag(lambda: _restore(evaluation)):
+            if context.is_main:
+                score = Score.read(score_path(out, task.name))
+                print(f"{_describe_score(score)}, evaluated on {score.date[:10]} already", file=sys.stderr)
             return
         finish = PROTOCOLS[task.protocol].start(evaluation)
     if context.is_main:
@@ -151,14 +154,15 @@ def evaluate_here(
             date=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=round(time.time() - begin, 1),
         )
-        print(
-            f"{task.name}: {METRIC_NAMES[metric]} {score.score:.1%} (chance {score.chance:.1%})"
-            f"{prediction.summary}",
-            file=sys.stderr,
-        )
+        print(f"{_describe_score(score)}{prediction.summary}", file=sys.stderr)
         if score.untrained:
             print(f"{task.name}: no training clips of {', '.join(score.untrained)}", file=sys.stderr)
         score.write(out)
+
+
+def _describe_score(score: Score) -> str:
+    """Return a score in words."""
+    return f"{score.name}: {METRIC_NAMES[score.metric]} {score.score:.1%} (chance {score.chance:.1%})"
 
 
 def _describe(

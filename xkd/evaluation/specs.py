@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from xkd.config import MODALITIES
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.errors import UserError
+from xkd.errors import UserError, nearest
 from xkd.evaluation.metrics import Metric
 from xkd.evaluation.score import EvaluatedModality, ProtocolName
 
@@ -106,8 +106,14 @@ def find_eval_spec(dataset: str | PreparedDataset, modality: str, protocol: str)
     """Return the specification of a protocol on a dataset; by a name that is not official, of one's own.
 
     Raises:
-        UserError: there is none; the line lists those that there are.
+        UserError: there is none; the line lists those that there are, or the nearest name.
     """
+    for kind, given, known in (
+        ("modality", modality, get_args(EvaluatedModality)),
+        ("protocol", protocol, get_args(ProtocolName)),
+    ):
+        if given not in known:
+            raise UserError(f"unknown {kind} {given!r}{nearest(given, known)}; known: {', '.join(known)}")
     if isinstance(dataset, PreparedDataset):
         name, specs = dataset.name, specs_of(dataset)
     else:
@@ -117,8 +123,8 @@ def find_eval_spec(dataset: str | PreparedDataset, modality: str, protocol: str)
             return spec
     if not specs:
         raise no_evaluation(name)
-    known = ", ".join(f"{spec.protocol} of {spec.modality}" for spec in specs)
-    raise UserError(f"dataset {name} has no evaluation by {protocol} of {modality}; available: {known}")
+    available = ", ".join(f"{spec.protocol} of {spec.modality}" for spec in specs)
+    raise UserError(f"dataset {name} has no evaluation by {protocol} of {modality}; available: {available}")
 
 
 def no_evaluation(dataset: str) -> UserError:

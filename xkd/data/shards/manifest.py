@@ -22,7 +22,7 @@ from xkd.config import PretrainConfig
 from xkd.data.shards.clips import Clips
 from xkd.data.shards.table import ROWS, read_clips, write_clips
 from xkd.errors import UserError
-from xkd.io import read_json, require_finished, short_hash, write_text
+from xkd.io import require_finished, short_hash, write_text
 
 DATASET = "dataset.json"
 WRITER = 3
@@ -174,16 +174,6 @@ class PreparedDataset:
             known = ", ".join(sorted({splits[fold - 1] for splits in self.clips.distinct("splits")[0]}))
             raise UserError(f"{self.root} has no split {name}; it has {known}")
         return clips
-
-
-def dataset_name(root: Path) -> str:
-    """Return the name of a prepared dataset without reading its clips.
-
-    Raises:
-        UserError: the directory is missing or was not (completely) prepared.
-    """
-    _require_prepared(root)
-    return str(read_json(root / DATASET).get("name"))
 
 
 def _check_writer(root: Path, settings: Mapping[str, Any]) -> None:
