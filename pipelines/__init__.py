@@ -1,9 +1,12 @@
 """Pipelines: graphs of `components`, which call `xkd`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl, kubernetes
 
+from components.fetch import fetch
+from components.prepare import prepare
 from xkd.launch.kubernetes.config import ANNOTATIONS, GPU, MOUNT, TOLERATIONS, USER, VOLUME
 
 RETRY_WINDOW = f"{365 * 24}h"
@@ -12,6 +15,8 @@ SMALL = ("500m", "1Gi")
 """CPU and memory of a task that only waits."""
 LARGE = ("1", "4Gi")
 """CPU and memory of a task that imports everything, and computes little."""
+PREPARE_PARALLELISM = 2
+"""Datasets that are fetched and prepared at a time."""
 WEEK = 7 * 24 * 60 * 60
 """Seconds that Argo keeps an ended workflow and its pods; Kubeflow deletes it after a day by default."""
 # Kubeflow's configuration of Argo has an hour for each of the three, and success and failure come first.
@@ -52,6 +57,32 @@ def configure_task(task: dsl.PipelineTask, image: str, cpu: str, memory: str) ->
     return task.set_retry(
         num_retries=2, backoff_duration="60s", backoff_factor=2, backoff_max_duration=RETRY_WINDOW
     )
+
+
+def get_dataset(
+    name: str,
+    expected_revision: str,
+    *,
+    data: str,
+    origin: Mapping[str, Any],
+    preset: str,
+    settings: list[str],
+    image: str,
+    fetch_size: tuple[str, str],
+    prepare_size: tuple[str, str],
+) -> tuple[dsl.PipelineTask, dsl.PipelineTask]:
+    """Add the tasks that fetch and prepare a dataset, and return them.
+
+    Args:
+        data: directory of the datasets.
+        origin: further arguments of `fetch`.
+        preset, settings: of `prepare`.
+        fetch_size, prepare_size: CPU and memory of each.
+    """
+    source = f"{data}/{name}"
+    fetched = fetch(name=name, out=source, expected_revision=expected_revision, **origin)
+    prepared = prepare(source=source, name=name, revision=fetched.output, preset=preset, settings=settings)
+    return configure_task(fetched, image, *fetch_size), configure_task(prepared, image, *prepare_size)
 
 
 def request_gpus(task: dsl.PipelineTask, gpus: str) -> dsl.PipelineTask:

@@ -12,9 +12,7 @@ PARALLELISM = 4
 """Runs that are trained or evaluated at a time; KFP's local runner does two."""
 
 
-@dsl.pipeline(
-    name="xkd-ablation-runs", description="Train and evaluate runs.", pipeline_config=PIPELINE_CONFIG
-)
+@dsl.pipeline(name="ablation-runs", description="Train and evaluate runs.", pipeline_config=PIPELINE_CONFIG)
 def ablation_runs(
     runs: list,  # type: ignore[type-arg] # KFP has no type for a dictionary's values in a loop
     table: str,

@@ -14,8 +14,16 @@ from components.check import check
 from components.plan_ablations import plan_ablations
 from components.release import release
 from components.tabulate_ablations import tabulate_ablations
-from pipelines import LARGE, PIPELINE_CONFIG, SMALL, ablation_runs, configure_task, with_run_id
-from pipelines.datasets import PREPARE_PARALLELISM, get_dataset
+from pipelines import (
+    LARGE,
+    PIPELINE_CONFIG,
+    PREPARE_PARALLELISM,
+    SMALL,
+    ablation_runs,
+    configure_task,
+    get_dataset,
+    with_run_id,
+)
 
 
 @dsl.pipeline(

@@ -19,13 +19,14 @@ from components.tabulate import tabulate
 from pipelines import (
     LARGE,
     PIPELINE_CONFIG,
+    PREPARE_PARALLELISM,
     SMALL,
     configure_pretraining,
     configure_task,
+    get_dataset,
     with_run_id,
     xkd_evaluations,
 )
-from pipelines.datasets import PREPARE_PARALLELISM, get_dataset
 
 
 @dsl.pipeline(
