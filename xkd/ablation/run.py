@@ -42,7 +42,7 @@ def ablate(
     """Train and evaluate all runs of tables, and write the tables; what is finished is not repeated.
 
     Writes to `out`: ``runs/PRESET-seedN``, ``logs`` with the output of training, and the results
-    (`xkd.ablation.result.write_results`). A run that collapses is a result, not an error.
+    (`xkd.ablation.page.write_results`). A run that collapses is a result, not an error.
 
     Args:
         seeds: number of seeds, from 0.

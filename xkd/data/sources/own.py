@@ -17,15 +17,13 @@ from xkd.config.overrides import STRICT
 from xkd.config.types import Fraction, Seed
 from xkd.data.media.damage import MediaError
 from xkd.data.media.header import Header, read_header
-from xkd.data.sources.files import SourceFile, describe_left_out, printable, to_id
+from xkd.data.sources.files import SourceFile, printable, to_id
 from xkd.data.sources.layout import Files, Kind, SourceClip
-from xkd.errors import UserError
+from xkd.data.sources.own_notes import COPY, general_reason, note_content
 from xkd.io import one_line, short_hash
 from xkd.parallel.limits import cores
 from xkd.progress import progress
 
-_COPY = "same content as "
-"""Reason to leave a file out, before the name of the one that is kept."""
 _BLOCK = 2**16
 """Bytes at the beginning, in the middle and at the end of a file by which it is recognized."""
 
@@ -98,7 +96,7 @@ def complete(files: Files, listed: Sequence[SourceClip], config: OwnConfig) -> O
         clips += [replace(part, splits=splits) for part in parts]
     ids = _name(clips)
     clips = [replace(clip, id=ids[clip.place] + _name_segment(clip)) for clip in clips]
-    _note(files, clips, known, left_out)
+    note_content(files, clips, known, left_out)
     by_content = {"by": "content", "seed": config.split_seed}
     by_content |= {"folds": config.folds} if config.folds > 1 else {"test_share": config.test_share}
     return OwnClips(
@@ -115,7 +113,7 @@ def complete(files: Files, listed: Sequence[SourceClip], config: OwnConfig) -> O
                 "files": len({clip.place for clip in clips if clip.exact}),
             },
             "files": len({clip.place for clip in clips}),
-            "left_out": dict(Counter(map(_reason, left_out.values()))),
+            "left_out": dict(Counter(map(general_reason, left_out.values()))),
         },
     )
 
@@ -185,7 +183,7 @@ def _find_copies(listed: Sequence[SourceClip], probes: Mapping[str, Probe]) -> d
             # Blocks that agree are only a hint, unless they are all of the file.
             content = _hash(file) if file.size > 3 * _BLOCK else ""
             if (first := seen.setdefault(content, place)) != place:
-                copies[place] = f"{_COPY}{first}"
+                copies[place] = f"{COPY}{first}"
     return copies
 
 
@@ -242,60 +240,3 @@ def _path(place: str) -> str:
 
 def _path_and_hash(place: str) -> str:
     return f"{_path(place)}_{short_hash(place)}"
-
-
-def _reason(reason: str) -> str:
-    """Return a reason without the name of another file."""
-    return f"{_COPY}another file" if reason.startswith(_COPY) else reason
-
-
-def _note(
-    files: Files,
-    clips: Sequence[SourceClip],
-    known: Mapping[str, Header],
-    left_out: Mapping[str, str],
-) -> None:
-    """Note what the files hold, what is left out, and labels that no protocol can use."""
-    places = dict.fromkeys(clip.place for clip in clips if clip.file)
-    headers = [known[place] for place in places if place in known]
-    with_sound = sum(bool(h.video and h.audio) for h in headers)
-    silent = sum(bool(h.video and not h.audio) for h in headers)
-    kinds = {
-        ("video with sound", "videos with sound"): with_sound,
-        ("video without sound", "videos without sound"): silent,
-        ("file of sound alone", "files of sound alone"): sum(not h.video for h in headers),
-        ("unreadable file", "unreadable files"): len(places) - len(headers),
-    }
-    counted = ", ".join(f"{count} {names[count != 1]}" for names, count in kinds.items() if count)
-    cut = len({clip.place for clip in clips if clip.exact})
-    segments = f"; {cut} cut into {sum(clip.exact for clip in clips)} segments" if cut else ""
-    files.notes.append(f"{counted}{segments}")
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for place, reason in left_out.items():
-        other = reason.removeprefix(_COPY) if reason.startswith(_COPY) else ""
-        reasons[_reason(reason)].append(f"{place} = {other}" if other else place)
-    for reason, named in reasons.items():
-        files.notes.append(describe_left_out(named, reason))
-    if not with_sound and headers:
-        alone = "video" if silent else "audio"
-        files.notes.append(
-            f"no video has sound: pretrain on one modality, with --set modalities=[{alone}] --set "
-            "loss.align=0 --set loss.distill=0, or add videos with sound"
-        )
-    labelled = {split for clip in clips if clip.labels for split in clip.splits}
-    bare = [clip for clip in clips if not clip.labels]
-    if labelled and (lacking := {split for clip in clips for split in clip.splits} - labelled):
-        files.notes.append(
-            f"labels only in {', '.join(sorted(labelled))}, none in {', '.join(sorted(lacking))} "
-            f"({len(bare)} clips without labels): label both, or no protocol that needs labels can score them"
-        )
-    elif labelled and bare:
-        files.notes.append(f"{len(bare)} clips have no label; they are used for pretraining only")
-    splits = {split for clip in clips for split in clip.splits}
-    if "train" not in splits:
-        raise UserError(
-            f"{files.root}: none of {len(places)} files is in split train; add files, or set another "
-            "split_seed or a smaller test_share"
-        )
-    if not {"test", "val"} & splits:
-        files.notes.append("all files are in split train: add files, or set another split_seed or test_share")
