@@ -37,7 +37,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What distinguishes it from the other rows."""
+        """The preset in words."""
         return PRESETS[self.preset].summary
 
 

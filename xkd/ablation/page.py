@@ -55,7 +55,7 @@ def write_results(
 
 def _render(template: str, **facts: object) -> str:
     jinja = environment("xkd.ablation")
-    jinja.filters |= {"number": number, "head": column_head, "paper_head": paper_head, "row_title": row_title}
+    jinja.filters |= {"head": column_head, "paper_head": paper_head, "row_title": row_title}
     jinja.filters |= {"ours": ours, "change": change, "paper": paper, "holes": holes}
     return jinja.get_template(template).render(**facts)
 
@@ -68,7 +68,7 @@ def number(value: float | None, sign: bool = False) -> str:
 
 
 def row_title(row: ResultRow, result: Result) -> str:
-    """Return what distinguishes a row from the others of its table."""
+    """Return a row's heading: its preset in words, and its encoder or epoch where a table has several."""
     return ", ".join([row.row.title.rstrip(".").split(";")[0], *_details(row, result)])
 
 
@@ -83,7 +83,7 @@ def _details(row: ResultRow, result: Result) -> list[str]:
 
 
 def column_head(column: MeasuredColumn) -> str:
-    """Return the heading of what was measured, such as ``Video, top-1``."""
+    """Return the heading of what was measured, such as ``embedded, video``."""
     measured = column.measured
     name = _DATASETS.get(measured.dataset, measured.dataset)
     protocol = ", FC" if measured.protocol == "fc" else ""

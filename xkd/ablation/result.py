@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple
@@ -23,9 +22,9 @@ from xkd.rundir import RunDir
 RUNS = "runs"
 """Folder of the runs in the output folder."""
 RESAMPLES = 10_000
-"""Of the bootstrap."""
+"""Samples that the bootstrap draws."""
 LEVEL = 0.95
-"""Of the intervals."""
+"""Share of those samples that an interval covers."""
 
 Outcome = Literal["same sign", "opposite sign", "within noise", "mixed in the paper", ""]
 
@@ -107,16 +106,10 @@ class Result:
     """A table with what was measured."""
 
     table: Table
-    scale: str
     columns: tuple[MeasuredColumn, ...]
     rows: tuple[ResultRow, ...]
     impossible: Mapping[str, str]
     """Why presets of the table do not exist at the scale."""
-
-    @cached_property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes of all cells that have one."""
-        return [cell.outcome for row in self.rows for cell in row.cells if cell.outcome]
 
 
 def find_score(run: RunDir, dataset: PreparedDataset, task: Task) -> Score | None:
@@ -144,7 +137,6 @@ def collect(
     }
     return Result(
         table=table,
-        scale=scale,
         columns=shown,
         rows=tuple(
             ResultRow(
@@ -240,7 +232,7 @@ def describe_run(run: RunDir) -> str:
         return "not trained to its end"
     verdict = run.verdict()
     if verdict.verdict in ("one_hot", "constant"):
-        rows_, thresholds = run.metrics(), CollapseThresholds.of_run(run.config(), run.info())
-        onset = f" from step {find_onset(rows_, thresholds)} on" if rows_ else ""
+        history, thresholds = run.metrics(), CollapseThresholds.of_run(run.config(), run.info())
+        onset = f" from step {find_onset(history, thresholds)} on" if history else ""
         return f"collapsed: {verdict.verdict.replace('_', '-')}{onset}"
     return f"{verdict.verdict.replace('_', '-')}: {verdict.reason}" if verdict.failed else verdict.verdict
