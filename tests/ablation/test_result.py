@@ -39,6 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, datasets: dict[str, Prepare
             for modality, values in columns.items():
                 identity = datasets["embedded"].identity | tasks[modality].identity
                 write_scores(run / "scores", run, (tasks[modality],), score=values[seed], **identity)
+                if preset == "ablation":
+                    untrained = make_task("embedded", modality, "svm", "random")
+                    write_scores(run / "scores", run, (untrained,), score=0.21, **identity)
     write_run(folder / "runs/align_both-seed0", tiny_config(), COLLAPSED, 20)
     return folder
 
@@ -54,6 +57,22 @@ def test_scores_are_means_over_seeds(result: Result) -> None:
     assert video.std == pytest.approx(2**0.5)
     assert video.difference is None
     assert video.paper == (58.5, 82.6)
+
+
+def test_seeds_of_another_command_are_shown_too(folder: Path, datasets: dict[str, PreparedDataset]) -> None:
+    table = find_tables(["S13"])[0]
+    rows = collect(table, "small", 1, datasets, folder / "runs").rows
+    assert [len(row.verdicts) for row in rows] == [2, 2, 1, 0]
+    assert rows[0].cells[0].mean == pytest.approx(51)
+
+
+def test_the_last_row_is_the_default_before_pretraining(result: Result) -> None:
+    row = result.rows[-1]
+    assert (row.row.title, row.row.preset, row.verdicts) == ("Before pretraining", "ablation", ())
+    assert row.cells[0].mean == pytest.approx(21)
+    assert row.cells[0].difference is not None
+    assert row.cells[0].difference.mean == pytest.approx(-30)
+    assert row.cells[0].paper == (None, None)
 
 
 def test_signs_are_compared_with_the_papers(result: Result) -> None:
@@ -82,15 +101,18 @@ def test_files_show_every_row(
     text = (folder / "ablations.md").read_text()
     assert text in capsys.readouterr().out
     html = page.read_text()
-    for part in ("51.0 ± 1.4", "\N{MINUS SIGN}20.5 [", "58.5, 82.6", "same sign", "opposite sign"):
+    for part in ("51.0 ± 1.4 (2)", "\N{MINUS SIGN}20.5 [", "58.5, 82.6", "same sign", "opposite sign"):
         assert part in text
         assert part in html
     assert "constant from step 110 on" in html
     assert "local_seconds_4_1" in text  # does not exist at this scale
+    assert "| called a collapse | 0 | 0 |" in text  # the one that collapsed has no score
+    assert "| not called | 0 | 4 |" in text
+    assert "Early signals" not in text  # too few runs
     assert html.count("<svg") == 2  # nothing of S6 was measured
     with (folder / "ablations.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line["table"] == "S13"]
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert lines[2] | {"seeds": "0:30.00 1:31.00", "n": "2", "outcome": "same sign"} == lines[2]
 
 

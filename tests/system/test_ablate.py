@@ -37,7 +37,7 @@ def test_a_stopped_table_is_completed_without_repeating_anything(command: list[s
     assert errors.splitlines()[-1].startswith("xkd: Interrupted: saved at step ")
     assert "ablate: " in errors
     done = [first.verdict_file, first.metrics_file, *first.scores.glob("*.json")]
-    assert len(done) == 4
+    assert len(done) == 6
     times = [file.stat().st_mtime_ns for file in done]
     began = second.info()["id"]
 
@@ -48,7 +48,7 @@ def test_a_stopped_table_is_completed_without_repeating_anything(command: list[s
     assert "## Table S13: Pairs that are aligned" in finished.stdout
     assert finished.stdout.splitlines()[-1] == f"results: {out / 'ablations.html'}"
     rows = (out / "ablations.csv").read_text().splitlines()[1:]
-    assert len(rows) == 6
+    assert len(rows) == 8
     assert all(",0:" in row for row in rows)  # a score of seed 0 in every cell
 
     again = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from xkd.config.presets.paper_results import paper_results
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
 from xkd.evaluation.plan import make_task
-from xkd.evaluation.score import Task
+from xkd.evaluation.score import EvaluatedEncoder, Task
 from xkd.evaluation.specs import find_eval_spec
 from xkd.rundir import Role, RunDir
 
@@ -23,9 +23,9 @@ class Row:
     """An encoder of a preset's runs, after all epochs or at a snapshot."""
 
     preset: str
-    column_role: Role
+    column_role: EvaluatedEncoder
     """The encoder that the table reports: rows are compared with the default's of the same."""
-    role: Role
+    role: EvaluatedEncoder
     """The encoder in its place: the student of a run without teachers."""
     epoch: int | None = None
     """Of the snapshot, at the scale; None: the end of the run."""
@@ -38,7 +38,7 @@ class Row:
     @property
     def title(self) -> str:
         """The preset in words."""
-        return PRESETS[self.preset].summary
+        return "Before pretraining" if self.role == "random" else PRESETS[self.preset].summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +50,25 @@ class MeasuredColumn:
 
 
 def rows(table: Table, scale: str) -> list[Row]:
-    """Return a table's rows, without presets that do not exist at the scale."""
+    """Return a table's rows, without presets that do not exist at the scale.
+
+    On a small dataset the last one is the default's encoder before pretraining: what a run has to exceed.
+    """
     found = []
     for preset in table.presets:
         try:
             config = get_preset(scaled(preset, scale))
         except UserError:
             continue
-        roles = {role: role if len(config.modalities) > 1 else "student" for role in table.encoders}
+        roles: dict[Role, Role] = {
+            role: role if len(config.modalities) > 1 else "student" for role in table.encoders
+        }
         for epoch in (*snapshot_epochs(table, scale), None):
             found += [
                 Row(preset=preset, column_role=asked, role=role, epoch=epoch) for asked, role in roles.items()
             ]
+    if scale != "paper":
+        found.append(Row(preset=table.default, column_role="random", role="random"))
     return found
 
 
@@ -109,7 +116,7 @@ def tasks(
     ]
 
 
-def paper_percent(preset: str, role: Role, column: Column) -> float | None:
+def paper_percent(preset: str, role: EvaluatedEncoder, column: Column) -> float | None:
     """Return the paper's number; None if it gives none."""
     wanted = (preset, role, column.dataset, column.modality, column.protocol, column.split)
     for result in paper_results():

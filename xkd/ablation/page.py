@@ -6,14 +6,17 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from xkd.ablation.grid import MeasuredColumn
-from xkd.ablation.plot import differences, schedule
+from xkd.ablation.plot import differences, early_signals, schedule
 from xkd.ablation.result import RUNS, Cell, Result, ResultRow, collect
 from xkd.ablation.tables import Table
+from xkd.ablation.watch import FRACTIONS, SIGNALS, Prediction, count_judged, observe, predictions
+from xkd.config import MODALITIES
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.io import write_text
 from xkd.report.figures import save
@@ -31,6 +34,8 @@ _CSV = (
     *("table", "preset", "encoder", "epoch", "dataset", "modality", "protocol", "split", "seeds"),
     *("mean", "std", "n", "difference", "low", "high", "outcome", "verdicts", "missing"),
 )
+_PLACES = list(product(MODALITIES, FRACTIONS))
+"""Columns of the correlations: the teacher's modality and the share of the schedule."""
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -43,10 +48,21 @@ def write_results(
     """
     results = [collect(table, scale, seeds, datasets, out / RUNS) for table in tables]
     figures = {result.table.name: _draw(result, out / "figures") for result in results}
-    facts = {"results": results, "scale": scale, "seeds": seeds, "dataset": next(iter(datasets))}
+    observed = observe(results, scale, out / RUNS)
+    facts = {
+        "results": results,
+        "scale": scale,
+        "dataset": next(iter(datasets)),
+        "early": predictions(observed),
+        "places": _PLACES,
+        "judged": count_judged(observed),
+    }
     text = _render("ablations.md.j2", **facts)
     write_text(out / "ablations.md", text)
     write_text(out / "ablations.csv", _csv(results))
+    if facts["early"]:
+        save(lambda: early_signals(observed), out / "figures/early_signals.svg")
+        figures["early"] = whole(out / "figures/early_signals.svg", "Final scores over early signals")
     page = out / "ablations.html"
     write_text(page, _render("ablations.html.j2", **facts, figures=figures, contents=[]))
     print(f"{text}\nresults: {page}", flush=True)
@@ -56,7 +72,13 @@ def write_results(
 def _render(template: str, **facts: object) -> str:
     jinja = environment("xkd.ablation")
     jinja.filters |= {"head": column_head, "paper_head": paper_head, "row_title": row_title}
-    jinja.filters |= {"ours": ours, "change": change, "paper": paper, "holes": holes}
+    jinja.filters |= {
+        "correlations": correlations,
+        "ours": ours,
+        "change": change,
+        "paper": paper,
+        "holes": holes,
+    }
     return jinja.get_template(template).render(**facts)
 
 
@@ -75,11 +97,19 @@ def row_title(row: ResultRow, result: Result) -> str:
 def _details(row: ResultRow, result: Result) -> list[str]:
     """Return what distinguishes a row from the others of its preset."""
     parts = list[str]()
-    if len(result.table.encoders) > 1 or row.row.role != row.row.column_role:
+    several = len(result.table.encoders) > 1 or row.row.role != row.row.column_role
+    if several and row.row.role != "random":
         parts.append(row.row.role)
     if row.row.epoch is not None:
         parts.append(f"after {row.row.epoch} epochs")
     return parts
+
+
+def _name(row: ResultRow, result: Result) -> str:
+    """Return a row's short heading, of a figure."""
+    if row.row.role == "random":
+        return "before pretraining"
+    return ", ".join([row.row.preset, *_details(row, result)])
 
 
 def column_head(column: MeasuredColumn) -> str:
@@ -99,9 +129,9 @@ def paper_head(column: MeasuredColumn) -> str:
 
 
 def ours(cell: Cell) -> str:
-    """Return the mean, and with several seeds their standard deviation."""
-    std = f" ± {number(cell.std)}" if cell.std is not None else ""
-    return f"{number(cell.mean)}{std}" if cell.seeds else "\N{EN DASH}"
+    """Return the mean, and with several seeds their standard deviation and number."""
+    several = f" ± {number(cell.std)} ({len(cell.seeds)})" if cell.std is not None else ""
+    return f"{number(cell.mean)}{several}" if cell.seeds else "\N{EN DASH}"
 
 
 def change(cell: Cell) -> str:
@@ -120,6 +150,17 @@ def paper(cell: Cell) -> str:
         gain = f" ({number(points, sign=True)})" if points is not None else ""
         parts.append(f"{number(percent)}{gain}" if percent is not None else "\N{EN DASH}")
     return ", ".join(parts) if any(percent is not None for percent in cell.paper) else ""
+
+
+def correlations(early: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
+    """Return a row per signal: its name, and its correlations by modality and time, with their intervals."""
+    texts = {
+        (p.signal, p.modality, p.fraction): f"{p.correlation:+.2f} [{p.low:+.2f}, {p.high:+.2f}]".replace(
+            "-", _MINUS
+        )
+        for p in early
+    }
+    return [(name, [texts.get((name, *place), "") for place in _PLACES]) for name in SIGNALS]
 
 
 def holes(result: Result) -> dict[str, str]:
@@ -147,7 +188,7 @@ def _draw(result: Result, folder: Path) -> list[Panel]:
     def draw() -> Figure:
         if result.table.snapshots:
             return schedule(result)
-        titles = [", ".join([row.row.preset, *_details(row, result)]) for row in result.rows]
+        titles = [_name(row, result) for row in result.rows]
         return differences(result, titles, list(map(column_head, result.columns)))
 
     save(draw, path)

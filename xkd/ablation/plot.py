@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from xkd.ablation.result import Result
+from xkd.ablation.watch import FRACTIONS, SIGNALS, Observed, points
+from xkd.config import MODALITIES
 from xkd.report.plots.scores import ENCODER_COLORS, PAPER_COLOR
-from xkd.report.plots.training import DASHED, GRAY, panels
+from xkd.report.plots.training import COLORS, DASHED, GRAY, panels
 
 _ROW_HEIGHT = 0.34
 
@@ -63,4 +65,18 @@ def schedule(result: Result) -> Figure:
         panel.set_xlabel("epochs")
         panel.set_ylabel("top-1, %")
         panel.legend()
+    return figure
+
+
+def early_signals(runs: Sequence[Observed]) -> Figure:
+    """Plot scores over early signals, a point per run: a row per signal, its panels by modality and time."""
+    shown = [(m, fraction) for m in MODALITIES for fraction in FRACTIONS]
+    figure, axes = panels(len(SIGNALS), len(shown), height=2.1 * len(SIGNALS))
+    places = ((name, *each) for name in SIGNALS for each in shown)
+    for panel, (name, modality, fraction) in zip(axes, places, strict=True):
+        found = points(runs, name, modality, fraction)
+        panel.scatter([x for x, _ in found], [y for _, y in found], s=9, color=COLORS[modality], alpha=0.7)
+        panel.set_title(f"{modality}, {name}", fontsize="small")
+        panel.set_xlabel(f"after {fraction:.0%} of the schedule")
+        panel.set_ylabel("final top-1, %")
     return figure

@@ -98,7 +98,7 @@ class ResultRow:
     row: Row
     cells: tuple[Cell, ...]
     verdicts: tuple[str, ...]
-    """Of the runs, by seed."""
+    """Of the runs, by seed; none before pretraining."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +127,15 @@ def collect(
     """Read the runs and scores of a table.
 
     Args:
+        seeds: number of seeds of every row; those with more runs have more.
         datasets: those that the runs were evaluated on, by name; at a small scale, the first.
         runs: folder of the runs.
     """
     chosen = rows(table, scale)
     shown = tuple(columns(table, scale, next(iter(datasets))))
+    directories = {row: _directories(row, scale, seeds, runs) for row in chosen}
     measured = {
-        row: [_measure(row, each.measured, scale, seeds, datasets, runs) for each in shown] for row in chosen
+        row: [_measure(row, each.measured, directories[row], datasets) for each in shown] for row in chosen
     }
     return Result(
         table=table,
@@ -145,7 +147,7 @@ def collect(
                     _cell(row, reference(row, table), column, number, measured)
                     for number, column in enumerate(shown)
                 ),
-                verdicts=tuple(describe_run(row.directory(runs, scale, seed)) for seed in range(seeds)),
+                verdicts=() if row.role == "random" else tuple(map(describe_run, directories[row])),
             )
             for row in chosen
         ),
@@ -157,16 +159,23 @@ _Measured = tuple[dict[int, Measurement], dict[int, str]]
 """Scores by seed, and why others are missing."""
 
 
+def _directories(row: Row, scale: str, seeds: int, runs: Path) -> list[RunDir]:
+    """Return a row's runs by seed: as many as asked for, and those that another command trained."""
+    found = [row.directory(runs, scale, seed) for seed in range(seeds)]
+    while (run := row.directory(runs, scale, len(found))).config_file.is_file():
+        found.append(run)
+    return found
+
+
 def _measure(
-    row: Row, column: Column, scale: str, seeds: int, datasets: Mapping[str, PreparedDataset], runs: Path
+    row: Row, column: Column, directories: Sequence[RunDir], datasets: Mapping[str, PreparedDataset]
 ) -> _Measured:
     found, missing = dict[int, Measurement](), dict[int, str]()
     try:
         wanted = tasks(row, column, datasets)
     except UserError as error:
-        return found, dict.fromkeys(range(seeds), str(error))
-    for seed in range(seeds):
-        run = row.directory(runs, scale, seed)
+        return found, dict.fromkeys(range(len(directories)), str(error))
+    for seed, run in enumerate(directories):
         scores = [score for each in wanted if (score := find_score(run, *each))]
         if len(scores) == len(wanted):
             percent = 100 * fmean(score.score for score in scores)

@@ -1,0 +1,87 @@
+"""What the watch's early signals predict, and how its verdicts are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+from xkd.ablation.page import correlations
+from xkd.ablation.plot import early_signals
+from xkd.ablation.result import Measurement
+from xkd.ablation.watch import Observed, count_judged, predictions
+from xkd.rundir import Verdict
+
+STEPS = 400
+
+
+def observed(
+    percent: float, information: float = 0.0, verdict: str = "healthy", untrained: float = 40.0
+) -> Observed:
+    """Return a run whose video teacher's information is `information` until 60 % of the steps, then 9."""
+    rows = [
+        {
+            "step": step,
+            "information_video_to_audio": information if step <= 0.6 * STEPS else 9.0,
+            "kld_video_to_audio": 1.0,
+        }
+        for step in (1, *range(10, STEPS + 1, 10))
+    ]
+    return Observed(
+        preset="ablation",
+        seed=0,
+        verdict=Verdict(verdict, "", STEPS),  # type: ignore[arg-type]
+        metrics=rows,
+        scores={"video": Measurement(percent, 200)},
+        untrained={"video": Measurement(untrained, 200)},
+    )
+
+
+@pytest.fixture
+def runs() -> Sequence[Observed]:
+    random = np.random.default_rng(0)
+    signals = random.normal(size=30).round(1)  # with ties
+    scores = (50 + 3 * signals + random.normal(scale=3, size=30)).round()
+    return [observed(*pair) for pair in zip(scores, signals, strict=True)]
+
+
+def test_early_information_correlates_with_the_score(runs: Sequence[Observed]) -> None:
+    early, half = predictions(runs)  # a constant signal predicts nothing, and audio has none
+    assert (early.signal, early.modality, early.fraction, early.runs) == ("information", "video", 0.1, 30)
+    values = [run.metrics[3]["information_video_to_audio"] for run in runs]
+    expected = spearmanr(values, [run.scores["video"].percent for run in runs]).statistic
+    assert early.correlation == pytest.approx(expected)
+    assert early.low < early.correlation < early.high < 1
+    assert 0.2 < early.high - early.low < 0.8
+    assert half[3:] == early[3:]  # its rows end before 60 %
+    ((name, texts), *others) = [row for row in correlations([early, half]) if any(row[1])]
+    assert (name, others) == ("information", [])
+    assert texts[0] == f"{expected:+.2f} [{early.low:+.2f}, {early.high:+.2f}]"
+
+
+def test_few_runs_have_no_correlation(runs: Sequence[Observed]) -> None:
+    assert predictions(runs[:4]) == []
+
+
+def test_early_signals_are_drawn(runs: Sequence[Observed], tmp_path: Path) -> None:
+    early_signals(runs).savefig(tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_text().count("after 10% of the schedule") == 8
+
+
+@pytest.mark.parametrize(
+    ("percent", "verdict", "kind"),
+    [
+        (41.0, "constant", "right alarm"),
+        (60.0, "constant", "false alarm"),
+        (41.0, "healthy", "missed"),
+        (41.0, "undecided", "missed"),
+        (60.0, "healthy", "rightly not called"),
+    ],
+)
+def test_verdicts_are_judged_by_scores(percent: float, verdict: str, kind: str) -> None:
+    run = observed(percent, verdict=verdict)
+    counted = count_judged([run])
+    assert {name: len(found) for name, found in counted.items() if found} == {kind: 1}

@@ -1,0 +1,179 @@
+"""The collapse watch over all runs: what its signals predict, and how often its verdict is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xkd.ablation.result import LEVEL, RESAMPLES, Measurement, Result, difference
+from xkd.config import MODALITIES, Modality
+from xkd.model.terms import FEATURE_RANK, INFORMATION, KLD, TEACHER_ENTROPY, direction
+from xkd.rundir import Row as Metrics
+from xkd.rundir import Verdict
+
+SIGNALS = {
+    "KLD": {m: KLD[direction(m)] for m in MODALITIES},
+    "information": {m: INFORMATION[direction(m)] for m in MODALITIES},
+    "teacher entropy": {m: TEACHER_ENTROPY[direction(m)] for m in MODALITIES},
+    "effective rank": {m: FEATURE_RANK[m] for m in MODALITIES},
+}
+"""Fields of the metrics that may predict a score, by signal and the modality of the teacher."""
+FRACTIONS = (0.1, 0.5)
+"""Shares of the schedule after which the signals are read."""
+_REACH = 0.05
+"""Share of the schedule before and after, over whose rows a signal's median is taken."""
+_FEWEST = 5
+"""Runs that a correlation needs."""
+
+Judged = Literal["right alarm", "false alarm", "missed", "rightly not called"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A run with teachers and its teachers' scores."""
+
+    preset: str
+    seed: int
+    verdict: Verdict
+    metrics: Sequence[Metrics]
+    scores: Mapping[Modality, Measurement]
+    untrained: Mapping[Modality, Measurement]
+    """Of the default's encoders with the same seed, before pretraining."""
+
+    @property
+    def above_untrained(self) -> Mapping[Modality, bool]:
+        """Whether a teacher scores higher than before pretraining, by more than the noise of test clips."""
+        return {
+            m: difference([(score, self.untrained[m])]).sign > 0
+            for m, score in self.scores.items()
+            if m in self.untrained
+        }
+
+    @property
+    def judged(self) -> Judged | None:
+        """Whether the verdict is right: a run has failed if no teacher learned; None without scores."""
+        if not self.above_untrained:
+            return None
+        learned = any(self.above_untrained.values())
+        if self.verdict.failed:
+            return "false alarm" if learned else "right alarm"
+        return "rightly not called" if learned else "missed"
+
+    def signal(self, name: str, modality: Modality, fraction: float) -> float | None:
+        """Return a signal of `SIGNALS` after a share of the schedule; None if it was not logged there."""
+        field, last = SIGNALS[name][modality], self.metrics[-1]["step"]
+        near = [
+            row[field]
+            for row in self.metrics
+            if field in row and abs(row["step"] / last - fraction) <= _REACH
+        ]
+        return median(near) if near else None
+
+
+class Prediction(NamedTuple):
+    """The rank correlation of an early signal and the final score over runs, and its interval."""
+
+    signal: str
+    modality: Modality
+    fraction: float
+    correlation: float
+    low: float
+    high: float
+    runs: int
+
+
+def observe(results: Sequence[Result], scale: str, runs: Path) -> list[Observed]:
+    """Return the runs of results that have teachers, each once.
+
+    Args:
+        runs: folder of the runs.
+    """
+    untrained: dict[tuple[int, str], Measurement] = {
+        (seed, column.measured.modality): score
+        for result in results
+        for row in result.rows
+        if row.row.role == "random"
+        for column, cell in zip(result.columns, row.cells, strict=True)
+        for seed, score in cell.seeds.items()
+    }
+    found = dict[Path, Observed]()
+    for result in results:
+        for row in result.rows:
+            if row.row.role != "teacher" or row.row.epoch is not None:
+                continue
+            for seed in range(len(row.verdicts)):
+                run = row.row.directory(runs, scale, seed)
+                if not run.ended or run.path in found:
+                    continue
+                scores: dict[str, Measurement] = {
+                    column.measured.modality: cell.seeds[seed]
+                    for column, cell in zip(result.columns, row.cells, strict=True)
+                    if seed in cell.seeds
+                }
+                found[run.path] = Observed(
+                    preset=row.row.preset,
+                    seed=seed,
+                    verdict=run.verdict(),
+                    metrics=run.metrics(),
+                    scores={m: scores[m] for m in MODALITIES if m in scores},
+                    untrained={m: untrained[seed, m] for m in MODALITIES if (seed, m) in untrained},
+                )
+    return list(found.values())
+
+
+def predictions(runs: Sequence[Observed]) -> list[Prediction]:
+    """Return how early signals correlate with final scores, for all signals with enough runs.
+
+    The correlation is Spearman's; its interval is of a bootstrap over runs.
+    """
+    found = []
+    for name in SIGNALS:
+        for modality in MODALITIES:
+            for fraction in FRACTIONS:
+                pairs = points(runs, name, modality, fraction)
+                if len(pairs) >= _FEWEST and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
+                    found.append(Prediction(name, modality, fraction, *_correlate(pairs), len(pairs)))
+    return found
+
+
+def points(
+    runs: Sequence[Observed], name: str, modality: Modality, fraction: float
+) -> list[tuple[float, float]]:
+    """Return an early signal and the final score in percent, of all runs that have both."""
+    return [
+        (value, run.scores[modality].percent)
+        for run in runs
+        if modality in run.scores and (value := run.signal(name, modality, fraction)) is not None
+    ]
+
+
+def _correlate(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Return the rank correlation of pairs, and its interval."""
+    ranks = np.stack([_rank(side) for side in zip(*pairs, strict=True)])
+    random = np.random.default_rng(0)
+    # Ranks of a sample's own values differ from these only in scale and ties.
+    drawn = ranks[:, random.integers(len(pairs), size=(RESAMPLES, len(pairs)))]
+    centered = drawn - drawn.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((centered**2).sum(axis=-1).prod(axis=0))
+    sampled = centered.prod(axis=0).sum(axis=-1)[spread > 0] / spread[spread > 0]
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(sampled, [tail, 100 - tail])
+    return float(np.corrcoef(ranks)[0, 1]), float(low), float(high)
+
+
+def _rank(values: ArrayLike) -> NDArray[np.floating]:
+    """Return the ranks of values, equal ones with the mean of theirs."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, side="right")) / 2
+
+
+def count_judged(runs: Sequence[Observed]) -> dict[Judged, list[Observed]]:
+    """Return the judged runs by whether their verdict is right, all four kinds."""
+    kinds: tuple[Judged, ...] = ("right alarm", "false alarm", "missed", "rightly not called")
+    return {kind: [run for run in runs if run.judged == kind] for kind in kinds}
