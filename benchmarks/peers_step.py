@@ -4,8 +4,7 @@ Each runs in a process of its own with its own memory settings, and the processe
 whole step of `xkd pretrain`, with clipping; theirs is the forward and backward pass and the same fused AdamW.
 Before that, `check_equal` shows in float64 that with equal weights and masks the networks give equal
 predictions, losses and gradients. What is not common: we have a class token, learned positions and a bias
-at the decoder's entry, and predict every patch; they have a norm at the decoder's end, and predict hidden
-patches only.
+at the decoder's entry; they have a norm at the decoder's end.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ def check_equal(config: PretrainConfig) -> str:
         encoder.positions[:, 1:] = peer.videomae.embeddings.position_embeddings
         decoder.positions[:, 1:] = peer.position_embeddings
     view, mask = setting.part[0]["video"][0].double(), mask_of(config, setting.part[1]["video"])
-    chosen = mask.hidden.bool()
+    chosen = mask.hidden
     result = peer(pixel_values=view.transpose(1, 2), bool_masked_pos=chosen)
     result.loss.backward()
     predicted = predict(model, peer.decoder.norm, view, mask)[chosen]
@@ -191,7 +190,7 @@ def step_of(name: str, config: PretrainConfig, context: DistributedContext) -> C
         return Setting(config, context).step
     views, noise = random_part(config, context)
     pixels = views["video"][0].transpose(1, 2).contiguous()
-    hidden = mask_of(config, noise["video"]).hidden.bool()
+    hidden = mask_of(config, noise["video"]).hidden
     model = theirs(config, options["attention"]).to(context.device)
     optimizer = build_optimizer(model, config.optim)
     dtype = precision(config.run.precision, context.device)

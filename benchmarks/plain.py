@@ -16,7 +16,6 @@ from torch.amp.grad_scaler import GradScaler
 
 from xkd.config import MODALITIES, Modality, PretrainConfig, other
 from xkd.model.losses import KERNEL_GAMMAS
-from xkd.model.mae import normalize_patches
 from xkd.model.terms import ALIGN, KD, RECONSTRUCT, TEACHER_TEMPERATURE, direction
 from xkd.model.vit import Attention, Block, Decoder, Encoder, gather_tokens, patchify
 from xkd.model.xkd import XKD
@@ -90,7 +89,9 @@ def objective(
         restore = order.argsort(dim=1)
         decoder = model.decoder[m]
         assert isinstance(decoder, Decoder)
-        error = (decode(decoder, latent, restore) - normalize_patches(patches)).square().mean(dim=-1)
+        deviation = (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        target = (patches - patches.mean(dim=-1, keepdim=True)) / deviation
+        error = (decode(decoder, latent, restore) - target).square().mean(dim=-1)
         hidden = (restore >= visible).to(error.dtype)
         terms[RECONSTRUCT[m]] = (error * hidden).sum() / hidden.sum()
         encoded = [latent, *(encode(encoder, encoder.embed_view(view))[0] for view in local)]

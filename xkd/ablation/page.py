@@ -138,9 +138,8 @@ def change(cell: Cell) -> str:
     """Return the difference and its interval."""
     if (found := cell.difference) is None:
         return ""
-    return (
-        f"{number(found.mean, sign=True)} [{number(found.low, sign=True)}, {number(found.high, sign=True)}]"
-    )
+    mean, low, high = (number(value, sign=True) for value in found)
+    return f"{mean} [{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def paper(cell: Cell) -> str:

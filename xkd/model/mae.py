@@ -5,18 +5,24 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 class Mask(NamedTuple):
-    """The tokens of a global view that are visible to the student."""
+    """The tokens of a global view that are visible to the student, and those that are hidden."""
 
     keep: Tensor
     """(B, K) indices of the visible tokens."""
+    drop: Tensor
+    """(B, N-K) indices of the hidden tokens."""
     restore: Tensor
     """(B, N) position of every token in [visible ..., hidden ...]."""
-    hidden: Tensor
-    """(B, N) 1 where the token is hidden, else 0."""
+
+    @property
+    def hidden(self) -> Tensor:
+        """(B, N) whether each token is hidden."""
+        return self.restore >= self.keep.shape[1]
 
 
 def random_mask(noise: Tensor, ratio: float, repeat: int = 1) -> Mask:
@@ -34,23 +40,23 @@ def random_mask(noise: Tensor, ratio: float, repeat: int = 1) -> Mask:
     shuffle = noise.argsort(dim=1)
     keep, drop = ((part[:, None] + first).flatten(1) for part in (shuffle[:, :visible], shuffle[:, visible:]))
     restore = torch.cat([keep, drop], dim=1).argsort(dim=1)
-    return Mask(keep, restore, (restore >= keep.shape[1]).to(noise.dtype))
+    return Mask(keep, drop, restore)
 
 
 def normalize_patches(patches: Tensor) -> Tensor:
     """Return the targets: each patch vector with zero mean and unit (unbiased) variance."""
-    mean = patches.mean(dim=-1, keepdim=True)
-    variance = patches.var(dim=-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    centered = patches - patches.mean(dim=-1, keepdim=True)
+    # The norm of vectors is several times as fast on a CPU as torch.var.
+    variance = torch.linalg.vector_norm(centered, dim=-1, keepdim=True).square() / (patches.shape[-1] - 1)
+    normalized: Tensor = centered / (variance + 1e-6).sqrt()
+    return normalized
 
 
-def reconstruction_loss(predicted: Tensor, patches: Tensor, hidden: Tensor) -> Tensor:
+def reconstruction_loss(predicted: Tensor, patches: Tensor) -> Tensor:
     """Return L_ae: the mean squared error on the normalized hidden patches of the batch (Equation 2).
 
     Args:
-        predicted: (B, N, P).
-        patches: (B, N, P) from `patchify`, not normalized.
-        hidden: (B, N), 1 where the token was hidden.
+        predicted: (B, N-K, P).
+        patches: the hidden patches in the same order, not normalized.
     """
-    error = (predicted - normalize_patches(patches)).square().mean(dim=-1)
-    return (error * hidden).sum() / hidden.sum()
+    return F.mse_loss(predicted, normalize_patches(patches))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xkd.config import AttentionQuery, Modality, ModalityConfig, PretrainConfig, TransformerConfig
+from xkd.model.mae import Mask
 from xkd.model.onednn_linear import Linear
 
 CHANNELS: dict[Modality, int] = {"video": 3, "audio": 1}
@@ -205,7 +206,7 @@ def share_blocks(encoders: Iterable[Encoder]) -> None:
 
 
 class Decoder(nn.Module):
-    """Predicts every patch from the visible tokens; learned positions, no final norm."""
+    """Predicts the hidden patches from the visible tokens; learned positions, no final norm."""
 
     def __init__(
         self, config: ModalityConfig, channels: int, encoder_dim: int, size: TransformerConfig
@@ -221,16 +222,15 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def forward(self, latent: Tensor, restore: Tensor) -> Tensor:
-        """Map (B, 1+K, D) visible tokens, cls first, and (B, N) restore indices to (B, N, P) patches."""
+    def forward(self, latent: Tensor, mask: Mask) -> Tensor:
+        """Map (B, 1+K, D) visible tokens, cls first, to the (B, N-K, P) hidden patches, as `mask.drop`."""
         tokens = self.project(latent)
         cls, visible = tokens[:, :1], tokens[:, 1:]
-        batch, length = restore.shape
-        hidden = self.mask_token.expand(batch, length - visible.shape[1], -1)
-        tokens = gather_tokens(torch.cat([visible, hidden], dim=1), restore)
+        hidden = self.mask_token.expand(len(visible), mask.restore.shape[1] - visible.shape[1], -1)
+        tokens = gather_tokens(torch.cat([visible, hidden], dim=1), mask.restore)
         tokens = torch.cat([cls, tokens], dim=1) + self.positions
         (tokens,) = run_blocks(self.blocks, tokens)
-        return self.predict(tokens[:, 1:])  # type: ignore[no-any-return]
+        return self.predict(gather_tokens(tokens[:, 1:], mask.drop))  # type: ignore[no-any-return]
 
 
 def interpolate_positions(table: Tensor, grid: tuple[int, ...], new_grid: tuple[int, ...]) -> Tensor:

@@ -17,7 +17,7 @@ from xkd.model.mae import Mask, random_mask, reconstruction_loss
 from xkd.model.projector import Projector
 from xkd.model.refinement import cross_modal_attention, refine
 from xkd.model.terms import ALIGN, CENTER_NORM, KD, KLD, RECONSTRUCT, SUMS, TEACHER_ENTROPY, direction
-from xkd.model.vit import CHANNELS, Decoder, build_encoder, patchify, share_blocks
+from xkd.model.vit import CHANNELS, Decoder, build_encoder, gather_tokens, patchify, share_blocks
 
 
 class Network(nn.Module):
@@ -49,7 +49,7 @@ class MaskedView(NamedTuple):
     latent: Tensor
     """(B, 1+K, D) encoded visible tokens."""
     predicted: Tensor
-    """(B, N, P) normalized patches predicted by the decoder."""
+    """(B, N-K, P) normalized hidden patches as the decoder predicts them, in the order of `mask.drop`."""
     local: list[Tensor]
     """(V B, 1+N, D) encoded tokens of the local views, if there are any."""
 
@@ -118,7 +118,8 @@ class XKD(nn.Module):
         student: dict[Modality, Tensor] = {}
         for m in self.config.modalities:
             masked = self.reconstruct(m, views[m][0], noise[m], views[m][1:] if self.teacher else ())
-            terms[RECONSTRUCT[m]] = reconstruction_loss(masked.predicted, masked.patches, masked.mask.hidden)
+            hidden = gather_tokens(masked.patches, masked.mask.drop)
+            terms[RECONSTRUCT[m]] = reconstruction_loss(masked.predicted, hidden)
             if self.teacher:
                 # ((1 + V) B, K) outputs: of the masked global view, then of each local view.
                 pooled = [self.student[m].encoder.pool(tokens) for tokens in (masked.latent, *masked.local)]
@@ -161,7 +162,7 @@ class XKD(nn.Module):
         if local_views:
             tokens.append(encoder.embed_view(torch.cat(list(local_views))))
         latent, *local = encoder.encode(*tokens)
-        return MaskedView(patches, mask, latent, self.decoder[modality](latent, mask.restore), local)
+        return MaskedView(patches, mask, latent, self.decoder[modality](latent, mask), local)
 
     @torch.no_grad()
     def teacher_features(self, views: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:

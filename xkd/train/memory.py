@@ -129,7 +129,8 @@ def kept_bytes(config: PretrainConfig, modality: Modality, half: bool) -> float:
     encoded = rows * encoder.dim * (encoder.depth * block(1 + views) + 2 * 4)
     embedded = (visible + local) * patch * product
     decoded = (1 + tokens) * decoder.dim * (decoder.depth * block(1) + 4 + product)
-    pixels = 4 * patch * (2 * tokens + local)  # the views, and the difference from the prediction
+    # The views, and the hidden patches as targets and as predicted.
+    pixels = 4 * patch * (tokens + local + 2 * (tokens - visible))
     size = config.projector
     projected = 4 * (1 + views) * (3 * (size.layers - 1) * size.hidden_dim + 6 * size.out_dim)
     return embedded + encoded + decoded + pixels + (projected if distilled else 0)

@@ -15,7 +15,7 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views, to_pixels
 from xkd.io import write_atomically
 from xkd.model.refinement import cross_modal_attention
-from xkd.model.vit import unpatchify
+from xkd.model.vit import gather_tokens, unpatchify
 from xkd.model.xkd import XKD
 
 CLIPS = 3
@@ -65,11 +65,12 @@ def _reconstructions(model: XKD, modality: Modality, view: Tensor, noise: Tensor
     masks, reconstructions = [], []
     for ratio in ratios:
         masked = model.reconstruct(modality, view, noise, mask_ratio=ratio)
-        hidden = masked.mask.hidden.bool()
-        mean = masked.patches.mean(dim=-1, keepdim=True)
-        std = (masked.patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
-        filled = torch.where(hidden.unsqueeze(-1), masked.predicted * std + mean, masked.patches)
-        masks.append(hidden.view(-1, *config.grid))
+        hidden = gather_tokens(masked.patches, masked.mask.drop)
+        mean = hidden.mean(dim=-1, keepdim=True)
+        std = (hidden.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        index = masked.mask.drop.unsqueeze(-1).expand_as(hidden)
+        filled = masked.patches.scatter(1, index, masked.predicted * std + mean)
+        masks.append(masked.mask.hidden.view(-1, *config.grid))
         reconstructions.append(_compress(modality, unpatchify(filled, config.grid, config.patch)))
     return {
         "original": _compress(modality, view),
