@@ -84,6 +84,29 @@ def test_shared_teacher_blocks_are_updated_once_or_twice(
         torch.testing.assert_close(new, before[name] + moved, msg=name)
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_sharing_the_teachers_blocks_too_changes_only_a_second_update(
+    config: PretrainConfig, twice: bool
+) -> None:
+    """Teachers of shared students start equal and follow the same weights (Table S5, Equation 13)."""
+    trained = []
+    for share in ("student", "both"):
+        torch.manual_seed(0)
+        shared = replace(config, share=share, optim=replace(config.optim, ema_shared_twice=twice))
+        model = XKD(shared)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batch = random_batch(shared)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(*batch).terms["loss"].backward()
+            optimizer.step()
+            model.update_teachers(0.9)
+        trained.append(model.state_dict())
+    mas, mats = trained
+    assert mas.keys() == mats.keys()
+    assert all(torch.equal(mas[name], mats[name]) for name in mas) is not twice
+
+
 def test_alignment_pairs_are_those_of_the_equations(config: PretrainConfig) -> None:
     """Equations 7, S1 and S2."""
     rows = {role: {m: torch.randn(4, 8) for m in MODALITIES} for role in ("student", "teacher")}
