@@ -107,7 +107,7 @@ def test_files_show_every_row(
     assert "constant from step 110 on" in html
     assert "local_seconds_4_1" in text  # does not exist at this scale
     assert "| called a collapse | 0 | 0 |" in text  # the one that collapsed has no score
-    assert "| not called | 0 | 4 |" in text
+    assert "| not called | 4 | 4 | +19.8 ± 11.9 | +51.8 ± 14.7 |" in text
     assert "Early signals" not in text  # too few runs
     assert html.count("<svg") == 2  # nothing of S6 was measured
     with (folder / "ablations.csv").open() as file:

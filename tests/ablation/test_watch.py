@@ -12,7 +12,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from xkd.ablation.page import correlations
 from xkd.ablation.plot import early_signals
 from xkd.ablation.result import Measurement
-from xkd.ablation.watch import Observed, count_judged, predictions
+from xkd.ablation.watch import Observed, judge_verdicts, predictions
 from xkd.rundir import Verdict
 
 STEPS = 400
@@ -72,16 +72,26 @@ def test_early_signals_are_drawn(runs: Sequence[Observed], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("percent", "verdict", "kind"),
+    ("percent", "verdict", "called", "wrong"),
     [
-        (41.0, "constant", "right alarm"),
-        (60.0, "constant", "false alarm"),
-        (41.0, "healthy", "missed"),
-        (41.0, "undecided", "missed"),
-        (60.0, "healthy", "rightly not called"),
+        (41.0, "constant", True, False),
+        (60.0, "constant", True, True),
+        (41.0, "healthy", False, True),
+        (41.0, "undecided", False, True),
+        (60.0, "healthy", False, False),
     ],
 )
-def test_verdicts_are_judged_by_scores(percent: float, verdict: str, kind: str) -> None:
+def test_verdicts_are_judged_by_what_runs_learned(
+    percent: float, verdict: str, called: bool, wrong: bool
+) -> None:
     run = observed(percent, verdict=verdict)
-    counted = count_judged([run])
-    assert {name: len(found) for name, found in counted.items() if found} == {kind: 1}
+    judged = {each.called: each for each in judge_verdicts([run])}
+    assert (judged[called].runs, judged[not called].runs) == ([run], [])
+    assert judged[called].wrong == ([run] if wrong else [])
+
+
+def test_gains_are_over_the_encoder_before_pretraining() -> None:
+    _, others = judge_verdicts([observed(45.0), observed(55.0)])
+    assert others.gain("video") == pytest.approx((10, 50**0.5))
+    assert others.gain("audio") is None
+    assert others.learned == 1

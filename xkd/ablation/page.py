@@ -15,8 +15,8 @@ from xkd.ablation.grid import MeasuredColumn
 from xkd.ablation.plot import differences, early_signals, schedule
 from xkd.ablation.result import RUNS, Cell, Result, ResultRow, collect
 from xkd.ablation.tables import Table
-from xkd.ablation.watch import FRACTIONS, SIGNALS, Prediction, count_judged, observe, predictions
-from xkd.config import MODALITIES
+from xkd.ablation.watch import FRACTIONS, SIGNALS, Judged, Prediction, judge_verdicts, observe, predictions
+from xkd.config import MODALITIES, Modality
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.io import write_text
 from xkd.report.figures import save
@@ -55,7 +55,7 @@ def write_results(
         "dataset": next(iter(datasets)),
         "early": predictions(observed),
         "places": _PLACES,
-        "judged": count_judged(observed),
+        "judged": judge_verdicts(observed),
     }
     text = _render("ablations.md.j2", **facts)
     write_text(out / "ablations.md", text)
@@ -71,14 +71,9 @@ def write_results(
 
 def _render(template: str, **facts: object) -> str:
     jinja = environment("xkd.ablation")
-    jinja.filters |= {"head": column_head, "paper_head": paper_head, "row_title": row_title}
-    jinja.filters |= {
-        "correlations": correlations,
-        "ours": ours,
-        "change": change,
-        "paper": paper,
-        "holes": holes,
-    }
+    for filter_ in (row_title, ours, change, paper, gain, correlations, holes):
+        jinja.filters[filter_.__name__] = filter_
+    jinja.filters |= {"head": column_head, "paper_head": paper_head}
     return jinja.get_template(template).render(**facts)
 
 
@@ -160,6 +155,12 @@ def correlations(early: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
         for p in early
     }
     return [(name, [texts.get((name, *place), "") for place in _PLACES]) for name in SIGNALS]
+
+
+def gain(judged: Judged, modality: Modality) -> str:
+    """Return the mean gain of runs over their encoders before pretraining, and its standard deviation."""
+    found = judged.gain(modality)
+    return f"{number(found[0], sign=True)} ± {number(found[1])}" if found else ""
 
 
 def holes(result: Result) -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Literal, NamedTuple
+from statistics import fmean, median, stdev
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,8 +31,6 @@ _REACH = 0.05
 _FEWEST = 5
 """Runs that a correlation needs."""
 
-Judged = Literal["right alarm", "false alarm", "missed", "rightly not called"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
@@ -47,23 +45,18 @@ class Observed:
     """Of the default's encoders with the same seed, before pretraining."""
 
     @property
-    def above_untrained(self) -> Mapping[Modality, bool]:
-        """Whether a teacher scores higher than before pretraining, by more than the noise of test clips."""
+    def gains(self) -> dict[Modality, float]:
+        """Points that a teacher scores above its encoder before pretraining."""
         return {
-            m: difference([(score, self.untrained[m])]).sign > 0
+            m: score.percent - self.untrained[m].percent
             for m, score in self.scores.items()
             if m in self.untrained
         }
 
     @property
-    def judged(self) -> Judged | None:
-        """Whether the verdict is right: a run has failed if no teacher learned; None without scores."""
-        if not self.above_untrained:
-            return None
-        learned = any(self.above_untrained.values())
-        if self.verdict.failed:
-            return "false alarm" if learned else "right alarm"
-        return "rightly not called" if learned else "missed"
+    def learned(self) -> bool:
+        """Whether a teacher scores higher than before pretraining, by more than the noise of test clips."""
+        return any(difference([(self.scores[m], self.untrained[m])]).sign > 0 for m in self.gains)
 
     def signal(self, name: str, modality: Modality, fraction: float) -> float | None:
         """Return a signal of `SIGNALS` after a share of the schedule; None if it was not logged there."""
@@ -173,7 +166,31 @@ def _rank(values: ArrayLike) -> NDArray[np.floating]:
     return (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, side="right")) / 2
 
 
-def count_judged(runs: Sequence[Observed]) -> dict[Judged, list[Observed]]:
-    """Return the judged runs by whether their verdict is right, all four kinds."""
-    kinds: tuple[Judged, ...] = ("right alarm", "false alarm", "missed", "rightly not called")
-    return {kind: [run for run in runs if run.judged == kind] for kind in kinds}
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Runs with scores that the watch has called a collapse, or those that it has not."""
+
+    called: bool
+    runs: Sequence[Observed]
+
+    @property
+    def wrong(self) -> list[Observed]:
+        """False alarms, or runs that were missed: by what they learned, the verdict is not right."""
+        return [run for run in self.runs if run.learned is self.called]
+
+    @property
+    def learned(self) -> int:
+        """Number of runs that learned."""
+        return sum(run.learned for run in self.runs)
+
+    def gain(self, modality: Modality) -> tuple[float, float] | None:
+        """Return the mean gain of a teacher and its standard deviation; None with fewer than two runs."""
+        gains = [run.gains[modality] for run in self.runs if modality in run.gains]
+        return (fmean(gains), stdev(gains)) if len(gains) > 1 else None
+
+
+def judge_verdicts(runs: Sequence[Observed]) -> tuple[Judged, Judged]:
+    """Return the runs that have scores: called a collapse, and not called."""
+    scored = [run for run in runs if run.gains]
+    called, others = ([run for run in scored if run.verdict.failed is failed] for failed in (True, False))
+    return Judged(called=True, runs=called), Judged(called=False, runs=others)
