@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from xkd.ablation.page import correlations
 from xkd.ablation.plot import early_signals
 from xkd.ablation.result import Measurement
-from xkd.ablation.watch import Observed, judge_verdicts, predictions
+from xkd.ablation.watch import Observed, comparable, judge_verdicts, predictions
 from xkd.rundir import Verdict
 
 STEPS = 400
@@ -64,6 +65,12 @@ def test_early_information_correlates_with_the_score(runs: Sequence[Observed]) -
 
 def test_few_runs_have_no_correlation(runs: Sequence[Observed]) -> None:
     assert predictions(runs[:4]) == []
+
+
+def test_runs_of_one_length_are_compared(runs: Sequence[Observed]) -> None:
+    longer = replace(runs[0], metrics=[*runs[0].metrics, {"step": 2 * STEPS}])
+    assert comparable([longer, *runs]) == list(runs)
+    assert comparable([]) == []
 
 
 def test_early_signals_are_drawn(runs: Sequence[Observed], tmp_path: Path) -> None:

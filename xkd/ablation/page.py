@@ -15,7 +15,16 @@ from xkd.ablation.grid import MeasuredColumn
 from xkd.ablation.plot import differences, early_signals, schedule
 from xkd.ablation.result import RUNS, Cell, Result, ResultRow, collect
 from xkd.ablation.tables import Table
-from xkd.ablation.watch import FRACTIONS, SIGNALS, Judged, Prediction, judge_verdicts, observe, predictions
+from xkd.ablation.watch import (
+    FRACTIONS,
+    SIGNALS,
+    Judged,
+    Prediction,
+    comparable,
+    judge_verdicts,
+    observe,
+    predictions,
+)
 from xkd.config import MODALITIES, Modality
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.io import write_text
@@ -49,11 +58,13 @@ def write_results(
     results = [collect(table, scale, seeds, datasets, out / RUNS) for table in tables]
     figures = {result.table.name: _draw(result, out / "figures") for result in results}
     observed = observe(results, scale, out / RUNS)
+    alike = comparable(observed)
     facts = {
         "results": results,
         "scale": scale,
         "dataset": next(iter(datasets)),
-        "early": predictions(observed),
+        "early": predictions(alike),
+        "steps": alike[0].steps if alike else 0,
         "places": _PLACES,
         "judged": judge_verdicts(observed),
     }
@@ -61,7 +72,7 @@ def write_results(
     write_text(out / "ablations.md", text)
     write_text(out / "ablations.csv", _csv(results))
     if facts["early"]:
-        save(lambda: early_signals(observed), out / "figures/early_signals.svg")
+        save(lambda: early_signals(alike), out / "figures/early_signals.svg")
         figures["early"] = whole(out / "figures/early_signals.svg", "Final scores over early signals")
     page = out / "ablations.html"
     write_text(page, _render("ablations.html.j2", **facts, figures=figures, contents=[]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ class Observed:
     """Of the default's encoders with the same seed, before pretraining."""
 
     @property
+    def steps(self) -> int:
+        """Number of steps of the run."""
+        return int(self.metrics[-1]["step"])
+
+    @property
     def gains(self) -> dict[Modality, float]:
         """Points that a teacher scores above its encoder before pretraining."""
         return {
@@ -60,11 +66,11 @@ class Observed:
 
     def signal(self, name: str, modality: Modality, fraction: float) -> float | None:
         """Return a signal of `SIGNALS` after a share of the schedule; None if it was not logged there."""
-        field, last = SIGNALS[name][modality], self.metrics[-1]["step"]
+        field = SIGNALS[name][modality]
         near = [
             row[field]
             for row in self.metrics
-            if field in row and abs(row["step"] / last - fraction) <= _REACH
+            if field in row and abs(row["step"] / self.steps - fraction) <= _REACH
         ]
         return median(near) if near else None
 
@@ -118,6 +124,12 @@ def observe(results: Sequence[Result], scale: str, runs: Path) -> list[Observed]
                     untrained={m: untrained[seed, m] for m in MODALITIES if (seed, m) in untrained},
                 )
     return list(found.values())
+
+
+def comparable(runs: Sequence[Observed]) -> list[Observed]:
+    """Return the runs with the most frequent number of steps: those of longer ones score higher anyway."""
+    ((steps, _),) = Counter(run.steps for run in runs).most_common(1) or [(0, 0)]
+    return [run for run in runs if run.steps == steps]
 
 
 def predictions(runs: Sequence[Observed]) -> list[Prediction]:
