@@ -53,6 +53,7 @@ def test_parameters_that_params_yaml_does_not_list_need_a_plus(tmp_path: Path) -
 
 def test_dvc_prepares_as_the_demo_does() -> None:
     assert resolve_prepare(None, f"{PARAMS}:prepare") == resolve_prepare("toy") != resolve_prepare()
+    assert resolve_prepare("toy") == resolve_prepare("small")
 
 
 @pytest.mark.parametrize("name", ["Makefile", "benchmarks/collapse_lab.py", "docs/reproduce.md"])

@@ -52,7 +52,8 @@ def execute(folder: Path, *command: str, code: int) -> subprocess.CompletedProce
 def checkout(to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """Copy the files of this repository that DVC reads, with other parameters."""
     shutil.copytree(ROOT / "xkd", to / "xkd", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
+    settings = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+    for name in (*settings, "dvc.yaml", "ablations/dvc.yaml", "params.yaml"):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, to / name)
     params = yaml.safe_load((to / "params.yaml").read_text())

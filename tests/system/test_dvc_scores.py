@@ -56,6 +56,7 @@ def test_a_table_has_the_tasks_and_the_network_of_params_yaml(mine: Path) -> Non
     scores, report = mine / "runs" / "dvc" / "scores", mine / "runs" / "dvc" / "report"
     run(mine, "dvc", "repro")
     assert json.loads((report / "scores.json").read_text())["embedded"].keys() >= {"teacher", "random", "raw"}
+    assert not (mine / "runs" / "dvc" / "ablations").exists()  # another pipeline
 
     def change(params: dict[str, Any]) -> None:
         del params["tasks"]["embedded-audio-svm-random"], params["tasks"]["embedded-audio-svm-raw"]

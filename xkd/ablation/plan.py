@@ -76,6 +76,15 @@ def plan_runs(tables: Sequence[Table], scale: str, seeds: int, settings: Sequenc
     return Plan(runs=tuple(runs), impossible=impossible)
 
 
+def list_runs(tables: Sequence[Table], scale: str, seeds: int) -> dict[str, tuple[str, ...]]:
+    """Return the names of the runs of `plan_runs`, each with the names of the tables that need it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for table in tables:
+        for run in plan_runs([table], scale, seeds).runs:
+            found[run.name] = (*found.get(run.name, ()), table.name)
+    return found
+
+
 @cache
 def run_preset(preset: str, scale: str) -> str:
     """Return the preset whose runs a preset has at a scale: the first with the same settings.
@@ -126,5 +135,7 @@ def _plan_run(preset: str, scale: str, seed: int, settings: Sequence[str]) -> Pl
 
 def snapshot_epochs(table: Table, scale: str) -> list[int]:
     """Return the epochs of a table's snapshots at a scale."""
+    if not table.snapshots:
+        return []
     epochs, full = get_preset(scaled(FULL, scale)).optim.epochs, get_preset(FULL).optim.epochs
     return [max(1, round(epoch * epochs / full)) for epoch in table.snapshots]

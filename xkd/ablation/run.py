@@ -9,12 +9,13 @@ from pathlib import Path
 
 from xkd.ablation.grid import columns, rows, tasks
 from xkd.ablation.page import write_results
-from xkd.ablation.plan import Plan, PlannedRun, plan_runs, run_preset
+from xkd.ablation.plan import PlannedRun, plan_runs, run_preset
 from xkd.ablation.result import RUNS, find_score
-from xkd.ablation.tables import Table
+from xkd.ablation.settings import AblateConfig
+from xkd.ablation.tables import Table, find_tables
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.errors import CollapsedError, TrainingError, UserError
+from xkd.errors import CollapsedError, TrainingError, UserError, nearest
 from xkd.evaluation.evaluate import evaluate
 from xkd.evaluation.score import Task
 from xkd.io import find_json, write_json
@@ -28,47 +29,53 @@ _LOG = get_logger(__name__)
 _POLL_SECONDS = 1.0
 STATE = "ablations.json"
 """File of the output folder: the scale and the data of its runs."""
+PAGE = "page"
+"""What `ablate` may do besides a single run."""
 
 
-def ablate(
-    tables: Sequence[Table],
-    scale: str,
-    seeds: int,
-    data: Path,
-    out: Path,
-    downstream: Sequence[Path] = (),
-    settings: Sequence[str] = (),
-) -> Path:
+def ablate(config: AblateConfig, only: str = "") -> None:
     """Train and evaluate all runs of tables, and write the tables; what is finished is not repeated.
 
-    Writes to `out`: ``runs/PRESET-seedN``, ``logs`` with the output of training, and the results
+    Writes to `config.out`: ``runs/PRESET-seedN``, ``logs`` with the output of training, and the results
     (`xkd.ablation.page.write_results`). A run that collapses is a result, not an error.
 
     Args:
-        seeds: number of seeds, from 0.
-        data: prepared dataset that the runs train on.
-        downstream: prepared datasets for the evaluations; none: `data`.
-        settings: overrides of every run's settings, each ``dotted.name=value``.
-
-    Returns:
-        The page with the results.
+        only: name of a run, to train and evaluate it without writing the tables; or `PAGE`, to write the
+            tables of the runs there are.
 
     Raises:
-        UserError: an argument is impossible, or `out` has runs of another scale, other data or settings.
+        UserError: an argument is impossible, or `config.out` has runs of another scale, other data or
+            settings.
     """
-    plan = plan_runs(tables, scale, seeds, settings)
+    config.check()
+    tables = find_tables(config.tables)
+    runs = _choose(plan_runs(tables, config.scale, config.seeds, config.settings).runs, only)
+    data, out = Path(config.data), Path(config.out)
     dataset = PreparedDataset.open(data)
-    evaluated = {each.name: each for each in map(PreparedDataset.open, downstream or [data])}
-    steps = {run.name: _steps(run, dataset) for run in plan.runs}
+    evaluated = {
+        each.name: each for each in (PreparedDataset.open(Path(d)) for d in config.downstream or [data])
+    }
+    steps = sum(_steps(run, dataset) for run in runs)
     with locked_directory(out):
-        claim(out, scale, dataset, settings)
-        with progress("ablate", sum(steps.values()), done=_done(plan, out)) as bar:
-            for number, run in enumerate(plan.runs, 1):
-                bar.note(f"run {number} of {len(plan.runs)}: {run.name}")
+        claim(out, config.scale, dataset, config.settings)
+        with progress("ablate", steps, done=_done(runs, out)) as bar:
+            for number, run in enumerate(runs, 1):
+                bar.note(f"run {number} of {len(runs)}: {run.name}")
                 with _followed(RunDir(out / RUNS / run.name), bar):
                     _train(run, data, out)
-                evaluate_run(run, tables, scale, evaluated, out)
-        return write_results(tables, scale, seeds, evaluated, out)
+                evaluate_run(run, tables, config.scale, evaluated, out)
+        if only in ("", PAGE):
+            write_results(tables, config.scale, config.seeds, evaluated, out)
+
+
+def _choose(runs: Sequence[PlannedRun], only: str) -> Sequence[PlannedRun]:
+    """Return the runs to train and evaluate; `only` as of `ablate`."""
+    if not only:
+        return runs
+    names = {run.name: run for run in runs}
+    if only not in (PAGE, *names):
+        raise UserError(f"the tables have no run {only!r}{nearest(only, names)}; --params lists their runs")
+    return [names[only]] if only != PAGE else []
 
 
 def _steps(run: PlannedRun, dataset: PreparedDataset) -> int:
@@ -95,9 +102,9 @@ def claim(out: Path, scale: str, dataset: PreparedDataset, settings: Sequence[st
         raise UserError(f"{out} has runs of {name} {found.get(name)}, not {wanted[name]}; use another --out")
 
 
-def _done(plan: Plan, out: Path) -> int:
+def _done(runs: Sequence[PlannedRun], out: Path) -> int:
     """Return the number of steps that are trained."""
-    return sum(_newest_step(RunDir(out / RUNS / run.name)) for run in plan.runs)
+    return sum(_newest_step(RunDir(out / RUNS / run.name)) for run in runs)
 
 
 def _newest_step(run: RunDir) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xkd.cli.options import Data, Out, Set
+from xkd.cli.options import Set
 
 
 def tables() -> None:
@@ -27,24 +27,65 @@ def tables() -> None:
 
 
 def ablate(
-    tables: Annotated[list[str], typer.Argument(help="Tables, such as S9 (see xkd tables), or all.")],
-    data: Data,
-    out: Out,
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Tables, such as S9 (see xkd tables), or all.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Prepared dataset (from xkd prepare).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory.")] = None,
     scale: Annotated[
-        str, typer.Option(help="small: sizes of the embedded dataset, minutes a run; paper: the paper's.")
-    ] = "small",
-    seeds: Annotated[int, typer.Option(help="Runs of each configuration, with the seeds 0, 1, ...")] = 1,
+        str | None,
+        typer.Option(help="small (the default): sizes of the embedded dataset, minutes a run; paper."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each configuration, with the seeds 0, 1, ...; default: 1.")
+    ] = None,
     downstream: Annotated[
         list[Path] | None,
         typer.Option(help="Prepared dataset to evaluate on; repeatable; default: the one of --data."),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[:SECTION]", help="YAML file with these options, such as params.yaml:ablations."
+        ),
+    ] = None,
     set_: Set = None,
+    only: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN", help="Train and evaluate this run alone; or, as page, write the tables alone."
+        ),
+    ] = "",
+    params: Annotated[
+        bool,
+        typer.Option("--params", help="Print these options with the list of runs for params.yaml, and end."),
+    ] = False,
 ) -> None:
     """Train and evaluate every run of tables; rerun to resume.
 
     Writes ablations.html with the tables: scores, differences to the default with intervals, and the paper's.
     """
-    from xkd.ablation.run import ablate as run
-    from xkd.ablation.tables import find_tables
+    import math
+    from dataclasses import replace
 
-    run(find_tables(tables), scale, seeds, data, out, downstream or (), set_ or ())
+    from xkd.ablation.run import ablate as run
+    from xkd.ablation.settings import AblateConfig
+    from xkd.config.overrides import resolve, to_dict
+    from xkd.config.yaml_core import dump_yaml
+
+    given = resolve(
+        AblateConfig(),
+        config,
+        tables=tables,
+        data=data and str(data),
+        out=out and str(out),
+        scale=scale,
+        seeds=seeds,
+        downstream=downstream and [*map(str, downstream)],
+    )
+    given = replace(given, settings=(*given.settings, *(set_ or ())))
+    if params:
+        section = {"ablations": to_dict(replace(given, runs=given.needed_runs()))}
+        print(dump_yaml(section, default_flow_style=None, width=math.inf), end="")
+    else:
+        run(given, only)
