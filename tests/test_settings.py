@@ -27,18 +27,32 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Whole:
+class Base:
+    """What others extend."""
+
+    name: str = "x"
+    """What it is called."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Whole(Base):
     """Everything."""
 
     part: Part = Part()
     count: Annotated[int, Field(ge=2, multiple_of=2)] = 4
     """How many."""
+    cores: int = Field(default_factory=lambda: 1)
+    """Those of the machine."""
 
 
 def test_each_setting_has_its_value_type_and_meaning() -> None:
     assert to_text(describe(Whole(part=Part(size=(0.5, 1))))).splitlines() == [
         "Everything.",
         "",
+        "  cores = computed  (integer)",
+        "      Those of the machine.",
+        "  name = x  (text)",
+        "      What it is called.",
         "  count = 4  (integer ≥ 2, a multiple of 2)",
         "      How many.",
         "",
@@ -49,6 +63,11 @@ def test_each_setting_has_its_value_type_and_meaning() -> None:
         "  part.kind = a  (one of a, b)",
         "      As `size`.",
     ]
+
+
+def test_some_settings_alone_are_described() -> None:
+    (section,) = describe(Whole(), only=["count"])
+    assert [setting.name for setting in section.settings] == ["count"]
 
 
 def test_the_page_is_generated_from_the_settings() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from xkd.ablation.settings import AblateConfig
 from xkd.config import FinetuneConfig, PretrainConfig
-from xkd.config.describe import describe, to_markdown
+from xkd.config.describe import Section, describe, to_markdown
 from xkd.data.fetch.fetch import FetchConfig
+from xkd.data.shards.prepare import PrepareConfig
+from xkd.evaluation.plan import make_task
+from xkd.evaluation.protocols import PROTOCOLS
 from xkd.launch.kubernetes.config import ClusterConfig
 
 _HEAD = """# Settings
@@ -18,10 +24,15 @@ _PAGES = {
         "`xkd pretrain`, `xkd launch`; the default preset is `paper`.",
         PretrainConfig(),
     ),
+    "Preparation": (
+        "`xkd prepare`; presets of small sizes imply other values of `short_side` and `max_fps`.",
+        PrepareConfig(),
+    ),
     "Fine-tuning": (
         "`xkd evaluate --protocol finetune`; other datasets and audio have other defaults (Tables S6, S7).",
         FinetuneConfig(),
     ),
+    "Ablations": ("`xkd ablate`, as options or with `--config`.", AblateConfig()),
     "Embedded dataset": ("`xkd fetch embedded`, as options.", FetchConfig()),
     "Jobs on a cluster": ("`xkd launch --cluster-set NAME=VALUE`.", ClusterConfig()),
 }
@@ -33,7 +44,23 @@ def page() -> str:
         f"## {title}\n\n{usage}\n\n{to_markdown(describe(settings))}"
         for title, (usage, settings) in _PAGES.items()
     ]
-    return "\n".join([_HEAD, *parts])
+    return "\n".join([_HEAD, *parts, f"## Evaluation\n\n{_evaluation()}"])
+
+
+def _evaluation() -> str:
+    """Return the settings of the evaluations, of which each protocol has some."""
+    lines = []
+    for name, method in PROTOCOLS.items():
+        more = " and those of fine-tuning" * method.trains_encoder
+        lines.append(f"- {name}: {', '.join(f'`{each}`' for each in method.settings)}{more}")
+    names = {name for method in PROTOCOLS.values() for name in method.settings}
+    (section,) = describe(make_task("embedded", "video", "svm", "teacher"), only=names)
+    settings = [
+        replace(setting, value="null") if setting.name.endswith("windows") else setting
+        for setting in section.settings
+    ]
+    shown = to_markdown([Section("", "By default (null), windows are those of the dataset.", settings)])
+    return "`xkd evaluate`; by protocol:\n\n" + "\n".join([*lines, "", shown])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +36,19 @@ class Section:
     settings: list[Setting]
 
 
-def describe(settings: object) -> list[Section]:
-    """Return all settings of a settings dataclass with their values, section by section."""
+def describe(settings: object, only: Collection[str] = ()) -> list[Section]:
+    """Return all settings of a settings dataclass with their values, section by section.
+
+    Args:
+        only: names on the first level; empty: all.
+    """
     schema = TypeAdapter(type(settings)).json_schema()
+    # Pydantic finds the docstrings of a class's own fields alone.
+    for base in type(settings).__mro__[1:-1]:
+        for field, value in TypeAdapter(base).json_schema()["properties"].items():
+            schema["properties"][field].setdefault("description", value["description"])
+    if only:
+        schema["properties"] = {name: value for name, value in schema["properties"].items() if name in only}
     return [s for s in _sections("", schema, schema.get("$defs", {}), to_dict(settings)) if s.settings]
 
 
@@ -79,7 +89,10 @@ def _sections(
             section = definitions[reference.rpartition("/")[2]]
             inside += _sections(prefix + field, section, definitions, values[field])
         else:
-            here.append(Setting(prefix + field, _type(value), _inline(values[field]), _join(value)))
+            # What a factory computes is a value of this machine; other factories make empty collections.
+            made = "default" not in value and field not in schema.get("required", ())
+            shown = "computed" if made and values[field] not in ([], {}) else _inline(values[field])
+            here.append(Setting(prefix + field, _type(value), shown, _join(value)))
     yield Section(name, _join(schema), here)
     yield from inside
 
