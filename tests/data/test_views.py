@@ -25,7 +25,7 @@ from xkd.data.transforms.views import Views, _cut, center_crop, to_pixels
 oracle = pytest.importorskip("torchvision.transforms.v2.functional")
 CONFIG = tiny_config()
 ADJUST = (oracle.adjust_brightness, oracle.adjust_contrast, oracle.adjust_saturation, oracle.adjust_hue)
-"""In the order of `color.JITTER`."""
+"""In the order of `color.jitter`."""
 SPECS = pretrain_views(CONFIG)
 
 

@@ -35,7 +35,7 @@ class VideoParams(NamedTuple):
     flip: Tensor
     """Whether to mirror the frames, (V,)."""
     jitter: Tensor
-    """Factors of `xkd.data.transforms.color.JITTER`, (V, 4)."""
+    """Factors of the operations of `xkd.data.transforms.color.jitter`, (V, 4)."""
     order: Tensor
     """Order of these operations, (V, 4)."""
     gray: Tensor
