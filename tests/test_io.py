@@ -14,14 +14,13 @@ import pytest
 from xkd.config.overrides import load_yaml
 from xkd.errors import UserError
 from xkd.io import (
-    OutputDir,
     code_hash,
     find_json,
-    require_finished,
     write_atomically,
     write_json,
     write_text,
 )
+from xkd.output import OutputDir, require_finished
 
 
 def raising(error: Exception) -> Callable[[BinaryIO], object]:
@@ -122,6 +121,12 @@ def test_a_directory_of_another_identity_is_refused_in_one_line(tmp_path: Path) 
     assert str(caught.value) == (
         f"{tmp_path}/out has another seed 3 (not 4), rate 0.5 (not 1.5); use another directory or delete it"
     )
+    with pytest.raises(UserError) as caught:
+        fill(make(tmp_path / "out", name="a", clips=4))
+    assert str(caught.value) == (
+        f"{tmp_path}/out holds the output of another command, or of another version of xkd; use another "
+        "directory or delete it"
+    )
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_an_interrupted_directory_is_unfinished_and_resumed_by_the_same_identity
     interrupt(output, lambda: write_text(output.unfinished / "part", "half"))
     with pytest.raises(UserError, match="out is unfinished: rerun the command that writes it"):
         require_finished(output.path)
-    with pytest.raises(UserError, match=r"has another seed 3 \(not 4\)"):
+    with pytest.raises(UserError, match=r"is unfinished, and has another seed 3 \(not 4\)"):
         fill(make(output.path, seed=4))
     with output.fill() as missing:
         assert missing

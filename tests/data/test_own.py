@@ -159,11 +159,12 @@ def test_too_many_unreadable_files_are_all_listed_before_the_work(tmp_path: Path
     (root / "empty.mp4").touch()
     (root / "empty too.mp4").touch()
     (root / "text.mp4").write_text("no film")
-    said = r"3 of 7 clips failed, more than max_skipped=0\.05 allows \(last text: not a known container"
+    said = r"3 of 7 clips failed, more than max_skipped=0\.05 allows \(last text\.mp4: not a known container"
     with pytest.raises(UserError, match=said):
         prepare(root, tmp_path / "out", PrepareConfig(workers=1))
     rows = list(csv.DictReader((tmp_path / "out" / "skipped.csv").read_text().splitlines()))
     assert [row["clip"] for row in rows] == ["empty too", "empty", "text"]
+    assert [row["path"] for row in rows] == ["empty too.mp4", "empty.mp4", "text.mp4"]
     for path in root.glob("[0-9].mp4"):
         path.unlink()
     first, lost = dry_run(root, PrepareConfig(workers=1)).splitlines()
@@ -218,7 +219,8 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
     assert found.own["left_out"] == {"same content as another file": 1, "sound without video": 1}
     assert found.own["cut"]["files"] == 1
     rows = csv.DictReader((tmp_path / "out" / "skipped.csv").read_text().splitlines())
-    assert [row["clip"] for row in rows] == ["broken", "copy.mp4", "sound.wav"]
+    found_rows = [(row["clip"], row["path"]) for row in rows]
+    assert found_rows == [("broken", "broken.mp4"), ("", "copy.mp4"), ("", "sound.wav")]
     seconds = {clip.id: clip.duration for clip in found.clips if clip.id.startswith("long")}
     assert [round(value, 1) for value in seconds.values()] == [2.0, 1.2]
     with pytest.raises(UserError, match=r"more than max_skipped=0 allows .* or set a larger max_skipped"):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,23 @@ def test_too_many_broken_clips_stop_the_run(root: Path, tmp_path: Path) -> None:
         prepare(source, tmp_path / "out", CONFIG)
     assert "\n" not in str(caught.value)
     assert [row["reason"] for row in skipped(tmp_path / "out")] == ["empty file", "empty file"]
+
+
+def test_an_output_of_other_settings_is_refused_before_the_source_is_read(root: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"  # reading it would say that it is not a directory
+    prepare(root, tmp_path / "out", CONFIG)
+    with pytest.raises(UserError, match=r"out has another short_side .* \(not 16\); use another directory"):
+        prepare(broken, tmp_path / "out", replace(CONFIG, short_side=16))
+    (tmp_path / "out" / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"out is not empty, it has damaged\.csv"):
+        prepare(broken, tmp_path / "out", CONFIG)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "out", Path("/proc/out")):
+        with pytest.raises(UserError, match=f"cannot write {out}: "):
+            prepare(broken, out, CONFIG)
+    with pytest.raises(UserError, match="is not a directory"):
+        prepare(broken, tmp_path / "new" / "out", CONFIG)
+    assert not (tmp_path / "new").exists()
 
 
 def test_audiovisual_dataset_without_audio_is_refused(tmp_path: Path) -> None:

@@ -27,11 +27,12 @@ from xkd.embedding.clips import (
 from xkd.embedding.encode import BATCH, Encoders
 from xkd.embedding.table import FORMATS, Row, join_parts, mean_rows, read_about, schema, write_part
 from xkd.errors import UserError
-from xkd.io import OutputDir, read_json, short_hash, write_json
+from xkd.io import read_json, short_hash, write_json
 from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.local import run_locally
 from xkd.launch.termination import run_worker
 from xkd.log import get_logger
+from xkd.output import OutputDir
 from xkd.parallel.ahead import compute_ahead
 from xkd.parallel.limits import cores
 from xkd.parallel.processes import Failure, run_each

@@ -17,7 +17,8 @@ from xkd.data.sources.own import fingerprint
 from xkd.data.synthetic.dataset import MIN_CLIPS, generate
 from xkd.data.synthetic.miniatures import MINIATURES, generate_miniature
 from xkd.errors import UserError, nearest
-from xkd.io import is_empty, require_finished
+from xkd.io import is_empty
+from xkd.output import require_finished
 
 GENERATED = ("embedded", *MINIATURES)
 """Datasets that need no registry."""

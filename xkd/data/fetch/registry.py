@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from xkd.data.fetch.download import ListedFile, download, new_md5, root_cause
 from xkd.data.sources.source import FETCHED
 from xkd.errors import UserError, extra_required, nearest
-from xkd.io import UNFINISHED, OutputDir, find_json, write_json
+from xkd.io import find_json, write_json
+from xkd.output import UNFINISHED, OutputDir
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

@@ -267,13 +267,17 @@ def open_container(content: Content, **settings: str) -> Iterator[InputContainer
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file", **settings}
     try:
         if isinstance(content, Path):
-            content.open("rb").close()  # FFmpeg's errors below are then those of the content
+            with content.open("rb") as opened:  # FFmpeg's errors below are then those of the content
+                first = opened.read(1)
             name: str | io.BytesIO = f"file:{content}"
         else:
             content.seek(0)
+            first = content.getbuffer()[:1]
             name = content
     except OSError as error:
         raise MediaError(one_line(error)) from None
+    if not first:
+        raise MediaError("empty file")
     try:
         file = av.open(name, "r", metadata_errors="replace", container_options=options)
     except (av.error.FFmpegError, OSError, ValueError):

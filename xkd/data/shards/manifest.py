@@ -22,7 +22,8 @@ from xkd.config import PretrainConfig
 from xkd.data.shards.clips import Clips
 from xkd.data.shards.table import ROWS, read_clips, write_clips
 from xkd.errors import UserError
-from xkd.io import require_finished, short_hash, write_text
+from xkd.io import short_hash, write_text
+from xkd.output import require_finished
 
 DATASET = "dataset.json"
 WRITER = 3

@@ -19,21 +19,21 @@ from pydantic.dataclasses import dataclass as settings
 from xkd.config import Modality
 from xkd.config.overrides import STRICT
 from xkd.config.types import Text
-from xkd.data.media.damage import MediaError
 from xkd.data.media.picture import SHORT_SIDE
 from xkd.data.media.prepared import encode_wav
 from xkd.data.media.transcode import transcode
 from xkd.data.shards.clips import OFFSETS, Clip, Clips
 from xkd.data.shards.manifest import DATASET, WRITER, PreparedDataset
 from xkd.data.shards.parts import Part
+from xkd.data.shards.skipped import check_skipped, to_row, write_lists
 from xkd.data.shards.summary import Summary
-from xkd.data.shards.table import write_table
 from xkd.data.sources.dataset import SourceDataset
 from xkd.data.sources.layout import Kind, SourceClip
 from xkd.data.sources.own import OwnConfig
 from xkd.data.sources.source import open_source
 from xkd.errors import UserError
-from xkd.io import OutputDir, find_json, read_json, write_json
+from xkd.io import find_json, read_json, write_json
+from xkd.output import OutputDir
 from xkd.parallel.limits import cores, memory
 from xkd.parallel.processes import Failure, run_each
 from xkd.progress import progress
@@ -103,16 +103,12 @@ def _prepare(source: Path, out: Path, config: PrepareConfig, part: Part | None) 
     start = time.monotonic()
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} is inside the dataset {source}; choose a directory outside of it")
+    _refuse_early(out, config)
     dataset = open_source(source, config.dataset, allow_missing=config.allow_missing, config=config)
     if dataset.missing:
         print(f"prepare: {dataset.describe_missing()}; continuing", file=sys.stderr)
     identity = {"name": dataset.name, "revision": dataset.revision, **config.settings(own=bool(dataset.own))}
-
-    def find() -> dict[str, Any] | None:
-        values = find_json(out / DATASET)
-        return values and values | values.get("settings", {})
-
-    output, processed = OutputDir(out, identity, find), 0
+    output, processed = _output(out, identity), 0
     if part:
         name = f"part {part.number} of {part.count}"
         with output.fill(part=name.replace(" ", "-")) as pending:
@@ -138,6 +134,25 @@ def _prepare(source: Path, out: Path, config: PrepareConfig, part: Part | None) 
     return summary
 
 
+def _output(out: Path, identity: Mapping[str, Any]) -> OutputDir:
+    def find() -> dict[str, Any] | None:
+        values = find_json(out / DATASET)
+        return values and values | values.get("settings", {})
+
+    return OutputDir(out, identity, find)
+
+
+def _refuse_early(out: Path, config: PrepareConfig) -> None:
+    """Refuse an output directory before the source is read, which may take long.
+
+    Raises:
+        UserError: it cannot be written, or holds something else or a preparation with other settings.
+    """
+    names = {*config.settings(own=False), *(_output(out, {}).find_identity() or ())}
+    settings = config.settings(own=True)
+    _output(out, {name: settings[name] for name in names & settings.keys()}).check()
+
+
 def _reports(dataset: SourceDataset, output: OutputDir) -> list[Path]:
     """Return where each shard, once finished, has its rows: ``clips``, ``skipped`` and ``damaged``."""
     return [output.unfinished / f"{n:06d}.json" for n in range(-(-len(dataset.clips) // _SHARD_CLIPS))]
@@ -145,7 +160,7 @@ def _reports(dataset: SourceDataset, output: OutputDir) -> list[Path]:
 
 def _write_shards(dataset: SourceDataset, output: OutputDir, config: PrepareConfig, part: Part) -> int:
     """Write the shards of a part that no run finished, with a report of each; return the number of clips."""
-    table, paths = output.path / "skipped.csv", _reports(dataset, output)
+    paths = _reports(dataset, output)
     total, shards, skipped = 0, dict[Path, tuple[SourceClip, ...]](), list[dict[str, str]]()
     for number, path in enumerate(paths):
         clips = dataset.clips[number * _SHARD_CLIPS : (number + 1) * _SHARD_CLIPS]
@@ -157,9 +172,9 @@ def _write_shards(dataset: SourceDataset, output: OutputDir, config: PrepareConf
     jobs = [clip for clips in shards.values() for clip in clips]
     if dataset.probes:
         # Of one's own files it is known before the work which cannot be opened: all are listed at once.
-        problems = [(clip.id, dataset.probes[clip.place].problem) for clip in dataset.clips]
-        known = [{"clip": name, "reason": problem} for name, problem in problems if problem]
-        _check_skipped(dataset, known, table, config)
+        problems = [(clip, dataset.probes[clip.place].problem) for clip in dataset.clips]
+        known = [to_row(clip, reason=problem) for clip, problem in problems if problem]
+        check_skipped(dataset, known, output.path, config.max_skipped)
     task = functools.partial(encode, kind=dataset.kind, config=config)
     (output.path / "shards").mkdir(exist_ok=True)
     with progress("prepare", total, done=total - len(jobs)) as bar:
@@ -172,31 +187,15 @@ def _write_shards(dataset: SourceDataset, output: OutputDir, config: PrepareConf
                 for clip, outcome in zip(clips, outcomes, strict=False):
                     bar.advance()
                     if isinstance(outcome, Failure):
-                        skipped.append({"clip": clip.id, "reason": outcome.reason})
-                        _check_skipped(dataset, skipped, table, config)
+                        skipped.append(to_row(clip, reason=outcome.reason))
+                        check_skipped(dataset, skipped, output.path, config.max_skipped)
                     else:
                         rows.append(_append(tar, shard, clip, outcome).to_row())
                         if outcome.damage:
-                            damaged.append({"clip": clip.id, "damage": outcome.damage})
+                            damaged.append(to_row(clip, damage=outcome.damage))
             partial.replace(output.path / shard)
             write_json(path, {"clips": rows, "skipped": skipped[before:], "damaged": damaged})
     return len(jobs)
-
-
-def _check_skipped(
-    dataset: SourceDataset, skipped: list[dict[str, str]], table: Path, config: PrepareConfig
-) -> None:
-    """Check that not too many clips were skipped; list them if so."""
-    total = len(dataset.clips)
-    if len(skipped) <= config.max_skipped * total:
-        return
-    write_table(table, ("clip", "reason"), skipped)
-    last = f"last {skipped[-1]['clip']}: {skipped[-1]['reason']}"
-    raise UserError(
-        f"{dataset.root}: {len(skipped)} of {total} clips failed, more than max_skipped="
-        f"{config.max_skipped:g} allows ({last}; all in {table}); repair or remove these files, or set a "
-        "larger max_skipped"
-    )
 
 
 def _finish(dataset: SourceDataset, output: OutputDir, config: PrepareConfig) -> PreparedDataset:
@@ -205,11 +204,8 @@ def _finish(dataset: SourceDataset, output: OutputDir, config: PrepareConfig) ->
     rows, skipped, damaged = (
         [row for report in reports for row in report[kind]] for kind in ("clips", "skipped", "damaged")
     )
-    _check_skipped(dataset, skipped, out / "skipped.csv", config)
-    write_table(out / "damaged.csv", ("clip", "damage"), damaged)
-    missing = [{"clip": clip.id, "reason": f"absent: {clip.place}"} for clip in dataset.missing]
-    left_out = [{"clip": place, "reason": reason} for place, reason in dataset.left_out]
-    write_table(out / "skipped.csv", ("clip", "reason"), [*skipped, *missing, *left_out])
+    check_skipped(dataset, skipped, out, config.max_skipped)
+    write_lists(out, dataset, skipped, damaged)
     classes, absent = (
         {label for clip in clips for label in clip.labels} for clips in (dataset.clips, dataset.missing)
     )
@@ -223,7 +219,7 @@ def _finish(dataset: SourceDataset, output: OutputDir, config: PrepareConfig) ->
         settings=config.settings(own=bool(dataset.own)),
         skipped=len(skipped),
         damaged=len(damaged),
-        missing=len(missing),
+        missing=len(dataset.missing),
         origin=dataset.origin,
         own=dataset.own,
     )
@@ -255,8 +251,6 @@ def encode(clip: SourceClip, kind: Kind, config: PrepareConfig) -> Encoded:
         MediaError: the clip cannot be used; the reason goes to skipped.csv.
     """
     assert clip.file is not None
-    if clip.file.size == 0:
-        raise MediaError("empty file")
     found = transcode(
         clip.file.content(),
         with_video=kind != "audio",

@@ -134,8 +134,6 @@ def probe(name: str, paths: Mapping[str, SourceFile]) -> dict[str, Probe]:
         content = f"{file.path} {file.offset}"
         try:
             content = fingerprint(file)
-            if not file.size:
-                return Probe(content, None, "empty file")
             return Probe(content, read_header(file.content()))
         except (MediaError, OSError) as error:
             return Probe(content, None, one_line(error))

@@ -20,7 +20,8 @@ from xkd.data.sources.own_layouts import OWN_LAYOUTS, open_own, recognize_own
 from xkd.data.sources.sound import ESC50, FSD50K
 from xkd.data.sources.ucf_hmdb import HMDB51, UCF101
 from xkd.errors import UserError, nearest
-from xkd.io import find_json, require_finished
+from xkd.io import find_json
+from xkd.output import require_finished
 
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout for layout in (*KINETICS, AUDIOSET, UCF101, HMDB51, ESC50, FSD50K)

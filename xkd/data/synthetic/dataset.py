@@ -22,7 +22,8 @@ from xkd.data.sources.source import DESCRIPTION
 from xkd.data.synthetic.files import VERSION, File, Plan, esc50, fsd50k, kinetics, write_files
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS
 from xkd.errors import UserError
-from xkd.io import OutputDir, find_json, read_json, write_json
+from xkd.io import find_json, read_json, write_json
+from xkd.output import OutputDir
 
 MIN_CLIPS = 20
 """With fewer clips some action would have no training clip."""

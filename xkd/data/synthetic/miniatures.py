@@ -15,7 +15,7 @@ from xkd.data.sources.kinetics import KINETICS_SOUND
 from xkd.data.sources.source import open_source
 from xkd.data.synthetic.files import File, MediaFile, Plan, TextFile, esc50, fsd50k, kinetics, write_files
 from xkd.data.synthetic.scenes import ACTIONS, MATERIALS, SECONDS
-from xkd.io import OutputDir
+from xkd.output import OutputDir
 
 _KINETICS = "bowling", "hurling (sport)", "massaging person's head", "petting animal (not cat)", "tap dancing"
 _UCF101 = ("ApplyEyeMakeup", "BoxingSpeedBag", "HandstandPushups", "PlayingCello", "YoYo")

@@ -17,8 +17,8 @@ from xkd.data.transforms.views import Views
 from xkd.evaluation.protocols.finetune.classifier import Classifier
 from xkd.evaluation.protocols.finetune.step import Epoch, FinetuneJob, FinetuneStepper, predict
 from xkd.evaluation.protocols.protocol import Evaluation, Prediction, Protocol
-from xkd.io import OutputDir
 from xkd.log import get_logger
+from xkd.output import OutputDir
 from xkd.train.checkpoint import Checkpoints
 from xkd.train.loop import ResumableLoop
 from xkd.train.schedules import learning_rate
