@@ -127,8 +127,8 @@ def test_a_section_of_a_file_can_be_selected(tmp_path: Path) -> None:
             r"the key epochs is there twice in \".*settings\.yaml\", line 2",
         ),
         ("optim: {lr: 1, lr: 2}", r"is not valid YAML: the key lr is there twice"),
-        ("epochs: many", r"configuration: epochs: Input should be a valid integer, got 'many'"),
-        ("optim: {lr: 0}", r"configuration: optim\.lr: Input should be greater than 0, got 0"),
+        ("epochs: many", r"configuration: epochs: must be an integer, got 'many'"),
+        ("optim: {lr: 0}", r"configuration: optim\.lr: must be greater than 0, got 0"),
         ("optim: {betas: [1]}", r"configuration: optim\.betas.*: .*"),
         ("- a", r"settings\.yaml must contain a mapping of settings"),
         ("", r"settings\.yaml must contain a mapping of settings"),
@@ -150,7 +150,7 @@ def test_a_mistake_in_a_file_is_one_line_with_the_field(tmp_path: Path, text: st
         ("optim=3", r"^optim=3: optim is a section; set one of lr, betas$"),
         ("name=[", r"^name=\[: the value is not valid YAML: "),
         ("epochs=1.5", r"^configuration: epochs: .*got 1\.5$"),
-        ("labels=3", r"^configuration: labels: Input should be an object, got 3$"),
+        ("labels=3", r"^configuration: labels: must be an object, got 3$"),
     ],
 )
 def test_a_mistake_in_an_override_is_one_line_with_the_field(override: str, message: str) -> None:
@@ -178,7 +178,7 @@ def test_overlay_names_its_source() -> None:
     for values, message in (
         ({"epoch": 1}, "here: unknown setting epoch"),
         ({"epochs": "x"}, "here: epochs: "),
-        ({"optim": {"lr": -1}}, r"here: optim\.lr: Input should be greater than 0, got -1"),
+        ({"optim": {"lr": -1}}, r"here: optim\.lr: must be greater than 0, got -1"),
     ):
         with pytest.raises(UserError, match=rf"^{message}"):
             overlay(Outer(), values, "here")

@@ -69,7 +69,7 @@ def test_a_task_is_equal_after_json_even_with_whole_floats() -> None:
             r"protocol svm has no setting test_window.*test_windows",
         ),
         (("video", "svm", "raw"), {"test_windows": 2.5}, "svm on embedded: test_windows"),
-        (("video", "svm", "raw"), {"train_windows": 0}, "train_windows: Input should be greater than 0"),
+        (("video", "svm", "raw"), {"train_windows": 0}, "train_windows: must be greater than 0"),
         (("video", "svm", "raw"), {"lr": 1}, "protocol svm has no setting lr; available: train_windows"),
         (
             ("video", "finetune", "raw"),

@@ -96,8 +96,8 @@ def test_a_node_type_sets_what_the_task_does_not(tmp_path: Path) -> None:
     ("nodes", "setting", "line"),
     [
         (1, "quue=research", "unknown setting quue (did you mean queue?)"),
-        (1, "restarts=many", "restarts: Input should be a valid integer"),
-        (-1, "restarts=1", "nodes: Input should be greater than 0, got -1"),
+        (1, "restarts=many", "restarts: must be an integer"),
+        (-1, "restarts=1", "nodes: must be greater than 0, got -1"),
     ],
 )
 def test_a_mistake_is_one_line(nodes: int, setting: str, line: str) -> None:

@@ -270,7 +270,7 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
     ("setting", "line"),
     [
         ("node_type=v100_gcp", "unknown node type 'v100_gcp' (did you mean v100_gke"),
-        ("nodes=0", "configuration: nodes: Input should be greater than 0, got 0"),
+        ("nodes=0", "configuration: nodes: must be greater than 0, got 0"),
         ("processes=3", "optim.batch_size 256 must be a multiple of the 6 processes"),
         ("min_nodes=3", "configuration: min_nodes 3 must be at most nodes, 2"),
         ("node=2", "node=2: unknown setting node (did you mean nodes"),
@@ -284,7 +284,7 @@ def test_names_are_short_enough_for_pods_and_labels(run: str) -> None:
             "resources={limits: {cpu: lots}}",
             "configuration: resources.limits.cpu: 'lots' is not a quantity",
         ),
-        ("grace_seconds=0", "configuration: grace_seconds: Input should be greater than 0, got 0"),
+        ("grace_seconds=0", "configuration: grace_seconds: must be greater than 0, got 0"),
     ],
 )
 def test_a_mistake_is_one_line(setting: str, line: str) -> None:

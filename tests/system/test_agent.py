@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import handles
 from xkd.errors import RunInterruptedError
 from xkd.launch.interrupts import signal_children
 
@@ -101,12 +102,11 @@ def test_workers_are_killed_after_the_grace_period(tmp_path: Path) -> None:
 def test_a_signal_during_the_imports_ends_the_agent(tmp_path: Path) -> None:
     """The first process of a container ignores signals that it does not handle."""
     agent = start("wait", tmp_path)
-    process, caught = Path(f"/proc/{agent.pid}"), 0
-    while not caught & 1 << signal.SIGTERM - 1:
+    process = Path(f"/proc/{agent.pid}")
+    while not handles(agent.pid, signal.SIGTERM):
         assert agent.poll() is None
         imports = "/pydantic" in (process / "maps").read_text()
-        caught = int((process / "status").read_text().partition("SigCgt:")[2].split()[0], 16)
-        assert caught & 1 << signal.SIGTERM - 1 or not imports, "not handled before the imports"
+        assert handles(agent.pid, signal.SIGTERM) or not imports, "not handled before the imports"
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(timeout=60) == 128 + signal.SIGTERM
 

@@ -157,4 +157,4 @@ def test_names_and_revisions_reach_the_commands_as_they_are_written(tmp_path: Pa
     for rev, shown in (("1.10", "1.1"), ("0012345", "12345"), ("1234e5", "123400000"), ("true", "True")):
         file.write_text(text.replace("rev: '1.10'", f"rev: {rev}"))
         error = fail(mine, "dvc", "repro", "fetch")
-        assert f"xkd: configuration: rev: Input should be a valid string, got {shown}; quote it\n" in error
+        assert f"xkd: configuration: rev: must be a string, got {shown}; quote it\n" in error

@@ -37,10 +37,10 @@ def error(*arguments: str, code: int = 2) -> str:
         ([EVALUATIONS, "run=a"], "the pipeline needs data, dataset; give each as name=value"),
         ([FULL, "run="], "run: must not be empty; give a value or leave it out"),
         ([EVALUATIONS, "data="], "data: must not be empty; give a value or leave it out"),
-        ([FULL, "nodes=two"], "nodes: Input should be a valid integer, got 'two'"),
-        ([FULL, "nodes=1.5"], "nodes: Input should be a valid integer, got 1.5"),
-        ([FULL, "settings=a"], f"settings: Input should be a valid list, got 'a'; {EXAMPLE}"),
-        ([FULL, 'node_selector={"pool": 1}'], "node_selector['pool']: Input should be a valid string, got 1"),
+        ([FULL, "nodes=two"], "nodes: must be an integer, got 'two'"),
+        ([FULL, "nodes=1.5"], "nodes: must be an integer, got 1.5"),
+        ([FULL, "settings=a"], f"settings: must be a list, got 'a'; {EXAMPLE}"),
+        ([FULL, 'node_selector={"pool": 1}'], "node_selector['pool']: must be a string, got 1"),
         ([FULL, 'tolerations=[{"a": null}]'], "tolerations: KFP's local runner refuses null; leave it out"),
         (
             [FULL, 'tolerations=[{"tolerationSeconds": 9007199254740993}]'],
@@ -67,7 +67,7 @@ def test_a_mistake_is_found_before_anything_is_sent(arguments: list[str], line: 
     ("arguments", "line"),
     [
         (["prest=toy"], "the pipeline has no parameter 'prest' (did you mean preset?)"),
-        (["nodes=two"], "nodes: Input should be a valid integer, got 'two'"),
+        (["nodes=two"], "nodes: must be an integer, got 'two'"),
         (["-w"], "--watch needs a server; leave it or --local out"),
     ],
 )

@@ -24,9 +24,21 @@ from xkd.errors import UserError, nearest
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 """The configuration of every settings dataclass: unknown names are errors."""
 
+_WORDS = {
+    "Input should be ": "must be ",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid string": "a string",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "a valid array": "a list",
+    "a valid tuple": "a list",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+"""Our words for pydantic's."""
 _REMEDIES = {
     "string_type": "; quote it",
-    "bool_type": "; write true or false",
     "tuple_type": "; write a list, such as [1, 2]",
 }
 """What to do about pydantic's errors by their type."""
@@ -249,13 +261,21 @@ def _joined(ours: Any, theirs: Any) -> Any:
     return theirs
 
 
+def plain_problem(message: str) -> str:
+    """Return what pydantic says of a value in the words of our own errors."""
+    message = re.split(", (?:unable to|got a number)", message)[0].removeprefix("Value error, ")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message
+
+
 def _first_problem(error: ValidationError, kind: type[Any]) -> str:
     """Describe the first problem that pydantic found in one line."""
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown setting {name}{nearest(name, [field.name for field in dataclasses.fields(kind)])}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = plain_problem(problem["msg"])
     if problem["type"] != "value_error":
         message += f", got {problem['input']!r}{_REMEDIES.get(problem['type'], '')}"
     return f"{name}: {message}" if name else message

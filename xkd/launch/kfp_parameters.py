@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from xkd.config.overrides import plain_problem
 from xkd.errors import UserError, nearest
 
 LARGEST = 2**53
@@ -52,7 +53,8 @@ def _read(name: str, text: str, kind: str, hint: Any) -> Any:
         problem = error.errors(include_url=False)[0]
         place = "".join(f"[{part!r}]" for part in problem["loc"])
         write = f'; write it as JSON, for example {name}=["a", "b"]' if kind.startswith("List") else ""
-        raise UserError(f"{name}{place}: {problem['msg']}, got {problem['input']!r}{write}") from None
+        said = f"{plain_problem(problem['msg'])}, got {problem['input']!r}"
+        raise UserError(f"{name}{place}: {said}{write}") from None
     for leaf in _leaves(value):
         if leaf is None:
             raise UserError(f"{name}: KFP's local runner refuses null; leave it out")
