@@ -74,6 +74,7 @@ class RunDir:
         """Reconstructions and attention of a few clips."""
         self.scores = self.path / "scores"
         self.report = self.path / "report"
+        self.comparison = self.path / "comparison"
 
     @property
     def name(self) -> str:

@@ -97,7 +97,10 @@ def tabulate(
     scores: Annotated[
         Path | None, typer.Option(help="Directory of scores (from xkd evaluate); default: RUN/scores.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the report; default: RUN/report.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the report; default: RUN/report, with --compare RUN/comparison."),
+    ] = None,
     pushgateway: Annotated[
         str,
         typer.Option(envvar="XKD_PUSHGATEWAY", help="URL of a Prometheus Pushgateway that gets the scores."),
@@ -116,4 +119,5 @@ def tabulate(
     from xkd.rundir import RunDir
 
     directory = RunDir(run)
-    write(run, scores or directory.scores, out or directory.report, pushgateway, compare or (), tasks)
+    folder = out or (directory.comparison if compare else directory.report)
+    write(run, scores or directory.scores, folder, pushgateway, compare or (), tasks)

@@ -105,7 +105,7 @@ def _checked(encoder: PretrainedEncoder, kind: str, metadata: str) -> tuple[byte
     program = _trace(encoder)
     to_bytes, read = (_to_onnx, _read_onnx) if kind == "onnx" else (_to_torch, _read_torch)
     content = to_bytes(program, input_name(encoder), metadata)
-    _log.info("export: comparing %d MB with the encoder", len(content) >> 20)
+    _log.info("export: comparing the file of %.1f MB with the encoder", len(content) / 1e6)
     difference = largest_difference(encoder, read(content))
     if not difference < TOLERANCE:  # also when it is no number
         raise ExportError(
