@@ -41,3 +41,10 @@ def test_tables_have_only_rows_and_sentences_of_what_was_evaluated(tmp_path: Pat
     (table,) = collect(run, tmp_path / "scores").tables
     assert [line.title for line in table.lines()] == ["Teacher", "Random initialization", "Chance"]
     assert table.measure.startswith("Top-1 accuracy of a linear SVM")
+    assert "Late fusion" not in table.measure
+    write_scores(tmp_path / "scores", run, (make_task("mine", "audiovisual", "fusion", "raw"),))
+    (table,) = collect(run, tmp_path / "scores").tables
+    assert (
+        "Late fusion: one SVM on the features of the video and the audio encoder together." in table.measure
+    )
+    assert "Raw input: frames and spectrogram themselves" in table.measure

@@ -521,6 +521,7 @@ def test_a_report_remarks_on_teachers_that_end_nearly_uniform(
     history = RunDir(run).metrics()
     names = [name for name in history[0] if name.startswith("teacher_entropy")]
     assert "nearly uniform" not in report.read_text()
+    assert '<div class="banner healthy"' in report.read_text()
     drifting = [row | dict.fromkeys(names, 0.95 * math.log(512)) for row in history]
     assert "95 and 95 %" in drift(drifting, CollapseThresholds(512, 32))
     assert drift(drifting[:9], CollapseThresholds(512, 32)) == ""
@@ -530,6 +531,9 @@ def test_a_report_remarks_on_teachers_that_end_nearly_uniform(
     tabulate(tmp_path / "run", write_scores(tmp_path / "scores", run), tmp_path / "report")
     for name in ("tables.md", "report.html"):
         assert "nearly uniform" in (tmp_path / "report" / name).read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert '<div class="banner undecided"' in page  # no green beside it
+    assert "<strong>Healthy, but the teachers tell little</strong>" in page
 
 
 @pytest.mark.parametrize(("first", "drawn"), [(4, True), (9, False)])

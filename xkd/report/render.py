@@ -34,6 +34,8 @@ _HEADLINES = {
     "non_finite": "Failed: non-finite values",
 }
 """Titles of a report by verdict."""
+_BUT = ", but the teachers tell little"
+"""What a headline adds where `drift` has a remark."""
 _MEANINGS = {
     "healthy": "No sign of a collapse: the teachers give different clips different outputs, and the students "
     "do not just copy them.",
@@ -84,15 +86,17 @@ def render(template: str, data: ReportData, figures: Mapping[str, Plot]) -> str:
         "percent": lambda value: "" if value is None else f"{100 * value:.1f}",
         "std": format_std,
     }
+    verdict = data.run.verdict.verdict
+    remark = "" if data.run.verdict.failed else drift(data.history, data.run.thresholds)
     return jinja.get_template(template).render(
         data=data,
         run=data.run,
         comparison=data.comparison,
         provenance=provenance(data.run, data.history),
         changes=describe_changes(data.run),
-        headlines=_HEADLINES,
-        meaning=_MEANINGS[data.run.verdict.verdict] if data.run.thresholds.out_dim else "",
-        remark="" if data.run.verdict.failed else drift(data.history, data.run.thresholds),
+        headline=_HEADLINES[verdict] + (_BUT if remark and verdict == "healthy" else ""),
+        meaning=_MEANINGS[verdict] if data.run.thresholds.out_dim else "",
+        remark=remark,
         signal_head=SIGNAL_HEAD,
         signal_lines=signal_lines(data.history, data.run.thresholds),
         contents=[],

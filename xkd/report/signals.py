@@ -61,7 +61,7 @@ def drift(history: Sequence[Row], thresholds: CollapseThresholds) -> str:
         return ""
     first, second = (f"{100 * share:.0f}" for share in shares)
     return (
-        f"The teachers' outputs are nearly uniform at the end: their entropy is {first} and {second} % of "
-        "the largest possible. Small models pass through such a phase, and a longer run may leave it; until "
-        "then, the students learn little across the modalities."
+        "However, the teachers' outputs are nearly uniform at the end, so clips hardly differ in them: their "
+        f"entropy is {first} and {second} % of the largest possible. Small models pass through such a phase, "
+        "and a longer run may leave it; until then, the students learn little across the modalities."
     )

@@ -79,10 +79,16 @@ class DatasetTable:
 
     @property
     def measure(self) -> str:
-        """A sentence on what the numbers are."""
-        if any(column.spec.protocol in ("svm", "fusion") for column in self.columns):
-            return "Top-1 accuracy of a linear SVM on frozen features unless the column says otherwise, in %."
-        return "In %."
+        """What the numbers are, and rows and columns that need a word."""
+        protocols = {column.spec.protocol for column in self.columns}
+        text = "In %."
+        if protocols & {"svm", "fusion"}:
+            text = "Top-1 accuracy of a linear SVM on frozen features unless the column says otherwise, in %."
+        if "fusion" in protocols:
+            text += " Late fusion: one SVM on the features of the video and the audio encoder together."
+        if "raw" in self.encoders:
+            text += " Raw input: frames and spectrogram themselves, without an encoder."
+        return text
 
     @property
     def missing(self) -> dict[str, str]:
