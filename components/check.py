@@ -44,12 +44,14 @@ def check(
     from pathlib import Path
 
     from xkd.config.presets import resolve_pretrain
+
+    config = resolve_pretrain(preset, None, settings)  # before the imports of the rest, which take seconds
+
     from xkd.evaluation.check import check_datasets
     from xkd.launch.kubernetes.config import check_quantities
     from xkd.launch.kubernetes.from_kfp import cluster_of_task, place_evaluation
     from xkd.launch.launcher import check_launch
 
-    config = resolve_pretrain(preset, None, settings)
     cluster = cluster_of_task(
         nodes, cluster_settings, "xkd", node_type, {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus}
     )

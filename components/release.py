@@ -18,8 +18,10 @@ def release(nodes: int, cluster_settings: list[str], status: PipelineTaskFinalSt
         status: how pretraining ended; this input makes KFP run the task after a failure too.
     """
     from xkd.launch.kubernetes.from_kfp import cluster_of_task, run_id
-    from xkd.launch.kubernetes.submit import release as cancel
 
     cluster = cluster_of_task(nodes, cluster_settings)
-    cancelled = cancel(run_id(), cluster.namespace) if cluster and run_id() else []
-    print(f"jobs cancelled: {', '.join(cancelled) or 'none'}")
+    if cluster and run_id():
+        from xkd.launch.kubernetes.submit import release as cancel
+
+        cancelled = cancel(run_id(), cluster.namespace)
+        print(f"jobs cancelled: {', '.join(cancelled) or 'none'}")

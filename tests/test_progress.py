@@ -53,7 +53,7 @@ def test_a_terminal_shows_a_bar_with_the_time_left_the_count_and_the_note() -> N
 def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LINE_SECONDS", (0.0, 0.0))
     with progress("count", 10, done=4) as bar:
         bar.advance()
         bar.note("loss 0.5")
@@ -61,6 +61,19 @@ def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(
     first, second = capfd.readouterr().err.splitlines()
     assert re.fullmatch(rf"count: 5/10, {TIME} elapsed, {TIME} left", first)
     assert re.fullmatch(rf"count: 7/10, {TIME} elapsed, {TIME} left, loss 0\.5", second)
+
+
+def test_after_a_minute_lines_are_rarer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with progress("count", 1000) as bar:
+        for second in range(1, 200):
+            now = float(second)
+            bar.advance()
+    counts = [int(line.split("/")[0].split()[1]) for line in capfd.readouterr().err.splitlines()]
+    assert counts == [15, 30, 45, 105, 165]
 
 
 def test_short_work_logs_only_its_end(tmp_path: Path) -> None:
@@ -73,7 +86,7 @@ def test_short_work_logs_only_its_end(tmp_path: Path) -> None:
 def test_the_time_left_follows_from_the_items_of_this_run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LINE_SECONDS", (0.0, 0.0))
     with progress("count", 1000, done=500) as bar:
         bar._bars.tasks[0].start_time = bar._bars.get_time() - 100
         bar.advance(50)

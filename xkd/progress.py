@@ -11,8 +11,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-LINE_SECONDS = 15.0
-"""Time between two lines in a log."""
+LINE_SECONDS = (15.0, 60.0)
+"""Time between two lines in a log: in the first minute, and from then on."""
 
 
 class Bar:
@@ -21,7 +21,7 @@ class Bar:
     def __init__(self, bars: Progress, description: str, total: int, done: int, *, lines: bool) -> None:
         self._bars, self._lines, self._resumed_at = bars, lines, done
         self._id = bars.add_task(description, total=total, completed=done, note="")
-        self._last_line = time.monotonic()
+        self._start = self._last_line = time.monotonic()
 
     def note(self, text: str) -> None:
         """Show a text behind the counts from now on."""
@@ -30,8 +30,10 @@ class Bar:
     def advance(self, count: int = 1) -> None:
         """Count work as done."""
         self._bars.advance(self._id, count)
-        if self._lines and (time.monotonic() - self._last_line >= LINE_SECONDS or self._bars.finished):
-            self._last_line = time.monotonic()
+        now = time.monotonic()
+        pause = LINE_SECONDS[now - self._start >= 60]
+        if self._lines and (now - self._last_line >= pause or self._bars.finished):
+            self._last_line = now
             task = self._bars.tasks[0]
             elapsed = task.elapsed or 0.0
             # The mean since the start: the estimate of rich covers its last 30 seconds, maybe a step or less.
