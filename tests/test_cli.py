@@ -142,6 +142,32 @@ def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, ru
 @pytest.mark.parametrize(
     ("words", "error"),
     [
+        (["embed", "--modality", "video"], "no option --modality; see xkd embed --help"),
+        (
+            ["fetch", "x", "--clip", "3"],
+            "no option --clip (did you mean --clips?); see xkd fetch --help",
+        ),
+        (["fetch", "embedded", "--out"], "option '--out' requires an argument; see xkd fetch --help"),
+        (["fetch", "embedded"], "missing option '--out'; see xkd fetch --help"),
+        (["prepare"], "missing argument 'source'; see xkd prepare --help"),
+        (["prepare", "mine"], "prepare needs --out, or --dry-run"),
+        (
+            ["fetch", "a", "--out", "b", "--clips", "x"],
+            "invalid value for '--clips': must be an integer; see xkd fetch --help",
+        ),
+        (["preprare"], "no such command 'preprare'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(run: Any, words: list[str], error: str) -> None:
+    output = run(*words)
+    assert (output.code, output.out) == (2, "")
+    assert output.error.startswith(f"xkd: {error}")
+    assert output.error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
         (["--preset", "toi"], "unknown preset 'toi' (did you mean toy?); see xkd presets"),
         (["--set", "optim.lrr=1"], "optim.lrr=1: unknown setting optim.lrr (did you mean optim.lr?)"),
         (["--set", "lr=1"], "lr=1: unknown setting lr (did you mean optim.lr?)"),
@@ -159,7 +185,7 @@ def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, ru
         (["--set", "optim.lr"], "optim.lr: write a setting as name=value, for example optim.lr=1e-4"),
         (
             ["--set", "optim.lr=fast"],
-            "configuration: optim.lr: Input should be a valid number, got 'fast'",
+            "configuration: optim.lr: must be a number, got 'fast'",
         ),
         (["--set", "preset=toy"], "preset=toy: settings cannot change the preset; use --preset"),
         (["--config", "nowhere.yaml"], "cannot read configuration nowhere.yaml: No such file or directory"),

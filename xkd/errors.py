@@ -57,9 +57,18 @@ class RunInterruptedError(XkdError):
 
 
 class CommandInterruptedError(XkdError):
-    """Ctrl-C ended a command before its end."""
+    """A signal ended a command before its end.
 
-    exit_code = EXIT_SIGNAL + signal.SIGINT
+    Args:
+        exit_code: 128 plus the signal's number.
+        notes: what is left, and what to do.
+    """
+
+    def __init__(self, exit_code: int, notes: Iterable[str] = ()) -> None:
+        self.exit_code = exit_code
+        ctrl_c = exit_code == EXIT_SIGNAL + signal.SIGINT
+        by = "" if ctrl_c else f" by {signal.Signals(exit_code - EXIT_SIGNAL).name}"
+        super().__init__("; ".join([f"interrupted{by}", *(notes or ["rerun the command to resume"])]))
 
 
 class CollapsedError(XkdError):
@@ -85,6 +94,22 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return " (did you mean a, b?)" with the closest known names, or "" when none is close."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(matches)}?)" if matches else ""
+
+
+@contextmanager
+def interruptions_as_errors() -> Iterator[None]:
+    """Report what `xkd.launch.interrupts.raise_stop` raises as an error is, with the notes added to it.
+
+    Raises:
+        CommandInterruptedError: a signal came.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        code = EXIT_SIGNAL + signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.code
+        if not isinstance(code, int) or code <= EXIT_SIGNAL:
+            raise
+        raise CommandInterruptedError(code, getattr(error, "__notes__", ())) from None
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 
-from xkd.parallel.processes import Failure, run_each
+from xkd.data.shards.reader import load_batches
+from xkd.parallel.processes import STOP_SIGNALS, Failure, run_each
 
 
 def square(job: int) -> int:
@@ -65,3 +68,25 @@ def test_a_process_killed_while_it_sends_fails_its_job_alone() -> None:
             assert outcome == Failure("the process crashed (exit status -9)")
         else:
             assert outcome == bytes(1000)
+
+
+class Pids:
+    """Items that say which process reads them."""
+
+    def __getitem__(self, key: int) -> dict[str, int]:
+        return {"pid": os.getpid()}
+
+
+def test_signals_to_stop_end_no_worker_of_a_loader_but_its_parent_does() -> None:
+    batches = load_batches(Pids(), [[key] for key in range(20)], workers=1)  # type: ignore[arg-type]
+    pid = int(next(batches)["pid"])
+    for number in STOP_SIGNALS:
+        # From another process: the kernel says who sends a signal.
+        subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
+    assert [int(batch["pid"]) for batch in batches] == [pid] * 19
+    stuck = load_batches(Pids(), [[key] for key in range(20)], workers=1)  # type: ignore[arg-type]
+    next(stuck)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0

@@ -10,21 +10,38 @@ from typer.core import TyperGroup
 
 from xkd import __version__
 from xkd.cli import ablation, data, encoders, evaluation, export, suggest, training
-from xkd.errors import CommandInterruptedError, XkdError
+from xkd.errors import UserError, XkdError, interruptions_as_errors, nearest
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
+from xkd.launch.interrupts import handle_stop_signals, raise_stop
 from xkd.launch.termination import forget_torchrun
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""The base of errors about options and arguments: of click, or of newer versions of Typer themselves."""
 
 
 class _Commands(TyperGroup):
-    """The commands, of which Ctrl-C ends each as an error does: in one line."""
+    """The commands, each of which a signal or a wrong option ends as an error does: in one line."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the given command."""
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            notes = getattr(error, "__notes__", [])
-            raise CommandInterruptedError("; ".join(["interrupted", *notes])) from None
+            with interruptions_as_errors():
+                return super().invoke(ctx)
+        except _UsageError as error:
+            command = " ".join(filter(None, [ctx.command_path, ctx.invoked_subcommand]))
+            raise UserError(f"{_describe(error)}; see {command} --help") from None
+
+
+def _describe(error: Any) -> str:
+    """Return a wrong option or argument in one line."""
+    from xkd.config.overrides import plain_problem
+
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        known = [name for parameter in error.ctx.command.params for name in parameter.opts]
+        message = f"no option {error.option_name}{nearest(error.option_name, known)}"
+    else:
+        message = plain_problem(error.format_message())
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}"
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -71,6 +88,7 @@ app.command(name="config")(training.show_config)
 def main() -> None:
     """Run the command line; an error is one line on stderr, and its exit code."""
     forget_torchrun()
+    handle_stop_signals(raise_stop)
     end_with_dvc()
     try:
         check_root()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from xkd.cli.options import Config, DatasetEntry, Out, Set
+from xkd.errors import UserError
 
 
 def fetch(
@@ -86,7 +87,7 @@ def prepare(
     if dry_run:
         print(estimate(source, settings))
     elif out is None:
-        raise typer.BadParameter("is required without --dry-run", param_hint="--out")
+        raise UserError("prepare needs --out, or --dry-run")
     elif chosen:
         prepare_part(source, out, settings, chosen)
     else:

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals of a scheduler, of Ctrl-C, of a terminal that is closed and of Ctrl-\\."""
+from xkd.errors import EXIT_SIGNAL
+from xkd.parallel.processes import STOP_SIGNALS
+
 DEBOUNCE_SECONDS = 5.0
 """Signals closer together than this count as one: a terminal and a parent process may both send it."""
 
@@ -62,9 +64,14 @@ def stop_signals() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not nohup]
 
 
+def raise_stop(number: int, _first: object = None) -> NoReturn:
+    """Raise KeyboardInterrupt for SIGINT, and SystemExit with the code of a shell for another signal."""
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(EXIT_SIGNAL + number)
+
+
 @contextmanager
 def stop_signals_raised() -> Iterator[Callable[[], None]]:
-    """Raise KeyboardInterrupt on SIGINT and SystemExit on SIGTERM, once; ignore all further ones.
+    """Raise as `raise_stop` does on SIGINT and SIGTERM, once; ignore all further ones.
 
     No other signal interrupts the cleanup after the first one. A signal that is ignored at the start (as in a
     shell's background processes) stays ignored.
@@ -83,7 +90,7 @@ def stop_signals_raised() -> Iterator[Callable[[], None]]:
 
     def stop(number: int, _frame: object) -> None:
         ignore()
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise_stop(number)
 
     with signal_handlers_restored():
         for number in numbers:

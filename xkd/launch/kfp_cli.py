@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -24,7 +25,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from xkd.errors import UserError, XkdError, extra_required
+from xkd.errors import UserError, XkdError, extra_required, interruptions_as_errors
+from xkd.launch.interrupts import handle_stop_signals, raise_stop
 from xkd.launch.kfp_task import ERRORS, run_own_executor
 from xkd.launch.process_group import run_in_process_group
 from xkd.parallel.limits import cores
@@ -32,6 +34,10 @@ from xkd.parallel.limits import cores
 _Argument = TypeVar("_Argument")
 LINE = 160
 """Longest line of the local runner's own log, characters; what tasks print is shown whole."""
+_ARTIFACT = re.compile(r" +(\S+: \w+\( name|uri|metadata)=")
+"""Lines about an artifact among the outputs of a task."""
+_EMPTY = re.compile(r"\A(Streamed logs|Task .* (outputs:|has no outputs\Z))")
+"""A record of the runner's that says nothing alone."""
 TASKS_AT_A_TIME = 2
 """Tasks of a loop that KFP's local runner runs at a time at most."""
 THREADS = "OMP_NUM_THREADS"
@@ -53,18 +59,18 @@ class _Submission(NamedTuple):
 
 def main() -> None:
     """Run the command."""
+    handle_stop_signals(raise_stop)
     sys.exit(_reported(_run, sys.argv[1:]))
 
 
 def _reported(run: Callable[[_Argument], None], argument: _Argument) -> int:
     """Run a function; print an error as one line; return the exit code."""
     try:
-        run(argument)
+        with interruptions_as_errors():
+            run(argument)
     except XkdError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -179,8 +185,15 @@ def _run_locally(submission: _Submission) -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Cut long lines of the runner, which logs each output, such as hundreds of planned evaluations."""
-    lines = record.getMessage().splitlines()
+    """Cut what the runner logs of each task: paths of artifacts, and long lines of other outputs.
+
+    Returns:
+        Whether something is left.
+    """
+    message = record.getMessage()
+    lines = [line for line in message.splitlines() if line and not _ARTIFACT.match(line)]
+    if len(lines) == 1 and _EMPTY.search(message):
+        return False
     cut = (f"{line[:LINE]}... ({len(line)} characters)" if len(line) > LINE else line for line in lines)
     record.msg, record.args = "\n".join(cut), ()
     return True

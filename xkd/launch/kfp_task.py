@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from xkd.errors import XkdError
+from xkd.errors import XkdError, interruptions_as_errors
+from xkd.launch.interrupts import handle_stop_signals, raise_stop
 
 ERRORS = "XKD_TASK_ERRORS"
 """Environment variable with the path of a file for the errors of a pipeline's tasks, a line each."""
@@ -19,13 +20,15 @@ _EXECUTOR = "kfp.dsl.executor_main"
 
 def main() -> None:
     """Execute a component; arguments as of ``kfp.dsl.executor_main``."""
-    from kfp.dsl import executor_main
-
+    handle_stop_signals(raise_stop)
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(lambda record: record.module != "executor_main")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[handler])
     try:
-        executor_main.executor_main()
+        with interruptions_as_errors():
+            from kfp.dsl import executor_main
+
+            executor_main.executor_main()
     except XkdError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         if path := os.environ.get(ERRORS):

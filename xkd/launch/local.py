@@ -18,7 +18,6 @@ from torchx.specs import AppDef, AppState, AppStatus, Role
 from xkd.errors import (
     EXIT_COLLAPSED,
     EXIT_FAILURE,
-    EXIT_SIGNAL,
     EXIT_TRY_AGAIN,
     EXIT_USER_ERROR,
     TrainingError,
@@ -28,7 +27,7 @@ from xkd.errors import (
 )
 from xkd.io import make_folder
 from xkd.launch.agent import agent_command
-from xkd.launch.interrupts import handle_stop_signals, signal_children, signal_handlers_restored
+from xkd.launch.interrupts import handle_stop_signals, raise_stop, signal_children, signal_handlers_restored
 from xkd.launch.termination import Termination, read_termination_message
 from xkd.parallel.limits import cores
 
@@ -100,22 +99,21 @@ def run_locally(
 
     role = Role(name="train", image="", entrypoint=sys.executable, args=command, env=env)
     with signal_handlers_restored(), Runner("xkd", {"local_cwd": scheduler}) as runner:
-        job = runner.run(AppDef(name="xkd", roles=[role]), "local_cwd")
-        handle_stop_signals(_raise)  # TorchX handles two of them, and has just overridden other handlers
+        job = ""
         try:
+            job = runner.run(AppDef(name="xkd", roles=[role]), "local_cwd")
+            handle_stop_signals(_raise)  # TorchX handles two of them, and has just overridden other handlers
             status = runner.wait(job, wait_interval=0.5)
         except SignalException as error:
             # Workers finish their step and save; a second signal ends them at once.
             signal_children(signal.SIGTERM, command="xkd.launch.agent")
             end = None
             with suppress(SignalException):
-                end = _termination(runner.wait(job, wait_interval=0.5))
+                end = _termination(runner.wait(job, wait_interval=0.5)) if job else None
             # Workers that are still starting have nothing to save, and end by the signal.
             if end and end.code != -signal.SIGTERM:
                 raise _error(end, f" after {error.sigval.name}, before it saved") from None
-            if error.sigval is signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise SystemExit(EXIT_SIGNAL + error.sigval) from None
+            raise_stop(error.sigval)
     if status is None or status.state is not AppState.SUCCEEDED:
         end = _termination(status) or Termination("torchrun failed", EXIT_FAILURE)
         raise _error(end, ", likely out of memory" if end.code == -signal.SIGKILL else "")

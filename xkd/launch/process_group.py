@@ -13,6 +13,7 @@ from typing import Any
 
 from xkd.errors import EXIT_FAILURE, EXIT_SIGNAL, as_exit_code
 from xkd.launch.interrupts import end_with_parent, handle_stop_signals, stop_signals
+from xkd.parallel.processes import STOP_SIGNALS, stop_signals_held
 
 
 def run_in_process_group(run: Callable[[], int]) -> int:
@@ -23,16 +24,17 @@ def run_in_process_group(run: Callable[[], int]) -> int:
     killed.
     """
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER of prctl(2): wait for grandchildren too
-    child = os.fork()
-    if child == 0:
-        os._exit(_lead_group(run))
 
     def forward(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):
             os.kill(child, number)
 
-    for number in stop_signals():
-        signal.signal(number, forward)
+    with stop_signals_held():  # until both processes handle them
+        child = os.fork()
+        if child == 0:
+            os._exit(_lead_group(run))
+        for number in stop_signals():
+            signal.signal(number, forward)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with suppress(ProcessLookupError):  # it may have been killed
         os.killpg(child, signal.SIGTERM)
@@ -56,6 +58,7 @@ def _lead_group(run: Callable[[], int]) -> int:
             sys.exit()  # of the thread
 
     handle_stop_signals(forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     end_with_parent()
     sys.addaudithook(start_nothing)
     # In a thread, which reads the output of processes until they end, also while a signal is handled here.

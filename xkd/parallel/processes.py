@@ -22,6 +22,8 @@ from xkd.io import one_line
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals of a scheduler, of Ctrl-C, of a terminal that is closed and of Ctrl-\\."""
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -69,12 +71,12 @@ def run_each(
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C while a process forks: Python ignores exceptions in what it calls then.
+def stop_signals_held() -> Iterator[None]:
+    """Hold back `STOP_SIGNALS` while a process forks: Python ignores exceptions in what it calls then.
 
-    The new process inherits that, so that the parent alone reports it, and ends the others.
+    The new process inherits that, so that the parent alone handles them, and ends the others.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -90,7 +92,7 @@ class _Worker(Generic[Job, Result]):
         self.deadline = 0.0
         # A child that kept its siblings' pipes open would keep them alive after the parent's death.
         self.process = _FORK.Process(target=_serve, args=(task, end, [*others, self.pipe]), daemon=True)
-        with _interrupts_held():
+        with stop_signals_held():
             self.process.start()
         end.close()
 

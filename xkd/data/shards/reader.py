@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from xkd.data.transforms.params import Item
 from xkd.data.transforms.resample import resize_short_side
 from xkd.data.transforms.views import Views
 from xkd.errors import UserError
+from xkd.parallel.processes import stop_signals_held
 
 _LONGEST_FOLDER = 107 - len("/pymp-00000000/listener-00000000")
 """Bytes of a path in which multiprocessing can create its sockets: their paths have at most 107 (unix(7))."""
@@ -153,7 +156,7 @@ def load_batches(
         worker_init_fn=_start_worker,
     )
     try:
-        yield from loader
+        yield from _start_workers(loader)
     except UserError as error:
         # torch leaves the error in a cycle with its traceback, whose frames hold the loader; a loader left
         # to the garbage collection can close its pipes twice, the second time possibly another file's.
@@ -163,13 +166,28 @@ def load_batches(
         raise UserError(last.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")) from None
 
 
+def _start_workers(loader: DataLoader[Any]) -> Iterator[Item]:
+    """Return the loader's batches; its workers hold back signals to stop.
+
+    Whoever signals all processes means this one, which needs the workers for the step that it saves.
+    """
+    with stop_signals_held():
+        return iter(loader)
+
+
 def _start_worker(_: int) -> None:
-    # A stop signal to the training process's group must not end a worker that it still needs.
-    os.setpgid(0, 0)
+    threading.Thread(target=_end_with_loader, daemon=True).start()
     # Tensors, which are in /dev/shm, are sent through sockets in the folder for temporary files. Where the
     # path of a socket would be too long, batches are lost and the training process waits for them.
     if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
         tempfile.tempdir = "/dev/shm"  # noqa: S108
+
+
+def _end_with_loader() -> None:
+    """End this worker on SIGTERM of its parent, which ends one that hangs so; ignore all others."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def collate(items: Sequence[Item] | Sequence[list[Item]]) -> Item:
