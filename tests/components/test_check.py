@@ -116,3 +116,18 @@ def test_the_local_log_cuts_long_lines() -> None:
     assert first == "outputs:"
     assert second.endswith("... (4200 characters)")
     assert len(second) < LINE + 30
+
+
+def test_the_local_log_leaves_out_what_says_nothing() -> None:
+    def shown(text: str) -> str | None:
+        record = logging.LogRecord("root", logging.INFO, "", 0, text, (), None)
+        return record.getMessage() if _shorten(record) else None
+
+    artifact = "    score: Artifact( name='score',\n          uri='/runs/score',\n          metadata={} )"
+    assert shown("Streamed logs:\n") is None
+    assert shown(f"Task 'evaluate' outputs:\n{artifact}") is None
+    assert shown("Task 'release' has no outputs") is None
+    outputs = "Task 'pretrain' outputs:\n    verdict: 'healthy'"
+    assert shown(f"{outputs}\n{artifact}") == outputs
+    finished = "Task 'pretrain' finished with status SUCCESS"
+    assert shown(finished) == finished

@@ -532,7 +532,7 @@ def test_a_report_remarks_on_teachers_that_end_nearly_uniform(
     for name in ("tables.md", "report.html"):
         assert "nearly uniform" in (tmp_path / "report" / name).read_text()
     page = (tmp_path / "report" / "report.html").read_text()
-    assert '<div class="banner undecided"' in page  # no green beside it
+    assert '<div class="banner undecided"' in page  # not green
     assert "<strong>Healthy, but the teachers tell little</strong>" in page
 
 

@@ -12,7 +12,7 @@ from xkd import __version__
 from xkd.cli import ablation, data, encoders, evaluation, export, suggest, training
 from xkd.errors import UserError, XkdError, interruptions_as_errors, nearest
 from xkd.launch.dvc import check_root, end_with_dvc, explain_resume
-from xkd.launch.interrupts import handle_stop_signals, raise_stop
+from xkd.launch.interrupts import handle_stop_signals, raise_stop, signal_handlers_restored
 from xkd.launch.termination import forget_torchrun
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -88,11 +88,12 @@ app.command(name="config")(training.show_config)
 def main() -> None:
     """Run the command line; an error is one line on stderr, and its exit code."""
     forget_torchrun()
-    handle_stop_signals(raise_stop)
-    end_with_dvc()
-    try:
-        check_root()
-        app(prog_name="xkd")
-    except XkdError as error:
-        print(f"xkd: {explain_resume(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    with signal_handlers_restored():
+        handle_stop_signals(raise_stop)
+        end_with_dvc()
+        try:
+            check_root()
+            app(prog_name="xkd")
+        except XkdError as error:
+            print(f"xkd: {explain_resume(str(error))}", file=sys.stderr)
+            sys.exit(error.exit_code)
