@@ -272,7 +272,8 @@ def open_container(content: Content, **settings: str) -> Iterator[InputContainer
             name: str | io.BytesIO = f"file:{content}"
         else:
             content.seek(0)
-            first = content.getbuffer()[:1]
+            first = content.read(1)
+            content.seek(0)
             name = content
     except OSError as error:
         raise MediaError(one_line(error)) from None
