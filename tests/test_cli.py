@@ -327,7 +327,7 @@ def test_the_installed_script_is_this_command() -> None:
     script = Path(sys.executable).with_name("xkd")
     done = subprocess.run([script, "watch"], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
-    assert "Missing argument" in done.stderr
+    assert "missing argument" in done.stderr
 
 
 @pytest.mark.parametrize(

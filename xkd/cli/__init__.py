@@ -93,7 +93,8 @@ def main() -> None:
         end_with_dvc()
         try:
             check_root()
-            app(prog_name="xkd")
+            with interruptions_as_errors():  # here too, as Typer takes time before it invokes anything
+                app(prog_name="xkd")
         except XkdError as error:
             print(f"xkd: {explain_resume(str(error))}", file=sys.stderr)
             sys.exit(error.exit_code)
