@@ -68,7 +68,7 @@ def test_the_preparation_of_a_preset_suffices(preset: str) -> None:
     [
         ({"preset": "tooy"}, r"unknown preset 'tooy' \(did you mean toy\?\)"),
         ({"settings": ["lr=1"]}, r"unknown setting lr \(did you mean optim\.lr\?\)"),
-        ({"settings": ["run.workers=-1"]}, r"run\.workers: must be greater"),
+        ({"settings": ["run.workers=-1"]}, r"run\.workers: must be at least 0"),
         ({"dataset": "embeded"}, r"no dataset embeded \(did you mean embedded\?\)"),
         ({"downstream": ["ucf101"]}, r"no dataset ucf101 \(did you mean ucf101-mini"),
         ({"downstream": [], "dataset": "audioset-mini"}, "no evaluation of dataset audioset"),
