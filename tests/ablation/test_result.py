@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, datasets: dict[str, Prepare
                 identity = datasets["embedded"].identity | tasks[modality].identity
                 write_scores(run / "scores", run, (tasks[modality],), score=values[seed], **identity)
                 if preset == "ablation":
-                    untrained = make_task("embedded", modality, "svm", "random")
+                    untrained = make_task("embedded", modality, "svm", "random", settings={"seed": seed})
+                    identity = datasets["embedded"].identity | untrained.identity
                     write_scores(run / "scores", run, (untrained,), score=0.21, **identity)
     write_run(folder / "runs/align_both-seed0", tiny_config(), COLLAPSED, 20)
     return folder
@@ -66,9 +67,9 @@ def test_seeds_of_another_command_are_shown_too(folder: Path, datasets: dict[str
     assert rows[0].cells[0].mean == pytest.approx(51)
 
 
-def test_the_last_row_is_the_default_before_pretraining(result: Result) -> None:
+def test_the_last_row_is_a_random_initialization(result: Result) -> None:
     row = result.rows[-1]
-    assert (row.row.title, row.row.preset, row.verdicts) == ("Before pretraining", "ablation", ())
+    assert (row.row.title, row.row.preset, row.verdicts) == ("Random initialization", "ablation", ())
     assert row.cells[0].mean == pytest.approx(21)
     assert row.cells[0].difference is not None
     assert row.cells[0].difference.mean == pytest.approx(-30)

@@ -38,7 +38,7 @@ class Row:
     @property
     def title(self) -> str:
         """The preset in words."""
-        return "Before pretraining" if self.role == "random" else PRESETS[self.preset].summary
+        return "Random initialization" if self.role == "random" else PRESETS[self.preset].summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class MeasuredColumn:
 def rows(table: Table, scale: str) -> list[Row]:
     """Return a table's rows, without presets that do not exist at the scale.
 
-    On a small dataset the last one is the default's encoder before pretraining: what a run has to exceed.
+    On a small dataset the last one is the default's encoder, randomly initialized: what a run has to exceed.
     """
     found = []
     for preset in table.presets:
@@ -99,9 +99,12 @@ def columns(table: Table, scale: str, dataset: str) -> list[MeasuredColumn]:
 
 
 def tasks(
-    row: Row, column: Column, datasets: Mapping[str, PreparedDataset]
+    row: Row, column: Column, datasets: Mapping[str, PreparedDataset], seed: int
 ) -> list[tuple[PreparedDataset, Task]]:
     """Return the evaluations whose mean fills a cell.
+
+    Args:
+        seed: of the run; a random initialization has the same.
 
     Raises:
         UserError: the dataset is not there, or has no such evaluation.
@@ -110,8 +113,9 @@ def tasks(
         raise UserError(f"no prepared dataset {column.dataset} was given")
     spec = find_eval_spec(dataset, column.modality, column.protocol)
     folds = range(1, 2 if column.split == "1" else spec.folds + 1)
+    settings = {"seed": seed} if row.role == "random" else {}
     return [
-        (dataset, make_task(column.dataset, column.modality, column.protocol, row.role, fold))
+        (dataset, make_task(column.dataset, column.modality, column.protocol, row.role, fold, settings))
         for fold in folds
     ]
 

@@ -114,7 +114,7 @@ def _details(row: ResultRow, result: Result) -> list[str]:
 def _name(row: ResultRow, result: Result) -> str:
     """Return a row's short heading, of a figure."""
     if row.row.role == "random":
-        return "before pretraining"
+        return "random initialization"
     return ", ".join([row.row.preset, *_details(row, result)])
 
 
@@ -169,7 +169,7 @@ def correlations(early: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
 
 
 def gain(judged: Judged, modality: Modality) -> str:
-    """Return the mean gain of runs over their encoders before pretraining, and its standard deviation."""
+    """Return the mean gain of runs over random initializations, and its standard deviation."""
     found = judged.gain(modality)
     return f"{number(found[0], sign=True)} ± {number(found[1])}" if found else ""
 

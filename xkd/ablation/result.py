@@ -98,7 +98,7 @@ class ResultRow:
     row: Row
     cells: tuple[Cell, ...]
     verdicts: tuple[str, ...]
-    """Of the runs, by seed; none before pretraining."""
+    """Of the runs, by seed; a random initialization has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +171,12 @@ def _measure(
     row: Row, column: Column, directories: Sequence[RunDir], datasets: Mapping[str, PreparedDataset]
 ) -> _Measured:
     found, missing = dict[int, Measurement](), dict[int, str]()
-    try:
-        wanted = tasks(row, column, datasets)
-    except UserError as error:
-        return found, dict.fromkeys(range(len(directories)), str(error))
     for seed, run in enumerate(directories):
+        try:
+            wanted = tasks(row, column, datasets, seed)
+        except UserError as error:
+            missing[seed] = str(error)
+            continue
         scores = [score for each in wanted if (score := find_score(run, *each))]
         if len(scores) == len(wanted):
             percent = 100 * fmean(score.score for score in scores)

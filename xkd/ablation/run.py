@@ -169,7 +169,7 @@ def evaluate_run(
                 continue
             for column in columns(table, scale, next(iter(datasets))):
                 with suppress(UserError):
-                    for dataset, task in tasks(row, column.measured, datasets):
+                    for dataset, task in tasks(row, column.measured, datasets, run.config.run.seed):
                         wanted.append((directory, dataset, task))
     for directory, dataset, task in wanted:
         if not find_score(directory, dataset, task):

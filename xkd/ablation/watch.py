@@ -43,7 +43,7 @@ class Observed:
     metrics: Sequence[Metrics]
     scores: Mapping[Modality, Measurement]
     untrained: Mapping[Modality, Measurement]
-    """Of the default's encoders with the same seed, before pretraining."""
+    """Of random initializations of the default's encoders with the same seed."""
 
     @property
     def steps(self) -> int:
@@ -52,7 +52,7 @@ class Observed:
 
     @property
     def gains(self) -> dict[Modality, float]:
-        """Points that a teacher scores above its encoder before pretraining."""
+        """Points that a teacher scores above a random initialization."""
         return {
             m: score.percent - self.untrained[m].percent
             for m, score in self.scores.items()
@@ -61,7 +61,7 @@ class Observed:
 
     @property
     def learned(self) -> bool:
-        """Whether a teacher scores higher than before pretraining, by more than the noise of test clips."""
+        """Whether a teacher scores above a random initialization by more than the noise of test clips."""
         return any(difference([(self.scores[m], self.untrained[m])]).sign > 0 for m in self.gains)
 
     def signal(self, name: str, modality: Modality, fraction: float) -> float | None:
