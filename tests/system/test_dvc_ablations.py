@@ -46,6 +46,7 @@ def test_stages_make_a_table_and_repeat_nothing(mine: Path) -> None:
     with subprocess.Popen(
         REPRO, cwd=mine, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
+        until(lambda: first.ended)
         until(lambda: len([*first.scores.glob("*.json")]) == 4)
         until(second.metrics)
         process.terminate()
