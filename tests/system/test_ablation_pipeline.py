@@ -42,7 +42,7 @@ def scored(folder: Path) -> dict[str, bool]:
     """Return whether each preset has all of its scores."""
     with (folder / "out" / "ablations.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6
+    assert len(rows) == 8
     return {row["preset"]: all(r["mean"] for r in rows if r["preset"] == row["preset"]) for row in rows}
 
 
