@@ -158,7 +158,7 @@ def test_the_job_of_a_task_continues_unless_the_pipeline_run_was_terminated(
     assert any("attaching" in line for line in again.stdout)
     cluster.terminate("run-1")
     os.killpg(again.pid, signal.SIGTERM)
-    assert again.communicate(timeout=60)[0].endswith(": cancelled\n")
+    assert f"job {cluster.name}: cancelled\n" in again.communicate(timeout=60)[0]
     until(lambda: not cluster.jobs)
     assert cluster.submitted == 1
 
