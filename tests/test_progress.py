@@ -67,7 +67,7 @@ def test_after_a_minute_lines_are_rarer(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("xkd.progress.time.monotonic", lambda: now)
     with progress("count", 1000) as bar:
         for second in range(1, 200):
             now = float(second)

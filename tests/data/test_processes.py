@@ -6,6 +6,8 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from xkd.data.shards.reader import load_batches
 from xkd.parallel.processes import STOP_SIGNALS, Failure, run_each
@@ -78,13 +80,14 @@ class Pids:
 
 
 def test_signals_to_stop_end_no_worker_of_a_loader_but_its_parent_does() -> None:
-    batches = load_batches(Pids(), [[key] for key in range(20)], workers=1)  # type: ignore[arg-type]
+    pids: Any = Pids()
+    batches: Iterator[Any] = load_batches(pids, [[key] for key in range(20)], workers=1)
     pid = int(next(batches)["pid"])
     for number in STOP_SIGNALS:
         # From another process: the kernel says who sends a signal.
         subprocess.run(["kill", f"-{number.value}", str(pid)], check=True)
     assert [int(batch["pid"]) for batch in batches] == [pid] * 19
-    stuck = load_batches(Pids(), [[key] for key in range(20)], workers=1)  # type: ignore[arg-type]
+    stuck = load_batches(pids, [[key] for key in range(20)], workers=1)
     next(stuck)
     (worker,) = multiprocessing.active_children()
     worker.terminate()
