@@ -14,8 +14,9 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from xkd.data.media.clock import to_count
-from xkd.data.media.container import Content, MediaFile
+from xkd.data.media.container import Content
 from xkd.data.media.damage import Damage
+from xkd.data.media.decode import MediaFile
 from xkd.data.media.picture import TICKS, PictureScaler
 from xkd.data.media.transcode import decode
 

@@ -13,8 +13,9 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from xkd.data.media.clock import SECOND, to_ticks
-from xkd.data.media.container import Content, MediaFile, open_container
+from xkd.data.media.container import Content, open_container
 from xkd.data.media.damage import Damage, MediaError, is_believable, is_heard
+from xkd.data.media.decode import MediaFile
 from xkd.data.media.edits import find_picture_delay
 from xkd.data.media.picture import VideoWriter
 from xkd.data.media.sound import SoundTrack
