@@ -87,3 +87,11 @@ def test_a_collapsed_run_is_a_result(mine: Path) -> None:
     page = (mine / "runs" / "dvc" / "ablations" / "ablations.md").read_text()
     assert "collapsed: constant from step " in page
     assert "seed 0: not trained" in page
+
+    # As docs/ablations.md says, to train one again.
+    trained = RunDir(mine / "runs" / "dvc" / "ablations" / "runs" / "align_both-seed0")
+    before = trained.info()["id"]
+    shutil.rmtree(trained.path)
+    run(mine, "dvc", "repro", "--force", "--single-item", "ablations/dvc.yaml:run@align_both-seed0")
+    assert trained.ended
+    assert trained.info()["id"] != before

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xkd.cli.options import Set
+from xkd.cli.options import Config, Set
 
 
 def tables() -> None:
@@ -43,12 +43,7 @@ def ablate(
         list[Path] | None,
         typer.Option(help="Prepared dataset to evaluate on; repeatable; default: the one of --data."),
     ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE[:SECTION]", help="YAML file with these options, such as params.yaml:ablations."
-        ),
-    ] = None,
+    config: Config = None,
     set_: Set = None,
     only: Annotated[
         str,
