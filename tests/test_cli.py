@@ -156,6 +156,7 @@ def test_the_resolved_settings_of_a_run_resolve_to_themselves(tmp_path: Path, ru
             "invalid value for '--clips': must be an integer; see xkd fetch --help",
         ),
         (["preprare"], "no such command 'preprare'"),
+        (["--versio"], "no option --versio (did you mean --version?); see xkd --help"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(run: Any, words: list[str], error: str) -> None:

@@ -22,18 +22,27 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 class _Commands(TyperGroup):
     """The commands, each of which a signal or a wrong option ends as an error does: in one line."""
 
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the options before the command."""
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except _UsageError as error:
+            if not given:  # which shows the help
+                raise
+            raise _as_user_error(error, "xkd") from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run the given command."""
         try:
             with interruptions_as_errors():
                 return super().invoke(ctx)
         except _UsageError as error:
-            command = " ".join(filter(None, [ctx.command_path, ctx.invoked_subcommand]))
-            raise UserError(f"{_describe(error)}; see {command} --help") from None
+            raise _as_user_error(error, f"xkd {ctx.invoked_subcommand or ''}".rstrip()) from None
 
 
-def _describe(error: Any) -> str:
-    """Return a wrong option or argument in one line."""
+def _as_user_error(error: Any, command: str) -> UserError:
+    """Return a wrong option or argument as an error of one line."""
     from xkd.config.overrides import plain_problem
 
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
@@ -41,7 +50,7 @@ def _describe(error: Any) -> str:
         message = f"no option {error.option_name}{nearest(error.option_name, known)}"
     else:
         message = plain_problem(error.format_message())
-    return f"{message[:1].lower()}{message[1:].rstrip('.')}"
+    return UserError(f"{message[:1].lower()}{message[1:].rstrip('.')}; see {command} --help")
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
