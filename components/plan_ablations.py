@@ -45,7 +45,7 @@ def plan_ablations(
     from xkd.ablation.pipeline import claim_output, find_datasets, plan_items
     from xkd.launch.kubernetes.from_kfp import place_evaluation
 
-    items = plan_items(table, scale, seeds, settings, out)
+    items = plan_items(table, scale, seeds, settings, prepare_settings, out)
     folders = []
     if prepared:
         names = [dataset, *(downstream or [dataset])]

@@ -113,12 +113,12 @@ def interruptions_as_errors() -> Iterator[None]:
 
 
 @contextmanager
-def in_section(name: str) -> Iterator[None]:
-    """Put a section of the settings before the setting that a message of a `UserError` begins with."""
+def prefixed(prefix: str) -> Iterator[None]:
+    """Put a prefix, such as ``file.yaml: ``, before the message of a `UserError`."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{name}.{error}") from None
+        raise UserError(f"{prefix}{error}") from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pytest
 
+from xkd.ablation.pipeline import plan_items
 from xkd.ablation.plan import plan_runs, run_preset, snapshot_epochs
 from xkd.ablation.tables import all_tables, find_tables
 from xkd.config.overrides import to_dict
@@ -82,3 +83,12 @@ def test_a_mistake_is_one_line(
 ) -> None:
     with pytest.raises(UserError, match=message):
         plan_runs(find_tables(tables), scale, seeds, settings)
+
+
+def test_a_run_that_needs_larger_frames_is_found_before_the_data_is_prepared() -> None:
+    arguments = ("S16", "paper", 1, [])
+    with pytest.raises(
+        UserError, match=r'^videomae_224-seed0: .* short_side=224, not 128; add "short_side=224"'
+    ):
+        plan_items(*arguments, prepare_settings=[], out="out")
+    assert len(plan_items(*arguments, prepare_settings=["short_side=256"], out="out")) == 4

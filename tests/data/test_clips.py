@@ -289,8 +289,20 @@ def test_short_clip_repeats_its_last_frame_and_ends_in_silence(tmp_path: Path) -
 def test_a_wrong_sample_rate_is_refused(data: PreparedDataset) -> None:
     audio = ("audio.global_view=[80,451]", "audio.patch=[40,11]", "audio.local_view=[80,110]")
     config = with_settings("clip.sample_rate=8000", "clip.hop=71", "clip.f_max=4000", *audio)
-    with pytest.raises(UserError, match=r"audio at sample_rate 16000 but clip\.sample_rate is 8000"):
+    with pytest.raises(
+        UserError, match=r"clip\.sample_rate needs clips prepared with sample_rate=8000, not 16000"
+    ):
         TrainingClips(data, config)
+
+
+def test_frames_smaller_than_the_view_are_refused(data: PreparedDataset) -> None:
+    config = with_settings(f"video.global_view=[{CONFIG.video.global_view[0]},256,256]")
+    line = f"^{data.root}: video\\.global_view needs clips prepared with short_side=256, not 40; prepare it"
+    with pytest.raises(UserError, match=line):
+        TrainingClips(data, config)
+    with pytest.raises(UserError, match=line):
+        list(evaluation_batches(data, data.split("val"), config, 2, modalities=["video"]))
+    next(evaluation_batches(data, data.split("val"), config, 2, modalities=["audio"]))
 
 
 def test_split_without_audio_is_refused(tmp_path: Path) -> None:

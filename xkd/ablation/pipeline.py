@@ -12,8 +12,9 @@ from xkd.ablation.plan import FULL, plan_runs, scaled
 from xkd.ablation.result import RUNS
 from xkd.ablation.run import claim, evaluate_run
 from xkd.ablation.tables import Table, find_tables
-from xkd.data.shards.manifest import PreparedDataset
-from xkd.errors import UserError
+from xkd.data.shards.manifest import PreparedDataset, check_preparation
+from xkd.data.shards.preparation import ADD_SETTING, resolve_prepare
+from xkd.errors import UserError, prefixed
 from xkd.evaluation.fan_out import find_prepared
 
 
@@ -28,17 +29,25 @@ def read_tables(text: str) -> list[Table]:
     return find_tables(names)
 
 
-def plan_items(table: str, scale: str, seeds: int, settings: Sequence[str], out: str) -> list[dict[str, Any]]:
+def plan_items(
+    table: str, scale: str, seeds: int, settings: Sequence[str], prepare_settings: Sequence[str], out: str
+) -> list[dict[str, Any]]:
     """Return the name, ``run``, of each run, and the preset, settings and directory that `pretrain` takes.
 
     Args:
         table: names of tables.
         settings: overrides of every run's settings.
+        prepare_settings: overrides of the preparation that the scale implies.
         out: folder of the runs and the results.
 
     Raises:
-        UserError: an argument is impossible.
+        UserError: an argument is impossible, or a run needs another preparation.
     """
+    runs = plan_runs(read_tables(table), scale, seeds, settings).runs
+    prepared = resolve_prepare(scaled(FULL, scale), None, prepare_settings).settings(own=False)
+    for run in runs:
+        with prefixed(f"{run.name}: "):
+            check_preparation(prepared, run.config, run.config.modalities, ADD_SETTING)
     return [
         {
             "run": run.name,
@@ -46,7 +55,7 @@ def plan_items(table: str, scale: str, seeds: int, settings: Sequence[str], out:
             "settings": list(run.overrides),
             "out": f"{out}/{RUNS}/{run.name}",
         }
-        for run in plan_runs(read_tables(table), scale, seeds, settings).runs
+        for run in runs
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from xkd.ablation.settings import AblateConfig
 from xkd.ablation.tables import Table, find_tables
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.errors import CollapsedError, TrainingError, UserError, nearest
+from xkd.errors import CollapsedError, TrainingError, UserError, nearest, prefixed
 from xkd.evaluation.evaluate import evaluate
 from xkd.evaluation.score import Task
 from xkd.io import find_json, write_json
@@ -55,7 +55,7 @@ def ablate(config: AblateConfig, only: str = "") -> None:
     evaluated = {
         each.name: each for each in (PreparedDataset.open(Path(d)) for d in config.downstream or [data])
     }
-    steps = sum(_steps(run, dataset) for run in runs)
+    steps = sum(_check(run, dataset, evaluated.values()) for run in runs)
     with locked_directory(out):
         claim(out, config.scale, dataset, config.settings)
         with progress("ablate", steps, done=_done(runs, out)) as bar:
@@ -78,13 +78,16 @@ def _choose(runs: Sequence[PlannedRun], only: str) -> Sequence[PlannedRun]:
     return [names[only]] if only != PAGE else []
 
 
-def _steps(run: PlannedRun, dataset: PreparedDataset) -> int:
-    """Return the number of steps of a run.
+def _check(run: PlannedRun, dataset: PreparedDataset, evaluated: Iterable[PreparedDataset]) -> int:
+    """Check that the datasets fit a run, and return the number of its steps.
 
     Raises:
-        UserError: the dataset does not fit its settings.
+        UserError: a dataset does not fit its settings.
     """
-    return TrainingClips(dataset, run.config).count_steps()[0]
+    with prefixed(f"{run.name}: "):
+        for each in evaluated:
+            each.check(run.config, run.config.modalities)
+        return TrainingClips(dataset, run.config).count_steps()[0]
 
 
 def claim(out: Path, scale: str, dataset: PreparedDataset, settings: Sequence[str]) -> None:

@@ -89,6 +89,7 @@ def find_sources(paths: Sequence[Path], config: PretrainConfig) -> tuple[list[So
     for path in paths:
         if (path / DATASET).is_file() and (path / ROWS).is_file():
             dataset = PreparedDataset.open(path)
+            dataset.check(config, config.modalities)
             reader = WindowReader(dataset, config)
             found += [Source(str(path / clip.id), (reader, clip)) for clip in dataset.clips]
         elif path.is_dir() or (path.is_file() and path.suffix.lower() == ".tar"):

@@ -8,9 +8,8 @@ from pathlib import Path
 from xkd.config import PretrainConfig
 from xkd.config.overrides import read_settings, resolve
 from xkd.data.fetch.fetch import FetchConfig, check_unregistered, read_seed
-from xkd.data.shards.preparation import resolve_prepare
-from xkd.data.shards.prepare import PrepareConfig
-from xkd.errors import UserError
+from xkd.data.shards.manifest import check_preparation
+from xkd.data.shards.preparation import ADD_SETTING, resolve_prepare
 from xkd.evaluation.plan import check_choice
 
 
@@ -45,20 +44,6 @@ def check_datasets(
     resolve(FetchConfig(), clips=clips, seed=read_seed(seed))
     for name in datasets if not repo else ():
         check_unregistered(name, data / name, rev)
-    _check_preparation(resolve_prepare(config.preset, None, prepare_settings), config)
+    prepared = resolve_prepare(config.preset, None, prepare_settings)
+    check_preparation(prepared.settings(own=False), config, config.modalities, ADD_SETTING)
     check_choice(evaluated, encoders, protocols, read_settings(None, finetune_settings))
-
-
-def _check_preparation(given: PrepareConfig, config: PretrainConfig) -> None:
-    """Check that clips are prepared with all that pretraining sees of them."""
-    clip, height, without_video = config.clip, config.video.global_view[1], "video" not in config.modalities
-    for setting, name, needed, suffices in (
-        ("video.global_view", "short_side", height, without_video or given.short_side >= height),
-        ("clip.fps", "max_fps", clip.fps, without_video or (given.max_fps or clip.fps) >= clip.fps),
-        ("clip.sample_rate", "sample_rate", clip.sample_rate, given.sample_rate == clip.sample_rate),
-    ):
-        if not suffices:
-            raise UserError(
-                f"{setting} needs clips prepared with {name}={needed}, not {getattr(given, name):g}; "
-                f'add "{name}={needed}" to prepare_settings'
-            )

@@ -18,7 +18,7 @@ from xkd.errors import (
     TrainingError,
     UserError,
     XkdError,
-    in_section,
+    prefixed,
 )
 from xkd.launch.kubernetes.config import ClusterConfig
 from xkd.launch.local import Hosts, run_locally
@@ -91,7 +91,7 @@ def check_launch(config: PretrainConfig, out: Path, processes: int, cluster: Clu
 def _check_processes(config: PretrainConfig, processes: int) -> None:
     if processes < 1:
         raise UserError(f"processes must be at least 1, not {processes}")
-    with in_section("optim"):
+    with prefixed("optim."):
         check_division(config.optim.batch_size, processes, config.run.accumulate)
 
 
@@ -122,7 +122,7 @@ def training_job(
     cluster = cluster.resolved()
     for nodes in range(cluster.min_nodes or cluster.nodes, cluster.nodes + 1):
         # A worker would find this out only after the job got its nodes.
-        with in_section("optim"):
+        with prefixed("optim."):
             check_division(config.optim.batch_size, nodes * cluster.workers, config.run.accumulate)
     work = _work(config, data, out, extend)
     preflight = ["--preflight", "cuda" if cluster.gpus else "cpu"]

@@ -50,8 +50,9 @@ def evaluation_batches(
         views: as of `load_batches`, of random windows.
 
     Raises:
-        UserError: a clip cannot be read.
+        UserError: a clip cannot be read, or was prepared without all that the encoder sees.
     """
+    dataset.check(config, modalities)
     reader = WindowReader(dataset, config)
     windows = _EvaluationClips(reader, clips, count, seed if train else None, modalities)
     size = max(1, 32 // count)

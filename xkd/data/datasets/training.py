@@ -18,7 +18,7 @@ from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.shards.reader import WindowReader, load_batches
 from xkd.data.transforms.params import Item, pretrain_views, with_params
 from xkd.data.transforms.views import Views
-from xkd.errors import UserError, in_section
+from xkd.errors import UserError, prefixed
 from xkd.log import get_logger
 from xkd.parallel.threads import in_threads
 
@@ -36,11 +36,12 @@ class TrainingClips(Dataset[Item]):
     `config.run.seed` seeds everything drawn.
 
     Raises:
-        UserError: the split is missing, no clip has all of `config.modalities`, or the audio was prepared at
-            another sample rate.
+        UserError: the split is missing, no clip has all of `config.modalities`, or they were prepared without
+            all that the run sees.
     """
 
     def __init__(self, dataset: PreparedDataset, config: PretrainConfig, split: str = "train") -> None:
+        dataset.check(config, config.modalities)
         self.dataset, self.config = dataset, config
         listed = dataset.split(split)
         complete = listed.select(listed.has(*config.modalities))
@@ -68,7 +69,7 @@ class TrainingClips(Dataset[Item]):
             UserError: see `steps_per_epoch`.
         """
         optim = self.config.optim
-        with in_section("optim"):
+        with prefixed("optim."):
             per_epoch = steps_per_epoch(len(self), optim.batch_size, world_size, self.config.run.accumulate)
         return optim.epochs * per_epoch, per_epoch
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from xkd.config import PretrainConfig
+from xkd.config import Modality, PretrainConfig
 from xkd.data.shards.clips import Clips
 from xkd.data.shards.table import ROWS, read_clips, write_clips
-from xkd.errors import UserError
+from xkd.errors import UserError, prefixed
 from xkd.io import short_hash, write_text
 from xkd.output import require_finished
 
@@ -149,18 +149,15 @@ class PreparedDataset:
         """The fields of a score (`xkd.evaluation.score.Score`) that the dataset decides."""
         return {"data_revision": self.revision, "preparation": self.preparation}
 
-    def check(self, config: PretrainConfig) -> None:
-        """Check that a run of `config` can read the clips.
+    def check(self, config: PretrainConfig, modalities: Iterable[Modality]) -> None:
+        """Check that the clips have all that a run of `config` sees of `modalities`, if they have them.
 
         Raises:
-            UserError: the audio was prepared at another sample rate.
+            UserError: see `check_preparation`.
         """
-        rate = self.settings.get("sample_rate")
-        if rate != config.clip.sample_rate:
-            raise UserError(
-                f"{self.root} has audio at sample_rate {rate} but clip.sample_rate is "
-                f"{config.clip.sample_rate}; prepare it again or change the setting"
-            )
+        present = [modality for modality in modalities if self.clips.has(modality).any()]
+        with prefixed(f"{self.root}: "):
+            check_preparation(self.settings, config, present, "prepare it again with --set {}")
 
     def split(self, name: str, fold: int = 1) -> Clips:
         """Return the clips of one split of a fold, in the manifest's order.
@@ -175,6 +172,30 @@ class PreparedDataset:
             known = ", ".join(sorted({splits[fold - 1] for splits in self.clips.distinct("splits")[0]}))
             raise UserError(f"{self.root} has no split {name}; it has {known}")
         return clips
+
+
+def check_preparation(
+    settings: Mapping[str, Any], config: PretrainConfig, modalities: Collection[Modality], remedy: str
+) -> None:
+    """Check that clips prepared with `settings` have all that a run of `config` sees of `modalities`.
+
+    Args:
+        remedy: what to do, with ``{}`` for the setting and its value.
+
+    Raises:
+        UserError: the frames are smaller or fewer than the run's, or the audio has another sample rate.
+    """
+    clip, height, rate = config.clip, config.video.global_view[1], config.clip.sample_rate
+    for modality, setting, name, needed, suffices in (
+        ("video", "video.global_view", "short_side", height, settings["short_side"] >= height),
+        ("video", "clip.fps", "max_fps", clip.fps, (settings["max_fps"] or clip.fps) >= clip.fps),
+        ("audio", "clip.sample_rate", "sample_rate", rate, settings["sample_rate"] == rate),
+    ):
+        if modality in modalities and not suffices:
+            raise UserError(
+                f"{setting} needs clips prepared with {name}={needed:g}, not {settings[name]:g}; "
+                + remedy.format(f"{name}={needed:g}")
+            )
 
 
 def _check_writer(root: Path, settings: Mapping[str, Any]) -> None:

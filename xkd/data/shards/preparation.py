@@ -10,6 +10,9 @@ from xkd.config.overrides import overlay, resolve
 from xkd.config.presets import get_prepare_settings
 from xkd.data.shards.prepare import PrepareConfig
 
+ADD_SETTING = 'add "{}" to prepare_settings'
+"""What to do in a pipeline about a preparation that does not suffice (`check_preparation`)."""
+
 
 def resolve_prepare(
     preset: str | None = None, file: str | None = None, overrides: Sequence[str] = (), **options: Any

@@ -42,13 +42,13 @@ class WindowReader:
         repeated: clips that are read in many epochs, whose frames are kept if they are few (`DecodedClips`).
 
     Raises:
-        UserError: the dataset does not fit `config`.
+        UserError: the audio was prepared at another sample rate.
     """
 
     def __init__(
         self, dataset: PreparedDataset, config: PretrainConfig, repeated: Clips | None = None
     ) -> None:
-        dataset.check(config)
+        dataset.check(config, ["audio"])
         self.root, self.config = dataset.root, config
         kept = dataset.clips[:0] if repeated is None else repeated
         self._decoded = DecodedClips(dataset, kept, config.video.global_view[1])
