@@ -2,7 +2,7 @@ r"""The scores of a preset over several seeds: the tables of docs/results.md.
 
 python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded
 python benchmarks/seeds.py --data data/prepared --out runs/seeds-alone --preset embedded \
-    --set loss.align=0 --set loss.distill=0
+    --seeds 0 --set loss.align=0 --set loss.distill=0 --set video.local_views=0 --set audio.local_views=0
 python benchmarks/seeds.py --data data/prepared --out runs/seeds --preset embedded --protocols retrieval
 
 Runs one seed after the other. Rerun the command to resume.
