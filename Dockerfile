@@ -5,7 +5,7 @@
 # builds the last target, `runtime`. The target `cpu`, for tasks that need no GPU, has a CPU build of torch and none of
 # NVIDIA's libraries. PyPI has no such build for x86-64, so that it takes the URL of an index that does:
 #
-#   docker build --platform linux/amd64 --target cpu --build-arg TORCH_INDEX=URL -t xkd:0.1.0-cpu .
+#   docker build --platform linux/amd64 --target cpu --build-arg TORCH_INDEX=URL --build-arg REVISION=$(git rev-parse HEAD) -t xkd:0.1.0-cpu .
 #
 # Layers of `runtime`, from the least to the most often changed:
 #
