@@ -52,7 +52,7 @@ check: setup ## Lint, and check formatting and types
 test: setup ## Run the quick tier of the tests
 	pytest -n auto --dist loadfile -m "not system and not slow and not apiserver"
 
-test-all: test ## Run every tier: also processes, servers, pipelines, whole workflows
+test-all: test ## Also run the tests with processes, servers, pipelines and whole workflows; not the slow ones
 	pytest -m "system and not slow and not apiserver"
 
 demo: setup ## Run the whole pipeline on the embedded dataset, up to the tables and the report
