@@ -131,6 +131,28 @@ def test_pipeline_parameters_exist(page: Path) -> None:
 
 
 @each_page
+def test_commands_name_all_that_they_need(page: Path) -> None:
+    lacking = []
+    for line in code(page).splitlines():
+        needed: tuple[str, ...] = ()
+        if re.search(r"\bxkd ablate (?:all|[BS]\d)", line):
+            needed = ("--data ", "--out ")
+        elif "run submit pipelines/xkd_full.py" in line and " dataset=" in line:
+            needed = (" preset=", " run=")  # by default the demo's
+        elif "launch --cancel JOB" in line and page.name != "CHANGELOG.md":
+            needed = ("--cluster-set namespace=",)  # by default the kubeconfig's
+        elif "docker build --" in line:
+            needed = ("--build-arg REVISION=$(git rev-parse HEAD)",)
+        lacking += [f"{line}: {words}" for words in needed if words not in line]
+    assert lacking == []
+
+
+@each_page
+def test_nothing_is_installed_from_an_index_before_there_is_a_release(page: Path) -> None:
+    assert not re.search(r"pip install '?xkd\b", page.read_text())
+
+
+@each_page
 def test_names_in_the_code_exist(page: Path) -> None:
     for name in re.findall(r"`(xkd(?:\.\w+)+)`", page.read_text()):
         parts = name.split(".")
