@@ -50,6 +50,6 @@ def plan_ablations(
     if prepared:
         names = [dataset, *(downstream or [dataset])]
         found = find_datasets(scale, prepare_settings, data, names)
-        claim_output(scale, settings, found[0], Path(out))
+        claim_output(table, scale, settings, found[0], found[1:], Path(out))
         folders = [str(folder) for folder in found[1:]]
     return items, folders, *place_evaluation(gpus, image, gpu_image, node_type, node_selector, tolerations)

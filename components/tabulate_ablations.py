@@ -10,6 +10,7 @@ def tabulate_ablations(
     table: str,
     scale: str,
     seeds: int,
+    settings: list[str],
     data: str,
     dataset: str,
     downstream: list[str],
@@ -29,6 +30,7 @@ def tabulate_ablations(
 
     from xkd.ablation.pipeline import tabulate_planned
 
-    page = tabulate_planned(table, scale, seeds, data, downstream or [dataset], prepare_settings, Path(out))
+    names = downstream or [dataset]
+    page = tabulate_planned(table, scale, seeds, settings, data, names, prepare_settings, Path(out))
     shutil.copy(page, report.path)
     shutil.copy(page.with_suffix(".md"), tables.path)

@@ -180,6 +180,7 @@ def xkd_ablations(
         table=table,
         scale=scale,
         seeds=seeds,
+        settings=settings,
         data=data,
         dataset=dataset,
         downstream=downstream,

@@ -114,11 +114,12 @@ def interruptions_as_errors() -> Iterator[None]:
 
 @contextmanager
 def prefixed(prefix: str) -> Iterator[None]:
-    """Put a prefix, such as ``file.yaml: ``, before the message of a `UserError`."""
+    """Put a prefix, such as ``file.yaml: ``, before the message of an `XkdError`."""
     try:
         yield
-    except UserError as error:
-        raise UserError(f"{prefix}{error}") from None
+    except XkdError as error:
+        error.args = (f"{prefix}{error}",)
+        raise
 
 
 @contextmanager

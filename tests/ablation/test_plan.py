@@ -51,7 +51,15 @@ def test_a_run_has_its_snapshots_whichever_table_asks_for_it() -> None:
     epochs = get_preset("paper@small").optim.epochs
     assert runs["paper-seed0"].config.run.snapshots == (epochs // 4, epochs // 2, 3 * epochs // 4)
     assert runs["xkd_mas-seed0"].config.run.snapshots == ()
-    assert snapshot_epochs(all_tables()["S6"], "paper") == [200, 400, 600]
+    assert snapshot_epochs(all_tables()["S6"], "paper", ()) == [200, 400, 600]
+
+
+@pytest.mark.parametrize(("epochs", "snapshots"), [(40, (10, 20, 30)), (4, (1, 2, 3)), (2, (1,)), (1, ())])
+def test_snapshots_are_shares_of_the_epochs_that_are_set(epochs: int, snapshots: tuple[int, ...]) -> None:
+    (run,) = plan_runs(
+        find_tables(["S6"]), "small", 1, [f"optim.epochs={epochs}", "optim.warmup_epochs=0"]
+    ).runs
+    assert run.config.run.snapshots == snapshots
 
 
 def test_settings_are_laid_over_every_run() -> None:
@@ -76,6 +84,8 @@ def test_tables_cover_the_papers_results() -> None:
         (["S9"], "large", 1, [], "unknown scale 'large'; known: paper, small"),
         (["S9"], "small", 0, [], "seeds must be at least 1, not 0"),
         (["S9"], "small", 1, ["optim.lrr=1"], r"unknown setting optim.lrr \(did you mean optim.lr"),
+        (["S16"], "small", 1, ["loss.align=0.1"], r"^videomae_224@small: .* needs loss\.align=0"),
+        (["S9"], "small", 1, ["run.seed=7"], "^run.seed cannot be set: each run of a table has its own"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -86,9 +96,6 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_run_that_needs_larger_frames_is_found_before_the_data_is_prepared() -> None:
-    arguments = ("S16", "paper", 1, [])
-    with pytest.raises(
-        UserError, match=r'^videomae_224-seed0: .* short_side=224, not 128; add "short_side=224"'
-    ):
-        plan_items(*arguments, prepare_settings=[], out="out")
-    assert len(plan_items(*arguments, prepare_settings=["short_side=256"], out="out")) == 4
+    with pytest.raises(UserError, match=r'^videomae_224-seed0: .* short_side=224, not 128; add "short_side'):
+        plan_items("S16", "paper", 1, [], [], "out")
+    assert len(plan_items("S16", "paper", 1, [], ["short_side=256"], "out")) == 4

@@ -89,6 +89,7 @@ def write_scores(folder: Path, run: Path, tasks: tuple[Task, ...] = TASKS, **cha
             "per_class": {name: float(np.clip(value + rng.normal(0, 0.1), 0, 1)) for name in classes},
             "top5": min(value + 0.3, 1),
             "confusion": _confusion(classes, value, rng),
+            "recognized": "1" * (hits := round(200 * changed.get("score", value))) + "0" * (200 - hits),
             "train_clips": 600,
             "test_clips": 200,
             "windows": {"train": 5, "test": 3},
@@ -147,14 +148,16 @@ def _tuning(value: float, rng: np.random.Generator) -> list[dict[str, float]]:
 
 def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dict[str, Any]:
     rng, share, largest = np.random.default_rng(step), step / steps, math.log(config.projector.out_dim)
-    alive = math.exp(-8 * share) if verdict.verdict == "one_hot" else 0.75 + 0.2 * math.exp(-5 * share)
+    falling, alive = math.exp(-8 * share), 0.75 + 0.2 * math.exp(-5 * share)
+    entropy = falling if verdict.verdict == "one_hot" else alive
+    told = falling if verdict.failed else alive
     row: dict[str, Any] = {"step": step, "epoch": step / 18, "time": 1.79e9 + step / 2}
     for m in MODALITIES:
         noise, d = 1 + 0.02 * rng.normal(), direction(m)
         row[RECONSTRUCT[m]] = (0.55 if m == "video" else 0.4) + 0.5 * math.exp(-6 * share) * noise
-        row[TEACHER_ENTROPY[d]] = largest * alive * (0.94 if m == "video" else 0.88)
-        row[KLD[d]] = largest * 0.12 * alive * noise
-        row[INFORMATION[d]] = 0.3 * alive + 0.02 * noise
+        row[TEACHER_ENTROPY[d]] = largest * entropy * (0.94 if m == "video" else 0.88)
+        row[KLD[d]] = largest * 0.12 * told * noise
+        row[INFORMATION[d]] = 0.3 * told + 0.02 * noise * (told if verdict.failed else 1)
         row[KD[d]] = row[TEACHER_ENTROPY[d]] + row[KLD[d]]
     row["reconstruct"] = (row["reconstruct_video"] + row["reconstruct_audio"]) / 2
     row["distill"] = (row["kd_video_to_audio"] + row["kd_audio_to_video"]) / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,11 @@ class MeasuredColumn:
     paper: tuple[Column, ...]
 
 
-def rows(table: Table, scale: str) -> list[Row]:
+def rows(table: Table, scale: str, settings: Sequence[str]) -> list[Row]:
     """Return a table's rows, without presets that do not exist at the scale.
 
-    On a small dataset the last one is the default's encoder, randomly initialized: what a run has to exceed.
+    `settings` are laid over every preset. On a small dataset the last row is the default's encoder, randomly
+    initialized: what a run has to exceed.
     """
     found = []
     for preset in table.presets:
@@ -63,7 +64,7 @@ def rows(table: Table, scale: str) -> list[Row]:
         roles: dict[Role, Role] = {
             role: role if len(config.modalities) > 1 else "student" for role in table.encoders
         }
-        for epoch in (*snapshot_epochs(table, scale), None):
+        for epoch in (*snapshot_epochs(table, scale, settings), None):
             found += [
                 Row(preset=preset, column_role=asked, role=role, epoch=epoch) for asked, role in roles.items()
             ]
@@ -118,6 +119,26 @@ def tasks(
         (dataset, make_task(column.dataset, column.modality, column.protocol, row.role, fold, settings))
         for fold in folds
     ]
+
+
+def check_columns(tables: Sequence[Table], scale: str, datasets: Mapping[str, PreparedDataset]) -> None:
+    """Check that something of every table can be evaluated on the datasets.
+
+    Raises:
+        UserError: it cannot, or a small scale has several datasets.
+    """
+    if scale != "paper" and len(datasets) > 1:
+        raise UserError(f"scale {scale} is evaluated on one dataset, not on {', '.join(datasets)}")
+    for table in tables:
+        row, *_ = rows(table, scale, ())
+        shown, reasons = columns(table, scale, next(iter(datasets))), list[str]()
+        for column in shown:
+            try:
+                tasks(row, column.measured, datasets, 0)
+            except UserError as error:
+                reasons.append(str(error))
+        if len(reasons) == len(shown):
+            raise UserError(f"{table.label} cannot be evaluated: {reasons[0]}")
 
 
 def paper_percent(preset: str, role: EvaluatedEncoder, column: Column) -> float | None:

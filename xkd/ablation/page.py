@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from xkd.ablation.grid import MeasuredColumn
 from xkd.ablation.plot import differences, early_signals, schedule
 from xkd.ablation.result import RUNS, Cell, Result, ResultRow, collect
-from xkd.ablation.tables import Table
+from xkd.ablation.tables import Column, Table
 from xkd.ablation.watch import (
     FRACTIONS,
     SIGNALS,
@@ -24,38 +24,35 @@ from xkd.ablation.watch import (
     judge_verdicts,
     observe,
     predictions,
+    scored_columns,
 )
-from xkd.config import MODALITIES, Modality
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.io import write_text
 from xkd.report.figures import save
 from xkd.report.inline import Panel, whole
 from xkd.report.render import environment
 
-_DATASETS = {
-    "hmdb51": "HMDB51",
-    "ucf101": "UCF101",
-    "esc50": "ESC-50",
-    "kinetics400": "Kinetics400",
-    "kinetics_sound": "Kinetics-Sound",
-}
 _CSV = (
     *("table", "preset", "encoder", "epoch", "dataset", "modality", "protocol", "split", "seeds"),
     *("mean", "std", "n", "difference", "low", "high", "outcome", "verdicts", "missing"),
 )
-_PLACES = list(product(MODALITIES, FRACTIONS))
-"""Columns of the correlations: the teacher's modality and the share of the schedule."""
 _MINUS = "\N{MINUS SIGN}"
 
 
 def write_results(
-    tables: Sequence[Table], scale: str, seeds: int, datasets: Mapping[str, PreparedDataset], out: Path
+    tables: Sequence[Table],
+    scale: str,
+    seeds: int,
+    datasets: Mapping[str, PreparedDataset],
+    settings: Sequence[str],
+    out: Path,
 ) -> Path:
     """Write the results of tables, print them, and return the page.
 
-    Writes to `out`: ablations.html (self-contained), ablations.md, ablations.csv and figures/.
+    Writes to `out`: ablations.html (self-contained), ablations.md, ablations.csv and figures/. The other
+    arguments are as of `collect`.
     """
-    results = [collect(table, scale, seeds, datasets, out / RUNS) for table in tables]
+    results = [collect(table, scale, seeds, datasets, settings, out / RUNS) for table in tables]
     figures = {result.table.name: _draw(result, out / "figures") for result in results}
     observed = observe(results, scale, out / RUNS)
     alike = comparable(observed)
@@ -65,8 +62,9 @@ def write_results(
         "dataset": next(iter(datasets)),
         "early": predictions(alike),
         "steps": alike[0].steps if alike else 0,
-        "places": _PLACES,
+        "places": list(product(scored_columns(alike), FRACTIONS)),
         "judged": judge_verdicts(observed),
+        "scored": scored_columns(observed),
     }
     text = _render("ablations.md.j2", **facts)
     write_text(out / "ablations.md", text)
@@ -82,9 +80,8 @@ def write_results(
 
 def _render(template: str, **facts: object) -> str:
     jinja = environment("xkd.ablation")
-    for filter_ in (row_title, ours, change, paper, gain, correlations, holes):
+    for filter_ in (row_title, ours, change, paper, paper_head, gain, correlations, holes):
         jinja.filters[filter_.__name__] = filter_
-    jinja.filters |= {"head": column_head, "paper_head": paper_head}
     return jinja.get_template(template).render(**facts)
 
 
@@ -118,20 +115,9 @@ def _name(row: ResultRow, result: Result) -> str:
     return ", ".join([row.row.preset, *_details(row, result)])
 
 
-def column_head(column: MeasuredColumn) -> str:
-    """Return the heading of what was measured, such as ``embedded, video``."""
-    measured = column.measured
-    name = _DATASETS.get(measured.dataset, measured.dataset)
-    protocol = ", FC" if measured.protocol == "fc" else ""
-    return f"{name}, {measured.modality}{protocol}"
-
-
 def paper_head(column: MeasuredColumn) -> str:
     """Return the heading of the paper's numbers."""
-    return "paper: " + ", ".join(
-        _DATASETS.get(each.dataset, each.dataset) + (" (FC)" if each.protocol == "fc" else "")
-        for each in column.paper
-    )
+    return "paper: " + ", ".join(each.dataset_title for each in column.paper)
 
 
 def ours(cell: Cell) -> str:
@@ -157,20 +143,25 @@ def paper(cell: Cell) -> str:
     return ", ".join(parts) if any(percent is not None for percent in cell.paper) else ""
 
 
-def correlations(early: Sequence[Prediction]) -> list[tuple[str, list[str]]]:
-    """Return a row per signal: its name, and its correlations by modality and time, with their intervals."""
+def correlations(
+    early: Sequence[Prediction], places: Sequence[tuple[Column, float]]
+) -> list[tuple[str, list[str]]]:
+    """Return a row per signal: its name, and its correlations with their intervals.
+
+    `places` are a column and a share of the schedule each.
+    """
     texts = {
-        (p.signal, p.modality, p.fraction): f"{p.correlation:+.2f} [{p.low:+.2f}, {p.high:+.2f}]".replace(
+        (p.signal, p.column, p.fraction): f"{p.correlation:+.2f} [{p.low:+.2f}, {p.high:+.2f}]".replace(
             "-", _MINUS
         )
         for p in early
     }
-    return [(name, [texts.get((name, *place), "") for place in _PLACES]) for name in SIGNALS]
+    return [(name, [texts.get((name, *place), "") for place in places]) for name in SIGNALS]
 
 
-def gain(judged: Judged, modality: Modality) -> str:
+def gain(judged: Judged, column: Column) -> str:
     """Return the mean gain of runs over random initializations, and its standard deviation."""
-    found = judged.gain(modality)
+    found = judged.gain(column)
     return f"{number(found[0], sign=True)} ± {number(found[1])}" if found else ""
 
 
@@ -184,7 +175,7 @@ def holes(result: Result) -> dict[str, str]:
         known = set(row.verdicts)
         for cell, column in zip(row.cells, result.columns, strict=True):
             why = {seed: text for seed, text in cell.missing.items() if text not in known}
-            parts += [f"{column_head(column)}, seed {seed}: {text}" for seed, text in why.items()]
+            parts += [f"{column.measured.title}, seed {seed}: {text}" for seed, text in why.items()]
         if parts:
             found[row_title(row, result)] = "; ".join(parts)
     return found
@@ -200,7 +191,7 @@ def _draw(result: Result, folder: Path) -> list[Panel]:
         if result.table.snapshots:
             return schedule(result)
         titles = [_name(row, result) for row in result.rows]
-        return differences(result, titles, list(map(column_head, result.columns)))
+        return differences(result, titles)
 
     save(draw, path)
     return whole(path, f"{result.table.label}: {result.table.title}")
@@ -219,11 +210,9 @@ def _csv(results: Sequence[Result]) -> str:
                         *(result.table.name, row.row.preset, row.row.role, row.row.epoch or ""),
                         *(measured.dataset, measured.modality, measured.protocol, measured.split),
                         " ".join(f"{seed}:{each.percent:.2f}" for seed, each in cell.seeds.items()),
-                        *(
-                            "" if math.isnan(cell.mean) else round(cell.mean, 3),
-                            cell.std or "",
-                            len(cell.seeds),
-                        ),
+                        "" if math.isnan(cell.mean) else round(cell.mean, 3),
+                        "" if cell.std is None else round(cell.std, 3),
+                        len(cell.seeds),
                         *((round(x, 3) for x in found) if found else ("", "", "")),
                         *(cell.outcome, "; ".join(row.verdicts)),
                         "; ".join(f"seed {seed}: {why}" for seed, why in cell.missing.items()),

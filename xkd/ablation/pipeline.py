@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xkd.ablation.grid import check_columns
 from xkd.ablation.page import write_results
 from xkd.ablation.plan import FULL, plan_runs, scaled
 from xkd.ablation.result import RUNS
-from xkd.ablation.run import claim, evaluate_run
+from xkd.ablation.run import by_name, claim, evaluate_run, raise_failed
 from xkd.ablation.tables import Table, find_tables
 from xkd.data.shards.manifest import PreparedDataset, check_preparation
 from xkd.data.shards.preparation import ADD_SETTING, resolve_prepare
@@ -59,8 +60,15 @@ def plan_items(
     ]
 
 
-def claim_output(scale: str, settings: Sequence[str], data: Path, out: Path) -> None:
-    """Make `out` the folder of runs of a scale, settings and a prepared dataset; see `claim`."""
+def claim_output(
+    table: str, scale: str, settings: Sequence[str], data: Path, evaluated: Sequence[Path], out: Path
+) -> None:
+    """Make `out` the folder of runs on a prepared dataset (`claim`), if what they are evaluated on suffices.
+
+    Raises:
+        UserError: it does not, or `out` is the folder of other runs.
+    """
+    check_columns(read_tables(table), scale, by_name(list(map(str, evaluated))))
     claim(out, scale, PreparedDataset.open(data), settings)
 
 
@@ -72,10 +80,13 @@ def evaluate_planned(
     Args:
         name: the run's.
         data: prepared datasets to evaluate on.
+
+    Raises:
+        UserError: one of them failed, which is told after the others.
     """
     tables = read_tables(table)
     (run,) = (run for run in plan_runs(tables, scale, seeds, settings).runs if run.name == name)
-    evaluate_run(run, tables, scale, _open(list(map(Path, data))), out)
+    raise_failed(evaluate_run(run, tables, scale, by_name(data), settings, out))
 
 
 def find_datasets(scale: str, prepare_settings: Sequence[str], data: str, names: Sequence[str]) -> list[Path]:
@@ -87,6 +98,7 @@ def tabulate_planned(
     table: str,
     scale: str,
     seeds: int,
+    settings: Sequence[str],
     data: str,
     names: Sequence[str],
     prepare_settings: Sequence[str],
@@ -94,8 +106,4 @@ def tabulate_planned(
 ) -> Path:
     """Write the results and return the page; arguments as of `plan_items` and `find_datasets`."""
     folders = find_datasets(scale, prepare_settings, data, names)
-    return write_results(read_tables(table), scale, seeds, _open(folders), out)
-
-
-def _open(folders: Sequence[Path]) -> dict[str, PreparedDataset]:
-    return {dataset.name: dataset for dataset in map(PreparedDataset.open, folders)}
+    return write_results(read_tables(table), scale, seeds, by_name(list(map(str, folders))), settings, out)

@@ -12,7 +12,7 @@ from xkd.config import PretrainConfig
 from xkd.config.overrides import to_dict
 from xkd.config.presets import get_preset, resolve_pretrain
 from xkd.config.presets.scale import SCALES
-from xkd.errors import UserError, nearest
+from xkd.errors import UserError, nearest, prefixed
 from xkd.io import short_hash
 
 FULL = "paper"
@@ -66,6 +66,8 @@ def plan_runs(tables: Sequence[Table], scale: str, seeds: int, settings: Sequenc
     check_scale(scale)
     if seeds < 1:
         raise UserError(f"seeds must be at least 1, not {seeds}")
+    for name in settings_by_name(settings).keys() & {"run.seed", "run.snapshots"}:
+        raise UserError(f"{name} cannot be set: each run of a table has its own")
     names, impossible = dict[str, None](), dict[str, str]()
     for preset in dict.fromkeys(preset for table in tables for preset in table.presets):
         try:
@@ -74,6 +76,11 @@ def plan_runs(tables: Sequence[Table], scale: str, seeds: int, settings: Sequenc
             impossible[preset] = str(error)
     runs = [_plan_run(preset, scale, seed, settings) for seed in range(seeds) for preset in names]
     return Plan(runs=tuple(runs), impossible=impossible)
+
+
+def settings_by_name(settings: Sequence[str]) -> dict[str, str]:
+    """Return settings, each ``dotted.name=value``, by their names; of one given twice the last."""
+    return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
 
 
 def list_runs(tables: Sequence[Table], scale: str, seeds: int) -> dict[str, tuple[str, ...]]:
@@ -127,15 +134,28 @@ def run_name(preset: str, seed: int) -> str:
 
 def _plan_run(preset: str, scale: str, seed: int, settings: Sequence[str]) -> PlannedRun:
     # Whichever table comes first: a run that is trained without its snapshots has none.
-    epochs = {e for t in all_tables().values() if preset in t.presets for e in snapshot_epochs(t, scale)}
+    needed = [table for table in all_tables().values() if preset in table.presets]
+    epochs = {epoch for table in needed for epoch in snapshot_epochs(table, scale, settings)}
     overrides = (*settings, f"run.seed={seed}", f"run.snapshots={sorted(epochs)}")
-    config = resolve_pretrain(scaled(preset, scale), None, overrides)
+    config = _resolve(preset, scale, overrides)
     return PlannedRun(preset=preset, overrides=overrides, config=config)
 
 
-def snapshot_epochs(table: Table, scale: str) -> list[int]:
-    """Return the epochs of a table's snapshots at a scale."""
+def _resolve(preset: str, scale: str, settings: Sequence[str]) -> PretrainConfig:
+    name = scaled(preset, scale)
+    with prefixed(f"{name}: "):
+        return resolve_pretrain(name, None, settings)
+
+
+def snapshot_epochs(table: Table, scale: str, settings: Sequence[str]) -> list[int]:
+    """Return the epochs of a table's snapshots at a scale, with settings laid over its preset."""
     if not table.snapshots:
         return []
-    epochs, full = get_preset(scaled(FULL, scale)).optim.epochs, get_preset(FULL).optim.epochs
-    return [max(1, round(epoch * epochs / full)) for epoch in table.snapshots]
+    epochs, full = total_epochs(table, scale, settings), get_preset(FULL).optim.epochs
+    found = {max(1, round(epoch * epochs / full)) for epoch in table.snapshots}
+    return sorted(found - {epochs})
+
+
+def total_epochs(table: Table, scale: str, settings: Sequence[str]) -> int:
+    """Return the epochs of a table's default at a scale, with settings laid over it."""
+    return _resolve(table.default, scale, settings).optim.epochs

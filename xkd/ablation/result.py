@@ -9,9 +9,10 @@ from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xkd.ablation.grid import MeasuredColumn, Row, columns, paper_percent, reference, rows, tasks
-from xkd.ablation.plan import plan_runs
+from xkd.ablation.plan import plan_runs, total_epochs
 from xkd.ablation.tables import Column, Table
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.errors import UserError
@@ -26,15 +27,22 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 """Share of those samples that an interval covers."""
 
-Outcome = Literal["same sign", "opposite sign", "within noise", "mixed in the paper", ""]
+Outcome = Literal[
+    "same sign", "opposite sign", "within noise", "mixed in the paper", "equal in the paper", ""
+]
 
 
-class Measurement(NamedTuple):
-    """The mean score of a run over the folds of a column."""
+@dataclass(frozen=True)
+class Measurement:
+    """The score of a run in a column."""
 
-    percent: float
-    clips: int
-    """Test clips of all folds."""
+    folds: Sequence[NDArray[np.int8]]
+    """Of each fold, which of its test clips were recognized: 1 or 0, (clips,)."""
+
+    @property
+    def percent(self) -> float:
+        """The mean top-1 over the folds."""
+        return 100 * fmean(float(recognized.mean()) for recognized in self.folds)
 
 
 class Difference(NamedTuple):
@@ -74,21 +82,17 @@ class Cell:
         return stdev(each.percent for each in self.seeds.values()) if len(self.seeds) > 1 else None
 
     @property
-    def paper_sign(self) -> int | None:
-        """The sign of the paper's differences; 0 if they have several, None if it gives none."""
-        signs = {(d > 0) - (d < 0) for d in self.paper_differences if d is not None}
-        return (signs.pop() if len(signs) == 1 else 0) if signs else None
-
-    @property
     def outcome(self) -> Outcome:
         """Whether the sign of the difference is the paper's; empty if one of them gives none."""
-        if self.difference is None or self.paper_sign is None:
+        paper = [change for change in self.paper_differences if change is not None]
+        if self.difference is None or not paper:
             return ""
         if not self.difference.sign:
             return "within noise"
-        if not self.paper_sign:
-            return "mixed in the paper"
-        return "same sign" if self.difference.sign == self.paper_sign else "opposite sign"
+        signs = {(change > 0) - (change < 0) for change in paper} - {0}
+        if len(signs) != 1:
+            return "mixed in the paper" if signs else "equal in the paper"
+        return "same sign" if signs == {self.difference.sign} else "opposite sign"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,8 @@ class Result:
     rows: tuple[ResultRow, ...]
     impossible: Mapping[str, str]
     """Why presets of the table do not exist at the scale."""
+    epochs: int
+    """Of the table's default."""
 
 
 def find_score(run: RunDir, dataset: PreparedDataset, task: Task) -> Score | None:
@@ -118,20 +124,27 @@ def find_score(run: RunDir, dataset: PreparedDataset, task: Task) -> Score | Non
     if not path.is_file():
         return None
     score = Score.read(path)
-    return None if score.differences(dataset.identity | task.identity) else score
+    current = score.recognized and not score.differences(dataset.identity | task.identity)
+    return score if current else None
 
 
 def collect(
-    table: Table, scale: str, seeds: int, datasets: Mapping[str, PreparedDataset], runs: Path
+    table: Table,
+    scale: str,
+    seeds: int,
+    datasets: Mapping[str, PreparedDataset],
+    settings: Sequence[str],
+    runs: Path,
 ) -> Result:
     """Read the runs and scores of a table.
 
     Args:
         seeds: number of seeds of every row; those with more runs have more.
+        settings: laid over every run.
         datasets: those that the runs were evaluated on, by name; at a small scale, the first.
         runs: folder of the runs.
     """
-    chosen = rows(table, scale)
+    chosen = rows(table, scale, settings)
     shown = tuple(columns(table, scale, next(iter(datasets))))
     directories = {row: _directories(row, scale, seeds, runs) for row in chosen}
     measured = {
@@ -151,7 +164,8 @@ def collect(
             )
             for row in chosen
         ),
-        impossible=plan_runs([table], scale, seeds).impossible,
+        impossible=plan_runs([table], scale, seeds, settings).impossible,
+        epochs=total_epochs(table, scale, settings),
     )
 
 
@@ -179,8 +193,8 @@ def _measure(
             continue
         scores = [score for each in wanted if (score := find_score(run, *each))]
         if len(scores) == len(wanted):
-            percent = 100 * fmean(score.score for score in scores)
-            found[seed] = Measurement(percent, sum(score.test_clips for score in scores))
+            folds = [np.frombuffer(score.recognized.encode(), np.int8) - ord("0") for score in scores]
+            found[seed] = Measurement(folds)
         elif not run.ended or not run.encoders.is_dir():
             missing[seed] = describe_run(run)
         else:
@@ -214,24 +228,25 @@ def _cell(
 
 
 def difference(pairs: Sequence[tuple[Measurement, Measurement]]) -> Difference:
-    """Return the mean difference of paired scores with a bootstrap interval.
+    """Return the mean difference of paired scores, with the interval of a bootstrap.
 
-    Seeds are drawn with replacement, and of each of their scores the share of correct test clips from a
-    binomial distribution: a single seed has an interval too. The two scores are of the same clips, which
-    this ignores: the intervals are rather too wide.
+    Seeds, and within each fold test clips, are drawn with replacement. All scores are of the same clips: a
+    draw of clips is common to both of a pair and to all seeds, so that neither clips that are easy for both
+    widen the interval, nor more seeds make up for few clips. The interval of a single pair leaves out how
+    much seeds differ.
     """
-    random = np.random.default_rng(0)
-    ours, theirs = (
-        np.array([[m.percent / 100, m.clips] for m in column]) for column in zip(*pairs, strict=True)
-    )
-    drawn = random.integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    a, b = (
-        random.binomial(side[drawn, 1].astype(int), side[drawn, 0]) / side[drawn, 1]
-        for side in (ours, theirs)
-    )
+    random, count = np.random.default_rng(0), len(pairs)
+    seeds = random.multinomial(count, [1 / count] * count, size=RESAMPLES) / count
+    sampled, folds = np.zeros(RESAMPLES), len(pairs[0][0].folds)
+    for fold in range(folds):
+        gains = np.stack([ours.folds[fold] - theirs.folds[fold] for ours, theirs in pairs])
+        # Clips with the same gains over the seeds are drawn together: there are few such groups.
+        groups, sizes = np.unique(gains, axis=1, return_counts=True)
+        clips = random.multinomial(gains.shape[1], sizes / gains.shape[1], size=RESAMPLES) / gains.shape[1]
+        sampled += (seeds * (clips @ groups.T)).sum(axis=1) / folds
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(100 * (a - b).mean(axis=1), [tail, 100 - tail])
-    return Difference(100 * float((ours[:, 0] - theirs[:, 0]).mean()), float(low), float(high))
+    low, high = np.percentile(100 * sampled, [tail, 100 - tail])
+    return Difference(fmean(ours.percent - theirs.percent for ours, theirs in pairs), float(low), float(high))
 
 
 def describe_run(run: RunDir) -> str:

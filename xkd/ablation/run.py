@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xkd.ablation.grid import columns, rows, tasks
+from xkd.ablation.grid import check_columns, columns, rows, tasks
 from xkd.ablation.page import write_results
-from xkd.ablation.plan import PlannedRun, plan_runs, run_preset
+from xkd.ablation.plan import PlannedRun, plan_runs, run_preset, settings_by_name
 from xkd.ablation.result import RUNS, find_score
 from xkd.ablation.settings import AblateConfig
 from xkd.ablation.tables import Table, find_tables
 from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
-from xkd.errors import CollapsedError, TrainingError, UserError, nearest, prefixed
+from xkd.errors import CollapsedError, UserError, nearest, prefixed
 from xkd.evaluation.evaluate import evaluate
 from xkd.evaluation.score import Task
 from xkd.io import find_json, write_json
@@ -45,27 +45,53 @@ def ablate(config: AblateConfig, only: str = "") -> None:
 
     Raises:
         UserError: an argument is impossible, or `config.out` has runs of another scale, other data or
-            settings.
+            settings; or evaluations failed, which is told after the tables are written.
     """
     config.check()
     tables = find_tables(config.tables)
     runs = _choose(plan_runs(tables, config.scale, config.seeds, config.settings).runs, only)
     data, out = Path(config.data), Path(config.out)
     dataset = PreparedDataset.open(data)
-    evaluated = {
-        each.name: each for each in (PreparedDataset.open(Path(d)) for d in config.downstream or [data])
-    }
+    evaluated = by_name(config.downstream or [config.data])
+    check_columns(tables, config.scale, evaluated)
     steps = sum(_check(run, dataset, evaluated.values()) for run in runs)
+    failed = list[str]()
     with locked_directory(out):
         claim(out, config.scale, dataset, config.settings)
         with progress("ablate", steps, done=_done(runs, out)) as bar:
             for number, run in enumerate(runs, 1):
                 bar.note(f"run {number} of {len(runs)}: {run.name}")
                 with _followed(RunDir(out / RUNS / run.name), bar):
-                    _train(run, data, out)
-                evaluate_run(run, tables, config.scale, evaluated, out)
+                    _train(run, dataset, out)
+                failed += evaluate_run(run, tables, config.scale, evaluated, config.settings, out)
         if only in ("", PAGE):
-            write_results(tables, config.scale, config.seeds, evaluated, out)
+            write_results(tables, config.scale, config.seeds, evaluated, config.settings, out)
+    raise_failed(failed)
+
+
+def by_name(folders: Sequence[str]) -> dict[str, PreparedDataset]:
+    """Open prepared datasets.
+
+    Raises:
+        UserError: one cannot be opened, or two have the same name.
+    """
+    found = dict[str, PreparedDataset]()
+    for folder in folders:
+        dataset = PreparedDataset.open(Path(folder))
+        if dataset.name in found:
+            raise UserError(f"{found[dataset.name].root} and {dataset.root} both hold {dataset.name}")
+        found[dataset.name] = dataset
+    return found
+
+
+def raise_failed(failed: Sequence[str]) -> None:
+    """Report evaluations that failed, as `evaluate_run` returns them.
+
+    Raises:
+        UserError: there are any.
+    """
+    if failed:
+        raise UserError(f"{len(failed)} evaluations failed, the first: {failed[0]}")
 
 
 def _choose(runs: Sequence[PlannedRun], only: str) -> Sequence[PlannedRun]:
@@ -96,13 +122,15 @@ def claim(out: Path, scale: str, dataset: PreparedDataset, settings: Sequence[st
     Raises:
         UserError: it is one of others.
     """
-    wanted = {"scale": scale, "dataset": dataset.name, **dataset.identity, "settings": sorted(settings)}
+    kept = sorted(f"{name}={value}" for name, value in settings_by_name(settings).items())
+    wanted = {"scale": scale, "dataset": dataset.name, **dataset.identity, "settings": kept}
     found = find_json(out / STATE)
     if found is None:
         write_json(out / STATE, wanted)
-    elif found != wanted:
-        name = next(name for name in wanted if found.get(name) != wanted[name])
-        raise UserError(f"{out} has runs of {name} {found.get(name)}, not {wanted[name]}; use another --out")
+        return
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise UserError(f"{out} has runs of {name} {found.get(name)}, not {value}; use another --out")
 
 
 def _done(runs: Sequence[PlannedRun], out: Path) -> int:
@@ -136,35 +164,43 @@ def _followed(run: RunDir, bar: Bar) -> Iterator[None]:
         thread.join()
 
 
-def _train(run: PlannedRun, data: Path, out: Path) -> None:
+def _train(run: PlannedRun, dataset: PreparedDataset, out: Path) -> None:
     """Train a run, or resume it, unless it has ended.
 
     Raises:
-        UserError, TrainingError: training failed, other than by a collapse.
+        XkdError: training failed, other than by a collapse.
     """
-    directory = RunDir(out / RUNS / run.name)
-    if directory.ended and directory.config() == run.config:
+    directory, revision = RunDir(out / RUNS / run.name), dataset.revision
+    current = directory.ended and directory.info()["data_revision"] == revision
+    if current and directory.config() == run.config:
         return
     try:
-        launch(run.config, data, directory.path, log=out / "logs" / f"{run.name}.log")
+        with prefixed(f"{run.name}: "):
+            launch(run.config, dataset.root, directory.path, log=out / "logs" / f"{run.name}.log")
     except CollapsedError as error:
-        _LOG.info("%s: %s", run.name, error)
-    except (UserError, TrainingError) as error:
-        raise type(error)(f"{run.name}: {error}") from None
+        _LOG.info("%s", error)
 
 
 def evaluate_run(
-    run: PlannedRun, tables: Sequence[Table], scale: str, datasets: Mapping[str, PreparedDataset], out: Path
-) -> None:
+    run: PlannedRun,
+    tables: Sequence[Table],
+    scale: str,
+    datasets: Mapping[str, PreparedDataset],
+    settings: Sequence[str],
+    out: Path,
+) -> list[str]:
     """Do the evaluations of a run that tables need; what is impossible is left to the results to say.
 
     Args:
-        datasets: as of `xkd.ablation.result.collect`.
+        datasets, settings: as of `xkd.ablation.result.collect`.
         out: folder with the runs.
+
+    Returns:
+        What failed, and why.
     """
     wanted = list[tuple[RunDir, PreparedDataset, Task]]()
     for table in tables:
-        for row in rows(table, scale):
+        for row in rows(table, scale, settings):
             if run_preset(row.preset, scale) != run.preset:
                 continue
             directory = row.directory(out / RUNS, scale, run.config.run.seed)
@@ -174,6 +210,12 @@ def evaluate_run(
                 with suppress(UserError):
                     for dataset, task in tasks(row, column.measured, datasets, run.config.run.seed):
                         wanted.append((directory, dataset, task))
+    failed = []
     for directory, dataset, task in wanted:
         if not find_score(directory, dataset, task):
-            evaluate(directory.path, dataset.root, task, directory.scores, planned=True)
+            try:
+                evaluate(directory.path, dataset.root, task, directory.scores, planned=True)
+            except UserError as error:
+                _LOG.warning("%s, %s: %s", run.name, task.name, error)
+                failed.append(f"{run.name}, {task.name}: {error}")
+    return failed

@@ -15,6 +15,14 @@ from xkd.errors import UserError, nearest
 from xkd.evaluation.score import EvaluatedModality, ProtocolName
 from xkd.rundir import Role
 
+_DATASETS = {
+    "hmdb51": "HMDB51",
+    "ucf101": "UCF101",
+    "esc50": "ESC-50",
+    "kinetics400": "Kinetics400",
+    "kinetics_sound": "Kinetics-Sound",
+}
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Column:
@@ -25,6 +33,17 @@ class Column:
     protocol: ProtocolName
     split: Literal["1", "all"] = "1"
     """The first fold alone, or the mean over all of the dataset's."""
+
+    @property
+    def dataset_title(self) -> str:
+        """The dataset as the paper writes it, and ``(FC)`` for that protocol."""
+        name = _DATASETS.get(self.dataset, self.dataset)
+        return f"{name} (FC)" if self.protocol == "fc" else name
+
+    @property
+    def title(self) -> str:
+        """Heading of what is measured, such as ``embedded, video``."""
+        return f"{self.dataset_title}, {self.modality}"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

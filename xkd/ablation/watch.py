@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,16 @@ from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from xkd.ablation.result import LEVEL, RESAMPLES, Measurement, Result, difference
-from xkd.config import MODALITIES, Modality
+from xkd.ablation.tables import Column
+from xkd.config import MODALITIES
+from xkd.evaluation.score import EvaluatedModality
 from xkd.model.terms import FEATURE_RANK, INFORMATION, KLD, TEACHER_ENTROPY, direction
 from xkd.rundir import Row as Metrics
-from xkd.rundir import Verdict
+from xkd.rundir import RunDir, Verdict
 
-SIGNALS = {
+SIGNALS: dict[str, dict[str, str]] = {
     "KLD": {m: KLD[direction(m)] for m in MODALITIES},
     "information": {m: INFORMATION[direction(m)] for m in MODALITIES},
     "teacher entropy": {m: TEACHER_ENTROPY[direction(m)] for m in MODALITIES},
@@ -41,8 +42,8 @@ class Observed:
     seed: int
     verdict: Verdict
     metrics: Sequence[Metrics]
-    scores: Mapping[Modality, Measurement]
-    untrained: Mapping[Modality, Measurement]
+    scores: Mapping[Column, Measurement]
+    untrained: Mapping[Column, Measurement]
     """Of random initializations of the default's encoders with the same seed."""
 
     @property
@@ -51,20 +52,20 @@ class Observed:
         return int(self.metrics[-1]["step"])
 
     @property
-    def gains(self) -> dict[Modality, float]:
+    def gains(self) -> dict[Column, float]:
         """Points that a teacher scores above a random initialization."""
         return {
-            m: score.percent - self.untrained[m].percent
-            for m, score in self.scores.items()
-            if m in self.untrained
+            column: score.percent - self.untrained[column].percent
+            for column, score in self.scores.items()
+            if column in self.untrained
         }
 
     @property
     def learned(self) -> bool:
         """Whether a teacher scores above a random initialization by more than the noise of test clips."""
-        return any(difference([(self.scores[m], self.untrained[m])]).sign > 0 for m in self.gains)
+        return any(difference([(self.scores[c], self.untrained[c])]).sign > 0 for c in self.gains)
 
-    def signal(self, name: str, modality: Modality, fraction: float) -> float | None:
+    def signal(self, name: str, modality: EvaluatedModality, fraction: float) -> float | None:
         """Return a signal of `SIGNALS` after a share of the schedule; None if it was not logged there."""
         field = SIGNALS[name][modality]
         near = [
@@ -79,7 +80,7 @@ class Prediction(NamedTuple):
     """The rank correlation of an early signal and the final score over runs, and its interval."""
 
     signal: str
-    modality: Modality
+    column: Column
     fraction: float
     correlation: float
     low: float
@@ -93,37 +94,44 @@ def observe(results: Sequence[Result], scale: str, runs: Path) -> list[Observed]
     Args:
         runs: folder of the runs.
     """
-    untrained: dict[tuple[int, str], Measurement] = {
-        (seed, column.measured.modality): score
+    untrained = {
+        (seed, column.measured): score
         for result in results
         for row in result.rows
         if row.row.role == "random"
         for column, cell in zip(result.columns, row.cells, strict=True)
         for seed, score in cell.seeds.items()
     }
-    found = dict[Path, Observed]()
+    trained = dict[tuple[str, int], RunDir]()
+    scores = defaultdict[tuple[str, int], dict[Column, Measurement]](dict)
     for result in results:
         for row in result.rows:
             if row.row.role != "teacher" or row.row.epoch is not None:
                 continue
             for seed in range(len(row.verdicts)):
                 run = row.row.directory(runs, scale, seed)
-                if not run.ended or run.path in found:
-                    continue
-                scores: dict[str, Measurement] = {
-                    column.measured.modality: cell.seeds[seed]
-                    for column, cell in zip(result.columns, row.cells, strict=True)
-                    if seed in cell.seeds
-                }
-                found[run.path] = Observed(
-                    preset=row.row.preset,
-                    seed=seed,
-                    verdict=run.verdict(),
-                    metrics=run.metrics(),
-                    scores={m: scores[m] for m in MODALITIES if m in scores},
-                    untrained={m: untrained[seed, m] for m in MODALITIES if (seed, m) in untrained},
-                )
-    return list(found.values())
+                if run.ended:
+                    trained[row.row.preset, seed] = run
+            # A run has scores of every table that it is in.
+            for column, cell in zip(result.columns, row.cells, strict=True):
+                for seed, score in cell.seeds.items():
+                    scores[row.row.preset, seed][column.measured] = score
+    return [
+        Observed(
+            preset=preset,
+            seed=seed,
+            verdict=run.verdict(),
+            metrics=run.metrics(),
+            scores=scores[preset, seed],
+            untrained={c: untrained[seed, c] for c in scores[preset, seed] if (seed, c) in untrained},
+        )
+        for (preset, seed), run in trained.items()
+    ]
+
+
+def scored_columns(runs: Sequence[Observed]) -> list[Column]:
+    """Return what runs are scored on."""
+    return list(dict.fromkeys(column for run in runs for column in run.scores))
 
 
 def comparable(runs: Sequence[Observed]) -> list[Observed]:
@@ -139,43 +147,36 @@ def predictions(runs: Sequence[Observed]) -> list[Prediction]:
     """
     found = []
     for name in SIGNALS:
-        for modality in MODALITIES:
+        for column in scored_columns(runs):
             for fraction in FRACTIONS:
-                pairs = points(runs, name, modality, fraction)
+                pairs = points(runs, name, column, fraction)
                 if len(pairs) >= _FEWEST and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
-                    found.append(Prediction(name, modality, fraction, *_correlate(pairs), len(pairs)))
+                    found.append(Prediction(name, column, fraction, *_correlate(pairs), len(pairs)))
     return found
 
 
-def points(
-    runs: Sequence[Observed], name: str, modality: Modality, fraction: float
-) -> list[tuple[float, float]]:
+def points(runs: Sequence[Observed], name: str, column: Column, fraction: float) -> list[tuple[float, float]]:
     """Return an early signal and the final score in percent, of all runs that have both."""
     return [
-        (value, run.scores[modality].percent)
+        (value, run.scores[column].percent)
         for run in runs
-        if modality in run.scores and (value := run.signal(name, modality, fraction)) is not None
+        if column in run.scores and (value := run.signal(name, column.modality, fraction)) is not None
     ]
 
 
 def _correlate(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """Return the rank correlation of pairs, and its interval."""
-    ranks = np.stack([_rank(side) for side in zip(*pairs, strict=True)])
-    random = np.random.default_rng(0)
-    # Ranks of a sample's own values differ from these only in scale and ties.
-    drawn = ranks[:, random.integers(len(pairs), size=(RESAMPLES, len(pairs)))]
-    centered = drawn - drawn.mean(axis=-1, keepdims=True)
+    from scipy.stats import rankdata  # type: ignore[import-untyped]  # slow import
+
+    values, random = np.array(pairs).T, np.random.default_rng(0)
+    drawn = random.integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    ranks = rankdata(values[:, drawn], axis=-1)
+    centered = ranks - ranks.mean(axis=-1, keepdims=True)
     spread = np.sqrt((centered**2).sum(axis=-1).prod(axis=0))
     sampled = centered.prod(axis=0).sum(axis=-1)[spread > 0] / spread[spread > 0]
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(sampled, [tail, 100 - tail])
-    return float(np.corrcoef(ranks)[0, 1]), float(low), float(high)
-
-
-def _rank(values: ArrayLike) -> NDArray[np.floating]:
-    """Return the ranks of values, equal ones with the mean of theirs."""
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, side="right")) / 2
+    return float(np.corrcoef(rankdata(values, axis=-1))[0, 1]), float(low), float(high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +196,9 @@ class Judged:
         """Number of runs that learned."""
         return sum(run.learned for run in self.runs)
 
-    def gain(self, modality: Modality) -> tuple[float, float] | None:
+    def gain(self, column: Column) -> tuple[float, float] | None:
         """Return the mean gain of a teacher and its standard deviation; None with fewer than two runs."""
-        gains = [run.gains[modality] for run in self.runs if modality in run.gains]
+        gains = [run.gains[column] for run in self.runs if column in run.gains]
         return (fmean(gains), stdev(gains)) if len(gains) > 1 else None
 
 

@@ -199,7 +199,10 @@ def _restore(evaluation: Evaluation) -> bool:
     if not previous.is_file():
         return False
     try:
-        changed = Score.read(previous).differences(evaluation.identity)
+        score = Score.read(previous)
+        changed = score.differences(evaluation.identity)
+        if evaluation.metric == "top1" and not score.recognized:
+            changed = "recognized is missing"  # an earlier version wrote it
     except UserError as error:
         changed = str(error)
     if not changed:

@@ -45,6 +45,7 @@ def compute_metrics(
         "per_class": recalls(predictions, label, classes),
         "top5": top_k(predictions, label, 5) if len(classes) > 5 else None,
         "confusion": confusion(predictions, label, classes),
+        "recognized": "".join("01"[hit] for hit in (predictions.argmax(axis=1) == label).astype(int)),
     }
 
 

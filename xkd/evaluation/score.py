@@ -131,6 +131,8 @@ class Score:
     ``map`` and for few classes or clips."""
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     """Test clips by true and predicted class; for ``map`` empty."""
+    recognized: str = ""
+    """For ``top1`` a digit per test clip, in the manifest's order: 1 if it was recognized, else 0."""
     train_clips: int
     test_clips: int
     folds: int = 1

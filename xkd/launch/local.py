@@ -112,18 +112,18 @@ def run_locally(
                 end = _termination(runner.wait(job, wait_interval=0.5)) if job else None
             # Workers that are still starting have nothing to save, and end by the signal.
             if end and end.code != -signal.SIGTERM:
-                raise _error(end, f" after {error.sigval.name}, before it saved") from None
+                raise _error(end, f" after {error.sigval.name}, before it saved", log) from None
             raise_stop(error.sigval)
     if status is None or status.state is not AppState.SUCCEEDED:
         end = _termination(status) or Termination("torchrun failed", EXIT_FAILURE)
-        raise _error(end, ", likely out of memory" if end.code == -signal.SIGKILL else "")
+        raise _error(end, ", likely out of memory" if end.code == -signal.SIGKILL else "", log)
 
 
-def _error(end: Termination, circumstances: str) -> XkdError:
+def _error(end: Termination, circumstances: str, log: Path | None) -> XkdError:
     """Return the error of workers that did not finish."""
     if end.code in (EXIT_USER_ERROR, EXIT_COLLAPSED, EXIT_TRY_AGAIN):
         return end.final_error()
-    hint = "see the output above, and rerun the command to resume"
+    hint = f"see {log or 'the output above'}, and rerun the command to resume"
     return TrainingError(f"{end.message}{circumstances}; {hint}", as_exit_code(end.code))
 
 
