@@ -112,3 +112,16 @@ def test_a_run_without_a_checkpoint_before_the_collapse_ends(prepared: Path, tmp
     with pytest.raises(CollapsedError, match="constant"):
         pretrain(collapsing(on_collapse="rollback", checkpoint_every=1000), prepared, tmp_path)
     assert "rollbacks" not in json.loads((tmp_path / "run.json").read_text())
+
+
+def test_a_collapsed_run_that_has_ended_rolls_back_as_the_runbook_says(
+    prepared: Path, tmp_path: Path
+) -> None:
+    kept = {"checkpoint_every": 2, "keep_checkpoints": 50}
+    assert pretrain(collapsing(on_collapse="alert", **kept), prepared, tmp_path).verdict == "constant"
+    rollback = collapsing(on_collapse="rollback", **kept)
+    assert pretrain(rollback, prepared, tmp_path).verdict == "constant"  # nothing was trained
+    assert "rollbacks" not in json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "verdict.json").unlink()
+    pretrain(rollback, prepared, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["rollbacks"][0]["to"] == COLLAPSE_ONSET
