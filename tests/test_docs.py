@@ -148,6 +148,14 @@ def test_commands_name_all_that_they_need(page: Path) -> None:
 
 
 @each_page
+def test_options_of_benchmarks_exist(page: Path) -> None:
+    common = (ROOT / "benchmarks" / "common.py").read_text()
+    for script, words in re.findall(r"python (benchmarks/\w+\.py)([^\n`#]*)", page.read_text()):
+        source = (ROOT / script).read_text() + common
+        assert [name for name in re.findall(r"(?<=\s)--[a-z-]+", words) if f'"{name}"' not in source] == []
+
+
+@each_page
 def test_nothing_is_installed_from_an_index_before_there_is_a_release(page: Path) -> None:
     assert not re.search(r"pip install '?xkd\b", page.read_text())
 
