@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +15,7 @@ from xkd.config import FinetuneConfig, FinetuneVideoConfig, Modality
 from xkd.data.datasets.evaluation import evaluation_batches
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
-from xkd.errors import UserError
+from xkd.errors import RunInterruptedError, UserError
 from xkd.evaluation.features import FeatureExtractor
 from xkd.evaluation.plan import make_task
 from xkd.evaluation.protocols.finetune.classifier import Classifier, layer_groups
@@ -23,6 +25,7 @@ from xkd.evaluation.splits import read_splits
 from xkd.launch.distributed import DistributedContext
 from xkd.model.vit import build_encoder
 from xkd.rundir import RunDir
+from xkd.train.checkpoint import Checkpoints, Trainee
 
 ALONE = DistributedContext(0, 1, torch.device("cpu"))
 SMALL = FinetuneConfig(
@@ -163,11 +166,6 @@ def test_a_prediction_is_the_mean_over_the_windows(prepared: Path) -> None:
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_an_interrupted_fine_tuning_resumes_bit_equal(prepared: Path, tmp_path: Path, modality: Modality,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    import os
-    import signal
-
-    from xkd.errors import RunInterruptedError
-
     job = make_job(prepared, modality)
     whole = classifier(modality)
     curve = train(whole, job, tmp_path / "whole")
@@ -190,6 +188,27 @@ def test_an_interrupted_fine_tuning_resumes_bit_equal(prepared: Path, tmp_path: 
     assert train(resumed, job, tmp_path / "halves") == curve
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_a_signal_while_the_last_step_is_saved_ends_a_fine_tuning(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing after the training would know of it, and the test clips may take long to predict."""
+    job, save = make_job(prepared, "audio"), Checkpoints.save
+    steps = SMALL.epochs * job.steps_per_epoch()
+
+    def signaled(self: Checkpoints, step: int, trainee: Trainee) -> None:
+        if step == steps:
+            signal.raise_signal(signal.SIGTERM)
+        save(self, step, trainee)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("xkd.train.loop._SAVE_SECONDS", 0.0)
+        patched.setattr("xkd.train.loop._SAVE_SHARE", 0)
+        patched.setattr(Checkpoints, "save", signaled)
+        with pytest.raises(RunInterruptedError, match=f"saved at step {steps} of {steps}"):
+            train(classifier("audio"), job, tmp_path)
+    assert len(train(classifier("audio"), job, tmp_path)) == SMALL.epochs
 
 
 def test_a_published_network_is_not_retrained(

@@ -50,13 +50,17 @@ class Loggers:
         """Send what is left of a run that was interrupted, and may be resumed."""
         self._close(End("KILLED"), _SECONDS_INTERRUPTED)
 
+    def roll_back(self) -> None:
+        """Send what is left of a part of a run that was rolled back; no later part continues it."""
+        self._close(End("FAILED"), _SECONDS_INTERRUPTED)
+
     def __enter__(self) -> Loggers:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send what is left of a run that failed or was rolled back, unless its end was sent."""
+        """Send what is left of a run that failed, unless its end was sent."""
         self._close(End("FAILED"), _SECONDS_INTERRUPTED)
 
     def _follow(self, run: RunDir, sink: Sink) -> None:

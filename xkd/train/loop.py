@@ -28,7 +28,8 @@ class ResumableLoop(ExitStack):
                 if loop.save_due(step):
                     loop.save(step)
 
-    Inside the context SIGTERM and SIGINT only make `save_due` true.
+    Inside the context SIGTERM and SIGINT only make `save_due` true, and `save` end the run. Before another
+    loop takes over, call `stop_if_signaled`: that one does not know of this one's signals.
 
     Args:
         name: label of the progress bar.
@@ -43,7 +44,6 @@ class ResumableLoop(ExitStack):
         self._name, self.steps = name, steps
         self.first = checkpoints.resume(trainee)
         """Number of steps already done."""
-        self._stopping = False
         self._save_at = time.monotonic() + _SAVE_SECONDS
 
     def __enter__(self) -> ResumableLoop:
@@ -68,21 +68,26 @@ class ResumableLoop(ExitStack):
             due = step % every == 0
         else:
             due = self._context.is_main and time.monotonic() > self._save_at
-        decision = self._context.all_reduce_max(2 if self._stop_signals else int(due))
-        self._stopping = decision == 2
-        return decision > 0
+        return self._context.all_reduce_max(int(due or bool(self._stop_signals))) > 0
 
     def save(self, step: int) -> None:
         """Save the state after this step.
 
         Raises:
-            RunInterruptedError: SIGTERM or SIGINT came.
+            RunInterruptedError: SIGTERM or SIGINT came, perhaps while this saved.
         """
         begin = time.monotonic()
         if self._context.is_main:
             self._checkpoints.save(step, self._trainee)
         self._save_at = time.monotonic() + max(_SAVE_SECONDS, _SAVE_SHARE * (time.monotonic() - begin))
-        if self._stopping:
-            # When one process exits, torchrun kills the others: wait until the checkpoint is written.
-            self._context.barrier()
+        self.stop_if_signaled(step)
+
+    def stop_if_signaled(self, step: int) -> None:
+        """End the run, whose newest checkpoint is that of this step, if a signal came to any process.
+
+        Raises:
+            RunInterruptedError: SIGTERM or SIGINT came.
+        """
+        # When one process exits, torchrun kills the others: this also waits until the main one has written.
+        if self._context.all_reduce_max(len(self._stop_signals)):
             raise RunInterruptedError(f"Interrupted: saved at step {step} of {self.steps}; rerun to resume")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from xkd.data.datasets.training import TrainingClips
 from xkd.data.shards.manifest import PreparedDataset
 from xkd.data.transforms.views import Views
 from xkd.errors import RunInterruptedError
-from xkd.launch.distributed import distributed_context
+from xkd.launch.distributed import DistributedContext, distributed_context
 from xkd.launch.preflight import check_devices, require_gpu
 from xkd.launch.termination import run_worker
 from xkd.lock import DirectoryLock, locked_directory
@@ -123,7 +124,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
 
     # Clips are decoded and windows drawn by `run.workers`, which on the CPU also make the views.
     batches = clips.batches(loop.first, steps, context.rank, context.size, make_views)
-    with closing(exporter), loggers, loop:
+    with closing(exporter), loggers, loop, _interruption_reported(loggers, monitor, context):
         for step in loop:
             watch.timer.start()
             batch = list(islice(batches, config.run.accumulate))
@@ -156,26 +157,36 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
             save_snapshot(stepper.model, clips, state, step, per_epoch, verdict)
             if saving:
                 state.record_time()
-                try:
-                    loop.save(step)
-                except RunInterruptedError:
-                    loggers.interrupt()
-                    monitor.await_scrape_of_interruption()
-                    context.barrier()  # when one process exits, torchrun kills the others
-                    raise
+                loop.save(step)
         else:
             if context.is_main:
                 state.checkpoints.save(steps, stepper)
                 save_encoders(stepper.model, run, mean_outputs(stepper.model, clips))
                 save_samples(stepper.model, clips.dataset, run.samples_file)
 
-        if verdict.failed and _roll_back(state, monitor, verdict):
+        if verdict.failed and (kept_step := _roll_back(state, monitor, verdict)):
+            loggers.roll_back()  # may take seconds, in which signals still count
+            loop.stop_if_signaled(kept_step)
             return False
         state.record_end(verdict)
         loggers.end(verdict)
         monitor.await_final_scrape(verdict)
     context.barrier()
     return True
+
+
+@contextmanager
+def _interruption_reported(
+    loggers: Loggers, monitor: RunMonitor, context: DistributedContext
+) -> Iterator[None]:
+    """Report to the logs and to Prometheus that a signal ended the run, and end all processes together."""
+    try:
+        yield
+    except RunInterruptedError:
+        loggers.interrupt()
+        monitor.await_scrape_of_interruption()
+        context.barrier()  # when one process exits, torchrun kills the others
+        raise
 
 
 def _build_exporter(state: RunState, clips: TrainingClips, steps: int) -> MetricsExporter:
@@ -195,8 +206,8 @@ def _build_exporter(state: RunState, clips: TrainingClips, steps: int) -> Metric
     return exporter
 
 
-def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> bool:
-    """Return to the newest checkpoint before a collapse, if there is one and the settings allow it."""
+def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> int:
+    """Return to the newest checkpoint before a collapse and return its step; 0 if none is left or allowed."""
     step = 0
     if state.context.is_main and state.rollbacks < state.max_rollbacks:
         # Only finite states are saved, so the newest checkpoint is good if that is the only problem.
@@ -204,14 +215,14 @@ def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> bool:
         step = state.checkpoints.drop_after(last_good)
     step = state.context.all_reduce_max(step)
     if not step:
-        return False
+        return 0
     state.record_rollback(verdict, step)
     if state.context.is_main:
         _log.info(
             f"{verdict.verdict}: {verdict.reason}; rolled back to step {step} with the learning rate "
             f"times {ROLLBACK_LR**state.rollbacks:g} (rollback {state.rollbacks} of {state.max_rollbacks})"
         )
-    return True
+    return step
 
 
 def main() -> dict[str, Any]:
