@@ -22,15 +22,25 @@ with progress("count", 10, done=4, show={show}) as bar:
         bar.note(f"loss {{number}}")
         bar.advance()
 """
+NESTED = """
+from xkd.progress import progress
+
+with progress("runs", 2) as runs:
+    for _ in range(2):
+        with progress("features", 3) as bar:
+            for _ in range(3):
+                bar.advance()
+        runs.advance()
+"""
 TIME = r"0:00:\d\d"
 """However slow the machine is."""
 
 
-def on_terminal(*, show: bool) -> str:
-    """The output of the work on a pseudo-terminal."""
+def on_terminal(work: str) -> str:
+    """The output of work on a pseudo-terminal."""
     screen, terminal = pty.openpty()
     environment = os.environ | {"COLUMNS": "120", "TERM": "xterm"}
-    command = [sys.executable, "-c", WORK.format(show=show)]
+    command = [sys.executable, "-c", work]
     with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
         os.close(terminal)
         shown = b""
@@ -45,9 +55,15 @@ def on_terminal(*, show: bool) -> str:
 
 
 def test_a_terminal_shows_a_bar_with_the_time_left_the_count_and_the_note() -> None:
-    shown = on_terminal(show=True)
+    shown = on_terminal(WORK.format(show=True))
     assert "━" in shown
     assert re.search(rf"count .*100%.* .*{TIME}.* .*10/10.* .*loss 5", shown)
+
+
+def test_work_within_other_work_has_a_line_below_it_until_it_ends() -> None:
+    *_, last = re.split(r"\x1b\[1A", on_terminal(NESTED))  # where the cursor goes up to draw again
+    assert re.search(r"runs .*2/2", last)
+    assert "features" not in last
 
 
 def test_a_log_has_a_line_every_interval_with_resumed_counts_times_and_note(
@@ -98,4 +114,4 @@ def test_other_ranks_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         bar.note("loss 1")
         bar.advance()
     assert capfd.readouterr() == ("", "")
-    assert on_terminal(show=False) == ""
+    assert on_terminal(WORK.format(show=False)) == ""

@@ -11,6 +11,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
+_on_terminal = list[Progress]()
+"""What is drawn on the terminal now, if anything: work within other work adds a line to it."""
 LINE_SECONDS = (15.0, 60.0)
 """Time between two lines in a log: in the first minute, and from then on."""
 
@@ -26,6 +28,10 @@ class Bar:
     def note(self, text: str) -> None:
         """Show a text behind the counts from now on."""
         self._bars.update(self._id, note=text)
+
+    def remove(self) -> None:
+        """Show it no longer."""
+        self._bars.remove_task(self._id)
 
     def advance(self, count: int = 1) -> None:
         """Count work as done."""
@@ -52,9 +58,20 @@ def progress(description: str, total: int, *, done: int = 0, show: bool = True) 
         done: items of `total` that an earlier run has completed.
         show: False shows nothing, as on all ranks but the main one.
     """
+    if show and _on_terminal:
+        bar = Bar(_on_terminal[0], description, total, done, lines=False)
+        try:
+            yield bar
+        finally:
+            bar.remove()
+        return
     console = Console(stderr=True)
     note = TextColumn("{task.fields[note]}")
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), note)  # the default has the time left
     disable = not (show and console.is_terminal)
     with Progress(*columns, console=console, disable=disable) as bars:
-        yield Bar(bars, description, total, done, lines=show and disable)
+        _on_terminal.extend([] if disable else [bars])
+        try:
+            yield Bar(bars, description, total, done, lines=show and disable)
+        finally:
+            _on_terminal.clear()
