@@ -52,6 +52,8 @@ def ablate(config: AblateConfig, only: str = "") -> None:
     runs = _choose(plan_runs(tables, config.scale, config.seeds, config.settings).runs, only)
     data, out = Path(config.data), Path(config.out)
     dataset = PreparedDataset.open(data)
+    if (out / STATE).is_file():
+        claim(out, config.scale, dataset, config.settings)
     evaluated = by_name(config.downstream or [config.data])
     check_columns(tables, config.scale, evaluated)
     steps = sum(_check(run, dataset, evaluated.values()) for run in runs)
