@@ -73,9 +73,9 @@ def test_datasets_that_tables_cannot_use_are_refused(dataset: PreparedDataset, p
         UserError, match=r"^Table S13 cannot be evaluated: no prepared dataset hmdb51 was given"
     ):
         check_columns(S13, "paper", {"embedded": dataset})
-    with pytest.raises(UserError, match="^scale small is evaluated on one dataset, not on embedded, other"):
+    with pytest.raises(UserError, match=r"^scale small is evaluated on one dataset, not on embedded, other"):
         check_columns(S13, "small", {"embedded": dataset, "other": dataset})
-    with pytest.raises(UserError, match="both hold embedded$"):
+    with pytest.raises(UserError, match=r"both hold embedded$"):
         by_name([str(prepared), str(prepared)])
     check_columns(S13, "small", {"embedded": dataset})
 
