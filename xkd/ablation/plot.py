@@ -76,7 +76,7 @@ def early_signals(runs: Sequence[Observed]) -> Figure:
         found = points(runs, name, column, fraction)
         color = COLORS[column.modality]
         panel.scatter([x for x, _ in found], [y for _, y in found], s=9, color=color, alpha=0.7)
-        panel.set_title(f"{column.title}, {name}", fontsize="small")
+        panel.set_title(f"{column.modality}, {name}", fontsize="small")
         panel.set_xlabel(f"after {fraction:.0%} of the schedule")
-        panel.set_ylabel("final top-1, %")
+        panel.set_ylabel(f"{column.dataset_title}, top-1, %")
     return figure
