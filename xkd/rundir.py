@@ -194,6 +194,17 @@ class RunDir:
         """Return the directory of the run as it was after an epoch, see setting `run.snapshots`."""
         return RunDir(self.path / "snapshots" / f"epoch_{epoch}")
 
+    def withdraw(self, step: int, folder: str) -> None:
+        """Move what was published after a step, with its scores, to a folder of the directory."""
+        snapshots = map(RunDir, self.path.glob("snapshots/epoch_*"))
+        # A snapshot has no verdict if the run was killed as it wrote it.
+        later = [run.path for run in snapshots if not run.ended or run.verdict().step > step]
+        for path in (self.encoders, self.samples_file, self.scores, *later):
+            if path.exists():
+                target = self.path / folder / path.relative_to(self.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+
     def newest_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, if there is one."""
         return max(self.checkpoints.glob("step_*.pt"), default=None)

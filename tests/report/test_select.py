@@ -129,14 +129,16 @@ def test_files_that_are_no_scores_are_left_out(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_failure_is_shown_of_this_run_alone(run: Path, tmp_path: Path) -> None:
-    """Not that of an earlier pretraining in the same place, or of fewer steps, nor a file of another form."""
+    """Not of an earlier pretraining in the same place or of earlier weights, nor a file of another form."""
     scores = write_scores(tmp_path / "scores", run, VIDEO)
     record_failure(scores, "embedded-audio-svm-raw", RunDir(run), "the disk was full")
     (scores / "embedded-audio-svm-teacher.failed").write_text("the disk was full")
     assert list(read_run(run, scores).failures.values()) == ["the disk was full"]
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    for changed in ({"id": "another"}, {"steps": 2 * RunDir(run).info()["steps"]}):
+    steps = 2 * RunDir(run).info()["steps"]
+    differences: list[dict[str, Any]] = [{"id": "another"}, {"steps": steps}, {"rollbacks": [{}]}]
+    for changed in differences:
         (again / "run.json").write_text(json.dumps(RunDir(run).info() | changed))
         assert read_run(again, scores).failures == {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,14 +198,117 @@ def test_a_run_without_a_checkpoint_before_the_collapse_ends(prepared: Path, tmp
     assert "rollbacks" not in json.loads((tmp_path / "run.json").read_text())
 
 
+RETURNING = collapsing(on_collapse="rollback", max_rollbacks=1, checkpoint_every=8, keep_checkpoints=50)
+
+
+@pytest.fixture(scope="module")
+def ended(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collapsed run that has ended, with a score, and is to return to the first of three checkpoints."""
+    out = tmp_path_factory.mktemp("runs") / "ended"
+    run = replace(RETURNING.run, on_collapse="alert", snapshots=(1, 2))  # of steps 7 and 14
+    pretrain(replace(RETURNING, run=run), prepared, out)
+    (out / "scores").mkdir()
+    (out / "scores" / "embedded-video-svm-teacher.json").touch()
+    for path in (out / "checkpoints").iterdir():
+        if path.stem not in ("step_00000008", "step_00000040", "step_00000070"):
+            path.unlink()
+    return out
+
+
 def test_a_collapsed_run_that_has_ended_rolls_back_as_the_runbook_says(
-    prepared: Path, tmp_path: Path
+    prepared: Path, ended: Path, tmp_path: Path
 ) -> None:
-    kept = {"checkpoint_every": 2, "keep_checkpoints": 50}
-    assert pretrain(collapsing(on_collapse="alert", **kept), prepared, tmp_path).verdict == "constant"
-    rollback = collapsing(on_collapse="rollback", **kept)
-    assert pretrain(rollback, prepared, tmp_path).verdict == "constant"  # nothing was trained
-    assert "rollbacks" not in json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "verdict.json").unlink()
-    pretrain(rollback, prepared, tmp_path)
-    assert json.loads((tmp_path / "run.json").read_text())["rollbacks"][0]["to"] == COLLAPSE_ONSET
+    out, aside = tmp_path / "run", tmp_path / "run" / "before_rollback_1"
+    shutil.copytree(ended, out)
+    assert pretrain(RETURNING, prepared, out).verdict == "constant"  # nothing was trained
+    assert "rollbacks" not in json.loads((out / "run.json").read_text())
+    (out / "verdict.json").unlink()
+    published = {path.name: path.stat().st_mtime_ns for path in (out / "encoders").iterdir()}
+    with pytest.raises(CollapsedError, match="constant") as caught:
+        pretrain(RETURNING, prepared, out)
+    assert caught.value.verdict["step"] == COLLAPSE_STEP
+    assert [(rollback["step"], rollback["to"]) for rollback in rollbacks(out)] == [(70, COLLAPSE_ONSET)]
+    assert {path.name: path.stat().st_mtime_ns for path in (aside / "encoders").iterdir()} == published
+    assert {path.name for path in aside.iterdir()} == {"encoders", "reconstruction.pt", "scores", "snapshots"}
+    assert not [path for path in aside.iterdir() if path.name != "snapshots" and (out / path.name).exists()]
+    assert [path.name for path in (aside / "snapshots").iterdir()] == ["epoch_2"]
+    assert [path.name for path in (out / "snapshots").iterdir()] == ["epoch_1"]
+
+
+KILLED = """
+import itertools, json, os, shutil, sys
+from pathlib import Path
+from xkd.config import PretrainConfig
+from xkd.config.overrides import build
+from xkd.train import pretrain
+
+settings, data, ended, runs = sys.argv[1:]
+roll_back, left = pretrain._roll_back, [0]
+
+def count(event, arguments):
+    if left[0] and event in ("os.rename", "os.remove", "shutil.copyfile"):
+        left[0] -= 1
+        if not left[0]:
+            os._exit(9)
+
+def killed(*given):
+    left[0] = number
+    roll_back(*given)
+    os._exit(0)
+
+pretrain._roll_back = killed
+for number in itertools.count(1):
+    run = Path(runs, str(number))
+    shutil.copytree(ended, run)
+    (run / "verdict.json").unlink()
+    if not (child := os.fork()):
+        sys.addaudithook(count)
+        pretrain.pretrain(build(PretrainConfig, json.loads(settings), ""), Path(data), run)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 9:
+        break
+"""
+"""Kills copies of a run, each before another change of a rollback to its files, the last one after it."""
+
+
+def describe(run: Path) -> dict[str, Any]:
+    """Return what a rollback changes in a run."""
+    files = [path for path in run.rglob("[!.]*") if path.is_file()]
+    info = json.loads((run / "run.json").read_text())
+    returned = [(rollback["step"], rollback["to"]) for rollback in info.get("rollbacks", [])]
+    names = sorted(str(path.relative_to(run)) for path in files)
+    return {
+        "files": names,
+        "rollbacks": returned,
+        "open": "rolling_back" in info,
+        "rows": steps_and_rates(run),
+    }
+
+
+class StoppedError(Exception):
+    """Raised in place of the first step."""
+
+
+@pytest.mark.system
+def test_a_run_that_is_killed_as_it_rolls_back_finishes_that_when_it_is_resumed(
+    prepared: Path, ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [json.dumps(to_dict(RETURNING)), str(prepared), str(ended), str(tmp_path)]
+    subprocess.run([sys.executable, "-c", KILLED, *arguments], check=True)
+
+    def stop(*given: Any) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr(Stepper, "step", stop)
+    killed, resumed = [], []
+    for run in sorted(tmp_path.iterdir(), key=lambda path: int(path.name)):
+        killed.append(describe(run))
+        with pytest.raises(StoppedError):
+            pretrain(RETURNING, prepared, run)
+        resumed.append(describe(run))
+    # Before and after copying rows, recording, moving (four times), deleting (twice), recording.
+    assert len({str(each) for each in killed}) == len(killed) == 10
+    assert resumed == 10 * resumed[-1:]
+    assert resumed[0]["rollbacks"] == [(70, COLLAPSE_ONSET)]
+    assert not resumed[0]["open"]
+    assert list(resumed[0]["rows"]) == list(range(1, COLLAPSE_ONSET + 1))
+    assert "checkpoints/step_00000040.pt" not in resumed[0]["files"]

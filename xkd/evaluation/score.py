@@ -249,7 +249,7 @@ def record_failure(folder: Path, name: str, run: RunDir, reason: str) -> None:
 
 
 def read_failures(folder: Path, run: RunDir) -> dict[TaskKey, str]:
-    """Return why tasks of a run failed, without failures of another run or from before it was extended."""
+    """Return why tasks of a run failed, without those of another run or of earlier weights of this one."""
     reasons, current = {}, _pretraining(run)
     for path in sorted(folder.glob("*.failed")):
         with suppress(UserError):  # of another version, or being written
@@ -260,5 +260,6 @@ def read_failures(folder: Path, run: RunDir) -> dict[TaskKey, str]:
 
 
 def _pretraining(run: RunDir) -> dict[str, Any]:
-    """Return what distinguishes the weights of a run from those of another one and of fewer steps."""
-    return {"run": run.id, "steps": run.info().get("steps")}
+    """Return what distinguishes the weights of a run from others, such as those before a rollback."""
+    info = run.info()
+    return {"run": run.id, "steps": info.get("steps"), "rollbacks": len(info.get("rollbacks", []))}

@@ -67,15 +67,15 @@ class Checkpoints:
             trainee.load_state_dict(state or _load(self._path(step)))
         return step
 
-    def drop_after(self, step: int) -> int:
-        """Delete the checkpoints after `step` and return the newest one left; 0 if there are no others."""
-        paths = self._paths()
-        left = [path for path in paths if _step(path) <= step]
-        if not left:
-            return 0
-        for path in paths[len(left) :]:
-            path.unlink()
-        return _step(left[-1])
+    def newest_until(self, step: int) -> int:
+        """Return the step of the newest checkpoint that is not after `step`; 0 if there is none."""
+        return max((saved for saved in map(_step, self._paths()) if saved <= step), default=0)
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints after `step`."""
+        for path in self._paths():
+            if _step(path) > step:
+                path.unlink()
 
     def newest_time(self) -> float | None:
         """Return the Unix time at which the newest checkpoint was written; None if that is unknown."""

@@ -91,6 +91,7 @@ def pretrain(
                 if context.is_main:
                     _log.info(f"pretrain: {out} ended at step {verdict.step}; nothing was trained")
                 Loggers(run, state.info, verdict.step, write=context.is_main).end(verdict)
+            state.finish_rollback()
             while not ended:
                 # Again after a rollback, from the checkpoint before the collapse.
                 ended = _train(clips, state, lock, initial)
@@ -124,6 +125,7 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
 
     # Clips are decoded and windows drawn by `run.workers`, which on the CPU also make the views.
     batches = clips.batches(loop.first, steps, context.rank, context.size, make_views)
+    completed = False
     with closing(exporter), loggers, loop, _interruption_reported(loggers, monitor, context):
         for step in loop:
             watch.timer.start()
@@ -159,15 +161,17 @@ def _train(clips: TrainingClips, state: RunState, lock: DirectoryLock, initial: 
                 state.record_time()
                 loop.save(step)
         else:
-            if context.is_main:
-                state.checkpoints.save(steps, stepper)
-                save_encoders(stepper.model, run, mean_outputs(stepper.model, clips))
-                save_samples(stepper.model, clips.dataset, run.samples_file)
+            completed = True
 
+        # Before anything is published: a run that is resumed after its last step may be rolled back too.
         if verdict.failed and (kept_step := _roll_back(state, monitor, verdict)):
             loggers.roll_back()  # may take seconds, in which signals still count
             loop.stop_if_signaled(kept_step)
             return False
+        if completed and context.is_main:
+            state.checkpoints.save(steps, stepper)
+            save_encoders(stepper.model, run, mean_outputs(stepper.model, clips))
+            save_samples(stepper.model, clips.dataset, run.samples_file)
         state.record_end(verdict)
         loggers.end(verdict)
         monitor.await_final_scrape(verdict)
@@ -212,11 +216,12 @@ def _roll_back(state: RunState, monitor: RunMonitor, verdict: Verdict) -> int:
     if state.context.is_main and state.rollbacks < state.max_rollbacks:
         # Only finite states are saved, so the newest checkpoint is good if that is the only problem.
         last_good = verdict.step if verdict.verdict == "non_finite" else monitor.find_onset()
-        step = state.checkpoints.drop_after(last_good)
+        step = state.checkpoints.newest_until(last_good)
     step = state.context.all_reduce_max(step)
     if not step:
         return 0
     state.record_rollback(verdict, step)
+    state.finish_rollback()
     if state.context.is_main:
         _log.info(
             f"{verdict.verdict}: {verdict.reason}; rolled back to step {step} with the learning rate "

@@ -87,12 +87,26 @@ class RunState:
             write_json(self.dir.info_file, self.info)
 
     def record_rollback(self, verdict: Verdict, step: int) -> None:
-        """Record a rollback to `step`, and keep a copy of the metrics before it."""
+        """Record a rollback to `step`, which `finish_rollback` completes, and keep the metrics before it."""
         self.info["rollbacks"] = [*self.info.get("rollbacks", []), {**verdict.to_dict(), "to": step}]
+        self.info["rolling_back"] = True
         if self.context.is_main:
             copy = f"metrics_before_rollback_{self.rollbacks}.jsonl"
             shutil.copy(self.dir.metrics_file, self.dir.path / copy)
         self.record_time()
+
+    def finish_rollback(self) -> None:
+        """Discard the later states of a rollback that is recorded but not complete, if there is one.
+
+        The record is first: a run that is killed before it repeats the rollback, one that is killed after it
+        finishes it when it is resumed.
+        """
+        if not self.info.pop("rolling_back", False) or not self.context.is_main:
+            return
+        step = self.info["rollbacks"][-1]["to"]
+        self.dir.withdraw(step, f"before_rollback_{self.rollbacks}")
+        self.checkpoints.drop_after(step)
+        write_json(self.dir.info_file, self.info)
 
     def record_end(self, verdict: Verdict) -> None:
         """Record the end of the run: the verdict is written last and marks it."""
