@@ -86,6 +86,11 @@ class RunDir:
         """Whether the run has a verdict; nothing is left to train."""
         return self.verdict_file.exists()
 
+    @property
+    def imported(self) -> bool:
+        """Whether the encoders were imported, so that nothing is known of their training."""
+        return self.encoders.is_dir() and not self.info_file.exists()
+
     def claim(self, config: PretrainConfig, extend: bool = False) -> bool:
         """Make this the directory of a run, or check that it already is; the caller holds its lock.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import xkd
 from tests.model.reference import SHORT, Reference
 from xkd.config import MODALITIES, Modality
 from xkd.errors import UserError
+from xkd.report.tabulate import tabulate
 from xkd.train.import_released import import_released
 
 Files = dict[tuple[str, Modality], Path]
@@ -57,6 +59,23 @@ def test_imported_encoders_give_the_recorded_features(
                 features = encoder.pool(encoder(figures[f"in/{view}"]))
             expected = figures[f"out/{role}/{kind}_pool_{size}"]
             assert (features - expected).norm() / expected.norm() < 1e-5, (role, view)
+
+
+def test_the_report_of_an_imported_run_says_that_it_is_one(
+    recorded: Reference, files: Files, tmp_path: Path
+) -> None:
+    runs = [tmp_path / "run", tmp_path / "other"]
+    for run in runs:
+        import_released([files["teacher", "video"]], "video", recorded.config(), run)
+    report = tabulate(runs[0], runs[0] / "scores", tmp_path / "report", compare=runs[1:]).read_text()
+    tables = (tmp_path / "report" / "tables.md").read_text()
+    for text in (report, tables):
+        assert "trained elsewhere, and nothing is known of their training" in text
+        assert "not evaluated yet" in text
+        for wrong in ("nterrupted", "no encoders", "Neither healthy", "None", "has not finished"):
+            assert wrong not in text
+    assert "Run other was imported and is not evaluated yet." in tables
+    assert json.loads((tmp_path / "report" / "scores.json").read_text())["state"] == "imported"
 
 
 def test_invalid_files_are_one_line_errors(recorded: Reference, files: Files, tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ from xkd.rundir import ROLES, RunDir, Verdict
 Samples = dict[str, Tensor]
 """One modality's part of what `xkd.train.visualize.save_samples` writes."""
 
+State = Literal["finished", "running", "interrupted", "imported"]
+"""Finished: the run has ended, with whatever verdict. Interrupted: no process trains it; it can be resumed.
+Imported: its encoders were trained elsewhere."""
+
 
 class Change(NamedTuple):
     """A setting that differs between a run and its preset."""
@@ -43,15 +47,14 @@ class EvaluatedRun:
     info: dict[str, Any]
     """Content of ``run.json``."""
     verdict: Verdict
-    """Of a run that has not finished: the one on its newest rows."""
+    """Of a run that has not finished: the one on its newest rows, of which an imported one has none."""
     scores: list[Score]
     failures: dict[TaskKey, str]
     """Why tasks have no score."""
     left_out: dict[str, str]
     """Why files in `scores_dir` are not among `scores`."""
     scores_dir: Path
-    state: Literal["finished", "running", "interrupted"] = "finished"
-    """Finished: it has ended, with whatever verdict. Interrupted: no process trains it; it can be resumed."""
+    state: State = "finished"
 
     @property
     def finished(self) -> bool:
@@ -60,7 +63,7 @@ class EvaluatedRun:
 
     @property
     def skipped_evaluation(self) -> bool:
-        """Whether there are no scores because the run collapsed, or has not ended."""
+        """Whether there are no scores because the run collapsed, has not ended, or was imported."""
         return not self.scores and (self.verdict.failed or not self.finished)
 
     @property
@@ -71,7 +74,7 @@ class EvaluatedRun:
     @property
     def pretrained_on(self) -> tuple[str, str]:
         """Name and abbreviated revision of the training data."""
-        return str(self.info.get("dataset")), str(self.info.get("data_revision"))[:12]
+        return str(self.info.get("dataset", "unknown")), str(self.info.get("data_revision", "unknown"))[:12]
 
     @property
     def verdict_title(self) -> str:
@@ -109,12 +112,12 @@ def read_run(
     """
     run = RunDir(path)
     config, info = run.config(), run.info()
-    state: Literal["finished", "running", "interrupted"] = "finished"
+    state: State = "finished"
     if run.ended:
         verdict = run.verdict()
     else:
         verdict = judge(run.metrics(), CollapseThresholds.of_run(config, info))
-        state = "running" if is_in_use(path) else "interrupted"
+        state = "imported" if run.imported else "running" if is_in_use(path) else "interrupted"
     # The run's own directory comes into being with its first score; another that is missing is a mistake.
     own = scores_dir.resolve() == run.scores.resolve()
     if not scores_dir.is_dir() and not verdict.failed and state == "finished" and not own:

@@ -150,8 +150,8 @@ def provenance(run: EvaluatedRun, history: Sequence[Row]) -> list[tuple[str, str
     origin, newest = run.info.get("data_origin"), "unknown"
     if history:
         newest = datetime.fromtimestamp(history[-1]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
-    rows: dict[str, str | None] = {
-        "Preset": run.config.preset,
+    rows: dict[str, str | None] = {"Preset": run.config.preset}
+    pretraining = {
         "Pretrained on": "{}, revision {}".format(*run.pretrained_on),
         "Fetched from": "{repo} at {rev}".format(**origin) if origin else None,
         "Steps": f"{run.verdict.step} of {known('steps')}",
@@ -162,6 +162,7 @@ def provenance(run: EvaluatedRun, history: Sequence[Row]) -> list[tuple[str, str
         "Seed": str(run.config.run.seed),
         "Commit, pretraining": known("commit"),
     }
+    rows |= {"Pretraining": "unknown, imported"} if run.state == "imported" else pretraining
     if scores:
         rows |= {
             "Commit, evaluation": _distinct(score.commit for score in scores),
@@ -195,14 +196,21 @@ def _run_lines(comparison: Comparison) -> list[Line]:
             cells = [
                 group.title,
                 str(run.config.run.seed),
-                run.verdict.verdict if run.finished else f"{run.state}, so far {run.verdict.verdict}",
+                _describe_state(run),
                 " ".join(run.pretrained_on),
-                str(run.info.get("commit"))[:7],
+                str(run.info.get("commit", "unknown"))[:7],
                 ", ".join(dict.fromkeys(weights)),
                 max((score.date[:10] for score in run.scores), default="no"),
             ]
             lines.append(Line(str(run.dir.path), cells))
     return lines
+
+
+def _describe_state(run: EvaluatedRun) -> str:
+    """Return the verdict, or why there is none yet."""
+    if run.finished:
+        return run.verdict.verdict
+    return run.state if run.state == "imported" else f"{run.state}, so far {run.verdict.verdict}"
 
 
 def _distinct(values: Iterable[str]) -> str:

@@ -188,6 +188,8 @@ class Comparison:
         collapsed = [
             f"Run {run.dir.name} has the verdict {run.verdict_title} and was not evaluated."
             if run.finished
+            else f"Run {run.dir.name} was imported and is not evaluated yet."
+            if run.state == "imported"
             else f"Run {run.dir.name} has not finished."
             for run in self.runs
             if run.skipped_evaluation
