@@ -1,17 +1,15 @@
-"""The time that two optimizations of the transformer blocks save on this machine's CPU.
+"""The time that passing all views through the transformer blocks together saves on this machine's CPU.
 
 python benchmarks/blocks.py --preset paper --batch 4
 
-Together: the masked global view and the local views pass through the student's blocks as rows of one matrix,
-compared with one after the other. oneDNN: it computes the large linear layers, compared with torch's own
-product (MKL). Both variants alternate within one process, forward and backward; the ratio is the median over
-the pairs.
+The masked global view and the local views pass through the student's blocks as rows of one matrix, compared
+with one after the other. Both variants alternate within one process, forward and backward; the ratio is the
+median over the pairs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -22,7 +20,6 @@ from xkd.config import Modality, PretrainConfig
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.launch.distributed import keep_freed_memory
-from xkd.model import onednn_linear as linear
 from xkd.model.vit import CHANNELS, Encoder, build_encoder
 
 
@@ -36,14 +33,14 @@ def student_tokens(config: PretrainConfig, encoder: Encoder, modality: Modality)
 
 
 def main() -> None:
-    """Time both optimizations for each modality and print the table."""
+    """Time both variants for each modality and print the table."""
     args = preset_parser(__doc__, preset="paper", batch=4, repeats=9).parse_args()
     config = resolve(get_preset(args.preset), optim={"batch_size": args.batch})
     keep_freed_memory()
     timer = Timer(torch.device("cpu"))
     threads = torch.get_num_threads()
     print(f"preset {args.preset}, batch {args.batch}, {threads} threads, forward and backward")
-    print("\n| blocks, change | ms without | ms with | time |\n|---|---:|---:|---:|")
+    print("\n| blocks | ms apart | ms together | time |\n|---|---:|---:|---:|")
     for modality in config.modalities:
         torch.manual_seed(0)
         encoder = build_encoder(config, modality)
@@ -58,17 +55,10 @@ def main() -> None:
         def apart() -> None:
             backward([encoder.encode(one)[0] for one in tokens])  # noqa: B023
 
-        def without_onednn() -> None:
-            least, linear.LEAST_WEIGHT = linear.LEAST_WEIGHT, 2**62
-            together()
-            linear.LEAST_WEIGHT = least
-
-        variants: dict[str, Callable[[], None]] = {"together": apart, "oneDNN": without_onednn}
-        for name, plain in variants.items():
-            pairs = [(timer.seconds(plain), timer.seconds(together)) for _ in range(2 + args.repeats)]
-            before, after = (1000 * median(column) for column in zip(*pairs[2:], strict=True))
-            ratio = median(new / old for old, new in pairs[2:])
-            print(f"| {modality}, {name} | {before:.0f} | {after:.0f} | {ratio - 1:+.1%} |")
+        pairs = [(timer.seconds(apart), timer.seconds(together)) for _ in range(2 + args.repeats)]
+        before, after = (1000 * median(column) for column in zip(*pairs[2:], strict=True))
+        ratio = median(new / old for old, new in pairs[2:])
+        print(f"| {modality} | {before:.0f} | {after:.0f} | {ratio - 1:+.1%} |")
 
 
 if __name__ == "__main__":

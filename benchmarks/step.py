@@ -4,10 +4,10 @@ python benchmarks/step.py --preset paper --batch 4
 python benchmarks/step.py --preset paper --batch 32 --set run.precision=bf16 --set run.compile=true
 
 Views are random: reading clips and making views are not timed. The peak is the speed that torch's product of
-square matrices of the same type sustains on the same device; on a CPU, oneDNN's, which ViT-B's layers use, is
-measured too. The speed of a shared machine changes by the minute, so each step is compared with the peaks
-measured just before and after it, and the share is the median over the steps. FLOPs are those of all matrix
-products of the step (2 per multiply-add), without the recomputation in fused attention's backward pass.
+square matrices of the same type sustains on the same device; on a CPU, oneDNN's is measured too. The speed of
+a shared machine changes by the minute, so each step is compared with the peaks measured just before and after
+it, and the share is the median over the steps. FLOPs are those of all matrix products of the step (2 per
+multiply-add), without the recomputation in fused attention's backward pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from xkd.config import MODALITIES, Modality
 from xkd.config.overrides import resolve
 from xkd.config.presets import get_preset
 from xkd.launch.distributed import DistributedContext, keep_freed_memory
-from xkd.model.onednn_linear import onednn_product
 from xkd.model.xkd import XKD
 from xkd.train.schedules import schedule
 from xkd.train.step import Part, Stepper, autocast, clip_gradients
@@ -51,20 +50,12 @@ def attention_backward_flops(
 
 
 KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-ATTENTION = {
+FLOPS = {
     getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}{suffix}"): flops
     for kernel in KERNELS
     for suffix, flops in (("", attention_flops), ("_backward", attention_backward_flops))
 }
 """Torch does not count the CPU kernel, and counts what the others recompute."""
-
-
-def onednn_flops(rows: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-    """Return the FLOPs of a linear layer, or of one of its gradients, by oneDNN."""
-    return 2 * rows.numel() * weight[0]
-
-
-FLOPS = ATTENTION | {torch.ops.mkldnn._linear_pointwise: onednn_flops}
 
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -74,7 +65,8 @@ def products(device: torch.device, dtype: torch.dtype) -> dict[str, Product]:
     """Return the functions for a peak, by name: products of two square matrices, torch's first."""
     found: dict[str, Product] = {"torch.matmul": torch.matmul}
     if device.type == "cpu" and dtype is torch.float32:
-        found["oneDNN"] = onednn_product
+        # torch has no public function for it.
+        found["oneDNN"] = lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return found
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from xkd.config import AttentionQuery, Modality, ModalityConfig, PretrainConfig, TransformerConfig
 from xkd.model.mae import Mask
-from xkd.model.onednn_linear import Linear
 
 CHANNELS: dict[Modality, int] = {"video": 3, "audio": 1}
 _MLP_RATIO = 4
@@ -51,8 +50,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(dim, 3 * dim, bias=False)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
         """Attend within each of the packed sequences (see `run_blocks`): (R, D) to (R, D)."""
@@ -96,7 +95,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attention = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(Linear(dim, _MLP_RATIO * dim), nn.GELU(), Linear(_MLP_RATIO * dim, dim))
+        hidden = _MLP_RATIO * dim
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def forward(self, rows: Tensor, shapes: Shapes) -> Tensor:
         """Map (R, D) to (R, D)."""
