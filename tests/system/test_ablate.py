@@ -34,7 +34,7 @@ def test_a_stopped_table_is_completed_without_repeating_anything(command: list[s
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    assert errors.splitlines()[-1].startswith("xkd: Interrupted: saved at step ")
+    assert errors.splitlines()[-1].startswith("xkd: align_across-seed0: Interrupted: saved at step ")
     assert "ablate: " in errors
     done = [first.verdict_file, first.metrics_file, *first.scores.glob("*.json")]
     assert len(done) == 6
