@@ -143,7 +143,8 @@ def test_a_run_that_needs_most_of_the_memory_starts_with_a_line(
 def test_a_run_that_does_not_fit_ends_as_a_mistake_before_anything_is_written(
     prepared: Path, tmp_path: Path, processes: int
 ) -> None:
-    settings = ["--set", "optim.batch_size=16", "--set", "video.local_views=9000"]
+    small = ["--set", "video.global_view=[32,48,48]", "--set", "video.local_view=[8,32,32]"]
+    settings = [*small, "--set", "optim.batch_size=16", "--set", "video.local_views=9000"]
     command = [sys.executable, "-c", "from xkd.cli import main; main()", "pretrain", "--preset", "paper"]
     paths = ["--data", str(prepared), "--out", str(tmp_path / "run"), "--processes", str(processes)]
     done = subprocess.run([*command, *settings, *paths], capture_output=True, text=True, check=False)
