@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xkd.config import Modality, PretrainConfig, load_config
-from xkd.config.overrides import describe_difference, to_yaml
+from xkd.config.overrides import build, describe_difference, to_yaml
 from xkd.errors import CollapsedError, UserError
 from xkd.io import read_json, write_text
 from xkd.lock import LOCK
@@ -177,11 +177,11 @@ class RunDir:
         """Return the verdict of a run that has ended.
 
         Raises:
-            UserError: the run has not ended.
+            UserError: the run has not ended, or the file is not a verdict.
         """
         if not self.ended:
             raise UserError(f"no {self.verdict_file.name} in {self.path}; is the run finished?")
-        return Verdict(**read_json(self.verdict_file))
+        return build(Verdict, read_json(self.verdict_file), f"{self.verdict_file} is not a verdict")
 
     def outcome(self) -> Verdict:
         """Return the verdict of a run that reached its last step.

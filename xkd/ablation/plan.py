@@ -83,11 +83,13 @@ def settings_by_name(settings: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
 
 
-def list_runs(tables: Sequence[Table], scale: str, seeds: int) -> dict[str, tuple[str, ...]]:
+def list_runs(
+    tables: Sequence[Table], scale: str, seeds: int, settings: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
     """Return the names of the runs of `plan_runs`, each with the names of the tables that need it."""
     found: dict[str, tuple[str, ...]] = {}
     for table in tables:
-        for run in plan_runs([table], scale, seeds).runs:
+        for run in plan_runs([table], scale, seeds, settings).runs:
             found[run.name] = (*found.get(run.name, ()), table.name)
     return found
 

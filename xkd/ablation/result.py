@@ -124,7 +124,7 @@ def find_score(run: RunDir, dataset: PreparedDataset, task: Task) -> Score | Non
     if not path.is_file():
         return None
     score = Score.read(path)
-    current = score.recognized and not score.differences(dataset.identity | task.identity)
+    current = score.has_recognized and not score.differences(dataset.identity | task.identity)
     return score if current else None
 
 

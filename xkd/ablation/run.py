@@ -49,18 +49,19 @@ def ablate(config: AblateConfig, only: str = "") -> None:
     """
     config.check()
     tables = find_tables(config.tables)
-    runs = _choose(plan_runs(tables, config.scale, config.seeds, config.settings).runs, only)
+    planned = plan_runs(tables, config.scale, config.seeds, config.settings).runs
+    runs = _choose(planned, only)
     data, out = Path(config.data), Path(config.out)
     dataset = PreparedDataset.open(data)
     if (out / STATE).is_file():
         claim(out, config.scale, dataset, config.settings)
     evaluated = by_name(config.downstream or [config.data])
     check_columns(tables, config.scale, evaluated)
-    steps = sum(_check(run, dataset, evaluated.values()) for run in runs)
+    steps = {run.name: _check(run, dataset, evaluated.values()) for run in planned}
     failed = list[str]()
     with locked_directory(out):
         claim(out, config.scale, dataset, config.settings)
-        with progress("ablate", steps, done=_done(runs, out)) as bar:
+        with progress("ablate", sum(steps[run.name] for run in runs), done=_done(runs, out)) as bar:
             for number, run in enumerate(runs, 1):
                 bar.note(f"run {number} of {len(runs)}: {run.name}")
                 with _followed(RunDir(out / RUNS / run.name), bar):
@@ -173,7 +174,7 @@ def _train(run: PlannedRun, dataset: PreparedDataset, out: Path) -> None:
         XkdError: training failed, other than by a collapse.
     """
     directory, revision = RunDir(out / RUNS / run.name), dataset.revision
-    current = directory.ended and directory.info()["data_revision"] == revision
+    current = directory.ended and directory.info().get("data_revision") == revision
     if current and directory.config() == run.config:
         return
     try:

@@ -49,7 +49,7 @@ class AblateConfig:
 
     def needed_runs(self) -> dict[str, tuple[str, ...]]:
         """Return the names of the tables' runs, each with the tables that need it (`list_runs`)."""
-        return list_runs(find_tables(self.tables), self.scale, self.seeds)
+        return list_runs(find_tables(self.tables), self.scale, self.seeds, self.settings)
 
 
 def _first_difference(listed: dict[str, tuple[str, ...]], needed: dict[str, tuple[str, ...]]) -> str:

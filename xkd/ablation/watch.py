@@ -110,7 +110,7 @@ def observe(results: Sequence[Result], scale: str, runs: Path) -> list[Observed]
                 continue
             for seed in range(len(row.verdicts)):
                 run = row.row.directory(runs, scale, seed)
-                if run.ended:
+                if run.ended and run.metrics():
                     trained[row.row.preset, seed] = run
             # A run has scores of every table that it is in.
             for column, cell in zip(result.columns, row.cells, strict=True):

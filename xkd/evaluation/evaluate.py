@@ -201,8 +201,8 @@ def _restore(evaluation: Evaluation) -> bool:
     try:
         score = Score.read(previous)
         changed = score.differences(evaluation.identity)
-        if evaluation.metric == "top1" and not score.recognized:
-            changed = "recognized is missing"  # an earlier version wrote it
+        if evaluation.metric == "top1" and not score.has_recognized:
+            changed = "recognized is not there for every test clip"
     except UserError as error:
         changed = str(error)
     if not changed:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from xkd.config import MODALITIES, FinetuneConfig, Modality, PretrainConfig
@@ -131,7 +131,7 @@ class Score:
     ``map`` and for few classes or clips."""
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     """Test clips by true and predicted class; for ``map`` empty."""
-    recognized: str = ""
+    recognized: Annotated[str, Field(pattern="^[01]*$")] = ""
     """For ``top1`` a digit per test clip, in the manifest's order: 1 if it was recognized, else 0."""
     train_clips: int
     test_clips: int
@@ -174,6 +174,11 @@ class Score:
     def name(self) -> str:
         """The task's name, and the file's without its extension."""
         return self.key.name
+
+    @property
+    def has_recognized(self) -> bool:
+        """Whether `recognized` covers the test clips; earlier versions did not write it."""
+        return len(self.recognized) == self.test_clips
 
     def differences(self, expected: Mapping[str, Any]) -> str:
         """Return where it differs from expected fields, such as ``settings.clip.fps 8 (not 16)``."""
