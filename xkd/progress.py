@@ -70,7 +70,8 @@ def progress(description: str, total: int, *, done: int = 0, show: bool = True) 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), note)  # the default has the time left
     disable = not (show and console.is_terminal)
     with Progress(*columns, console=console, disable=disable) as bars:
-        _on_terminal.extend([] if disable else [bars])
+        if not disable:
+            _on_terminal.append(bars)
         try:
             yield Bar(bars, description, total, done, lines=show and disable)
         finally:

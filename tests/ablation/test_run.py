@@ -81,7 +81,7 @@ def test_datasets_that_tables_cannot_use_are_refused(dataset: PreparedDataset, p
     with pytest.raises(UserError, match=r"^scale small is evaluated on one dataset, not on embedded, other"):
         check_columns(S13, "small", {"embedded": dataset, "other": dataset})
     with pytest.raises(UserError, match=r"both hold embedded$"):
-        by_name([str(prepared), str(prepared)])
+        by_name([prepared, prepared])
     check_columns(S13, "small", {"embedded": dataset})
 
 

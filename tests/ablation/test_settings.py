@@ -45,7 +45,7 @@ def test_options_replace_those_of_the_file_and_settings_are_added() -> None:
 @pytest.mark.parametrize("scale", ["paper", "small"])
 def test_runs_are_listed_with_the_tables_that_need_them_under_names_that_dvc_allows(scale: str) -> None:
     tables = find_tables(["all"])
-    listed = list_runs(tables, scale, 2)
+    listed = list_runs(tables, scale, 2, ())
     assert listed.keys() == {run.name for run in plan_runs(tables, scale, 2).runs}
     assert all(re.fullmatch(r"\w+-seed[01]", name) for name in listed)
     assert listed["paper-seed1"] == ("S15", "S6", "S16")

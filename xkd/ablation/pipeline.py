@@ -68,7 +68,7 @@ def claim_output(
     Raises:
         UserError: it does not, or `out` is the folder of other runs.
     """
-    check_columns(read_tables(table), scale, by_name(list(map(str, evaluated))))
+    check_columns(read_tables(table), scale, by_name(evaluated))
     claim(out, scale, PreparedDataset.open(data), settings)
 
 
@@ -86,7 +86,7 @@ def evaluate_planned(
     """
     tables = read_tables(table)
     (run,) = (run for run in plan_runs(tables, scale, seeds, settings).runs if run.name == name)
-    raise_failed(evaluate_run(run, tables, scale, by_name(data), settings, out))
+    raise_failed(evaluate_run(run, tables, scale, by_name(map(Path, data)), settings, out))
 
 
 def find_datasets(scale: str, prepare_settings: Sequence[str], data: str, names: Sequence[str]) -> list[Path]:
@@ -106,4 +106,4 @@ def tabulate_planned(
 ) -> Path:
     """Write the results and return the page; arguments as of `plan_items` and `find_datasets`."""
     folders = find_datasets(scale, prepare_settings, data, names)
-    return write_results(read_tables(table), scale, seeds, by_name(list(map(str, folders))), settings, out)
+    return write_results(read_tables(table), scale, seeds, by_name(folders), settings, out)

@@ -84,7 +84,7 @@ def settings_by_name(settings: Sequence[str]) -> dict[str, str]:
 
 
 def list_runs(
-    tables: Sequence[Table], scale: str, seeds: int, settings: Sequence[str] = ()
+    tables: Sequence[Table], scale: str, seeds: int, settings: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """Return the names of the runs of `plan_runs`, each with the names of the tables that need it."""
     found: dict[str, tuple[str, ...]] = {}

@@ -55,7 +55,7 @@ def ablate(config: AblateConfig, only: str = "") -> None:
     dataset = PreparedDataset.open(data)
     if (out / STATE).is_file():
         claim(out, config.scale, dataset, config.settings)
-    evaluated = by_name(config.downstream or [config.data])
+    evaluated = by_name(map(Path, config.downstream or [config.data]))
     check_columns(tables, config.scale, evaluated)
     steps = {run.name: _check(run, dataset, evaluated.values()) for run in planned}
     failed = list[str]()
@@ -72,15 +72,14 @@ def ablate(config: AblateConfig, only: str = "") -> None:
     raise_failed(failed)
 
 
-def by_name(folders: Sequence[str]) -> dict[str, PreparedDataset]:
-    """Open prepared datasets.
+def by_name(folders: Iterable[Path]) -> dict[str, PreparedDataset]:
+    """Open prepared datasets and return them by their names.
 
     Raises:
         UserError: one cannot be opened, or two have the same name.
     """
     found = dict[str, PreparedDataset]()
-    for folder in folders:
-        dataset = PreparedDataset.open(Path(folder))
+    for dataset in map(PreparedDataset.open, folders):
         if dataset.name in found:
             raise UserError(f"{found[dataset.name].root} and {dataset.root} both hold {dataset.name}")
         found[dataset.name] = dataset
