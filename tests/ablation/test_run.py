@@ -1,4 +1,4 @@
-"""What `xkd ablate` trains and evaluates, and how mistakes and failures are told."""
+"""What `xkd ablate` trains and evaluates, and how mistakes and failures are reported."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def dataset(prepared: Path) -> PreparedDataset:
     return PreparedDataset.open(prepared)
 
 
-def test_a_failed_evaluation_is_told_after_the_others(dataset: PreparedDataset, tmp_path: Path) -> None:
+def test_a_failed_evaluation_is_reported_after_the_others(dataset: PreparedDataset, tmp_path: Path) -> None:
     path = write_run(tmp_path / "runs/align_across-seed0", tiny_config(), rows=20)
     (path / "encoders/teacher_video.safetensors").write_bytes(b"")
     (run,) = (run for run in plan_runs(S13, "small", 1).runs if run.name == path.name)
     failed = evaluate_run(run, S13, "small", {"embedded": dataset}, (), tmp_path)
     assert [text.partition(":")[0] for text in failed] == ["align_across-seed0, embedded-video-svm-teacher"]
     assert [file.stem for file in (path / "scores").glob("*.json")] == ["embedded-audio-svm-teacher"]
-    with pytest.raises(UserError, match=r"^1 evaluations failed, the first: align_across-seed0, "):
+    with pytest.raises(UserError, match=r"^evaluations that failed: 1, the first: align_across-seed0, "):
         raise_failed(failed)
 
 

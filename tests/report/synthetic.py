@@ -150,14 +150,14 @@ def _row(step: int, steps: int, config: PretrainConfig, verdict: Verdict) -> dic
     rng, share, largest = np.random.default_rng(step), step / steps, math.log(config.projector.out_dim)
     falling, alive = math.exp(-8 * share), 0.75 + 0.2 * math.exp(-5 * share)
     entropy = falling if verdict.verdict == "one_hot" else alive
-    told = falling if verdict.failed else alive
+    information = falling if verdict.failed else alive
     row: dict[str, Any] = {"step": step, "epoch": step / 18, "time": 1.79e9 + step / 2}
     for m in MODALITIES:
         noise, d = 1 + 0.02 * rng.normal(), direction(m)
         row[RECONSTRUCT[m]] = (0.55 if m == "video" else 0.4) + 0.5 * math.exp(-6 * share) * noise
         row[TEACHER_ENTROPY[d]] = largest * entropy * (0.94 if m == "video" else 0.88)
-        row[KLD[d]] = largest * 0.12 * told * noise
-        row[INFORMATION[d]] = 0.3 * told + 0.02 * noise * (told if verdict.failed else 1)
+        row[KLD[d]] = largest * 0.12 * information * noise
+        row[INFORMATION[d]] = 0.3 * information + 0.02 * noise * (information if verdict.failed else 1)
         row[KD[d]] = row[TEACHER_ENTROPY[d]] + row[KLD[d]]
     row["reconstruct"] = (row["reconstruct_video"] + row["reconstruct_audio"]) / 2
     row["distill"] = (row["kd_video_to_audio"] + row["kd_audio_to_video"]) / 2

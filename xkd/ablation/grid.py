@@ -52,7 +52,7 @@ class MeasuredColumn:
 def rows(table: Table, scale: str, settings: Sequence[str]) -> list[Row]:
     """Return a table's rows, without presets that do not exist at the scale.
 
-    `settings` are laid over every preset. On a small dataset the last row is the default's encoder, randomly
+    `settings` are applied to every preset. On a small dataset the last row is the default's encoder, randomly
     initialized: what a run has to exceed.
     """
     found = []

@@ -82,7 +82,7 @@ def evaluate_planned(
         data: prepared datasets to evaluate on.
 
     Raises:
-        UserError: one of them failed, which is told after the others.
+        UserError: one of them failed, which is reported after the others.
     """
     tables = read_tables(table)
     (run,) = (run for run in plan_runs(tables, scale, seeds, settings).runs if run.name == name)

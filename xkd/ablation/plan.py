@@ -55,7 +55,7 @@ def check_scale(scale: str) -> None:
 
 
 def plan_runs(tables: Sequence[Table], scale: str, seeds: int, settings: Sequence[str] = ()) -> Plan:
-    """Return the runs of tables, each once, with seeds from 0 and `settings` laid over every preset.
+    """Return the runs of tables, each once, with seeds from 0 and `settings` applied to every preset.
 
     Presets whose settings are equal at the scale share their runs, which have the name of the first of them,
     whichever tables are asked for.
@@ -150,7 +150,7 @@ def _resolve(preset: str, scale: str, settings: Sequence[str]) -> PretrainConfig
 
 
 def snapshot_epochs(table: Table, scale: str, settings: Sequence[str]) -> list[int]:
-    """Return the epochs of a table's snapshots at a scale, with settings laid over its preset."""
+    """Return the epochs of a table's snapshots at a scale, with settings applied to its preset."""
     if not table.snapshots:
         return []
     epochs, full = total_epochs(table, scale, settings), get_preset(FULL).optim.epochs
@@ -159,5 +159,5 @@ def snapshot_epochs(table: Table, scale: str, settings: Sequence[str]) -> list[i
 
 
 def total_epochs(table: Table, scale: str, settings: Sequence[str]) -> int:
-    """Return the epochs of a table's default at a scale, with settings laid over it."""
+    """Return the epochs of a table's default at a scale, with settings applied to it."""
     return _resolve(table.default, scale, settings).optim.epochs

@@ -140,7 +140,7 @@ def collect(
 
     Args:
         seeds: number of seeds of every row; those with more runs have more.
-        settings: laid over every run.
+        settings: applied to every run.
         datasets: those that the runs were evaluated on, by name; at a small scale, the first.
         runs: folder of the runs.
     """

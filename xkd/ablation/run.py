@@ -45,7 +45,7 @@ def ablate(config: AblateConfig, only: str = "") -> None:
 
     Raises:
         UserError: an argument is impossible, or `config.out` has runs of another scale, other data or
-            settings; or evaluations failed, which is told after the tables are written.
+            settings; or evaluations failed, which is reported after the tables are written.
     """
     config.check()
     tables = find_tables(config.tables)
@@ -93,7 +93,7 @@ def raise_failed(failed: Sequence[str]) -> None:
         UserError: there are any.
     """
     if failed:
-        raise UserError(f"{len(failed)} evaluations failed, the first: {failed[0]}")
+        raise UserError(f"evaluations that failed: {len(failed)}, the first: {failed[0]}")
 
 
 def _choose(runs: Sequence[PlannedRun], only: str) -> Sequence[PlannedRun]:

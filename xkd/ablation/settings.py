@@ -28,7 +28,7 @@ class AblateConfig:
     downstream: tuple[str, ...] = ()
     """Prepared datasets to evaluate on; none: `data`."""
     settings: tuple[str, ...] = ()
-    """Settings laid over every run, each ``dotted.name=value``."""
+    """Settings applied to every run, each ``dotted.name=value``."""
     runs: dict[str, tuple[str, ...]] | None = None
     """The stages of DVC: each run, with the tables that need it, as `xkd ablate --params` prints them."""
 
